@@ -1,1 +1,18 @@
-//! placeholder
+//! The vocabulary that every part of Isopod shares: group/version/kind names, `Status` errors, field errors, selectors,
+//! quantities, object names and user identities.
+//!
+//! Invariant: nothing here knows HTTP, storage or a particular kind.
+
+pub mod field;
+pub mod gvk;
+pub mod names;
+pub mod quantity;
+pub mod selector;
+pub mod status;
+pub mod time;
+pub mod user;
+
+pub use field::{FieldError, FieldErrors, Path};
+pub use gvk::{GroupVersion, Gvk, Gvr};
+pub use status::{Cause, Status};
+pub use user::UserInfo;

@@ -1,1 +1,8 @@
-//! placeholder
+//! The built-in kinds: one row each in `table`, defaults by schema definition in `defaults/`, and one file of hooks in
+//! `kinds/` for those that need one. Pure functions over JSON values.
+//!
+//! Invariants: nothing here knows HTTP or storage; a kind made from a CRD is the same [`Kind`], so the pipeline cannot tell.
+
+pub mod kind;
+
+pub use kind::*;

@@ -1,1 +1,7 @@
-//! placeholder
+//! The container runtime: images, layers, pod sandboxes, containers, exec, attach and logs, each pod under its own shim.
+//!
+//! Invariant: nothing here knows the Kubernetes API; the kubelet speaks to it through [`Runtime`] only.
+
+pub mod types;
+
+pub use types::*;

@@ -1,1 +1,11 @@
-//! placeholder
+//! The datastore: etcd's MVCC data model over bytes. It knows no objects, no JSON, no HTTP.
+//!
+//! Invariants:
+//! - A transaction touches any number of keys at one revision and reaches watchers whole.
+//! - Revisions only grow and are never handed out twice; they have gaps only at an epoch (see [`Durability::Ephemeral`]).
+//! - An acknowledged durable write survives `kill -9` and power loss.
+//! - A watcher sees every event once, in order; progress is never announced before the events that it covers.
+
+pub mod types;
+
+pub use types::*;

@@ -1,0 +1,1 @@
+//! Label and field selectors: parsing, matching, and the text that upstream's errors give.

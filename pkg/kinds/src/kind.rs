@@ -1,0 +1,147 @@
+//! What the API server knows about one kind, built-in or custom.
+
+use isopod_api::{FieldErrors, Gvk, Gvr, UserInfo};
+use isopod_schema::types::Object;
+use serde_json::Value;
+use std::sync::Arc;
+
+/// One served version of a resource.
+#[derive(Clone)]
+pub struct Kind {
+    pub gvk: Gvk,
+    /// Plural name in paths.
+    pub resource: String,
+    pub singular: String,
+    pub short_names: Vec<String>,
+    pub categories: Vec<String>,
+    pub namespaced: bool,
+    /// Verbs as discovery shows them: `create delete deletecollection get list patch update watch`.
+    pub verbs: Vec<String>,
+    pub subresources: Vec<Subresource>,
+    /// The schema of the served version.
+    pub schema: Arc<Object>,
+    /// Where it is stored: `/registry/<storage.prefix>/[<namespace>/]<name>`.
+    pub storage: Storage,
+    pub hooks: Arc<dyn Hooks>,
+    pub columns: Arc<[Column]>,
+    /// Fields that field selectors may name besides `metadata.name` and `metadata.namespace`; values come from
+    /// [`Hooks::selectable`].
+    pub selectable: Vec<String>,
+    /// Higher comes first in discovery's preference of versions.
+    pub version_priority: i32,
+}
+
+impl Kind {
+    pub fn gvr(&self) -> Gvr {
+        Gvr::new(self.gvk.group.clone(), self.gvk.version.clone(), self.resource.clone())
+    }
+}
+
+/// How objects of a kind lie in the store. Two served versions of one resource share it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Storage {
+    /// `pods`, `deployments`, `services/specs`, as upstream's etcd keys; custom resources: `<group>/<plural>`.
+    pub prefix: String,
+    /// The version that is stored; the others convert by [`Hooks::to_storage`] and [`Hooks::from_storage`].
+    pub gvk: Gvk,
+    /// Events, heartbeats: see the store's `Durability::Ephemeral`. Decided by prefix (and, for leases, namespace).
+    pub ephemeral_namespace: Option<String>,
+    pub ephemeral: bool,
+    /// Seconds until an object goes by itself (Events: 3600); 0: never.
+    pub ttl_seconds: i64,
+}
+
+/// A subresource of a kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subresource {
+    /// `status`, `scale`, `binding`, `eviction`, `token`, `log`, `exec`, `attach`, `portforward`, `proxy`, `approval`,
+    /// `finalize`, `resize`, `ephemeralcontainers`.
+    pub name: String,
+    /// The kind that its body has, where not the parent's (`autoscaling/v1 Scale`, `policy/v1 Eviction` …).
+    pub gvk: Option<Gvk>,
+    pub verbs: Vec<String>,
+}
+
+/// A column of the server-side table (`kubectl get`).
+#[derive(Clone)]
+pub struct Column {
+    pub name: &'static str,
+    /// `string`, `integer`, `number`, `boolean`, `date`.
+    pub kind: &'static str,
+    /// `name` for the name column, else empty.
+    pub format: &'static str,
+    pub description: &'static str,
+    /// 0 always, 1 with `-o wide`.
+    pub priority: i32,
+    /// The cell, from the object.
+    pub cell: fn(&Value, jiff::Timestamp) -> Value,
+}
+
+/// What a hook may know about the request.
+pub struct Ctx<'a> {
+    pub now: jiff::Timestamp,
+    pub user: &'a UserInfo,
+    /// `""` for the object itself, else `status`, `scale` …
+    pub subresource: &'a str,
+    pub dry_run: bool,
+}
+
+/// What is special about a kind. Every method has a default that does nothing; `prepare` is upstream's strategy. The
+/// pipeline itself does what all kinds share: metadata, uid, generation (bumped when anything outside `metadata` and
+/// `status` changed, see [`Hooks::generation`]), status isolation, finalizers.
+pub trait Hooks: Send + Sync {
+    /// Defaults of this kind that its schema's definitions do not give (`defaults/` walks those by itself).
+    fn default(&self, _obj: &mut Value) {}
+    /// Before a create: reset what a client may not set.
+    fn prepare_create(&self, _ctx: &Ctx, _new: &mut Value) {}
+    /// Before an update of the object or of a subresource: keep from `old` what this request may not change.
+    fn prepare_update(&self, _ctx: &Ctx, _new: &mut Value, _old: &Value) {}
+    fn validate_create(&self, _ctx: &Ctx, _new: &Value) -> FieldErrors {
+        Vec::new()
+    }
+    fn validate_update(&self, _ctx: &Ctx, _new: &Value, _old: &Value) -> FieldErrors {
+        Vec::new()
+    }
+    /// Texts for `Warning` headers.
+    fn warnings(&self, _ctx: &Ctx, _new: &Value, _old: Option<&Value>) -> Vec<String> {
+        Vec::new()
+    }
+    /// Whether `metadata.generation` is kept for this kind (false: core/v1 ConfigMap, Secret, Event, Lease … never set it).
+    fn generation(&self) -> bool {
+        true
+    }
+    /// Whether `status` belongs to the status subresource only.
+    fn status_isolated(&self) -> bool {
+        true
+    }
+    /// Whether a PUT to a name that does not exist creates it (`AllowCreateOnUpdate`: Lease, Endpoints, RuntimeClass …).
+    fn create_on_update(&self) -> bool {
+        false
+    }
+    /// Whether an update may come without `resourceVersion`.
+    fn unconditional_update(&self) -> bool {
+        true
+    }
+    /// Values of [`Kind::selectable`], in its order.
+    fn selectable(&self, _obj: &Value) -> Vec<String> {
+        Vec::new()
+    }
+    /// The default grace period of a delete in seconds; `None`: deleted at once (everything but pods).
+    fn graceful_delete(&self, _obj: &Value, _asked: Option<i64>) -> Option<i64> {
+        None
+    }
+    /// The `Scale` of this object, and the way back: writes `spec.replicas` of a Scale into the object.
+    fn to_scale(&self, _obj: &Value) -> Option<Value> {
+        None
+    }
+    fn apply_scale(&self, _obj: &mut Value, _scale: &Value) -> FieldErrors {
+        Vec::new()
+    }
+    /// Converts a value of the served version to the stored one, and back. The default leaves it alone.
+    fn to_storage(&self, _obj: &mut Value) {}
+    fn from_storage(&self, _obj: &mut Value) {}
+}
+
+/// The hooks of kinds that need none.
+pub struct NoHooks;
+impl Hooks for NoHooks {}
