@@ -1,1 +1,20 @@
-//! placeholder
+//! Certificates and keys: the cluster's CAs, the leaves that they sign and renew, service-account keys, kubeconfigs and
+//! rustls configurations. It knows nothing of pods.
+//!
+//! Invariants:
+//! - Every key is generated on the machine that uses it, is readable by its owner only, and is never logged.
+//! - A file appears whole or not at all: written beside its place, synced, renamed.
+//! - A leaf is renewed at start when fewer than 90 days are left or when its names changed; CAs live ten years.
+
+mod ca;
+mod error;
+mod files;
+mod kubeconfig;
+mod server;
+pub mod tls;
+
+pub use ca::{CertAuthority, Identity, Leaf, Usage};
+pub use error::PkiError;
+pub use files::write_atomic;
+pub use kubeconfig::kubeconfig;
+pub use server::{ServerNames, ServerPki};

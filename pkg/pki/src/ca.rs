@@ -1,0 +1,201 @@
+//! A certificate authority on disk, and the leaves that it signs.
+
+use crate::{PkiError, files};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use time::{Duration, OffsetDateTime};
+
+const CA_DAYS: i64 = 3650;
+const LEAF_DAYS: i64 = 365;
+const RENEW_DAYS: i64 = 90;
+
+/// What a leaf may be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Usage {
+    Server,
+    Client,
+    Both,
+}
+
+/// What a leaf certificate says.
+#[derive(Clone, Debug)]
+pub struct Leaf<'a> {
+    pub common_name: &'a str,
+    pub organizations: &'a [&'a str],
+    pub dns_names: Vec<String>,
+    pub ips: Vec<IpAddr>,
+    pub usage: Usage,
+}
+
+/// A certificate with its key, both PEM.
+#[derive(Clone)]
+pub struct Identity {
+    pub cert_pem: String,
+    pub key_pem: String,
+}
+
+/// A CA whose key lies on this machine.
+pub struct CertAuthority {
+    pub cert_pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl CertAuthority {
+    /// Loads `<dir>/<name>.crt` and `.key`, or makes them.
+    pub fn load_or_create(dir: &Path, name: &str) -> Result<Self, PkiError> {
+        let cert_path = dir.join(format!("{name}.crt"));
+        let key_path = dir.join(format!("{name}.key"));
+        if let (Some(cert_pem), Some(key_pem)) = (files::read(&cert_path)?, files::read(&key_path)?) {
+            let broken = |path: &PathBuf, what| PkiError::Broken { path: path.clone(), what };
+            let key = KeyPair::from_pem(&key_pem).map_err(|_| broken(&key_path, "private key"))?;
+            let issuer = Issuer::from_ca_cert_pem(&cert_pem, key).map_err(|_| broken(&cert_path, "CA certificate"))?;
+            return Ok(CertAuthority { cert_pem, issuer });
+        }
+        let now = OffsetDateTime::now_utc();
+        let sign = |source| PkiError::Sign { name: name.to_owned(), source };
+        let key = KeyPair::generate().map_err(sign)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        // The time tells the CAs of two clusters apart in a user's trust store.
+        params.distinguished_name.push(DnType::CommonName, format!("isopod-{name}@{}", now.unix_timestamp_nanos() / 1000));
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages =
+            vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.not_before = now - Duration::hours(1);
+        params.not_after = now + Duration::days(CA_DAYS);
+        let cert_pem = params.self_signed(&key).map_err(sign)?.pem();
+        // The key first: a certificate without its key would be taken for whole by nobody.
+        files::write_atomic(&key_path, key.serialize_pem().as_bytes(), 0o600)?;
+        files::write_atomic(&cert_path, cert_pem.as_bytes(), 0o644)?;
+        Ok(CertAuthority { cert_pem, issuer: Issuer::new(params, key) })
+    }
+
+    /// Signs a new leaf with a new key.
+    pub fn issue(&self, leaf: &Leaf<'_>) -> Result<Identity, PkiError> {
+        let sign = |source| PkiError::Sign { name: leaf.common_name.to_owned(), source };
+        let key = KeyPair::generate().map_err(sign)?;
+        let now = OffsetDateTime::now_utc();
+        let mut params = CertificateParams::new(leaf.dns_names.clone()).map_err(sign)?;
+        params.subject_alt_names.extend(leaf.ips.iter().map(|ip| SanType::IpAddress(*ip)));
+        params.distinguished_name = DistinguishedName::new();
+        for o in leaf.organizations {
+            params.distinguished_name.push(DnType::OrganizationName, *o);
+        }
+        params.distinguished_name.push(DnType::CommonName, leaf.common_name);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = match leaf.usage {
+            Usage::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
+            Usage::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
+            Usage::Both => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+        };
+        params.use_authority_key_identifier_extension = true;
+        // A device without a battery-backed clock may be behind: be valid a little earlier.
+        params.not_before = now - Duration::hours(1);
+        params.not_after = now + Duration::days(LEAF_DAYS);
+        let cert = params.signed_by(&key, &self.issuer).map_err(sign)?;
+        Ok(Identity { cert_pem: cert.pem(), key_pem: key.serialize_pem() })
+    }
+
+    /// Loads `<dir>/<name>.crt` and `.key` when they still fit `leaf`, or signs new ones.
+    pub fn load_or_issue(&self, dir: &Path, name: &str, leaf: &Leaf<'_>) -> Result<Identity, PkiError> {
+        let cert_path = dir.join(format!("{name}.crt"));
+        let key_path = dir.join(format!("{name}.key"));
+        if let (Some(cert_pem), Some(key_pem)) = (files::read(&cert_path)?, files::read(&key_path)?) {
+            if self.still_fits(&cert_pem, leaf) && KeyPair::from_pem(&key_pem).is_ok() {
+                return Ok(Identity { cert_pem, key_pem });
+            }
+        }
+        let identity = self.issue(leaf)?;
+        files::write_atomic(&key_path, identity.key_pem.as_bytes(), 0o600)?;
+        files::write_atomic(&cert_path, identity.cert_pem.as_bytes(), 0o644)?;
+        Ok(identity)
+    }
+
+    /// Signed by this CA, more than 90 days left, the same subject and at least the wanted names.
+    fn still_fits(&self, cert_pem: &str, leaf: &Leaf<'_>) -> bool {
+        let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(cert_pem.as_bytes()) else { return false };
+        let Ok(cert) = pem.parse_x509() else { return false };
+        let Ok((_, ca_pem)) = x509_parser::pem::parse_x509_pem(self.cert_pem.as_bytes()) else { return false };
+        let Ok(ca) = ca_pem.parse_x509() else { return false };
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        if cert.validity().not_after.timestamp() - now < RENEW_DAYS * 86_400 || cert.issuer() != ca.subject() {
+            return false;
+        }
+        let cn = cert.subject().iter_common_name().filter_map(|a| a.as_str().ok()).next();
+        if cn != Some(leaf.common_name) {
+            return false;
+        }
+        let names: Vec<String> = match cert.subject_alternative_name() {
+            Ok(Some(ext)) => ext.value.general_names.iter().filter_map(san_text).collect(),
+            _ => Vec::new(),
+        };
+        leaf.dns_names.iter().all(|n| names.contains(n)) && leaf.ips.iter().all(|ip| names.contains(&ip.to_string()))
+    }
+}
+
+fn san_text(name: &x509_parser::extensions::GeneralName<'_>) -> Option<String> {
+    use x509_parser::extensions::GeneralName;
+    match name {
+        GeneralName::DNSName(n) => Some((*n).to_owned()),
+        GeneralName::IPAddress(b) => match b.len() {
+            4 => <[u8; 4]>::try_from(*b).ok().map(|b| IpAddr::from(b).to_string()),
+            16 => <[u8; 16]>::try_from(*b).ok().map(|b| IpAddr::from(b).to_string()),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaf(names: &[&str]) -> Leaf<'static> {
+        Leaf {
+            common_name: "kube-apiserver",
+            organizations: &[],
+            dns_names: names.iter().map(|s| (*s).to_owned()).collect(),
+            ips: vec![[127, 0, 0, 1].into()],
+            usage: Usage::Server,
+        }
+    }
+
+    #[test]
+    fn a_leaf_is_kept_until_its_names_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = CertAuthority::load_or_create(dir.path(), "server-ca").unwrap();
+        let first = ca.load_or_issue(dir.path(), "serving", &leaf(&["localhost"])).unwrap();
+        // A second start: everything is loaded, not made again.
+        let ca = CertAuthority::load_or_create(dir.path(), "server-ca").unwrap();
+        let second = ca.load_or_issue(dir.path(), "serving", &leaf(&["localhost"])).unwrap();
+        assert_eq!(first.cert_pem, second.cert_pem);
+        let third = ca.load_or_issue(dir.path(), "serving", &leaf(&["localhost", "box"])).unwrap();
+        assert_ne!(first.cert_pem, third.cert_pem);
+    }
+
+    #[test]
+    fn a_leaf_of_another_ca_is_replaced() {
+        let a = tempfile::tempdir().unwrap();
+        let old = CertAuthority::load_or_create(a.path(), "ca").unwrap();
+        let first = old.load_or_issue(a.path(), "serving", &leaf(&[])).unwrap();
+        std::fs::remove_file(a.path().join("ca.crt")).unwrap();
+        let new = CertAuthority::load_or_create(a.path(), "ca").unwrap();
+        assert_ne!(first.cert_pem, new.load_or_issue(a.path(), "serving", &leaf(&[])).unwrap().cert_pem);
+    }
+
+    #[test]
+    fn keys_are_private_and_broken_files_are_named() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        CertAuthority::load_or_create(dir.path(), "ca").unwrap();
+        let mode = std::fs::metadata(dir.path().join("ca.key")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        std::fs::write(dir.path().join("ca.key"), "garbage").unwrap();
+        let err = CertAuthority::load_or_create(dir.path(), "ca").err().unwrap().to_string();
+        assert!(err.contains("ca.key is not a valid private key"), "{err}");
+    }
+}

@@ -1,0 +1,30 @@
+//! What can go wrong with certificates and keys.
+
+use std::path::PathBuf;
+
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    #[error("cannot {verb} {path}")]
+    File {
+        verb: &'static str,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{path} is not a valid {what}; move it away to have a new one made")]
+    Broken { path: PathBuf, what: &'static str },
+    #[error("cannot make the certificate of {name:?}")]
+    Sign {
+        name: String,
+        #[source]
+        source: rcgen::Error,
+    },
+    #[error("cannot use the certificate of {name:?} for TLS")]
+    Tls {
+        name: String,
+        #[source]
+        source: rustls::Error,
+    },
+    #[error("the certificate of {0:?} is not valid PEM")]
+    Pem(String),
+}

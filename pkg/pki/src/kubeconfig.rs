@@ -1,0 +1,18 @@
+//! Kubeconfig files with embedded credentials.
+
+use crate::Identity;
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+/// A kubeconfig (YAML) with one cluster, user and context, all named `name`.
+pub fn kubeconfig(name: &str, server: &str, ca_pem: &str, identity: &Identity) -> String {
+    let b64 = |s: &str| STANDARD.encode(s);
+    format!(
+        "apiVersion: v1\nkind: Config\nclusters:\n- name: {name}\n  cluster:\n    server: {server}\n    \
+         certificate-authority-data: {ca}\nusers:\n- name: {name}\n  user:\n    client-certificate-data: {cert}\n    \
+         client-key-data: {key}\ncontexts:\n- name: {name}\n  context:\n    cluster: {name}\n    user: {name}\n\
+         current-context: {name}\n",
+        ca = b64(ca_pem),
+        cert = b64(&identity.cert_pem),
+        key = b64(&identity.key_pem),
+    )
+}
