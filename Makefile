@@ -1,0 +1,67 @@
+# Isopod. `make run` starts a cluster from source, `make test` tests everything, `make help` lists the rest.
+SHELL := /bin/bash
+CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/isopod
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+OUT = $(CARGO_TARGET_DIR)/$(HOST)
+PROFILE ?= ci
+TOOLS := $(CACHE)/tools
+DATA_DIR ?= /var/lib/isopod
+export LIBSECCOMP_LIB_PATH ?= $(dir $(firstword $(wildcard /usr/lib/*/libseccomp.a /usr/lib/libseccomp.a)))
+
+.PHONY: help run build release test ci unit e2e verify lint fmt tools bench clean
+help:
+	@echo "make run      build the release binary and run a whole cluster here (root; Ctrl-C stops the server)"
+	@echo "make build    the release binary: $(OUT)/release/isopod"
+	@echo "make test     lint, unit tests, end-to-end tests with real containers (root)"
+	@echo "make e2e      the end-to-end tests alone; ONLY=name runs those whose name holds it"
+	@echo "make verify   regenerate the schema facts and compare them with what is committed (needs Go)"
+	@echo "make bench    measure start, memory, disk, throughput (root)"
+
+build: release
+release: PROFILE = release
+release: binary
+	@ls -l $(OUT)/release/isopod
+
+# The shim first: the main binary embeds it.
+.PHONY: binary
+binary:
+	@hack/deps.sh build
+	cargo build --profile $(PROFILE) -p isopod-shim
+	ISOPOD_SHIM=$(OUT)/$(PROFILE)/isopod-shim cargo build --profile $(PROFILE) -p isopod
+
+run: release
+	$(OUT)/release/isopod server --data-dir $(DATA_DIR) $(ARGS)
+
+test: lint unit e2e
+ci: test
+
+fmt:
+	cargo fmt --all
+
+lint:
+	@hack/deps.sh build
+	cargo fmt --all --check
+	cargo clippy --profile ci --workspace --all-targets -- -D warnings
+	@if command -v cargo-deny >/dev/null; then cargo deny --offline check licenses bans sources; fi
+
+unit:
+	@hack/deps.sh test
+	cargo build --profile ci -p isopod-shim
+	ISOPOD_SHIM=$(OUT)/ci/isopod-shim cargo test --profile ci --workspace
+
+tools:
+	@hack/deps.sh test
+	@python3 hack/kubectl.py $(TOOLS) 32 37
+
+e2e: tools binary
+	python3 e2e/run.py --isopod $(OUT)/$(PROFILE)/isopod --tools $(TOOLS) $(if $(ONLY),--only $(ONLY))
+
+verify:
+	hack/verify-facts.sh
+
+bench: tools release
+	python3 e2e/bench.py --isopod $(OUT)/release/isopod --tools $(TOOLS) --out $(CACHE)/bench.json
+
+clean:
+	cargo clean
