@@ -1,10 +1,14 @@
 //! A schema as data: what Go's struct definitions and OpenAPI extensions say about a type.
+//!
+//! Invariant: built-in kinds (from `facts`) and custom resources (from their OpenAPI schema) are the same types, so that
+//! every algorithm of this crate works on both.
 
 use serde_json::Value;
 use std::sync::{Arc, OnceLock};
 
 /// The type of one value.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Node {
     Bool,
     Int32,
@@ -31,6 +35,12 @@ pub enum Node {
     Map(Arc<Map>),
     /// By name, so that recursive types work; resolved once.
     Object(ObjectRef),
+    /// `JSONSchemaPropsOrBool`: a schema or a boolean.
+    SchemaOrBool(ObjectRef),
+    /// `JSONSchemaPropsOrArray`: a schema or a list of schemas.
+    SchemaOrArray(ObjectRef),
+    /// `JSONSchemaPropsOrStringArray`: a schema or a list of strings.
+    SchemaOrStringArray(ObjectRef),
 }
 
 /// `x-kubernetes-list-type`.
@@ -42,6 +52,10 @@ pub enum ListType {
     Map,
 }
 
+/// The constraints of one place in a custom resource's schema (`minimum`, `pattern`, `enum`, `x-kubernetes-validations` …):
+/// its OpenAPI object without the structure. Built-in kinds have none, their rules are code.
+pub type Constraints = Option<Arc<Value>>;
+
 #[derive(Debug)]
 pub struct List {
     pub item: Node,
@@ -50,6 +64,23 @@ pub struct List {
     pub map_keys: Vec<String>,
     /// `nullable` items of a CRD.
     pub nullable_items: bool,
+    /// A named Go slice type that is a message of its own in protobuf, `{items = 1}` (`ExtraValue`).
+    pub wrapped: bool,
+    /// Constraints of the items.
+    pub item_constraints: Constraints,
+}
+
+impl List {
+    pub fn of(item: Node) -> Self {
+        List {
+            item,
+            list_type: ListType::Atomic,
+            map_keys: Vec::new(),
+            nullable_items: false,
+            wrapped: false,
+            item_constraints: None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -57,6 +88,16 @@ pub struct Map {
     pub value: Node,
     /// `x-kubernetes-map-type: atomic`.
     pub atomic: bool,
+    /// `nullable` values of a CRD.
+    pub nullable_values: bool,
+    /// Constraints of the values.
+    pub value_constraints: Constraints,
+}
+
+impl Map {
+    pub fn of(value: Node) -> Self {
+        Map { value, atomic: false, nullable_values: false, value_constraints: None }
+    }
 }
 
 /// `patchStrategy` and `patchMergeKey` of strategic merge patch.
@@ -77,6 +118,8 @@ pub struct Field {
     pub pointer: bool,
     /// Go leaves a zero value out of JSON. A struct value (not a pointer) without it shows as `{}`.
     pub omit_empty: bool,
+    /// Go's `omitzero`: a struct value is left out of JSON too when all of it is zero.
+    pub omit_zero: bool,
     /// OpenAPI says required.
     pub required: bool,
     /// Protobuf field number; 0: not in protobuf.
@@ -88,12 +131,36 @@ pub struct Field {
     /// A default from the schema (`+default`, or a CRD's).
     pub default: Option<Value>,
     pub nullable: bool,
+    /// The name of Go's type where it is a named scalar or slice (`v1.RestartPolicy`): type errors show it.
+    pub go_type: Option<Box<str>>,
+    pub constraints: Constraints,
+}
+
+impl Field {
+    /// An optional field with nothing special about it.
+    pub fn new(name: impl Into<String>, node: Node) -> Self {
+        Field {
+            name: name.into(),
+            node,
+            pointer: false,
+            omit_empty: true,
+            omit_zero: false,
+            required: false,
+            tag: 0,
+            inline_tags: Vec::new(),
+            patch: PatchStrategy::default(),
+            default: None,
+            nullable: false,
+            go_type: None,
+            constraints: None,
+        }
+    }
 }
 
 /// A struct: fields in the order of the Go source.
 #[derive(Debug, Default)]
 pub struct Object {
-    /// OpenAPI's definition name: `io.k8s.api.core.v1.Container`.
+    /// OpenAPI's definition name: `io.k8s.api.core.v1.Container`. Empty for an anonymous object of a CRD.
     pub name: String,
     pub fields: Vec<Field>,
     /// `x-kubernetes-map-type: atomic`.
@@ -102,16 +169,66 @@ pub struct Object {
     pub preserve_unknown: bool,
     /// `x-kubernetes-embedded-resource`.
     pub embedded_resource: bool,
+    /// A custom resource: absent stays absent and empty stays empty, where Go's structs would show zero values.
+    pub custom: bool,
     /// For unions and CRDs: further constraints, interpreted by the validator (`minimum`, `pattern`, `enum` …).
     pub constraints: Option<Value>,
 }
 
-/// A reference to an [`Object`], resolved on first use so that types may be recursive.
-#[derive(Clone, Debug)]
-pub struct ObjectRef(pub Arc<OnceLock<Arc<Object>>>);
-
 impl Object {
     pub fn field(&self, json_name: &str) -> Option<&Field> {
         self.fields.iter().find(|f| f.name == json_name)
+    }
+
+    /// The name of the Go struct: the last part of the definition's name.
+    pub fn go_name(&self) -> &str {
+        self.name.rsplit('.').next().unwrap_or_default()
+    }
+}
+
+/// A reference to an [`Object`], resolved on first use so that types may be recursive and unused ones cost nothing.
+#[derive(Clone)]
+pub struct ObjectRef(Arc<Slot>);
+
+struct Slot {
+    cell: OnceLock<Arc<Object>>,
+    /// Row of the built-in catalog that builds it.
+    row: Option<u32>,
+}
+
+impl ObjectRef {
+    /// A reference that is known already.
+    pub fn new(object: Arc<Object>) -> Self {
+        let r = Self::unset();
+        r.set(object);
+        r
+    }
+
+    /// A reference to be [`set`](Self::set) later, for recursive schemas.
+    pub fn unset() -> Self {
+        ObjectRef(Arc::new(Slot { cell: OnceLock::new(), row: None }))
+    }
+
+    /// Only the first call has an effect.
+    pub fn set(&self, object: Arc<Object>) {
+        let _ = self.0.cell.set(object);
+    }
+
+    pub(crate) fn builtin(row: u32) -> Self {
+        ObjectRef(Arc::new(Slot { cell: OnceLock::new(), row: Some(row) }))
+    }
+
+    /// The object. One that was never set is an object that takes anything.
+    pub fn get(&self) -> &Arc<Object> {
+        self.0.cell.get_or_init(|| match self.0.row {
+            Some(row) => crate::facts::builtin().build(row),
+            None => Arc::new(Object { preserve_unknown: true, ..Object::default() }),
+        })
+    }
+}
+
+impl std::fmt::Debug for ObjectRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ObjectRef({})", self.0.cell.get().map_or("unresolved", |o| &o.name))
     }
 }
