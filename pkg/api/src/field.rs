@@ -46,6 +46,8 @@ pub enum FieldErrorType {
     Forbidden,
     TooLong,
     TooMany,
+    TooFew,
+    TooShort,
     Internal,
     TypeInvalid,
 }
@@ -61,6 +63,8 @@ impl FieldErrorType {
             Self::Forbidden => "FieldValueForbidden",
             Self::TooLong => "FieldValueTooLong",
             Self::TooMany => "FieldValueTooMany",
+            Self::TooFew => "FieldValueTooFew",
+            Self::TooShort => "FieldValueTooShort",
             Self::Internal => "InternalError",
             Self::TypeInvalid => "FieldValueTypeInvalid",
         }
@@ -76,6 +80,8 @@ impl FieldErrorType {
             Self::Forbidden => "Forbidden",
             Self::TooLong => "Too long",
             Self::TooMany => "Too many",
+            Self::TooFew => "Too few",
+            Self::TooShort => "Too short",
             Self::Internal => "Internal error",
             Self::TypeInvalid => "Invalid value",
         }
@@ -100,6 +106,10 @@ fn show(v: &Value) -> String {
         Value::String(s) => format!("{s:?}"),
         other => other.to_string(),
     }
+}
+
+fn plural(n: usize, noun: &str) -> String {
+    if n == 1 { noun.to_owned() } else { format!("{noun}s") }
 }
 
 impl FieldError {
@@ -131,11 +141,24 @@ impl FieldError {
         Self::new(FieldErrorType::NotSupported, path, Some(show(&value.into())), detail)
     }
     pub fn too_long(path: &Path, max_bytes: usize) -> Self {
-        Self::new(FieldErrorType::TooLong, path, None, format!("may not be more than {max_bytes} bytes"))
+        Self::new(FieldErrorType::TooLong, path, None, format!("may not be more than {max_bytes} {}", plural(max_bytes, "byte")))
+    }
+    /// A limit in characters, not bytes.
+    pub fn too_long_characters(path: &Path, max: usize) -> Self {
+        let detail = format!("may not be more than {max} {}", plural(max, "character"));
+        Self::new(FieldErrorType::TooLong, path, None, detail)
+    }
+    pub fn too_short(path: &Path, min: usize) -> Self {
+        let detail = format!("must be at least {min} {}", plural(min, "character"));
+        Self::new(FieldErrorType::TooShort, path, None, detail)
     }
     pub fn too_many(path: &Path, actual: usize, max: usize) -> Self {
         let shown = Some(actual.to_string());
-        Self::new(FieldErrorType::TooMany, path, shown, format!("must have at most {max} items"))
+        Self::new(FieldErrorType::TooMany, path, shown, format!("must have at most {max} {}", plural(max, "item")))
+    }
+    pub fn too_few(path: &Path, actual: usize, min: usize) -> Self {
+        let shown = Some(actual.to_string());
+        Self::new(FieldErrorType::TooFew, path, shown, format!("must have at least {min} {}", plural(min, "item")))
     }
     pub fn internal(path: &Path, detail: impl Into<String>) -> Self {
         Self::new(FieldErrorType::Internal, path, None, detail)
