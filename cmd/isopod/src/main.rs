@@ -1,2 +1,60 @@
-//! placeholder
-fn main() {}
+//! `isopod`: Kubernetes in one program. This file chooses the subcommand; `wire.rs` is the only place where the parts of a
+//! server meet.
+
+mod args;
+mod check;
+mod cleanup;
+mod config;
+mod image;
+mod node;
+mod paths;
+mod server;
+mod wire;
+
+use clap::{CommandFactory, Parser};
+use isopod_base::errors::Chain;
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// The shim, run from a sealed in-memory file for every pod.
+pub static SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shim"));
+
+fn main() -> ExitCode {
+    let expanded = match config::expand(std::env::args_os().collect()) {
+        Ok(args) => args,
+        Err(e) => return fail(e.as_ref()),
+    };
+    let cli = args::Cli::parse_from(expanded);
+    isopod_pki::tls::install_provider();
+    let result = match cli.command {
+        args::Command::Server(a) => run(server::run(a)),
+        args::Command::Image(a) => run(image::run(a)),
+        args::Command::Check(a) => check::run(&a),
+        args::Command::Cleanup(a) => run(cleanup::run(a)),
+        args::Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut args::Cli::command(), "isopod", &mut std::io::stdout());
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => fail(e.as_ref()),
+    }
+}
+
+/// Two worker threads are enough for an edge device; more cores get one each, up to eight.
+fn run<F: Future<Output = anyhow::Result<()>>>(work: F) -> anyhow::Result<()> {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(cores.clamp(2, 8)).enable_all().build()?;
+    let result = runtime.block_on(work);
+    // A blocked thread (a terminal's stdin) must not keep the process alive.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    result
+}
+
+fn fail(e: &(dyn std::error::Error + 'static)) -> ExitCode {
+    eprintln!("isopod: {}", Chain(e));
+    ExitCode::FAILURE
+}

@@ -1,2 +1,5 @@
 //! placeholder
-fn main() {}
+fn main() {
+    let s = oci_spec::runtime::LinuxSeccomp::default();
+    let _ = libcontainer::seccomp::initialize_seccomp(&s);
+}

@@ -1,0 +1,215 @@
+//! The command line. Where a flag means what a k3s flag means, it has the k3s name. Every flag of `server` is also a key
+//! of the configuration file (see `config.rs`).
+
+use clap::{Args, Parser, Subcommand};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+#[derive(Parser)]
+#[command(
+    name = "isopod",
+    version,
+    about = "Kubernetes in one small program, for edge devices and single servers",
+    after_help = "Start a cluster:  isopod server\nThen:             export KUBECONFIG=/etc/isopod/isopod.yaml; kubectl get nodes"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run the API server, datastore, controllers and scheduler, and (unless --disable-agent) a node
+    Server(Box<ServerArgs>),
+    /// List, pull, import and remove the node's container images
+    Image(ImageArgs),
+    /// Tell whether this machine can run a cluster, and what to do if not
+    Check(CheckArgs),
+    /// Stop every pod and remove all that Isopod made on this machine, data included
+    Cleanup(CleanupArgs),
+    /// Print shell completions
+    Completion { shell: clap_complete::Shell },
+}
+
+#[derive(Args, Clone)]
+pub struct DataDir {
+    /// Where state, keys, images and pods lie
+    #[arg(long, short = 'd', default_value = "/var/lib/isopod", env = "ISOPOD_DATA_DIR", value_name = "DIR")]
+    pub data_dir: PathBuf,
+}
+
+#[derive(Args)]
+pub struct ServerArgs {
+    #[command(flatten)]
+    pub data: DataDir,
+    /// YAML file whose keys are these flags without the dashes in front
+    #[arg(long, short = 'c', default_value = "/etc/isopod/config.yaml", value_name = "FILE")]
+    pub config: PathBuf,
+    /// Write the administrator's kubeconfig here
+    #[arg(long, short = 'o', default_value = "/etc/isopod/isopod.yaml", value_name = "FILE")]
+    pub write_kubeconfig: PathBuf,
+    /// Its mode, octal
+    #[arg(long, default_value = "600", value_parser = octal, value_name = "MODE")]
+    pub write_kubeconfig_mode: u32,
+
+    /// Address to listen on
+    #[arg(long, default_value = "0.0.0.0", value_name = "IP", help_heading = "API server")]
+    pub bind_address: IpAddr,
+    /// Port to listen on
+    #[arg(long, default_value_t = 6443, value_name = "PORT", help_heading = "API server")]
+    pub https_listen_port: u16,
+    /// Address that others reach the API server at [default: --node-ip]
+    #[arg(long, value_name = "IP", help_heading = "API server")]
+    pub advertise_address: Option<IpAddr>,
+    /// Further name or address in the API server's certificate (repeatable)
+    #[arg(long, value_name = "NAME", help_heading = "API server")]
+    pub tls_san: Vec<String>,
+    /// `sqlite` (in the data directory) or `memory` (lost at exit)
+    #[arg(long, default_value = "sqlite", value_parser = ["sqlite", "memory"], help_heading = "API server")]
+    pub datastore_endpoint: String,
+
+    /// Addresses of pods
+    #[arg(long, default_value = "10.42.0.0/16", value_name = "CIDR", help_heading = "Network")]
+    pub cluster_cidr: String,
+    /// Addresses of services
+    #[arg(long, default_value = "10.43.0.0/16", value_name = "CIDR", help_heading = "Network")]
+    pub service_cidr: String,
+    /// Ports of NodePort services
+    #[arg(long, default_value = "30000-32767", value_name = "FROM-TO", value_parser = port_range, help_heading = "Network")]
+    pub service_node_port_range: (u16, u16),
+    /// Address of the cluster's DNS [default: the tenth of --service-cidr]
+    #[arg(long, value_name = "IP", help_heading = "Network")]
+    pub cluster_dns: Option<IpAddr>,
+    /// Domain of the cluster
+    #[arg(long, default_value = "cluster.local", value_name = "NAME", help_heading = "Network")]
+    pub cluster_domain: String,
+
+    /// Run no node: no pods on this machine, no root needed
+    #[arg(long, help_heading = "Node")]
+    pub disable_agent: bool,
+    /// Name of this node [default: the host's name]
+    #[arg(long, value_name = "NAME", help_heading = "Node")]
+    pub node_name: Option<String>,
+    /// Address of this node [default: that of the default route]
+    #[arg(long, short = 'i', value_name = "IP", help_heading = "Node")]
+    pub node_ip: Option<IpAddr>,
+    /// Label of this node, KEY=VALUE (repeatable)
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "Node")]
+    pub node_label: Vec<String>,
+    /// Taint of this node, KEY=VALUE:EFFECT (repeatable)
+    #[arg(long, value_name = "KEY=VALUE:EFFECT", help_heading = "Node")]
+    pub node_taint: Vec<String>,
+    /// Port of the kubelet's HTTPS endpoints
+    #[arg(long, default_value_t = 10250, value_name = "PORT", help_heading = "Node")]
+    pub kubelet_port: u16,
+    /// How many pods this node takes
+    #[arg(long, default_value_t = 110, value_name = "N", help_heading = "Node")]
+    pub max_pods: u32,
+    /// Registries: mirrors, credentials, insecure ones
+    #[arg(long, default_value = "/etc/isopod/registries.yaml", value_name = "FILE", help_heading = "Node")]
+    pub private_registry: PathBuf,
+    /// cgroup under which pods run, below each controller's root
+    #[arg(long, default_value = "/isopod", value_name = "PATH", help_heading = "Node")]
+    pub cgroup_root: String,
+    /// resolv.conf from which pods' upstream name servers come
+    #[arg(long, default_value = "/etc/resolv.conf", value_name = "FILE", help_heading = "Node")]
+    pub resolv_conf: PathBuf,
+
+    /// error, warn, info, debug, trace, or target=level,…
+    #[arg(long, default_value = "warn", env = "ISOPOD_LOG", value_name = "FILTER", help_heading = "Logs")]
+    pub log_level: String,
+    /// One JSON object a line
+    #[arg(long, help_heading = "Logs")]
+    pub log_json: bool,
+}
+
+#[derive(Args)]
+pub struct ImageArgs {
+    #[command(flatten)]
+    pub data: DataDir,
+    /// Registries: mirrors, credentials, insecure ones
+    #[arg(long, default_value = "/etc/isopod/registries.yaml", value_name = "FILE")]
+    pub private_registry: PathBuf,
+    #[command(subcommand)]
+    pub command: ImageCommand,
+}
+
+#[derive(Subcommand)]
+pub enum ImageCommand {
+    /// List the images that are present
+    #[command(alias = "list")]
+    Ls,
+    /// Pull images from their registries
+    Pull {
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
+    /// Import images from OCI or docker archives
+    Import {
+        #[arg(required = true, value_name = "TAR")]
+        archives: Vec<PathBuf>,
+    },
+    /// Remove images
+    Rm {
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
+}
+
+#[derive(Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    pub data: DataDir,
+    /// The API server's port
+    #[arg(long, default_value_t = 6443)]
+    pub https_listen_port: u16,
+    /// The kubelet's port
+    #[arg(long, default_value_t = 10250)]
+    pub kubelet_port: u16,
+}
+
+#[derive(Args)]
+pub struct CleanupArgs {
+    #[command(flatten)]
+    pub data: DataDir,
+    /// cgroup under which pods ran
+    #[arg(long, default_value = "/isopod", value_name = "PATH")]
+    pub cgroup_root: String,
+    /// Keep the datastore and the keys: remove pods, images, network and mounts only
+    #[arg(long)]
+    pub keep_state: bool,
+    /// Do not ask
+    #[arg(long, short = 'y')]
+    pub yes: bool,
+}
+
+fn octal(s: &str) -> Result<u32, String> {
+    u32::from_str_radix(s, 8).ok().filter(|m| *m <= 0o777).ok_or_else(|| "write three octal digits, such as 600".into())
+}
+
+fn port_range(s: &str) -> Result<(u16, u16), String> {
+    let parse = |s: &str| s.trim().parse::<u16>().ok().filter(|p| *p > 0);
+    match s.split_once('-').map(|(a, b)| (parse(a), parse(b))) {
+        Some((Some(a), Some(b))) if a <= b => Ok((a, b)),
+        _ => Err("write FROM-TO, such as 30000-32767".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn port_ranges() {
+        assert_eq!(port_range("30000-32767"), Ok((30000, 32767)));
+        for bad in ["", "1", "0-5", "9-1", "1-70000"] {
+            assert!(port_range(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,273 @@
+"""A cluster for tests: its own network namespaces, data directory and cgroup root, a real registry, stock kubectl.
+
+The node lives in one network namespace, a client outside the cluster in another; a veth pair joins them, as a cable
+would. Nothing outside of what is made here is touched, and `close` takes it all away again."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+import images
+
+NODE_IP, CLIENT_IP = "192.0.2.2", "192.0.2.1"
+REGISTRY = "registry.test"
+REGISTRY_PORT = 5000
+
+
+class Failure(Exception):
+    """A command failed, or a condition did not become true in time."""
+
+
+def run(args, *, input=None, check=True, timeout=60, env=None, binary=False):
+    """Runs a command to its end; the result has returncode, stdout, stderr."""
+    done = subprocess.run(args, input=input, capture_output=True, text=not binary, timeout=timeout, env=env)
+    if check and done.returncode != 0:
+        raise Failure(f"{' '.join(map(str, args))}\n  exit {done.returncode}\n  {done.stdout}\n  {done.stderr}")
+    return done
+
+
+def wait(what, condition, timeout=60):
+    """Waits until `condition()` is true (its value is returned); what it last saw is in the error."""
+    end, last = time.monotonic() + timeout, None
+    while time.monotonic() < end:
+        try:
+            last = condition()
+            if last:
+                return last
+        except (Failure, OSError, ValueError, KeyError, IndexError, subprocess.TimeoutExpired) as e:
+            last = e
+        time.sleep(0.05)
+    raise Failure(f"waited {timeout} s for: {what}; last saw: {last}")
+
+
+class Network:
+    """Two network namespaces and the cable between them."""
+
+    def __init__(self, tag):
+        self.node, self.client = f"iso-{tag}-n", f"iso-{tag}-c"
+        for ns in (self.node, self.client):
+            run(["ip", "netns", "add", ns])
+            run(["ip", "-n", ns, "link", "set", "lo", "up"])
+        run(["ip", "-n", self.node, "link", "add", "eth0", "type", "veth", "peer", "eth0", "netns", self.client])
+        for ns, ip in ((self.node, NODE_IP), (self.client, CLIENT_IP)):
+            run(["ip", "-n", ns, "addr", "add", f"{ip}/24", "dev", "eth0"])
+            run(["ip", "-n", ns, "link", "set", "eth0", "up"])
+        run(["ip", "-n", self.node, "route", "add", "default", "via", CLIENT_IP])
+
+    def inside(self, args, ns=None):
+        """The command, to be run in the node's namespace. nsenter and not `ip netns exec`: that one hides cgroups."""
+        return ["nsenter", f"--net=/run/netns/{ns or self.node}", *map(str, args)]
+
+    def outside(self, args):
+        return self.inside(args, self.client)
+
+    def close(self):
+        for ns in (self.node, self.client):
+            run(["ip", "netns", "del", ns], check=False)
+
+
+class Cluster:
+    """One server with its node. `server_args` are further flags."""
+
+    def __init__(self, isopod, tools, app, server_args=(), agent=True):
+        self.isopod, self.tools, self.app = isopod, tools, app
+        self.tag = f"{os.getpid()}{os.urandom(2).hex()}"
+        self.dir = tempfile.mkdtemp(prefix="isopod-e2e-")
+        self.data = os.path.join(self.dir, "data")
+        self.kubeconfig = os.path.join(self.dir, "kubeconfig")
+        self.cgroup = f"/isopod-{self.tag}"
+        self.net = Network(self.tag)
+        self.agent = agent
+        self.server_args = list(server_args)
+        self.server = self.registry = None
+        self.starts = 0
+        self.images = None
+        if agent:
+            self._start_registry()
+
+    # -- life
+
+    def command(self):
+        extra = [] if self.agent else ["--disable-agent"]
+        return [
+            self.isopod, "server", "--data-dir", self.data, "--write-kubeconfig", self.kubeconfig,
+            "--node-name", "box", "--cgroup-root", self.cgroup, "--private-registry", f"{self.dir}/registries.yaml",
+            "--resolv-conf", f"{self.dir}/resolv.conf", *extra, *self.server_args,
+        ]  # fmt: skip
+
+    def start(self, wait_ready=True):
+        with open(f"{self.dir}/resolv.conf", "w") as f:
+            f.write(f"nameserver {CLIENT_IP}\n")
+        self.starts += 1
+        self.log = open(f"{self.dir}/server.log", "ab")
+        self.server = subprocess.Popen(
+            self.net.inside(self.command()), stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL
+        )
+        if wait_ready:
+            self.wait_ready()
+        return self
+
+    def wait_ready(self):
+        def ready():
+            if self.server.poll() is not None:
+                raise SystemExit(f"the server ended with {self.server.returncode}:\n{self.log_tail()}")
+            return self.kubectl("get", "--raw", "/readyz", timeout=10).strip() == "ok"
+
+        wait("/readyz", ready, 60)
+        if self.agent:
+            self.kubectl("wait", "--for=condition=Ready", "node/box", "--timeout=60s", timeout=70)
+            wait("default service account", lambda: self.kubectl("get", "sa", "default"), 30)
+
+    def kill(self):
+        """As a pulled plug would: no goodbye."""
+        self.server.send_signal(signal.SIGKILL)
+        self.server.wait()
+        self.log.close()
+
+    def stop(self):
+        self.server.send_signal(signal.SIGTERM)
+        try:
+            self.server.wait(30)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise Failure("the server did not stop within 30 s of SIGTERM") from None
+        self.log.close()
+
+    def cleanup(self):
+        done = run(
+            self.net.inside([self.isopod, "cleanup", "--yes", "--data-dir", self.data, "--cgroup-root", self.cgroup]),
+            timeout=120,
+        )
+        return done.stdout
+
+    def close(self):
+        if self.server and self.server.poll() is None:
+            with contextlib.suppress(Failure):
+                self.stop()
+        if self.starts:
+            self.cleanup()
+        if self.registry:
+            self.registry.kill()
+            self.registry.wait()
+        self.net.close()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def log_tail(self, lines=60):
+        with open(f"{self.dir}/server.log", errors="replace") as f:
+            return "".join(f.readlines()[-lines:])
+
+    # -- registry
+
+    def _start_registry(self):
+        config = {
+            "version": "0.1",
+            "log": {"level": "error"},
+            "storage": {"filesystem": {"rootdirectory": f"{self.dir}/registry"}},
+            "http": {"addr": f"127.0.0.1:{REGISTRY_PORT}"},
+        }
+        with open(f"{self.dir}/registry.yml", "w") as f:
+            json.dump(config, f)  # JSON is YAML
+        with open(f"{self.dir}/registries.yaml", "w") as f:
+            json.dump({"mirrors": {REGISTRY: {"endpoint": [f"http://127.0.0.1:{REGISTRY_PORT}"]}}}, f)
+        log = open(f"{self.dir}/registry.log", "wb")
+        self.registry = subprocess.Popen(
+            self.net.inside(["docker-registry", "serve", f"{self.dir}/registry.yml"]), stdout=log, stderr=log
+        )
+        # Pushed by a child inside the namespace: this process stays outside.
+        script = (
+            "import sys, images, json, time, urllib.request\n"
+            "base = f'http://127.0.0.1:{sys.argv[2]}'\n"
+            "for _ in range(200):\n"
+            "    try:\n"
+            "        urllib.request.urlopen(base + '/v2/', timeout=5); break\n"
+            "    except OSError: time.sleep(0.05)\n"
+            "for ref, image in images.build(sys.argv[1]).items():\n"
+            "    image.push(base, *ref.split(':'))\n"
+        )
+        env = dict(os.environ, PYTHONPATH=os.path.dirname(os.path.abspath(__file__)))
+        run(self.net.inside(["python3", "-c", script, self.app, REGISTRY_PORT]), env=env)
+
+    def image(self, ref):
+        """The name under which pods use a test image: `busybox:1.36`."""
+        return f"{REGISTRY}/{ref}"
+
+    # -- kubectl
+
+    def kubectl_args(self, *args, version=None, ns=None):
+        binary = f"{self.tools}/kubectl-{version}" if version else f"{self.tools}/kubectl-1.37"
+        where = ["-n", ns] if ns else []
+        return self.net.inside([binary, "--kubeconfig", self.kubeconfig, *where, *args])
+
+    def env(self):
+        return dict(os.environ, HOME=self.dir, KUBECACHEDIR=f"{self.dir}/cache", KUBE_EDITOR=os.environ.get("KUBE_EDITOR", "true"))
+
+    def kubectl(self, *args, input=None, check=True, timeout=60, version=None, ns=None, full=False, env=None):
+        """Runs kubectl and returns stdout (or, with `full`, the whole result)."""
+        environ = self.env() | (env or {})
+        done = run(
+            self.kubectl_args(*args, version=version, ns=ns), input=input, check=check, timeout=timeout, env=environ
+        )
+        return done if full else done.stdout
+
+    def get(self, *args, ns=None):
+        return json.loads(self.kubectl("get", *args, "-o", "json", ns=ns))
+
+    def apply(self, *objects, ns=None):
+        """Applies objects (dicts, or YAML text)."""
+        text = "\n---\n".join(o if isinstance(o, str) else json.dumps(o) for o in objects)
+        return self.kubectl("apply", "-f", "-", input=text, ns=ns)
+
+    @contextlib.contextmanager
+    def namespace(self, name):
+        """A namespace for one test; its end is part of the test."""
+        self.kubectl("create", "namespace", name)
+        wait("service account", lambda: self.kubectl("get", "sa", "default", ns=name))
+        try:
+            yield name
+        except BaseException:
+            self.explain(name)
+            raise
+        self.kubectl("delete", "namespace", name, "--timeout=90s", timeout=100)
+
+    def explain(self, ns):
+        """Prints what helps to understand a failure."""
+        for what in (["get", "all,events", "-o", "wide"], ["describe", "pods"]):
+            done = self.kubectl(*what, ns=ns, check=False, full=True)
+            print(f"--- kubectl {' '.join(what)} -n {ns}\n{done.stdout[-6000:]}{done.stderr[-500:]}")
+        print(f"--- server log\n{self.log_tail()}")
+
+
+def pod(name, image, command=None, **spec):
+    """A pod with one container. `container=dict` adds to the container, `labels=dict` sets labels."""
+    container = {"name": "main", "image": image, **spec.pop("container", {})}
+    if command:
+        container["command"] = command
+    labels = spec.pop("labels", {"app": name})
+    spec.setdefault("terminationGracePeriodSeconds", 1)
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {"containers": [container, *spec.pop("more", [])], **spec},
+    }
+
+
+def deployment(name, image, replicas, **container):
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": {"app": name}},
+            "template": {
+                "metadata": {"labels": {"app": name}},
+                "spec": {"containers": [{"name": "main", "image": image, **container}]},
+            },
+        },
+    }
