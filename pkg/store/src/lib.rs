@@ -6,6 +6,15 @@
 //! - An acknowledged durable write survives `kill -9` and power loss.
 //! - A watcher sees every event once, in order; progress is never announced before the events that it covers.
 
+mod eval;
+mod hub;
+mod leases;
+mod log;
+mod machine;
+pub mod memory;
+mod options;
 pub mod types;
 
+pub use eval::MAX_TXN_EVENTS;
+pub use options::Options;
 pub use types::*;

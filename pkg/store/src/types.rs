@@ -22,7 +22,7 @@ pub struct KeyValue {
 }
 
 /// Keys in `[start, end)`. An empty `end` means the single key `start`; `end == b"\0"` means everything from `start` on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyRange {
     pub start: Bytes,
     pub end: Bytes,
@@ -45,6 +45,29 @@ impl KeyRange {
             end.pop();
         }
         KeyRange { start, end: Bytes::from_static(b"\0") }
+    }
+
+    pub fn is_single(&self) -> bool {
+        self.end.is_empty()
+    }
+
+    /// The first key after the range; `None`: the range has no end.
+    pub fn end_bound(&self) -> Option<Bytes> {
+        if self.end.is_empty() {
+            let mut next = self.start.to_vec();
+            next.push(0);
+            Some(next.into())
+        } else if &self.end[..] == b"\0" {
+            None
+        } else {
+            Some(self.end.clone())
+        }
+    }
+
+    /// Is there a key that both could contain?
+    pub fn overlaps(&self, other: &KeyRange) -> bool {
+        let before = |end: Option<Bytes>, start: &Bytes| end.is_some_and(|end| end <= *start);
+        !before(self.end_bound(), &other.start) && !before(other.end_bound(), &self.start)
     }
 
     pub fn contains(&self, key: &[u8]) -> bool {
@@ -246,6 +269,17 @@ pub enum StoreError {
     WatchOverrun,
     #[error("the store is closed")]
     Closed,
+    #[error(
+        "the data directory {dir} is in use by process {holder}: stop that process, or choose another data directory"
+    )]
+    InUse { dir: String, holder: String },
+    #[error(
+        "the data directory {dir} has format {found} and this program reads format {supported}: use the version of the \
+         program that wrote it, or choose another data directory"
+    )]
+    Format { dir: String, found: String, supported: u32 },
+    #[error("a transaction writes {0} keys, more than the limit of {max}", max = crate::MAX_TXN_EVENTS)]
+    TooManyWrites(usize),
     #[error("the store is out of space")]
     NoSpace,
     #[error("the data are corrupt: {0}")]
@@ -266,7 +300,12 @@ pub trait Store: Send + Sync + 'static {
     async fn compact(&self, rev: Revision) -> Result<()>;
     /// The newest committed revision, and the oldest that is kept.
     async fn revisions(&self) -> Result<(Revision, Revision)>;
+    /// With `id` 0 the store chooses one.
     async fn lease_grant(&self, id: LeaseId, ttl_seconds: i64) -> Result<LeaseStatus>;
+    /// A lease that lives as keys of [`Durability::Ephemeral`] do: granting it writes nothing to the disk.
+    async fn lease_grant_ephemeral(&self, id: LeaseId, ttl_seconds: i64) -> Result<LeaseStatus> {
+        self.lease_grant(id, ttl_seconds).await
+    }
     async fn lease_revoke(&self, id: LeaseId) -> Result<()>;
     async fn lease_keep_alive(&self, id: LeaseId) -> Result<LeaseStatus>;
     async fn lease_status(&self, id: LeaseId) -> Result<LeaseStatus>;

@@ -1,0 +1,227 @@
+//! Delivers committed transactions to watchers.
+//!
+//! Invariants: a watcher gets whole transactions, each once, ascending; a watch from an old revision reads history until it
+//! has caught up and joins the live ones under the lock that publishing takes, so nothing falls between; progress is sent
+//! under that lock too, hence after what it covers. A live watcher always has one free place in its channel, kept for the
+//! error that ends it.
+
+use crate::{Event, KeyRange, Result, Revision, StoreError, Watch, WatchMessage, WatchRequest};
+use async_trait::async_trait;
+use parking_lot::{Condvar, Mutex};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::mpsc;
+
+pub(crate) type Committed = (Revision, Arc<[Event]>);
+type Sender = mpsc::Sender<Result<WatchMessage>>;
+
+/// How many events a watcher reads from history at a time.
+const PAGE: usize = 500;
+
+/// Where a watch from an old revision reads.
+#[async_trait]
+pub(crate) trait History: Send + Sync + 'static {
+    /// Transactions of `range` in `[from, to]`, ascending, and the revision through which they are complete.
+    async fn page(
+        &self,
+        range: &KeyRange,
+        from: Revision,
+        to: Revision,
+        limit: usize,
+    ) -> Result<(Vec<Committed>, Revision)>;
+}
+
+struct Watcher {
+    id: u64,
+    sender: Sender,
+    /// Events before it are not wanted: a watch may start in the future.
+    start: Revision,
+    wants_progress: Arc<AtomicBool>,
+}
+
+struct Inner {
+    published: Revision,
+    closed: bool,
+    next_id: u64,
+    /// Watchers of the same range share the events that were picked for it.
+    groups: HashMap<KeyRange, Vec<Watcher>>,
+}
+
+pub(crate) struct Hub {
+    inner: Mutex<Inner>,
+    moved: Condvar,
+    buffer: usize,
+}
+
+impl Hub {
+    pub fn new(published: Revision, buffer: usize) -> Self {
+        let inner = Inner { published, closed: false, next_id: 0, groups: HashMap::new() };
+        Hub { inner: Mutex::new(inner), moved: Condvar::new(), buffer }
+    }
+
+    /// The newest revision that readers and watchers may know of.
+    pub fn published(&self) -> Revision {
+        self.inner.lock().published
+    }
+
+    pub fn check_open(&self) -> Result<()> {
+        if self.inner.lock().closed { Err(StoreError::Closed) } else { Ok(()) }
+    }
+
+    /// Blocks the thread until `rev` is published: only for a reader that already sees it committed.
+    pub fn wait_for(&self, rev: Revision) -> Result<()> {
+        let mut inner = self.inner.lock();
+        while inner.published < rev {
+            if inner.closed {
+                return Err(StoreError::Closed);
+            }
+            self.moved.wait(&mut inner);
+        }
+        Ok(())
+    }
+
+    /// Hands committed transactions to the live watchers.
+    pub fn publish(&self, committed: &[Committed]) {
+        let mut inner = self.inner.lock();
+        for (rev, events) in committed {
+            inner.groups.retain(|range, watchers| {
+                if let Some(picked) = pick(range, events) {
+                    watchers.retain(|w| w.deliver(*rev, &picked));
+                }
+                !watchers.is_empty()
+            });
+            inner.published = *rev;
+        }
+        self.moved.notify_all();
+    }
+
+    /// Ends every watch; nothing is published any more.
+    pub fn close(&self) {
+        let mut inner = self.inner.lock();
+        inner.closed = true;
+        for watcher in inner.groups.drain().flat_map(|(_, watchers)| watchers) {
+            let _ = watcher.sender.try_send(Err(StoreError::Closed));
+        }
+        self.moved.notify_all();
+    }
+
+    /// Joins the live watchers if everything before `start` has been delivered, that is, if `start` is yet to come.
+    fn join(&self, range: &KeyRange, start: Revision, sender: &Sender, progress: &Arc<AtomicBool>) -> Result<bool> {
+        let mut inner = self.inner.lock();
+        if inner.closed {
+            return Err(StoreError::Closed);
+        }
+        if start <= inner.published {
+            return Ok(false);
+        }
+        inner.next_id += 1;
+        let watcher =
+            Watcher { id: inner.next_id, sender: sender.clone(), start, wants_progress: Arc::clone(progress) };
+        watcher.send_progress(inner.published);
+        inner.groups.entry(range.clone()).or_default().push(watcher);
+        Ok(true)
+    }
+
+    fn progress(&self, range: &KeyRange, wants: &Arc<AtomicBool>) {
+        wants.store(true, Ordering::SeqCst);
+        let inner = self.inner.lock();
+        let mine = |w: &&Watcher| Arc::ptr_eq(&w.wants_progress, wants);
+        if let Some(watcher) = inner.groups.get(range).and_then(|ws| ws.iter().find(mine)) {
+            watcher.send_progress(inner.published);
+        }
+    }
+
+    pub async fn watch(self: &Arc<Self>, history: Arc<dyn History>, req: WatchRequest) -> Result<Watch> {
+        let (sender, receiver) = mpsc::channel(self.buffer + 2);
+        let wants = Arc::new(AtomicBool::new(false));
+        let start = if req.start > 0 { req.start } else { self.published() + 1 };
+        if !self.join(&req.range, start, &sender, &wants)? {
+            // The first page is read here so that a compacted start is the caller's error and not the stream's.
+            let replay =
+                Replay { hub: Arc::clone(self), history, range: req.range.clone(), sender, wants: wants.clone() };
+            let first = replay.page(start).await?;
+            tokio::spawn(replay.run(first));
+        }
+        let hub = Arc::downgrade(self);
+        let request_progress = Arc::new(move || {
+            if let Some(hub) = hub.upgrade() {
+                hub.progress(&req.range, &wants);
+            }
+        });
+        Ok(Watch { receiver, request_progress })
+    }
+}
+
+/// The events of the range; all of them without a copy.
+fn pick(range: &KeyRange, events: &Arc<[Event]>) -> Option<Arc<[Event]>> {
+    let n = events.iter().filter(|e| range.contains(&e.kv.key)).count();
+    match n {
+        0 => None,
+        n if n == events.len() => Some(Arc::clone(events)),
+        _ => Some(events.iter().filter(|e| range.contains(&e.kv.key)).cloned().collect()),
+    }
+}
+
+impl Watcher {
+    /// False: this watcher has ended.
+    fn deliver(&self, rev: Revision, events: &Arc<[Event]>) -> bool {
+        if rev < self.start {
+            return !self.sender.is_closed();
+        }
+        // One place is kept for the error.
+        if self.sender.capacity() <= 1 {
+            tracing::warn!(watcher = self.id, revision = rev, "a watcher fell too far behind and is ended");
+            let _ = self.sender.try_send(Err(StoreError::WatchOverrun));
+            return false;
+        }
+        self.sender.try_send(Ok(WatchMessage::Events(rev, Arc::clone(events)))).is_ok()
+    }
+
+    /// When the channel is full the wish is kept for later: events go first.
+    fn send_progress(&self, published: Revision) {
+        if self.sender.capacity() > 1 && self.wants_progress.swap(false, Ordering::SeqCst) {
+            let _ = self.sender.try_send(Ok(WatchMessage::Progress(published)));
+        }
+    }
+}
+
+/// A watcher that still reads history.
+struct Replay {
+    hub: Arc<Hub>,
+    history: Arc<dyn History>,
+    range: KeyRange,
+    sender: Sender,
+    wants: Arc<AtomicBool>,
+}
+
+impl Replay {
+    async fn page(&self, from: Revision) -> Result<(Vec<Committed>, Revision)> {
+        let to = self.hub.published();
+        self.history.page(&self.range, from, to, PAGE).await
+    }
+
+    async fn run(self, first: (Vec<Committed>, Revision)) {
+        if let Err(e) = self.follow(first).await {
+            let _ = self.sender.send(Err(e)).await;
+        }
+    }
+
+    /// Ends when the watcher has joined the live ones or is gone.
+    async fn follow(&self, mut page: (Vec<Committed>, Revision)) -> Result<()> {
+        loop {
+            for (rev, events) in page.0 {
+                // Two places, one used: a live watcher needs one left.
+                let Ok(mut places) = self.sender.reserve_many(2).await else { return Ok(()) };
+                if let Some(place) = places.next() {
+                    place.send(Ok(WatchMessage::Events(rev, events)));
+                }
+            }
+            let next = page.1 + 1;
+            if self.hub.join(&self.range, next, &self.sender, &self.wants)? {
+                return Ok(());
+            }
+            page = self.page(next).await?;
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Leases: how long each has left and which keys end with it. What is durable about them is the backend's business.
+
+use crate::{Event, LeaseId, LeaseStatus, Result, StoreError};
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use std::collections::{BTreeSet, HashMap};
+
+struct Lease {
+    ttl: i64,
+    expires: Timestamp,
+    keys: BTreeSet<Bytes>,
+}
+
+/// Seconds; longer ones would overflow the calendar. etcd has the same limit.
+const MAX_TTL: i64 = 9_000_000_000;
+
+#[derive(Default)]
+pub(crate) struct Leases {
+    all: HashMap<LeaseId, Lease>,
+    by_expiry: BTreeSet<(Timestamp, LeaseId)>,
+}
+
+impl Leases {
+    pub fn contains(&self, id: LeaseId) -> bool {
+        self.all.contains_key(&id)
+    }
+
+    pub fn ids(&self) -> Vec<LeaseId> {
+        let mut ids: Vec<_> = self.all.keys().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// A lease id that is not taken.
+    pub fn unused_id(&self) -> LeaseId {
+        loop {
+            let id = (rand::random::<u64>() >> 1) as i64;
+            if id != 0 && !self.contains(id) {
+                return id;
+            }
+        }
+    }
+
+    pub fn grant(&mut self, id: LeaseId, ttl: i64, now: Timestamp) -> LeaseStatus {
+        let ttl = ttl.clamp(1, MAX_TTL);
+        let expires = after(now, ttl);
+        self.by_expiry.insert((expires, id));
+        self.all.insert(id, Lease { ttl, expires, keys: BTreeSet::new() });
+        LeaseStatus { id, granted_ttl: ttl, ttl, keys: Vec::new() }
+    }
+
+    pub fn keep_alive(&mut self, id: LeaseId, now: Timestamp) -> Result<LeaseStatus> {
+        let lease = self.all.get_mut(&id).ok_or(StoreError::LeaseNotFound(id))?;
+        self.by_expiry.remove(&(lease.expires, id));
+        lease.expires = after(now, lease.ttl);
+        self.by_expiry.insert((lease.expires, id));
+        Ok(LeaseStatus { id, granted_ttl: lease.ttl, ttl: lease.ttl, keys: Vec::new() })
+    }
+
+    pub fn status(&self, id: LeaseId, now: Timestamp) -> Result<LeaseStatus> {
+        let lease = self.all.get(&id).ok_or(StoreError::LeaseNotFound(id))?;
+        let left = lease.expires.duration_since(now).as_secs().max(0);
+        Ok(LeaseStatus { id, granted_ttl: lease.ttl, ttl: left, keys: lease.keys.iter().cloned().collect() })
+    }
+
+    pub fn keys(&self, id: LeaseId) -> Vec<Bytes> {
+        self.all.get(&id).map(|l| l.keys.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    pub fn remove(&mut self, id: LeaseId) {
+        if let Some(lease) = self.all.remove(&id) {
+            self.by_expiry.remove(&(lease.expires, id));
+        }
+    }
+
+    pub fn attach(&mut self, id: LeaseId, key: Bytes) {
+        if let Some(lease) = self.all.get_mut(&id) {
+            lease.keys.insert(key);
+        }
+    }
+
+    /// Moves keys between leases as committed events say.
+    pub fn apply(&mut self, events: &[Event]) {
+        for event in events {
+            let before = event.prev.as_ref().map_or(0, |p| p.lease);
+            if before == event.kv.lease {
+                continue;
+            }
+            if let Some(lease) = self.all.get_mut(&before) {
+                lease.keys.remove(&event.kv.key);
+            }
+            if event.kv.lease != 0 {
+                self.attach(event.kv.lease, event.kv.key.clone());
+            }
+        }
+    }
+
+    pub fn next_expiry(&self) -> Option<Timestamp> {
+        self.by_expiry.first().map(|(t, _)| *t)
+    }
+
+    pub fn expired(&self, now: Timestamp) -> Vec<LeaseId> {
+        self.by_expiry.iter().take_while(|(t, _)| *t <= now).map(|(_, id)| *id).collect()
+    }
+
+    pub fn has_expired(&self, id: LeaseId, now: Timestamp) -> bool {
+        self.all.get(&id).is_some_and(|l| l.expires <= now)
+    }
+}
+
+fn after(now: Timestamp, seconds: i64) -> Timestamp {
+    now.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
+}
