@@ -1,0 +1,65 @@
+"""After `cleanup` the machine is as before."""
+
+import os
+import re
+
+from harness import NODE_IP, deployment, run, wait
+
+
+def machine(cluster):
+    """Everything that a cluster may leave behind, as text lines."""
+    found = set()
+    with open("/proc/self/mountinfo") as f:
+        found |= {"mount " + line.split()[4] for line in f}
+    inside = lambda *a: run(cluster.net.inside(a)).stdout  # noqa: E731
+    found |= {"link " + re.split(r"[:@]", line)[1].strip() for line in inside("ip", "-o", "link").splitlines()}
+    found |= {"table " + line for line in inside("nft", "list", "tables").splitlines()}
+    found |= {"route " + line.strip() for line in inside("ip", "route", "show", "table", "all").splitlines()}
+    found |= {"rule " + line.strip() for line in inside("ip", "rule").splitlines()}
+    for top, dirs, _ in os.walk("/sys/fs/cgroup"):
+        found |= {f"cgroup {top}/{d}" for d in dirs}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as f:
+                command = f.read().replace(b"\0", b" ").decode(errors="replace").strip()
+        except OSError:
+            continue
+        if "isopod" in command or "/bin/app" in command:
+            if str(os.getpid()) != pid and "e2e/run.py" not in command and "docker-registry" not in command and "make " not in command:
+                found.add(f"process {command}")
+    for top in ("/run", "/var/lib", "/var/log", "/etc", "/tmp"):
+        found |= {f"directory {top}/{d}" for d in os.listdir(top)}
+    return found
+
+
+def test_cleanup_leaves_the_machine_as_before(fresh):
+    cluster = fresh()
+    try:
+        before = machine(cluster)
+        cluster.start()
+        cluster.apply(deployment("web", cluster.image("app:v1"), 3, ports=[{"containerPort": 8080}]), ns="default")
+        cluster.kubectl("expose", "deployment", "web", "--port=80", "--target-port=8080", "--type=NodePort")
+        cluster.kubectl("rollout", "status", "deployment/web", "--timeout=60s", timeout=70)
+        port = cluster.get("service", "web")["spec"]["ports"][0]["nodePort"]
+        wait("node port", lambda: run(cluster.net.outside(["curl", "-sS", "--max-time", "5", f"http://{NODE_IP}:{port}/"])).stdout)
+        assert machine(cluster) - before, "a running cluster shows in what this test looks at"
+        # The server is gone without a word: cleanup must find everything by itself.
+        cluster.kill()
+        said = cluster.cleanup()
+        left = machine(cluster) - before
+        assert not left, f"left behind: {sorted(left)}\ncleanup said: {said}"
+        assert not os.path.exists(cluster.data), "the data directory is there"
+        assert not before - machine(cluster), f"took away what was not its own: {before - machine(cluster)}"
+        cluster.starts = 0
+    finally:
+        cluster.close()
+
+
+def test_cleanup_refuses_while_the_server_runs(fresh):
+    cluster = fresh().start()
+    try:
+        done = run(cluster.net.inside([cluster.isopod, "cleanup", "--yes", "--data-dir", cluster.data, "--cgroup-root", cluster.cgroup]), check=False)
+        assert done.returncode != 0 and "running" in done.stderr, done
+        assert cluster.kubectl("get", "--raw", "/readyz").strip() == "ok"
+    finally:
+        cluster.close()

@@ -1,0 +1,203 @@
+"""What pods are promised: init containers, probes, hooks, volumes, environment, security, limits, exit codes."""
+
+import json
+
+from harness import deployment, pod, run, wait
+
+
+def phase(cluster, ns, name, want, timeout=60):
+    cluster.kubectl("wait", f"--for=jsonpath={{.status.phase}}={want}", f"pod/{name}", f"--timeout={timeout}s", ns=ns, timeout=timeout + 10)
+    return cluster.get("pod", name, ns=ns)
+
+
+def shell(cluster, name, script, **spec):
+    return pod(name, cluster.image("busybox:1.36"), ["sh", "-c", script], **spec)
+
+
+def once(cluster, ns, name, script, **spec):
+    """Runs a pod to its end and returns its log."""
+    cluster.apply(shell(cluster, name, script, restartPolicy="Never", **spec), ns=ns)
+    phase(cluster, ns, name, "Succeeded")
+    return cluster.kubectl("logs", name, ns=ns)
+
+
+def test_init_containers_run_in_order(cluster):
+    with cluster.namespace("init") as ns:
+        share = {"volumeMounts": [{"name": "share", "mountPath": "/share"}]}
+        image = cluster.image("busybox:1.36")
+        inits = [{"name": f"i{n}", "image": image, "command": ["sh", "-c", f"echo {n} >> /share/order"], **share} for n in (1, 2)]
+        log = once(cluster, ns, "main", "cat /share/order; echo main", container=share, initContainers=inits, volumes=[{"name": "share", "emptyDir": {}}])
+        assert log.split() == ["1", "2", "main"], log
+        fails = [{"name": "bad", "image": image, "command": ["false"]}]
+        cluster.apply(shell(cluster, "never", "echo no", restartPolicy="Never", initContainers=fails), ns=ns)
+        got = phase(cluster, ns, "never", "Failed")
+        assert got["status"]["initContainerStatuses"][0]["state"]["terminated"]["exitCode"] == 1
+
+
+def test_restart_policies_and_exit_codes(cluster):
+    with cluster.namespace("restart") as ns:
+        cluster.apply(shell(cluster, "fails", "echo why > /dev/termination-log; exit 3", restartPolicy="Never"), ns=ns)
+        ended = phase(cluster, ns, "fails", "Failed")["status"]["containerStatuses"][0]["state"]["terminated"]
+        assert (ended["exitCode"], ended["reason"], ended["message"].strip()) == (3, "Error", "why"), ended
+        cluster.apply(shell(cluster, "again", "exit 1"), ns=ns)
+        state = lambda: cluster.get("pod", "again", ns=ns)["status"]["containerStatuses"][0]  # noqa: E731
+        wait("CrashLoopBackOff", lambda: state()["state"].get("waiting", {}).get("reason") == "CrashLoopBackOff")
+        assert state()["restartCount"] >= 1 and state()["lastState"]["terminated"]["exitCode"] == 1
+        cluster.apply(pod("no-image", cluster.image("nothing:1")), ns=ns)
+        waiting = lambda: cluster.get("pod", "no-image", ns=ns)["status"]["containerStatuses"][0]["state"]["waiting"]["reason"]  # noqa: E731
+        wait("image errors", lambda: waiting() in ("ErrImagePull", "ImagePullBackOff"))
+        cluster.apply(pod("no-program", cluster.image("busybox:1.36"), ["/no/such"], restartPolicy="Never"), ns=ns)
+        failed = phase(cluster, ns, "no-program", "Failed")["status"]["containerStatuses"][0]["state"]["terminated"]
+        assert failed["exitCode"] in (127, 128) and "/no/such" in failed.get("message", ""), failed
+
+
+def test_probes(cluster):
+    with cluster.namespace("probes") as ns:
+        probe = {"exec": {"command": ["test", "-e", "/tmp/ok"]}, "periodSeconds": 1, "failureThreshold": 1}
+        cluster.apply(shell(cluster, "ready", "sleep 1000", container={"readinessProbe": probe}), ns=ns)
+        phase(cluster, ns, "ready", "Running")
+        assert cluster.get("pod", "ready", ns=ns)["status"]["containerStatuses"][0]["ready"] is False
+        cluster.kubectl("exec", "ready", "--", "touch", "/tmp/ok", ns=ns)
+        cluster.kubectl("wait", "--for=condition=Ready", "pod/ready", "--timeout=30s", ns=ns, timeout=40)
+        cluster.kubectl("exec", "ready", "--", "rm", "/tmp/ok", ns=ns)
+        cluster.kubectl("wait", "--for=condition=Ready=false", "pod/ready", "--timeout=30s", ns=ns, timeout=40)
+        live = {"httpGet": {"path": "/nothing", "port": 8080}, "periodSeconds": 1, "failureThreshold": 2}
+        quick = [{"name": "DRAIN_SECONDS", "value": "0"}]
+        cluster.apply(pod("sick", cluster.image("app:v1"), container={"livenessProbe": live, "env": quick}), ns=ns)
+        restarts = lambda: cluster.get("pod", "sick", ns=ns)["status"]["containerStatuses"][0]["restartCount"]  # noqa: E731
+        wait("liveness restarts it", lambda: restarts() >= 1)
+        assert "Liveness probe failed: HTTP probe failed with statuscode: 404" in cluster.kubectl("describe", "pod", "sick", ns=ns)
+        starts = {"tcpSocket": {"port": 8080}, "periodSeconds": 1}
+        cluster.apply(pod("starts", cluster.image("app:v1"), container={"startupProbe": starts, "env": quick}), ns=ns)
+        cluster.kubectl("wait", "--for=condition=Ready", "pod/starts", "--timeout=30s", ns=ns, timeout=40)
+
+
+def test_hooks_and_grace(cluster):
+    with cluster.namespace("hooks") as ns:
+        hooks = {
+            "postStart": {"exec": {"command": ["sh", "-c", "echo started > /share/post"]}},
+            "preStop": {"exec": {"command": ["sh", "-c", "echo stopping > /share/pre"]}},
+        }
+        share = {"volumeMounts": [{"name": "share", "mountPath": "/share"}]}
+        volumes = [{"name": "share", "hostPath": {"path": f"{cluster.dir}/hooks", "type": "DirectoryOrCreate"}}]
+        script = "trap 'echo term > /share/term; exit 0' TERM; while true; do sleep 0.1; done"
+        cluster.apply(shell(cluster, "polite", script, container={"lifecycle": hooks, **share}, volumes=volumes, terminationGracePeriodSeconds=20), ns=ns)
+        cluster.kubectl("wait", "--for=condition=Ready", "pod/polite", "--timeout=30s", ns=ns, timeout=40)
+        cluster.kubectl("delete", "pod", "polite", ns=ns)
+        for name, text in (("post", "started"), ("pre", "stopping"), ("term", "term")):
+            with open(f"{cluster.dir}/hooks/{name}") as f:
+                assert f.read().strip() == text
+
+
+def test_volumes_and_their_updates(cluster):
+    with cluster.namespace("volumes") as ns:
+        k = lambda *a, **kw: cluster.kubectl(*a, ns=ns, **kw)  # noqa: E731
+        k("create", "configmap", "settings", "--from-literal=key=one")
+        k("create", "secret", "generic", "hidden", "--from-literal=word=s3cret")
+        mounts = [{"name": n, "mountPath": f"/{n}"} for n in ("settings", "hidden", "about", "all", "scratch")]
+        volumes = [
+            {"name": "settings", "configMap": {"name": "settings"}},
+            {"name": "hidden", "secret": {"secretName": "hidden", "defaultMode": 0o400}},
+            {"name": "about", "downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}},
+            {"name": "all", "projected": {"sources": [{"configMap": {"name": "settings", "items": [{"key": "key", "path": "a/b"}]}}, {"serviceAccountToken": {"path": "token", "audience": "me"}}]}},
+            {"name": "scratch", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
+        ]
+        cluster.apply(shell(cluster, "reader", "sleep 1000", container={"volumeMounts": mounts}, volumes=volumes), ns=ns)
+        k("wait", "--for=condition=Ready", "pod/reader", "--timeout=30s", timeout=40)
+        cat = lambda path: k("exec", "reader", "--", "cat", path).strip()  # noqa: E731
+        assert (cat("/settings/key"), cat("/hidden/word"), cat("/all/a/b")) == ("one", "s3cret", "one")
+        assert 'app="reader"' in cat("/about/labels") and cat("/all/token").count(".") == 2
+        assert "tmpfs" in k("exec", "reader", "--", "sh", "-c", "grep ' /scratch ' /proc/mounts")
+        assert k("exec", "reader", "--", "stat", "-L", "-c", "%a", "/hidden/word").strip() == "400"
+        k("patch", "configmap", "settings", "-p", '{"data":{"key":"two"}}')
+        k("label", "pod", "reader", "new=yes")
+        wait("the volume follows", lambda: cat("/settings/key") == "two" and cat("/all/a/b") == "two" and 'new="yes"' in cat("/about/labels"), 90)
+        token = cat("/var/run/secrets/kubernetes.io/serviceaccount/token")
+        assert token.count(".") == 2 and cat("/var/run/secrets/kubernetes.io/serviceaccount/namespace") == ns
+        assert "BEGIN CERTIFICATE" in cat("/var/run/secrets/kubernetes.io/serviceaccount/ca.crt")
+
+
+def test_environment_and_names(cluster):
+    with cluster.namespace("env") as ns:
+        cluster.kubectl("create", "configmap", "settings", "--from-literal=FROM=map", ns=ns)
+        env = [
+            {"name": "A", "value": "1"},
+            {"name": "B", "value": "$(A)2$$(A)"},
+            {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+            {"name": "CPU", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}},
+        ]
+        extra = {"env": env, "envFrom": [{"configMapRef": {"name": "settings"}}], "resources": {"limits": {"cpu": "2"}}}
+        log = once(cluster, ns, "speak", "echo $A $B $IP $CPU $FROM $KUBERNETES_SERVICE_HOST; hostname -f; cat /etc/hosts", container=extra, hostname="me", subdomain="sub", hostAliases=[{"ip": "192.0.2.77", "hostnames": ["other"]}])
+        words = log.split()
+        ip = cluster.get("pod", "speak", ns=ns)["status"]["podIP"]
+        assert words[:2] == ["1", "12$(A)"] and words[2] == ip and words[3:5] == ["2", "map"], log
+        assert words[5] == cluster.get("service", "kubernetes", ns="default")["spec"]["clusterIP"], log
+        assert f"me.sub.{ns}.svc.cluster.local" in log and "192.0.2.77\tother" in log, log
+
+
+def test_security_context(cluster):
+    with cluster.namespace("security") as ns:
+        strict = {"runAsUser": 1000, "runAsGroup": 3000, "readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+        log = once(cluster, ns, "strict", "id; touch /x 2>&1; grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/self/status", container={"securityContext": strict}, securityContext={"supplementalGroups": [4000], "fsGroup": 5000})
+        assert "uid=1000(app) gid=3000 groups=" in log and "4000" in log and "5000" in log, log
+        assert "Read-only file system" in log and "CapEff:\t0000000000000000" in log and "NoNewPrivs:\t1" in log, log
+        log = once(cluster, ns, "plain", "id -u; grep -E 'CapEff|Seccomp:' /proc/self/status; ls -d /etc/removed /etc/from-below 2>&1")
+        assert log.startswith("0\n") and "CapEff:\t00000000a80425fb" in log and "Seccomp:\t2" in log, log
+        cluster.apply(pod("nobody", cluster.image("app:v1"), container={"securityContext": {"runAsNonRoot": True, "runAsUser": 0}}), ns=ns)
+        waiting = lambda: cluster.get("pod", "nobody", ns=ns)["status"]["containerStatuses"][0]["state"]["waiting"]  # noqa: E731
+        wait("refused", lambda: waiting()["reason"] == "CreateContainerConfigError" and "runAsNonRoot" in waiting()["message"])
+        host = once(cluster, ns, "host", "hostname; ip -o addr show eth0", hostNetwork=True)
+        assert "192.0.2.2" in host, host
+
+
+def test_limits_and_out_of_memory(cluster):
+    with cluster.namespace("limits") as ns:
+        limits = {"resources": {"limits": {"memory": "32Mi", "cpu": "250m"}, "requests": {"cpu": "100m", "memory": "16Mi"}}}
+        cluster.apply(shell(cluster, "eater", "x=a; while true; do x=$x$x; done", restartPolicy="Never", container=limits), ns=ns)
+        ended = phase(cluster, ns, "eater", "Failed")["status"]["containerStatuses"][0]["state"]["terminated"]
+        assert ended["reason"] == "OOMKilled" and ended["exitCode"] == 137, ended
+        cluster.apply(shell(cluster, "modest", "sleep 1000", container=limits), ns=ns)
+        got = phase(cluster, ns, "modest", "Running")
+        assert got["status"]["qosClass"] == "Burstable"
+        found = run(["find", "/sys/fs/cgroup", "-path", f"*{cluster.cgroup}*{got['metadata']['uid'].replace('-', '*')}*", "-name", "cpu.cfs_quota_us"]).stdout.split()
+        quotas = {open(f).read().strip() for f in found}
+        if found:  # cgroup v1
+            assert "25000" in quotas, (found, quotas)
+
+
+def test_unschedulable_pods_say_why(cluster):
+    with cluster.namespace("big") as ns:
+        cluster.apply(pod("big", cluster.image("app:v1"), container={"resources": {"requests": {"cpu": "500"}}}), ns=ns)
+        wait("why", lambda: "0/1 nodes are available: 1 Insufficient cpu." in cluster.kubectl("describe", "pod", "big", ns=ns))
+        cluster.apply(pod("picky", cluster.image("app:v1"), nodeSelector={"disk": "fast"}), ns=ns)
+        wait("why", lambda: "didn't match Pod's node affinity/selector" in cluster.kubectl("describe", "pod", "picky", ns=ns))
+        cluster.kubectl("label", "node", "box", "disk=fast")
+        cluster.kubectl("wait", "--for=condition=Ready", "pod/picky", "--timeout=60s", ns=ns, timeout=70)
+        cluster.kubectl("label", "node", "box", "disk-")
+
+
+def test_image_commands(cluster):
+    import images
+
+    archive = f"{cluster.dir}/archive.tar"
+    images.build(cluster.app)["busybox:1.36"].archive(archive, "example.test/imported:1")
+    image = lambda *a: run(cluster.net.inside([cluster.isopod, "image", "--data-dir", cluster.data, "--private-registry", f"{cluster.dir}/registries.yaml", *a])).stdout  # noqa: E731
+    image("import", archive)
+    assert "example.test/imported" in image("ls")
+    with cluster.namespace("imported") as ns:
+        cluster.apply(pod("local", "example.test/imported:1", ["sleep", "1000"], container={"imagePullPolicy": "Never"}), ns=ns)
+        cluster.kubectl("wait", "--for=condition=Ready", "pod/local", "--timeout=30s", ns=ns, timeout=40)
+    image("pull", cluster.image("app:v2"))
+    image("rm", "example.test/imported:1")
+    assert "example.test/imported" not in image("ls")
+
+
+def test_objects_of_every_kind_are_served(cluster):
+    """Every listable resource answers a list, as a table and as JSON."""
+    names = cluster.kubectl("api-resources", "--verbs=list", "-o", "name").split()
+    assert len(names) > 50, names
+    for name in names:
+        assert json.loads(cluster.kubectl("get", name, "-A", "-o", "json"))["kind"] == "List", name
+    with cluster.namespace("quiet") as ns:
+        cluster.apply(deployment("web", cluster.image("app:v1"), 0), ns=ns)
+        wait("observed", lambda: cluster.get("deployment", "web", ns=ns)["status"].get("observedGeneration") == 1)
