@@ -60,6 +60,8 @@ pub type Constraints = Option<Arc<Value>>;
 pub struct List {
     pub item: Node,
     pub list_type: ListType,
+    /// The schema states the list type; else `Atomic` is only what its absence means.
+    pub list_type_stated: bool,
     /// `x-kubernetes-list-map-keys`.
     pub map_keys: Vec<String>,
     /// `nullable` items of a CRD.
@@ -75,6 +77,7 @@ impl List {
         List {
             item,
             list_type: ListType::Atomic,
+            list_type_stated: false,
             map_keys: Vec::new(),
             nullable_items: false,
             wrapped: false,
@@ -131,6 +134,13 @@ pub struct Field {
     /// A default from the schema (`+default`, or a CRD's).
     pub default: Option<Value>,
     pub nullable: bool,
+    /// `x-kubernetes-map-type: atomic` at this place, of an object whose definition does not say so.
+    pub atomic: bool,
+    /// OpenAPI v3 shows a zero default (`""`, `0`, `{}`), which is no default.
+    pub zero_default: bool,
+    /// Names of the Go structs that are inlined on the way to the field (`VolumeSource`, `TypeMeta`), else empty: type
+    /// errors show them.
+    pub embedded: Box<str>,
     /// The name of Go's type where it is a named scalar or slice (`v1.RestartPolicy`): type errors show it.
     pub go_type: Option<Box<str>>,
     pub constraints: Constraints,
@@ -151,6 +161,9 @@ impl Field {
             patch: PatchStrategy::default(),
             default: None,
             nullable: false,
+            atomic: false,
+            zero_default: false,
+            embedded: Box::default(),
             go_type: None,
             constraints: None,
         }
@@ -221,7 +234,7 @@ impl ObjectRef {
     /// The object. One that was never set is an object that takes anything.
     pub fn get(&self) -> &Arc<Object> {
         self.0.cell.get_or_init(|| match self.0.row {
-            Some(row) => crate::facts::builtin().build(row),
+            Some(row) => crate::facts::build(row),
             None => Arc::new(Object { preserve_unknown: true, ..Object::default() }),
         })
     }
