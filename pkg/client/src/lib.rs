@@ -1,2 +1,23 @@
-//! How everything outside the API server speaks to it: a `kube::Client` whose transport is TLS or an in-process service,
-//! shared informers, work queue, events, leases and the tunnel's agent side. Nobody above can tell the transports apart.
+//! Clients of the API server: transports, API calls, shared informers, work queues, events, leases and the agent's end of
+//! the tunnel.
+//!
+//! Invariants: nobody above this crate can tell whether the API server is in this process or behind TLS; nothing here knows
+//! which controller uses it.
+
+pub mod calls;
+pub mod error;
+pub mod events;
+pub mod informer;
+pub mod lease;
+pub mod queue;
+pub mod resource;
+pub mod transport;
+pub mod tunnel;
+pub mod views;
+mod watch;
+
+pub use calls::{Calls, Delete, Patch, Preconditions, Propagation};
+pub use error::Error;
+pub use informer::{Change, Informer, Informers, View};
+pub use resource::{ListScope, Resource};
+pub use transport::{in_process, tls};

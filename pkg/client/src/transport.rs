@@ -1,0 +1,48 @@
+//! The two ways to reach the API server: a `tower` service in this process, or TLS to a kubeconfig's server.
+
+use crate::Error;
+use http::{Request, Response};
+use isopod_api::UserInfo;
+use kube::client::{Body, ClientBuilder};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use std::path::Path;
+use tower::{BoxError, Service, ServiceExt};
+
+/// A client whose requests go straight to `service` as `user`. Must be called within a tokio runtime.
+///
+/// The identity travels in the request's extensions, which no remote peer can set.
+pub fn in_process<S, B>(service: S, user: UserInfo) -> Client
+where
+    S: Service<Request<Body>, Response = Response<B>> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let service = service.map_request(move |mut request: Request<Body>| {
+        request.extensions_mut().insert(user.clone());
+        request
+    });
+    Client::new(service, "default")
+}
+
+/// A client of the server in a kubeconfig file. `user_agent` says which program asks.
+pub async fn tls(kubeconfig: &Path, user_agent: &str) -> Result<Client, Error> {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig).map_err(Error::Kubeconfig)?;
+    from_kubeconfig(kubeconfig, user_agent).await
+}
+
+/// As [`tls`], from a kubeconfig that is already read.
+pub async fn from_kubeconfig(kubeconfig: Kubeconfig, user_agent: &str) -> Result<Client, Error> {
+    let options = KubeConfigOptions::default();
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(Error::Kubeconfig)?;
+    // Watches are quiet for minutes: their own deadline ends them, not the transport's.
+    config.read_timeout = None;
+    // Who calls decides what to try again: a create that timed out may have happened.
+    config.default_retry = false;
+    if let Ok(agent) = http::HeaderValue::from_str(user_agent) {
+        config.headers.push((http::header::USER_AGENT, agent));
+    }
+    Ok(ClientBuilder::try_from(config).map_err(Error::Client)?.build())
+}

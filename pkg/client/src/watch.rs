@@ -1,0 +1,179 @@
+//! Reading collections: paged lists, and watches decoded event by event from the stream's bytes.
+
+use crate::calls::{call, status_of};
+use crate::informer::View;
+use crate::resource::Query;
+use crate::{Error, ListScope, Resource};
+use bytes::{Buf, BytesMut};
+use http::{Method, Request, header};
+use http_body_util::BodyExt;
+use kube::Client;
+use kube::client::Body;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+/// Objects a page: bounds the memory of one answer.
+const PAGE: &str = "500";
+
+/// A whole list and the revision that it is from.
+pub(crate) struct Listed<T> {
+    pub items: Vec<T>,
+    pub resource_version: String,
+}
+
+#[derive(Deserialize)]
+struct Page<T> {
+    metadata: PageMeta,
+    #[serde(default = "none")]
+    items: Option<Vec<T>>,
+}
+
+fn none<T>() -> Option<T> {
+    None
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct PageMeta {
+    resource_version: String,
+    #[serde(rename = "continue")]
+    token: String,
+}
+
+/// Lists everything in `scope`. When a continue token expires under way, the list starts again in one piece.
+pub(crate) async fn list<T: DeserializeOwned>(
+    client: &Client,
+    resource: &Resource,
+    scope: &ListScope,
+) -> Result<Listed<T>, Error> {
+    let path = resource.collection(&scope.namespace);
+    let (mut items, mut token, mut limit) = (Vec::new(), String::new(), PAGE);
+    loop {
+        let query = Query::default().scope(scope).set("limit", limit).set("continue", &token).on(&path);
+        let page: Page<T> = match call(client, Method::GET, &query, None).await {
+            Err(e) if e.is_expired() && !token.is_empty() => {
+                items.clear();
+                token.clear();
+                limit = "";
+                continue;
+            }
+            other => other?,
+        };
+        items.extend(page.items.unwrap_or_default());
+        token = page.metadata.token;
+        if token.is_empty() {
+            return Ok(Listed { items, resource_version: page.metadata.resource_version });
+        }
+    }
+}
+
+/// One event of a watch.
+#[derive(Debug)]
+pub(crate) enum Event<T> {
+    Applied(T),
+    Deleted(T),
+    /// Everything up to this revision has been seen.
+    Bookmark(String),
+}
+
+/// An open watch.
+pub(crate) struct Stream {
+    what: String,
+    body: Body,
+    buffer: BytesMut,
+    /// How much of the buffer is known to hold no newline.
+    searched: usize,
+}
+
+#[derive(Deserialize)]
+struct Wire<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct BookmarkObject {
+    metadata: PageMeta,
+}
+
+/// Opens a watch from `resource_version` on that the server ends after `timeout_seconds`.
+pub(crate) async fn watch(
+    client: &Client,
+    resource: &Resource,
+    scope: &ListScope,
+    resource_version: &str,
+    timeout_seconds: u64,
+) -> Result<Stream, Error> {
+    let path = Query::default()
+        .set("watch", "true")
+        .set("allowWatchBookmarks", "true")
+        .set("resourceVersion", resource_version)
+        .set("timeoutSeconds", &timeout_seconds.to_string())
+        .scope(scope)
+        .on(&resource.collection(&scope.namespace));
+    let request = Request::get(&path)
+        .header(header::ACCEPT, "application/json")
+        .body(Body::empty())
+        .map_err(|source| Error::Request { path: path.clone(), source })?;
+    let response = client.send(request).await.map_err(Error::Transport)?;
+    let code = response.status();
+    if !code.is_success() {
+        let bytes = response.into_body().collect_bytes().await.map_err(Error::Transport)?;
+        return Err(Error::Status(status_of(code, &bytes)));
+    }
+    Ok(Stream { what: path, body: response.into_body(), buffer: BytesMut::new(), searched: 0 })
+}
+
+impl Stream {
+    /// The next event; `None` when the server ended the watch in order. Dropping the future loses nothing.
+    pub(crate) async fn next<T: View>(&mut self) -> Result<Option<Event<T>>, Error> {
+        loop {
+            if let Some(at) = self.buffer[self.searched..].iter().position(|b| *b == b'\n') {
+                let line = self.buffer.split_to(self.searched + at);
+                self.buffer.advance(1);
+                self.searched = 0;
+                if line.iter().all(u8::is_ascii_whitespace) {
+                    continue;
+                }
+                return self.decode(&line).map(Some);
+            }
+            self.searched = self.buffer.len();
+            match self.body.frame().await {
+                None if self.buffer.iter().all(u8::is_ascii_whitespace) => return Ok(None),
+                // The last event may come without its newline.
+                None => {
+                    let line = self.buffer.split();
+                    self.searched = 0;
+                    let cut_off = |e| match e {
+                        Error::Decode { .. } => Error::CutOff { what: self.what.clone() },
+                        other => other,
+                    };
+                    return self.decode(&line).map(Some).map_err(cut_off);
+                }
+                Some(frame) => {
+                    if let Ok(data) = frame.map_err(Error::Transport)?.into_data() {
+                        self.buffer.extend_from_slice(&data);
+                    }
+                }
+            }
+        }
+    }
+
+    fn decode<T: View>(&self, line: &[u8]) -> Result<Event<T>, Error> {
+        let broken = |source| Error::Decode { what: self.what.clone(), source };
+        let wire: Wire<'_> = serde_json::from_slice(line).map_err(broken)?;
+        let object = wire.object.get();
+        Ok(match wire.kind {
+            "ADDED" | "MODIFIED" => Event::Applied(serde_json::from_str(object).map_err(broken)?),
+            "DELETED" => Event::Deleted(serde_json::from_str(object).map_err(broken)?),
+            "BOOKMARK" => {
+                let b: BookmarkObject = serde_json::from_str(object).map_err(broken)?;
+                Event::Bookmark(b.metadata.resource_version)
+            }
+            _ => return Err(Error::Status(status_of(http::StatusCode::INTERNAL_SERVER_ERROR, object.as_bytes()))),
+        })
+    }
+}
