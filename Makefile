@@ -30,6 +30,11 @@ binary:
 	cargo build --profile $(PROFILE) -p isopod-shim
 	ISOPOD_SHIM=$(OUT)/$(PROFILE)/isopod-shim cargo build --profile $(PROFILE) -p isopod
 
+# What the tests and benchmarks run beside it.
+.PHONY: test-programs
+test-programs: binary
+	cargo build --profile $(PROFILE) -p isopod-e2e-app -p isopod-e2e-load
+
 run: release
 	$(OUT)/release/isopod server --data-dir $(DATA_DIR) $(ARGS)
 
@@ -54,13 +59,14 @@ tools:
 	@hack/deps.sh test
 	@python3 hack/kubectl.py $(TOOLS) 32 37
 
-e2e: tools binary
+e2e: tools test-programs
 	python3 e2e/run.py --isopod $(OUT)/$(PROFILE)/isopod --tools $(TOOLS) $(if $(ONLY),--only $(ONLY))
 
 verify:
 	hack/verify-facts.sh
 
-bench: tools release
+bench: PROFILE = release
+bench: tools test-programs
 	python3 e2e/bench.py --isopod $(OUT)/release/isopod --tools $(TOOLS) --out $(CACHE)/bench.json
 
 clean:

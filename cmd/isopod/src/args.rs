@@ -2,7 +2,7 @@
 //! of the configuration file (see `config.rs`).
 
 use clap::{Args, Parser, Subcommand};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 #[derive(Parser)]
@@ -69,10 +69,10 @@ pub struct ServerArgs {
     pub datastore_endpoint: String,
 
     /// Addresses of pods
-    #[arg(long, default_value = "10.42.0.0/16", value_name = "CIDR", help_heading = "Network")]
+    #[arg(long, default_value = "10.42.0.0/16", value_name = "CIDR", value_parser = cidr, help_heading = "Network")]
     pub cluster_cidr: String,
     /// Addresses of services
-    #[arg(long, default_value = "10.43.0.0/16", value_name = "CIDR", help_heading = "Network")]
+    #[arg(long, default_value = "10.43.0.0/16", value_name = "CIDR", value_parser = cidr, help_heading = "Network")]
     pub service_cidr: String,
     /// Ports of NodePort services
     #[arg(long, default_value = "30000-32767", value_name = "FROM-TO", value_parser = port_range, help_heading = "Network")]
@@ -187,6 +187,19 @@ fn octal(s: &str) -> Result<u32, String> {
     u32::from_str_radix(s, 8).ok().filter(|m| *m <= 0o777).ok_or_else(|| "write three octal digits, such as 600".into())
 }
 
+/// An IPv4 network with room for at least a few addresses.
+fn cidr(s: &str) -> Result<String, String> {
+    let parsed = s.split_once('/').and_then(|(ip, len)| Some((ip.parse::<Ipv4Addr>().ok()?, len.parse::<u32>().ok()?)));
+    match parsed {
+        Some((ip, len)) if (8..=28).contains(&len) => {
+            let network = Ipv4Addr::from(u32::from(ip) & (u32::MAX << (32 - len)));
+            if network == ip { Ok(s.to_owned()) } else { Err(format!("host bits are set; did you mean {network}/{len}?")) }
+        }
+        Some(_) => Err("the prefix length must be between 8 and 28".into()),
+        None => Err("write an IPv4 network, such as 10.42.0.0/16".into()),
+    }
+}
+
 fn port_range(s: &str) -> Result<(u16, u16), String> {
     let parse = |s: &str| s.trim().parse::<u16>().ok().filter(|p| *p > 0);
     match s.split_once('-').map(|(a, b)| (parse(a), parse(b))) {
@@ -203,6 +216,15 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn networks() {
+        assert!(cidr("10.42.0.0/16").is_ok());
+        assert!(cidr("10.42.1.0/16").unwrap_err().contains("10.42.0.0/16"));
+        for bad in ["", "10.42.0.0", "10.42.0.0/33", "fd00::/64", "x/16"] {
+            assert!(cidr(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]
