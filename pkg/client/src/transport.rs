@@ -27,6 +27,13 @@ where
     Client::new(service, "default")
 }
 
+/// Who `user` is by its name alone: a service account's groups are in its name, other components have none.
+pub fn component(user: &str) -> UserInfo {
+    let Some(account) = user.strip_prefix("system:serviceaccount:") else { return UserInfo::new(user, &[]) };
+    let namespace = account.split(':').next().unwrap_or_default();
+    UserInfo::new(user, &["system:serviceaccounts", &format!("system:serviceaccounts:{namespace}")])
+}
+
 /// A client of the server in a kubeconfig file. `user_agent` says which program asks.
 pub async fn tls(kubeconfig: &Path, user_agent: &str) -> Result<Client, Error> {
     let kubeconfig = Kubeconfig::read_from(kubeconfig).map_err(Error::Kubeconfig)?;

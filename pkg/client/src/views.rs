@@ -6,6 +6,7 @@ use crate::informer::View;
 use crate::resource::Resource;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
 /// `null` reads as the default.
@@ -284,7 +285,7 @@ views! {
     }
 
     ReplicaSet { metadata: Meta, spec: ReplicaSetSpec, status: ReplicaSetStatus }
-    ReplicaSetSpec { replicas: Option<i32>, min_ready_seconds: i32, selector: LabelSelector, template: Value }
+    ReplicaSetSpec { replicas: Option<i32>, min_ready_seconds: i32, selector: LabelSelector, template: Raw }
     ReplicaSetStatus {
         replicas: i32,
         fully_labeled_replicas: i32,
@@ -299,7 +300,7 @@ views! {
     DeploymentSpec {
         replicas: Option<i32>,
         selector: LabelSelector,
-        template: Value,
+        template: Raw,
         strategy: DeploymentStrategy,
         min_ready_seconds: i32,
         revision_history_limit: Option<i32>,
@@ -415,6 +416,26 @@ impl LabelSelector {
     }
 }
 
+/// JSON that is passed on as it came: a pod template costs its text, not a parsed value.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(transparent)]
+pub struct Raw(Box<RawValue>);
+
+impl Raw {
+    pub fn text(&self) -> &str {
+        self.0.get()
+    }
+    pub fn parse(&self) -> Value {
+        serde_json::from_str(self.0.get()).unwrap_or_default()
+    }
+}
+
+impl PartialEq for Raw {
+    fn eq(&self, other: &Self) -> bool {
+        self.text() == other.text()
+    }
+}
+
 /// A quantity as it stands in JSON: text, or a number.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(untagged)]
@@ -450,6 +471,10 @@ impl Meta {
 }
 
 impl Pod {
+    /// Neither finished nor being deleted.
+    pub fn is_active(&self) -> bool {
+        !self.is_terminal() && !self.metadata.is_being_deleted()
+    }
     pub fn condition(&self, kind: &str) -> Option<&Condition> {
         self.status.conditions.iter().find(|c| c.kind == kind)
     }

@@ -1,0 +1,37 @@
+//! The list of controllers. A new one is its file and its row.
+
+use crate::controller::Context;
+use futures::future::BoxFuture;
+
+/// One controller.
+pub struct Row {
+    /// Its name in flags and logs (`kube-controller-manager --controllers`).
+    pub name: &'static str,
+    /// Its service account in `kube-system`.
+    pub account: &'static str,
+    pub run: fn(Context) -> BoxFuture<'static, ()>,
+}
+
+macro_rules! rows {
+    ($($name:literal, $account:literal, $module:ident;)*) => {
+        &[$(Row { name: $name, account: $account, run: |c| Box::pin(crate::$module::run(c)) }),*]
+    };
+}
+
+pub const ALL: &[Row] = rows! {
+    "serviceaccount-controller", "service-account-controller", service_account;
+    "root-ca-certificate-publisher-controller", "root-ca-cert-publisher", root_ca;
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<_> = ALL.iter().map(|r| r.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len());
+    }
+}
