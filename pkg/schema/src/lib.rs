@@ -9,6 +9,7 @@ pub mod facts;
 pub mod json;
 pub mod patch;
 pub mod proto;
+pub mod scalar;
 pub mod types;
 pub mod validate;
 pub mod walk;

@@ -85,9 +85,10 @@ impl Catalog {
     pub fn object_of(&self, gvk: &Gvk) -> Option<Arc<Object>> {
         let gv = gvk.api_version();
         let in_meta = |kind: &str| kind.ends_with("Options") || kind == "WatchEvent";
-        let name = self.by_gvk.get(&(gv.as_str(), gvk.kind.as_str())).or_else(|| {
-            in_meta(&gvk.kind).then(|| self.by_gvk.get(&("v1", gvk.kind.as_str()))).flatten()
-        })?;
+        let name = self
+            .by_gvk
+            .get(&(gv.as_str(), gvk.kind.as_str()))
+            .or_else(|| in_meta(&gvk.kind).then(|| self.by_gvk.get(&("v1", gvk.kind.as_str()))).flatten())?;
         self.object(name)
     }
 

@@ -1,0 +1,32 @@
+//! JSON in and out as Go's decoder and encoder do it for the built-in types.
+//!
+//! Three steps that upstream does at once, because its values are structs: [`decode`] checks types, drops unknown fields
+//! and reports them; [`canonicalize`] gives a value the form that it has after a round trip through Go's structs and the
+//! protobuf that upstream stores (null and empty dropped, zero-valued fields without `omitempty` shown, quantities and times
+//! in their canonical form); [`encode`] writes it.
+
+mod canonical;
+mod decode;
+mod scan;
+
+use serde_json::Value;
+
+pub use canonical::canonicalize;
+pub(crate) use canonical::zero;
+pub use decode::{DecodeError, Decoded, decode, decode_value};
+
+/// The deepest nesting that any decoder of this crate takes.
+pub const MAX_DEPTH: usize = scan::MAX_DEPTH;
+
+/// Reads JSON without a schema, with the number handling and the error texts of Go's decoder.
+pub fn parse(bytes: &[u8]) -> Result<Value, DecodeError> {
+    let mut s = scan::Scanner::new(bytes);
+    let value = s.value().map_err(DecodeError::Syntax)?;
+    s.end().map_err(DecodeError::Syntax)?;
+    Ok(value)
+}
+
+/// Compact JSON.
+pub fn encode(value: &Value) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}
