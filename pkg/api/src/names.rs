@@ -261,7 +261,9 @@ pub fn relaxed_env_var_name(s: &str) -> Vec<String> {
         errs.push("environment variable name must be non-empty".into());
     }
     if s.chars().any(|c| !(' '..='~').contains(&c) || c == '=') {
-        errs.push("a valid environment variable name must consist only of printable ASCII characters other than '='".into());
+        errs.push(
+            "a valid environment variable name must consist only of printable ASCII characters other than '='".into(),
+        );
     }
     errs
 }

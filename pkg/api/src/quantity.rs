@@ -414,9 +414,15 @@ mod tests {
     #[test]
     fn refused() {
         use QuantityError::*;
-        for (input, want) in
-            [("", Format), ("abc", Format), ("1 ", Format), ("1.1.M", Format), ("1i", Suffix), ("1mi", Suffix), ("5e", Suffix)]
-        {
+        for (input, want) in [
+            ("", Format),
+            ("abc", Format),
+            ("1 ", Format),
+            ("1.1.M", Format),
+            ("1i", Suffix),
+            ("1mi", Suffix),
+            ("5e", Suffix),
+        ] {
             assert_eq!(Quantity::parse(input).unwrap_err(), want, "{input}");
         }
     }

@@ -3,6 +3,15 @@
 //!
 //! Invariants: nothing here knows HTTP or storage; a kind made from a CRD is the same [`Kind`], so the pipeline cannot tell.
 
+pub mod access;
+pub mod bootstrap;
+pub mod columns;
+pub mod defaults;
 pub mod kind;
+pub mod kinds;
+pub mod metadata;
+pub mod strategy;
+pub mod table;
+mod validation;
 
 pub use kind::*;

@@ -1,0 +1,187 @@
+//! What most kinds need of [`Hooks`], as data: a kind's file in `kinds/` is a [`Strategy`] with a few functions.
+//!
+//! Invariants: all functions are pure; the pipeline has validated metadata and shapes before it calls `validate_*`.
+
+use crate::access::{self, Access};
+use crate::kind::{Ctx, Hooks};
+use isopod_api::{FieldError, FieldErrors, Path};
+use serde_json::{Value, json};
+
+/// Where the fields of a `Scale` lie in an object.
+#[derive(Clone, Copy)]
+pub struct ScalePaths {
+    /// The text form of the selector of the pods.
+    pub selector: fn(&Value) -> String,
+}
+
+/// The strategy of a kind. Start from [`PLAIN`].
+#[derive(Clone, Copy)]
+pub struct Strategy {
+    /// Paths that field selectors may name.
+    pub fields: &'static [&'static str],
+    /// A create loses `status`.
+    pub resets_status: bool,
+    /// Whether `status` belongs to the subresource; `table` sets it from the facts.
+    pub status_isolated: bool,
+    pub generation: bool,
+    pub create_on_update: bool,
+    pub unconditional_update: bool,
+    pub default: fn(&mut Value),
+    pub prepare_create: fn(&Ctx, &mut Value),
+    pub prepare_update: fn(&Ctx, &mut Value, &Value),
+    pub create: fn(&Value) -> FieldErrors,
+    /// An update of the object itself: new, old.
+    pub update: fn(&Value, &Value) -> FieldErrors,
+    /// An update through `status`: new, old.
+    pub update_status: fn(&Value, &Value) -> FieldErrors,
+    /// An update through any other subresource: its name, new, old.
+    pub update_other: fn(&str, &Value, &Value) -> FieldErrors,
+    pub warnings: fn(&Value, Option<&Value>) -> Vec<String>,
+    pub grace: fn(&Value, Option<i64>) -> Option<i64>,
+    pub scale: Option<ScalePaths>,
+    pub select: fn(&Value, &str) -> String,
+    pub to_storage: fn(&mut Value),
+    pub from_storage: fn(&mut Value),
+}
+
+/// A kind with a status, a generation and no rules of its own.
+pub const PLAIN: Strategy = Strategy {
+    fields: &[],
+    resets_status: true,
+    status_isolated: true,
+    generation: true,
+    create_on_update: false,
+    unconditional_update: true,
+    default: |_| {},
+    prepare_create: |_, _| {},
+    prepare_update: |_, _, _| {},
+    create: |_| Vec::new(),
+    update: |_, _| Vec::new(),
+    update_status: |_, _| Vec::new(),
+    update_other: |_, _, _| Vec::new(),
+    warnings: |_, _| Vec::new(),
+    grace: |_, _| None,
+    scale: None,
+    select: text_at,
+    to_storage: |_| {},
+    from_storage: |_| {},
+};
+
+/// A kind without status and generation: ConfigMap, Role …
+pub const STATELESS: Strategy = Strategy { resets_status: false, generation: false, ..PLAIN };
+
+/// A selectable field as text: Go's printing of strings, numbers and booleans.
+pub fn text_at(obj: &Value, path: &str) -> String {
+    match obj.at(path) {
+        Value::String(s) => s.clone(),
+        Value::Null | Value::Array(_) | Value::Object(_) => String::new(),
+        scalar => scalar.to_string(),
+    }
+}
+
+impl Hooks for Strategy {
+    fn default(&self, obj: &mut Value) {
+        (self.default)(obj);
+    }
+    fn prepare_create(&self, ctx: &Ctx, new: &mut Value) {
+        if self.resets_status && self.status_isolated && new.has("status") {
+            access::set(new, "status", json!({}));
+        }
+        (self.prepare_create)(ctx, new);
+    }
+    fn prepare_update(&self, ctx: &Ctx, new: &mut Value, old: &Value) {
+        (self.prepare_update)(ctx, new, old);
+    }
+    fn validate_create(&self, _ctx: &Ctx, new: &Value) -> FieldErrors {
+        (self.create)(new)
+    }
+    fn validate_update(&self, ctx: &Ctx, new: &Value, old: &Value) -> FieldErrors {
+        match ctx.subresource {
+            "" | "scale" => (self.update)(new, old),
+            "status" => (self.update_status)(new, old),
+            other => (self.update_other)(other, new, old),
+        }
+    }
+    fn warnings(&self, _ctx: &Ctx, new: &Value, old: Option<&Value>) -> Vec<String> {
+        (self.warnings)(new, old)
+    }
+    fn generation(&self) -> bool {
+        self.generation
+    }
+    fn status_isolated(&self) -> bool {
+        self.status_isolated
+    }
+    fn create_on_update(&self) -> bool {
+        self.create_on_update
+    }
+    fn unconditional_update(&self) -> bool {
+        self.unconditional_update
+    }
+    fn selectable(&self, obj: &Value) -> Vec<String> {
+        self.fields.iter().map(|f| (self.select)(obj, f)).collect()
+    }
+    fn graceful_delete(&self, obj: &Value, asked: Option<i64>) -> Option<i64> {
+        (self.grace)(obj, asked)
+    }
+    fn to_scale(&self, obj: &Value) -> Option<Value> {
+        let paths = self.scale?;
+        let meta = obj.at("metadata");
+        let mut scale = json!({
+            "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": {},
+            "spec": {}, "status": {"replicas": obj.int_or("status.replicas", 0)},
+        });
+        for f in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+            if meta.has(f) {
+                scale["metadata"][f] = meta[f].clone();
+            }
+        }
+        // Go leaves a zero out.
+        if let Some(n) = obj.int("spec.replicas").filter(|n| *n != 0) {
+            scale["spec"]["replicas"] = n.into();
+        }
+        let selector = (paths.selector)(obj);
+        if !selector.is_empty() {
+            scale["status"]["selector"] = selector.into();
+        }
+        Some(scale)
+    }
+    fn apply_scale(&self, obj: &mut Value, scale: &Value) -> FieldErrors {
+        let n = scale.int_or("spec.replicas", 0);
+        if n < 0 {
+            let m = "must be greater than or equal to 0";
+            return vec![FieldError::invalid(&Path::new("spec.replicas"), n, m)];
+        }
+        access::set(obj, "spec.replicas", n);
+        Vec::new()
+    }
+    fn to_storage(&self, obj: &mut Value) {
+        (self.to_storage)(obj);
+    }
+    fn from_storage(&self, obj: &mut Value) {
+        (self.from_storage)(obj);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scale_and_back() {
+        let s = Strategy { scale: Some(ScalePaths { selector: |_| "app=a".into() }), ..PLAIN };
+        let mut obj = json!({
+            "metadata": {"name": "a", "namespace": "n", "uid": "u", "resourceVersion": "5", "labels": {"x": "y"}},
+            "spec": {"replicas": 2}, "status": {"replicas": 1},
+        });
+        let scale = s.to_scale(&obj).unwrap();
+        assert_eq!(
+            scale,
+            json!({"kind": "Scale", "apiVersion": "autoscaling/v1",
+                "metadata": {"name": "a", "namespace": "n", "uid": "u", "resourceVersion": "5"},
+                "spec": {"replicas": 2}, "status": {"replicas": 1, "selector": "app=a"}})
+        );
+        assert!(s.apply_scale(&mut obj, &json!({"spec": {"replicas": 7}})).is_empty());
+        assert_eq!(obj.int("spec.replicas"), Some(7));
+        assert_eq!(s.apply_scale(&mut obj, &json!({"spec": {"replicas": -1}})).len(), 1);
+    }
+}

@@ -1,0 +1,149 @@
+//! The table of built-in kinds: facts about their shape from `isopod_schema::facts`, and per kind a strategy, columns,
+//! selectable fields and where it is stored.
+//!
+//! Invariant: nothing outside this table and `kinds/` knows a built-in kind by name.
+
+use crate::columns;
+use crate::kind::{Kind, Storage, Subresource};
+use crate::kinds;
+use crate::strategy::Strategy;
+use isopod_api::Gvk;
+use isopod_schema::facts::{self, KindFact};
+use std::sync::Arc;
+
+/// Seconds after which an Event is gone (`--event-ttl`).
+pub const EVENT_TTL_SECONDS: i64 = 3600;
+/// The namespace of node heartbeats.
+pub const NODE_LEASE_NAMESPACE: &str = "kube-node-lease";
+
+/// Every built-in kind, in the order of the facts.
+pub fn builtin() -> Vec<Arc<Kind>> {
+    facts::builtin().kinds().iter().map(|f| Arc::new(kind(f))).collect()
+}
+
+fn kind(fact: &KindFact) -> Kind {
+    let strategy = kinds::strategy(&fact.gvk);
+    let has_status = fact.subresources.iter().any(|(name, _, _)| name == "status");
+    let subresources = fact.subresources.iter().map(|(name, gvk, verbs)| Subresource {
+        name: name.clone(),
+        gvk: gvk.clone(),
+        verbs: verbs.clone(),
+    });
+    Kind {
+        gvk: fact.gvk.clone(),
+        resource: fact.resource.clone(),
+        singular: fact.singular.clone(),
+        short_names: fact.short_names.clone(),
+        categories: fact.categories.clone(),
+        namespaced: fact.namespaced,
+        verbs: fact.verbs.clone(),
+        subresources: subresources.collect(),
+        schema: fact.schema.clone(),
+        storage: storage(&fact.gvk, &fact.resource),
+        selectable: strategy.fields.iter().map(|f| (*f).to_owned()).collect(),
+        hooks: Arc::new(Strategy { status_isolated: strategy.status_isolated && has_status, ..strategy }),
+        columns: columns::of(&fact.gvk),
+        version_priority: version_priority(&fact.gvk.version),
+    }
+}
+
+/// Upstream's keys in etcd: the plural name, but for a few old ones.
+fn storage(gvk: &Gvk, resource: &str) -> Storage {
+    let prefix = match (gvk.group.as_str(), resource) {
+        ("", "replicationcontrollers") => "controllers".to_owned(),
+        ("", "endpoints") => "services/endpoints".to_owned(),
+        ("", "nodes") => "minions".to_owned(),
+        ("", "services") => "services/specs".to_owned(),
+        ("networking.k8s.io", "ingresses") => "ingress".to_owned(),
+        ("apiextensions.k8s.io" | "apiregistration.k8s.io", _) => format!("{}/{resource}", gvk.group),
+        _ => resource.to_owned(),
+    };
+    let stored = match (gvk.group.as_str(), gvk.kind.as_str()) {
+        ("events.k8s.io", "Event") => Gvk::new("", "v1", "Event"),
+        ("autoscaling", "HorizontalPodAutoscaler") => Gvk::new("autoscaling", "v2", "HorizontalPodAutoscaler"),
+        _ => gvk.clone(),
+    };
+    let event = gvk.kind == "Event" && matches!(gvk.group.as_str(), "" | "events.k8s.io");
+    let lease = gvk.group == "coordination.k8s.io" && gvk.kind == "Lease";
+    Storage {
+        prefix,
+        gvk: stored,
+        ephemeral_namespace: lease.then(|| NODE_LEASE_NAMESPACE.to_owned()),
+        ephemeral: event,
+        ttl_seconds: if event { EVENT_TTL_SECONDS } else { 0 },
+    }
+}
+
+/// The order of versions that Kubernetes uses: `v2` before `v1` before `v1beta2` before `v1alpha1`.
+pub fn version_priority(version: &str) -> i32 {
+    let Some(rest) = version.strip_prefix('v') else { return 0 };
+    let digits = |s: &str| s.parse::<i32>().ok();
+    let (major, minor, class) = if let Some((a, b)) = rest.split_once("beta") {
+        (digits(a), digits(b), 1)
+    } else if let Some((a, b)) = rest.split_once("alpha") {
+        (digits(a), digits(b), 0)
+    } else {
+        (digits(rest), Some(0), 2)
+    };
+    match (major, minor) {
+        (Some(a), Some(b)) => class * 1_000_000 + a * 1000 + b + 1,
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find<'a>(all: &'a [Arc<Kind>], group: &str, kind: &str) -> &'a Kind {
+        all.iter().find(|k| k.gvk.group == group && k.gvk.kind == kind).unwrap_or_else(|| panic!("{group} {kind}"))
+    }
+
+    #[test]
+    fn the_kinds_of_v1_37() {
+        let all = builtin();
+        assert!(all.len() > 60, "{}", all.len());
+        let pods = find(&all, "", "Pod");
+        assert_eq!((pods.resource.as_str(), pods.storage.prefix.as_str(), pods.namespaced), ("pods", "pods", true));
+        assert!(pods.selectable.iter().any(|f| f == "spec.nodeName"));
+        assert!(pods.subresources.iter().any(|s| s.name == "binding"));
+        let prefixes = [
+            ("", "Service", "services/specs"),
+            ("", "Endpoints", "services/endpoints"),
+            ("", "Node", "minions"),
+            ("", "ReplicationController", "controllers"),
+            ("apps", "Deployment", "deployments"),
+            ("networking.k8s.io", "Ingress", "ingress"),
+            ("coordination.k8s.io", "Lease", "leases"),
+            ("apiextensions.k8s.io", "CustomResourceDefinition", "apiextensions.k8s.io/customresourcedefinitions"),
+        ];
+        for (group, kind, prefix) in prefixes {
+            assert_eq!(find(&all, group, kind).storage.prefix, prefix);
+        }
+        let events = find(&all, "events.k8s.io", "Event");
+        assert_eq!((events.storage.gvk.to_string(), events.storage.ttl_seconds), ("v1, Kind=Event".into(), 3600));
+        assert!(events.storage.ephemeral && !pods.storage.ephemeral);
+        let leases = find(&all, "coordination.k8s.io", "Lease");
+        assert_eq!(leases.storage.ephemeral_namespace.as_deref(), Some("kube-node-lease"));
+    }
+
+    #[test]
+    fn every_listable_kind_has_a_name_column_and_unique_storage() {
+        let all = builtin();
+        for k in all.iter().filter(|k| k.verbs.iter().any(|v| v == "list")) {
+            assert!(k.columns.iter().any(|c| c.name == "Name"), "{}", k.gvk);
+            let twins =
+                all.iter().filter(|o| o.storage.prefix == k.storage.prefix && o.verbs.iter().any(|v| v == "list"));
+            let stored: std::collections::BTreeSet<String> = twins.map(|o| o.storage.gvk.to_string()).collect();
+            assert_eq!(stored.len(), 1, "{}: {stored:?}", k.storage.prefix);
+        }
+    }
+
+    #[test]
+    fn versions_in_order() {
+        let order = ["v2", "v1", "v2beta1", "v1beta2", "v1beta1", "v1alpha1", "foo"];
+        let mut sorted = order;
+        sorted.sort_by_key(|v| -version_priority(v));
+        assert_eq!(order, sorted);
+    }
+}
