@@ -186,6 +186,8 @@ pub struct Object {
     pub custom: bool,
     /// For unions and CRDs: further constraints, interpreted by the validator (`minimum`, `pattern`, `enum` …).
     pub constraints: Option<Value>,
+    /// The fields in the order of protobuf, made on first use. Leave it at its default.
+    pub proto_layout: OnceLock<crate::proto::Layout>,
 }
 
 impl Object {

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 pub use canonical::canonicalize;
 pub(crate) use canonical::zero;
+pub(crate) use decode::decode_base64;
 pub use decode::{DecodeError, Decoded, decode, decode_value};
 
 /// The deepest nesting that any decoder of this crate takes.
