@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing here knows the Kubernetes API; the kubelet speaks to it through [`Runtime`] only.
 
+pub mod network;
 pub mod types;
 
 pub use types::*;
