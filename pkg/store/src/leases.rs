@@ -57,6 +57,15 @@ impl Leases {
         Ok(LeaseStatus { id, granted_ttl: lease.ttl, ttl: lease.ttl, keys: Vec::new() })
     }
 
+    /// A lease that could not be ended is tried again after a while.
+    pub fn postpone(&mut self, id: LeaseId, now: Timestamp) {
+        if let Some(lease) = self.all.get_mut(&id) {
+            self.by_expiry.remove(&(lease.expires, id));
+            lease.expires = after(now, 5);
+            self.by_expiry.insert((lease.expires, id));
+        }
+    }
+
     pub fn status(&self, id: LeaseId, now: Timestamp) -> Result<LeaseStatus> {
         let lease = self.all.get(&id).ok_or(StoreError::LeaseNotFound(id))?;
         let left = lease.expires.duration_since(now).as_secs().max(0);

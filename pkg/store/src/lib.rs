@@ -13,6 +13,7 @@ mod log;
 mod machine;
 pub mod memory;
 mod options;
+pub mod sqlite;
 pub mod types;
 
 pub use eval::MAX_TXN_EVENTS;

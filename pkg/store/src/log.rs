@@ -114,11 +114,6 @@ impl MemLog {
         self.keys.range::<Bytes, _>(bounds).filter_map(move |(_, entries)| visible(entries, at))
     }
 
-    /// Every live key, for a flush of all.
-    pub fn all(&self, at: Revision) -> impl Iterator<Item = &KeyValue> {
-        self.keys.values().filter_map(move |entries| visible(entries, at))
-    }
-
     /// Events of `range` from `from` through `to`. Whole transactions: stops at the first revision after `soft_limit` events.
     pub fn history(&self, range: &KeyRange, from: Revision, to: Revision, soft_limit: usize) -> Result<Vec<Logged>> {
         if from < self.history_from {

@@ -61,6 +61,16 @@ impl Shared {
         Ok(())
     }
 
+    /// May a watch start at `rev`?
+    pub fn check_watch(&self, rev: Revision) -> Result<()> {
+        self.hub.check_open()?;
+        let compacted = *self.compacted.lock();
+        if rev > 0 && rev < compacted {
+            return Err(StoreError::Compacted { requested: rev, compacted });
+        }
+        Ok(())
+    }
+
     pub fn revisions(&self) -> Result<(Revision, Revision)> {
         self.hub.check_open()?;
         let oldest = (*self.compacted.lock()).max(1);
@@ -236,6 +246,7 @@ impl<B: Backend> Machine<B> {
             let ended = self.shared.leases.lock().has_expired(*id, now);
             if ended && let Err(e) = self.revoke(*id) {
                 tracing::warn!(lease = id, error = %isopod_base::errors::Chain(&e), "cannot end an expired lease");
+                self.shared.leases.lock().postpone(*id, now);
             }
         }
     }

@@ -124,6 +124,7 @@ impl Store for MemoryStore {
     }
 
     async fn watch(&self, req: WatchRequest) -> Result<Watch> {
+        self.shared.check_watch(req.start)?;
         self.shared.hub.watch(Arc::new(MemoryHistory(Arc::clone(&self.log))), req).await
     }
 

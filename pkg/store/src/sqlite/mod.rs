@@ -1,0 +1,207 @@
+//! The store on SQLite: one file, one writer thread, a few readers beside it.
+//!
+//! Durable keys live in the database and only there; ephemeral keys live in memory and reach the database lazily. Reads take
+//! one snapshot of the database and, where the range has ephemeral keys, the memory at the same revision.
+
+mod backend;
+mod lock;
+mod queries;
+mod reader;
+mod recovery;
+mod schema;
+mod writer;
+
+use crate::hub::{Committed, History};
+use crate::machine::{Machine, Shared};
+use crate::*;
+use async_trait::async_trait;
+use lock::DirectoryLock;
+use queries::failed;
+use reader::{Readers, Snapshot, Split};
+use std::path::Path;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, OnceLock};
+use tokio::sync::oneshot;
+use writer::{Reply, Request, Wal, Writer};
+
+/// See the module. Share it in an `Arc`; when the last one is dropped it closes by itself, without telling when.
+pub struct SqliteStore {
+    requests: Arc<Sender<Request>>,
+    readers: Arc<Readers>,
+    snapshot: Arc<Snapshot>,
+    shared: Arc<Shared>,
+}
+
+/// The writer's page cache: the inner pages of the two trees that it walks.
+const WRITER_CACHE_KIB: u32 = 2048;
+
+impl SqliteStore {
+    /// Opens or creates `dir/state.db`, within a tokio runtime. Fails with [`StoreError::InUse`] while another process has
+    /// it open and with [`StoreError::Format`] when another version wrote it.
+    pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Self> {
+        let dir = dir.as_ref();
+        let runtime = tokio::runtime::Handle::current();
+        let lock = DirectoryLock::take(dir)?;
+        let path = writer::database(dir);
+        let conn = schema::connect(&path, WRITER_CACHE_KIB, true)?;
+        schema::prepare(&conn, dir)?;
+        let recovered = recovery::recover(conn, options.clone())?;
+
+        let readers = Readers::new(path);
+        let shared = Shared::new(options.clone(), recovered.revision, recovered.compacted, recovered.leases);
+        let snapshot =
+            Arc::new(Snapshot { hub: Arc::clone(&shared.hub), memory: Arc::clone(&recovered.backend.memory), options });
+        let damage = Arc::clone(&recovered.backend.damage);
+        let (sender, requests) = std::sync::mpsc::channel();
+        let sender = Arc::new(sender);
+        let writer = Writer {
+            machine: Machine { backend: recovered.backend, revision: recovered.revision, shared: Arc::clone(&shared) },
+            requests,
+            readers: Arc::clone(&readers),
+            runtime: runtime.clone(),
+            lock,
+            wal: Arc::new(Wal::default()),
+            flush_due: false,
+            sender: Arc::downgrade(&sender),
+        };
+        std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run()).map_err(|e| {
+            StoreError::Backend { context: "cannot start the store's writer thread".into(), source: Arc::new(e) }
+        })?;
+        let store = SqliteStore { requests: sender, readers, snapshot, shared };
+        store.start_expiry(&runtime);
+        store.start_check(&runtime, damage);
+        Ok(store)
+    }
+
+    fn start_expiry(&self, runtime: &tokio::runtime::Handle) {
+        let shared = Arc::downgrade(&self.shared);
+        let requests = Arc::downgrade(&self.requests);
+        runtime.spawn(async move {
+            while let Some(expired) = Shared::next_expired(&shared).await {
+                let Some(requests) = requests.upgrade() else { return };
+                // Answered only when it is done, or the same leases would be found again at once.
+                let (done, wait) = oneshot::channel();
+                if requests.send(Request::Expire(expired, done)).is_err() || wait.await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Looks for damage beside the work: a large database must not delay the start. After damage is found there are no more
+    /// writes, so that a backup is not overwritten by what follows from it.
+    fn start_check(&self, runtime: &tokio::runtime::Handle, damage: Arc<OnceLock<String>>) {
+        let readers = Arc::clone(&self.readers);
+        runtime.spawn_blocking(move || {
+            let found = readers.with(|conn| {
+                let check = || conn.query_row("PRAGMA quick_check(1)", [], |r| r.get::<_, String>(0));
+                check().map_err(failed("check the database"))
+            });
+            let text = match found {
+                Ok(ok) if ok == "ok" => return,
+                Ok(text) | Err(StoreError::Corrupt(text)) => text,
+                Err(e) => {
+                    tracing::warn!(error = %isopod_base::errors::Chain(&e), "the database was not checked");
+                    return;
+                }
+            };
+            tracing::error!(damage = text, "the database is damaged: restore a backup; nothing is written until then");
+            let _ = damage.set(text);
+        });
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(request(reply)).map_err(|_| StoreError::Closed)?;
+        answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+}
+
+struct SqliteHistory {
+    readers: Arc<Readers>,
+    snapshot: Arc<Snapshot>,
+}
+
+#[async_trait]
+impl History for SqliteHistory {
+    async fn page(
+        &self,
+        range: &KeyRange,
+        from: Revision,
+        to: Revision,
+        limit: usize,
+    ) -> Result<(Vec<Committed>, Revision)> {
+        let (snapshot, range) = (Arc::clone(&self.snapshot), range.clone());
+        self.readers.run(move |conn| snapshot.history(conn, &range, from, to, limit)).await
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn range(&self, req: RangeRequest) -> Result<RangeResponse> {
+        self.shared.check_revision(req.revision)?;
+        if !Split::of(&req.range, &self.shared.options).durable {
+            return self.snapshot.range_memory(&req);
+        }
+        let snapshot = Arc::clone(&self.snapshot);
+        self.readers.run(move |conn| snapshot.range(conn, &req)).await
+    }
+
+    async fn txn(&self, txn: Txn) -> Result<TxnResponse> {
+        self.ask(|reply| Request::Txn(txn, reply)).await
+    }
+
+    async fn watch(&self, req: WatchRequest) -> Result<Watch> {
+        self.shared.check_watch(req.start)?;
+        let history = SqliteHistory { readers: Arc::clone(&self.readers), snapshot: Arc::clone(&self.snapshot) };
+        self.shared.hub.watch(Arc::new(history), req).await
+    }
+
+    async fn compact(&self, rev: Revision) -> Result<()> {
+        self.ask(|reply| Request::Compact(rev, reply)).await
+    }
+
+    async fn revisions(&self) -> Result<(Revision, Revision)> {
+        self.shared.revisions()
+    }
+
+    async fn lease_grant(&self, id: LeaseId, ttl_seconds: i64) -> Result<LeaseStatus> {
+        self.ask(|reply| Request::Grant(id, ttl_seconds, Durability::Durable, reply)).await
+    }
+
+    async fn lease_grant_ephemeral(&self, id: LeaseId, ttl_seconds: i64) -> Result<LeaseStatus> {
+        self.ask(|reply| Request::Grant(id, ttl_seconds, Durability::Ephemeral, reply)).await
+    }
+
+    async fn lease_revoke(&self, id: LeaseId) -> Result<()> {
+        self.ask(|reply| Request::Revoke(id, reply)).await
+    }
+
+    async fn lease_keep_alive(&self, id: LeaseId) -> Result<LeaseStatus> {
+        self.shared.keep_alive(id)
+    }
+
+    async fn lease_status(&self, id: LeaseId) -> Result<LeaseStatus> {
+        self.shared.lease_status(id)
+    }
+
+    async fn leases(&self) -> Result<Vec<LeaseId>> {
+        self.shared.lease_ids()
+    }
+
+    async fn size(&self) -> Result<u64> {
+        self.shared.hub.check_open()?;
+        let memory = self.snapshot.memory.read().bytes();
+        let sql = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
+        let read = |conn: &rusqlite::Connection| conn.query_row(sql, [], |r| r.get::<_, i64>(0));
+        let file = self.readers.run(move |conn| read(conn).map_err(failed("read the database's size"))).await?;
+        Ok(memory + file as u64)
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.shared.hub.check_open()?;
+        // The writer's connection is closed last: it empties the write-ahead log into the database.
+        self.readers.close().await;
+        self.ask(Request::Close).await
+    }
+}

@@ -1,0 +1,191 @@
+//! Reads beside the writer: a few connections, used on blocking threads, each read in one snapshot of the database.
+
+use super::queries::{self, failed};
+use super::schema;
+use crate::hub::{Committed, Hub};
+use crate::log::{Logged, MemLog, transactions};
+use crate::*;
+use parking_lot::{Mutex, RwLock};
+use rusqlite::Connection;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+const CONNECTIONS: usize = 4;
+const CACHE_KIB: u32 = 256;
+
+pub(crate) struct Readers {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+    free: Arc<Semaphore>,
+}
+
+impl Readers {
+    pub fn new(path: PathBuf) -> Arc<Self> {
+        Arc::new(Readers { path, idle: Mutex::new(Vec::new()), free: Arc::new(Semaphore::new(CONNECTIONS)) })
+    }
+
+    /// Runs `f` with a connection on this thread.
+    pub fn with<R>(&self, f: impl FnOnce(&Connection) -> Result<R>) -> Result<R> {
+        let idle = self.idle.lock().pop();
+        let conn = match idle {
+            Some(conn) => conn,
+            None => schema::connect(&self.path, CACHE_KIB, false)?,
+        };
+        let result = f(&conn);
+        if !self.free.is_closed() {
+            self.idle.lock().push(conn);
+        }
+        result
+    }
+
+    /// Runs `f` with a connection on a blocking thread.
+    pub async fn run<R: Send + 'static>(
+        self: &Arc<Self>,
+        f: impl FnOnce(&Connection) -> Result<R> + Send + 'static,
+    ) -> Result<R> {
+        let permit = Arc::clone(&self.free).acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        let readers = Arc::clone(self);
+        let work = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            readers.with(f)
+        });
+        work.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// No new reads; waits for those that run and closes the connections.
+    pub async fn close(&self) {
+        if let Ok(all) = self.free.acquire_many(CONNECTIONS as u32).await {
+            self.free.close();
+            drop(all);
+        }
+        self.idle.lock().clear();
+    }
+}
+
+/// Which keys of a range are in memory.
+pub(crate) struct Split {
+    pub durable: bool,
+    pub ephemeral: bool,
+}
+
+impl Split {
+    pub fn of(range: &KeyRange, options: &Options) -> Self {
+        if range.is_single() {
+            let ephemeral = options.is_ephemeral(&range.start);
+            return Split { durable: !ephemeral, ephemeral };
+        }
+        let classes: Vec<KeyRange> = options.ephemeral.iter().map(|p| KeyRange::prefix(p.clone())).collect();
+        let within = |class: &KeyRange| {
+            let fits = match (range.end_bound(), class.end_bound()) {
+                (_, None) => true,
+                (None, Some(_)) => false,
+                (Some(end), Some(class_end)) => end <= class_end,
+            };
+            range.start >= class.start && fits
+        };
+        Split { durable: !classes.iter().any(within), ephemeral: classes.iter().any(|c| c.overlaps(range)) }
+    }
+}
+
+/// Joins the durable and the ephemeral part of an answer.
+pub(crate) fn merge(a: RangeResponse, b: RangeResponse, limit: usize) -> RangeResponse {
+    let count = a.count + b.count;
+    let mut kvs = a.kvs;
+    kvs.extend(b.kvs);
+    kvs.sort_by(|x, y| x.key.cmp(&y.key));
+    let cut = limit != 0 && kvs.len() > limit;
+    if cut {
+        kvs.truncate(limit);
+    }
+    RangeResponse { revision: 0, kvs, count, more: a.more || b.more || cut }
+}
+
+/// What a read needs besides the connection.
+pub(crate) struct Snapshot {
+    pub hub: Arc<Hub>,
+    pub memory: Arc<RwLock<MemLog>>,
+    pub options: Options,
+}
+
+impl Snapshot {
+    /// A read at the newest revision, or at `req.revision`.
+    pub fn range(&self, conn: &Connection, req: &RangeRequest) -> Result<RangeResponse> {
+        loop {
+            match self.try_range(conn, req) {
+                // A compaction passed between choosing the newest revision and reading memory at it: choose again.
+                Err(StoreError::Compacted { .. }) if req.revision == 0 => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// A read of ephemeral keys alone.
+    pub fn range_memory(&self, req: &RangeRequest) -> Result<RangeResponse> {
+        let memory = self.memory.read();
+        let newest = self.hub.published();
+        let at = if req.revision > 0 { req.revision } else { newest };
+        Ok(RangeResponse { revision: newest, ..memory.range(req, at)? })
+    }
+
+    fn try_range(&self, conn: &Connection, req: &RangeRequest) -> Result<RangeResponse> {
+        let split = Split::of(&req.range, &self.options);
+        // Before the snapshot: all that is published by now is in it.
+        let published = self.hub.published();
+        let transaction = conn.unchecked_transaction().map_err(failed("begin to read"))?;
+        let last = queries::last_revision(conn)?;
+        let newest = published.max(last);
+        let compacted = queries::meta(conn, "compacted")?.unwrap_or(0);
+        if req.revision > 0 && req.revision < compacted {
+            return Err(StoreError::Compacted { requested: req.revision, compacted });
+        }
+        let mut answer = if req.revision > 0 && req.revision < last {
+            queries::range_at(conn, req, req.revision)?
+        } else {
+            queries::range_newest(conn, req)?
+        };
+        drop(transaction);
+        // The snapshot may hold a commit that is not published yet: nobody may hear of it before the watchers can.
+        self.hub.wait_for(newest)?;
+        if split.ephemeral {
+            let at = if req.revision > 0 { req.revision } else { newest };
+            answer = merge(answer, self.memory.read().range(req, at)?, req.limit);
+        }
+        answer.revision = newest;
+        Ok(answer)
+    }
+
+    pub fn history(
+        &self,
+        conn: &Connection,
+        range: &KeyRange,
+        from: Revision,
+        to: Revision,
+        limit: usize,
+    ) -> Result<(Vec<Committed>, Revision)> {
+        let split = Split::of(range, &self.options);
+        let mut events: Vec<Logged> = Vec::new();
+        let mut through = to;
+        if split.durable {
+            let transaction = conn.unchecked_transaction().map_err(failed("begin to read"))?;
+            let compacted = queries::meta(conn, "compacted")?.unwrap_or(0);
+            if from < compacted {
+                return Err(StoreError::Compacted { requested: from, compacted });
+            }
+            (events, through) = queries::history(conn, range, from, to, limit)?;
+            drop(transaction);
+        }
+        if split.ephemeral {
+            let kept = self.memory.read().history(range, from, through, limit)?;
+            if kept.len() >= limit
+                && let Some(last) = kept.last()
+            {
+                through = last.rev;
+                events.retain(|l| l.rev <= through);
+            }
+            events.extend(kept);
+            events.sort_by_key(|l| (l.rev, l.sub));
+        }
+        Ok((transactions(events), through))
+    }
+}

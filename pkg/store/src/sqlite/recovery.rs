@@ -1,0 +1,158 @@
+//! What a store finds when it opens: where the revisions go on, what is left of the ephemeral keys, which leases live.
+//!
+//! After a clean end nothing is missing. After any other end, ephemeral writes since the last flush are lost, and which of
+//! the reserved revisions were given to them is not known: the sequence jumps past the reservation, and what is left is
+//! stamped with the first revision of that new epoch, so that nobody takes an old value for a newer one.
+
+use super::backend::{BLOCK, EphemeralLease, SqliteBackend};
+use super::queries::{self, failed};
+use crate::leases::Leases;
+use crate::log::MemLog;
+use crate::*;
+use bytes::Bytes;
+use parking_lot::RwLock;
+use rusqlite::{Connection, params};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, OnceLock};
+
+pub(crate) struct Recovered {
+    pub backend: SqliteBackend,
+    pub revision: Revision,
+    pub compacted: Revision,
+    pub leases: Leases,
+}
+
+pub(crate) fn recover(conn: Connection, options: Options) -> Result<Recovered> {
+    conn.execute_batch("BEGIN IMMEDIATE").map_err(failed("begin to write"))?;
+    let compacted = queries::meta(&conn, "compacted")?.unwrap_or(0);
+    let last_durable = queries::last_revision(&conn)?;
+    let (mut revision, clean) = newest_revision(&conn, compacted, last_durable)?;
+    let moved = move_classes(&conn, &options, revision + 1)?;
+    if moved {
+        revision += 1;
+    }
+    let mut memory = MemLog::default();
+    let mut dirty = BTreeSet::new();
+    let mut survivors = queries::all_ephemeral(&conn)?;
+    for kv in &mut survivors {
+        if !clean || moved {
+            kv.mod_revision = revision;
+            dirty.insert(kv.key.clone());
+        }
+        memory.restore(kv.clone());
+    }
+    memory.forget_history_through(revision);
+    let mut reserved = revision;
+    queries::clear_meta(&conn, "clean")?;
+    if options.ephemeral.is_empty() {
+        queries::clear_meta(&conn, "reserved")?;
+        // No more jumps: what the last reservation left open ends here.
+        queries::set_meta(&conn, "base", revision)?;
+    } else {
+        reserved += BLOCK;
+        queries::set_meta(&conn, "reserved", reserved)?;
+    }
+    conn.execute_batch("COMMIT").map_err(failed("commit"))?;
+
+    let (leases, ephemeral_leases) = restore_leases(&conn, &options, &survivors)?;
+    let through = queries::meta(&conn, "compacted_through")?.unwrap_or(0);
+    let compaction = (through < queries::row_id(compacted, 0)).then_some((through, compacted));
+    let backend = SqliteBackend {
+        conn,
+        memory: Arc::new(RwLock::new(memory)),
+        options,
+        reserved,
+        dirty,
+        ephemeral_leases,
+        ended_leases: Vec::new(),
+        promoted: Vec::new(),
+        compaction,
+        compaction_before: None,
+        last_durable: last_durable.max(if moved { revision } else { 0 }),
+        compacted_on_disk: compacted,
+        damage: Arc::new(OnceLock::new()),
+        pages: 0,
+        committed: false,
+    };
+    Ok(Recovered { backend, revision, compacted, leases })
+}
+
+/// The revision to go on from, and whether the last end was a clean one.
+fn newest_revision(conn: &Connection, compacted: Revision, last_durable: Revision) -> Result<(Revision, bool)> {
+    let base = queries::meta(conn, "base")?.unwrap_or(1);
+    let known = last_durable.max(compacted).max(base).max(1);
+    if let Some(clean) = queries::meta(conn, "clean")? {
+        return Ok((known.max(clean), true));
+    }
+    match queries::meta(conn, "reserved")? {
+        Some(reserved) => Ok((known.max(reserved) + 1, false)),
+        None => Ok((known, true)),
+    }
+}
+
+/// Moves keys whose class has changed since the store was last open, at revision `rev`. True: there were such classes.
+fn move_classes(conn: &Connection, options: &Options, rev: Revision) -> Result<bool> {
+    let stored: BTreeSet<Vec<u8>> = {
+        let run = || -> rusqlite::Result<BTreeSet<Vec<u8>>> {
+            conn.prepare("SELECT prefix FROM class")?.query_map([], |r| r.get(0))?.collect()
+        };
+        run().map_err(failed("read the ephemeral prefixes"))?
+    };
+    let wanted: BTreeSet<Vec<u8>> = options.ephemeral.iter().map(|p| p.to_vec()).collect();
+    if stored == wanted {
+        return Ok(false);
+    }
+    // Into the log what has become durable …
+    let put = |kv: &KeyValue| {
+        let kv = KeyValue { mod_revision: rev, ..kv.clone() };
+        Event { kind: EventKind::Put, kv, prev: None }
+    };
+    let leaving = queries::all_ephemeral(conn)?.into_iter().filter(|kv| !options.is_ephemeral(&kv.key));
+    for (sub, kv) in (0..).zip(leaving) {
+        queries::append(conn, rev, sub, &put(&kv))?;
+        queries::delete_ephemeral(conn, &kv.key)?;
+    }
+    // … and out of it what has become ephemeral, history and all.
+    for prefix in wanted.difference(&stored) {
+        let range = KeyRange::prefix(prefix.clone());
+        for kv in queries::range_newest(conn, &RangeRequest::new(range.clone()))?.kvs {
+            queries::put_ephemeral(conn, &KeyValue { mod_revision: rev, ..kv })?;
+        }
+        let end = range.end_bound().map(|e| e.to_vec());
+        for table in ["log", "newest"] {
+            let sql = format!("DELETE FROM {table} WHERE key >= ?1 AND (?2 IS NULL OR key < ?2)");
+            conn.execute(&sql, params![prefix, end]).map_err(failed("move keys to the ephemeral class"))?;
+        }
+    }
+    let run = || -> rusqlite::Result<()> {
+        conn.execute("DELETE FROM class", [])?;
+        for prefix in &wanted {
+            conn.execute("INSERT INTO class (prefix) VALUES (?1)", [prefix])?;
+        }
+        Ok(())
+    };
+    run().map_err(failed("write the ephemeral prefixes"))?;
+    Ok(!stored.is_empty() || queries::last_revision(conn)? > 0)
+}
+
+/// Every lease begins anew with its whole time, as in etcd.
+fn restore_leases(
+    conn: &Connection,
+    options: &Options,
+    survivors: &[KeyValue],
+) -> Result<(Leases, HashMap<LeaseId, EphemeralLease>)> {
+    let mut leases = Leases::default();
+    let mut ephemeral_leases = HashMap::new();
+    for (id, ttl, ephemeral) in queries::leases(conn)? {
+        leases.grant(id, ttl, options.clock.now());
+        if ephemeral {
+            ephemeral_leases.insert(id, EphemeralLease { ttl, on_disk: true });
+        }
+    }
+    let held: Vec<(LeaseId, Bytes)> = queries::leased_keys(conn)?;
+    let kept = survivors.iter().filter(|kv| kv.lease != 0).map(|kv| (kv.lease, kv.key.clone()));
+    for (id, key) in held.into_iter().chain(kept) {
+        leases.attach(id, key);
+    }
+    Ok((leases, ephemeral_leases))
+}
