@@ -1,1 +1,44 @@
-//! placeholder
+//! The API server: a registry of kinds, one request pipeline, a watch cache, admission, discovery, and the nodes' tunnel.
+//!
+//! Where to start: [`chain`] is what every request passes through, [`pipeline`] the only write path, [`cache`] what reads and
+//! watches are served from.
+//!
+//! Invariants:
+//! - Built-in and custom kinds take the same path; no handler knows a particular resource, except those of subresources and
+//!   plugins that are about one.
+//! - Bytes first: reads copy cached bytes; a parsed object lives only inside a request that changes or transforms it.
+//! - Fresh reads: a write that was acknowledged is seen by the next get or list.
+//! - It knows no controllers and no nodes beyond the tunnel.
+
+mod admission;
+mod allocate;
+mod authn;
+mod cache;
+mod candidate;
+mod chain;
+mod config;
+mod deletion;
+mod discovery;
+mod encode;
+mod health;
+mod impersonate;
+mod metadata;
+mod metrics;
+mod nonresource;
+mod objects;
+mod openapi;
+mod options;
+mod pipeline;
+mod registry;
+mod request;
+mod server;
+mod subresources;
+mod tunnel;
+mod verbs;
+
+pub use authn::{Authenticator, PeerCertificates, Refused, bearer_token, service_account_user};
+pub use config::{BoundObject, Config, IssuedToken, TokenIssuer, TokenSpec};
+pub use openapi::Documents;
+pub use registry::Registry;
+pub use server::{ApiServer, Service, StartError};
+pub use tunnel::{Io, NodeDialer, Tunnels};

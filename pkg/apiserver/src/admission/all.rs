@@ -1,0 +1,13 @@
+//! The plugins that run, in upstream's order.
+
+use super::{Plugin, default_toleration_seconds, namespace_lifecycle, priority, service_account};
+
+/// Webhooks and policies will stand at the end: they see what the built-in plugins did.
+pub fn all() -> Vec<Box<dyn Plugin>> {
+    vec![
+        Box::new(namespace_lifecycle::NamespaceLifecycle),
+        Box::new(service_account::ServiceAccount),
+        Box::new(priority::Priority),
+        Box::new(default_toleration_seconds::DefaultTolerationSeconds),
+    ]
+}

@@ -1,0 +1,95 @@
+//! Admission: what the cluster asks of every write beyond the rules of its kind. One file a plugin, one row in [`all`].
+//!
+//! Invariants: mutating plugins run before validating ones; validating ones see the final object.
+
+pub mod all;
+pub mod default_toleration_seconds;
+pub mod namespace_lifecycle;
+pub mod priority;
+pub mod service_account;
+
+use crate::ApiServer;
+use crate::pipeline::Intent;
+use async_trait::async_trait;
+use isopod_api::Status;
+use serde_json::Value;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Create,
+    Update,
+    Delete,
+}
+
+/// What a plugin looks at. The server is there to read other objects.
+pub struct Request<'a> {
+    pub server: &'a ApiServer,
+    pub intent: &'a Intent,
+    pub operation: Operation,
+    pub old: Option<&'a Value>,
+}
+
+impl Request<'_> {
+    /// Whether this is about the resource itself (no subresource), `pods` or `deployments.apps`.
+    pub fn is(&self, qualified: &str) -> bool {
+        self.intent.subresource.is_empty() && self.intent.kind.gvr().qualified() == qualified
+    }
+
+    /// 403 with a plugin's reason, as upstream's `admission.NewForbidden` words it.
+    pub fn forbidden(&self, object: Option<&Value>, why: impl std::fmt::Display) -> Status {
+        let meta = object.or(self.old).map(|o| &o["metadata"]);
+        let text = |key: &str| meta.and_then(|m| m[key].as_str()).filter(|s| !s.is_empty());
+        let name = match text("name").or(Some(&self.intent.name).filter(|n| !n.is_empty()).map(String::as_str)) {
+            Some(name) => name.to_owned(),
+            None => text("generateName").map(|g| format!("{g}")).unwrap_or_else(|| "Unknown".into()),
+        };
+        Status::forbidden(&self.intent.kind.gvr(), &name, why)
+    }
+}
+
+/// One admission plugin. The defaults let everything pass.
+#[async_trait]
+pub trait Plugin: Send + Sync {
+    /// As in `--enable-admission-plugins`.
+    fn name(&self) -> &'static str;
+
+    /// Changes or refuses what is to be written.
+    async fn mutate(&self, _request: &Request<'_>, _new: &mut Value) -> Result<(), Status> {
+        Ok(())
+    }
+
+    /// Refuses. `new` is `None` for a delete.
+    async fn validate(&self, _request: &Request<'_>, _new: Option<&Value>) -> Result<(), Status> {
+        Ok(())
+    }
+}
+
+/// Runs the mutating plugins.
+pub async fn mutate(
+    server: &ApiServer,
+    intent: &Intent,
+    operation: Operation,
+    new: &mut Value,
+    old: Option<&Value>,
+) -> Result<(), Status> {
+    let request = Request { server, intent, operation, old };
+    for plugin in &server.admission {
+        plugin.mutate(&request, new).await?;
+    }
+    Ok(())
+}
+
+/// Runs the validating plugins.
+pub async fn validate(
+    server: &ApiServer,
+    intent: &Intent,
+    operation: Operation,
+    new: Option<&Value>,
+    old: Option<&Value>,
+) -> Result<(), Status> {
+    let request = Request { server, intent, operation, old };
+    for plugin in &server.admission {
+        plugin.validate(&request, new).await?;
+    }
+    Ok(())
+}

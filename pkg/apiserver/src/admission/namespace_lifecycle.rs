@@ -1,0 +1,51 @@
+//! `NamespaceLifecycle`: nothing is created in a namespace that is not there or is going, and the system's own namespaces
+//! cannot be deleted.
+
+use super::{Operation, Plugin, Request};
+use async_trait::async_trait;
+use isopod_api::{Cause, Gvr, Status};
+use serde_json::Value;
+
+/// Namespaces that must not be deleted.
+const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
+
+pub struct NamespaceLifecycle;
+
+#[async_trait]
+impl Plugin for NamespaceLifecycle {
+    fn name(&self) -> &'static str {
+        "NamespaceLifecycle"
+    }
+
+    async fn mutate(&self, request: &Request<'_>, new: &mut Value) -> Result<(), Status> {
+        let intent = request.intent;
+        if !intent.kind.namespaced || request.operation != Operation::Create {
+            return Ok(());
+        }
+        let namespaces = Gvr::new("", "v1", "namespaces");
+        let found = request.server.read("", "namespaces", "", &intent.namespace).await?;
+        let Some(namespace) = found else { return Err(Status::not_found(&namespaces, &intent.namespace)) };
+        let gone =
+            namespace["status"]["phase"] == "Terminating" || namespace["metadata"]["deletionTimestamp"].is_string();
+        if !gone {
+            return Ok(());
+        }
+        let ns = &intent.namespace;
+        let why = format!("unable to create new content in namespace {ns} because it is being terminated");
+        let mut status = request.forbidden(Some(new), why);
+        status.details.get_or_insert_default().causes.push(Cause {
+            reason: "NamespaceTerminating".into(),
+            message: format!("namespace {ns} is being terminated"),
+            field: "metadata.namespace".into(),
+        });
+        Err(status)
+    }
+
+    async fn validate(&self, request: &Request<'_>, _new: Option<&Value>) -> Result<(), Status> {
+        let name = request.intent.name.as_str();
+        if request.operation == Operation::Delete && request.is("namespaces") && IMMORTAL.contains(&name) {
+            return Err(request.forbidden(None, "this namespace may not be deleted"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,59 @@
+//! The `default/kubernetes` service and its endpoints: how pods reach the API server.
+
+use crate::ApiServer;
+use crate::candidate::update::Edit;
+use crate::pipeline;
+use isopod_api::Status;
+use serde_json::{Value, json};
+
+/// Creates or corrects the service, its Endpoints and its EndpointSlice.
+pub async fn reconcile(server: &ApiServer) -> Result<(), Status> {
+    let config = &server.config;
+    let first = server.service_cidr.nth(0).ok_or_else(|| Status::internal("the service CIDR is too small"))?;
+    let address = config.advertise_address;
+    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+    let meta = |labels: Value| json!({"name": "kubernetes", "namespace": "default", "labels": labels});
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": meta(json!({"component": "apiserver", "provider": "kubernetes"})),
+        "spec": {"clusterIP": first.to_string(), "type": "ClusterIP", "sessionAffinity": "None",
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": config.port}]},
+    });
+    let endpoints = json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": meta(json!({"endpointslice.kubernetes.io/skip-mirror": "true"})),
+        "subsets": [{"addresses": [{"ip": address.to_string()}],
+            "ports": [{"name": "https", "port": config.port, "protocol": "TCP"}]}],
+    });
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": meta(json!({"kubernetes.io/service-name": "kubernetes"})),
+        "addressType": family,
+        "endpoints": [{"addresses": [address.to_string()], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": config.port, "protocol": "TCP"}],
+    });
+    for (object, fields) in [(service, &["spec"][..]), (endpoints, &["subsets"]), (slice, &["endpoints", "ports"])] {
+        ensure(server, object, fields).await?;
+    }
+    Ok(())
+}
+
+/// Creates the object, or sets `fields` of the one that is there.
+async fn ensure(server: &ApiServer, object: Value, fields: &[&str]) -> Result<(), Status> {
+    let Some(intent) = server.own_intent(&object) else { return Ok(()) };
+    match pipeline::create(server, &intent, &object).await {
+        Err(e) if e.reason == "AlreadyExists" => {}
+        other => return other.map(drop),
+    }
+    let edit = Edit(|current: &mut Value| {
+        for field in fields.iter() {
+            match (&mut current[*field], &object[*field]) {
+                // What a person set beside our fields stays.
+                (Value::Object(now), Value::Object(want)) => now.extend(want.clone()),
+                (now, want) => *now = want.clone(),
+            }
+        }
+        Ok(())
+    });
+    pipeline::update(server, &intent, &edit).await.map(drop)
+}

@@ -1,0 +1,359 @@
+//! ClusterIPs and node ports of one Service. An address is an `IPAddress` object, a port is a key of its own; both are
+//! claimed by a compare on their absence.
+
+use super::Allocation;
+use super::cidr::Cidr;
+use crate::ApiServer;
+use crate::cache::store_status;
+use crate::encode::splice;
+use crate::pipeline::Intent;
+use isopod_api::{FieldError, Path, Status, time};
+use isopod_store::{Compare, KeyRange, Op, RangeRequest};
+use rand::Rng;
+use serde_json::{Value, json};
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+/// So many random places are tried before the whole range is read.
+const PROBES: usize = 16;
+
+fn address_key(ip: IpAddr) -> String {
+    format!("/registry/ipaddresses/{ip}")
+}
+
+fn port_key(port: u16) -> String {
+    format!("/registry/ranges/servicenodeports/{port}")
+}
+
+fn text<'a>(service: &'a Value, field: &str) -> &'a str {
+    service["spec"][field].as_str().unwrap_or_default()
+}
+
+fn has_address(service: &Value) -> bool {
+    text(service, "type") != "ExternalName"
+}
+
+fn wants_node_ports(service: &Value) -> bool {
+    match text(service, "type") {
+        "NodePort" => true,
+        "LoadBalancer" => service["spec"]["allocateLoadBalancerNodePorts"] != false,
+        _ => false,
+    }
+}
+
+/// The addresses that the Service holds.
+fn addresses(service: &Value) -> Vec<IpAddr> {
+    let list = service["spec"]["clusterIPs"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let mut all: Vec<IpAddr> = list.filter_map(|s| s.parse().ok()).collect();
+    if let Some(first) = text(service, "clusterIP").parse().ok().filter(|ip| !all.contains(ip)) {
+        all.insert(0, first);
+    }
+    all
+}
+
+/// The node ports that the Service holds, `healthCheckNodePort` among them.
+fn node_ports(service: &Value) -> HashSet<u16> {
+    let ports = service["spec"]["ports"].as_array().into_iter().flatten().map(|p| &p["nodePort"]);
+    let all = ports.chain([&service["spec"]["healthCheckNodePort"]]);
+    all.filter_map(Value::as_u64).filter_map(|p| u16::try_from(p).ok()).filter(|p| *p != 0).collect()
+}
+
+pub async fn create(server: &ApiServer, intent: &Intent, new: &mut Value) -> Result<Allocation, Status> {
+    let mut allocation = Allocation::default();
+    assign_families(server, new);
+    assign_address(server, intent, new, &mut allocation, &[]).await?;
+    assign_ports(server, intent, new, &mut allocation, &HashSet::new()).await?;
+    Ok(allocation)
+}
+
+pub async fn update(server: &ApiServer, intent: &Intent, new: &mut Value, old: &Value) -> Result<Allocation, Status> {
+    let mut allocation = Allocation::default();
+    keep_assigned(new, old);
+    assign_families(server, new);
+    let (held_ips, held_ports) = (addresses(old), node_ports(old));
+    assign_address(server, intent, new, &mut allocation, &held_ips).await?;
+    assign_ports(server, intent, new, &mut allocation, &held_ports).await?;
+    let (ips, ports) = (addresses(new), node_ports(new));
+    release(
+        &mut allocation,
+        held_ips.into_iter().filter(|ip| !ips.contains(ip)),
+        held_ports.difference(&ports).copied(),
+    );
+    Ok(allocation)
+}
+
+pub async fn delete(_server: &ApiServer, _intent: &Intent, old: &Value) -> Result<Allocation, Status> {
+    let mut allocation = Allocation::default();
+    release(&mut allocation, addresses(old).into_iter(), node_ports(old).into_iter());
+    Ok(allocation)
+}
+
+fn release(allocation: &mut Allocation, ips: impl Iterator<Item = IpAddr>, ports: impl Iterator<Item = u16>) {
+    allocation.ops.extend(ips.map(|ip| Op::delete(address_key(ip))));
+    allocation.ops.extend(ports.map(|p| Op::delete(port_key(p))));
+}
+
+/// What a client left out of an update it did not mean to give up (upstream's `patchAllocatedValues`).
+fn keep_assigned(new: &mut Value, old: &Value) {
+    if has_address(new) && has_address(old) && text(new, "clusterIP").is_empty() {
+        let nothing_said = new["spec"]["clusterIPs"].as_array().is_none_or(Vec::is_empty);
+        if nothing_said {
+            new["spec"]["clusterIP"] = old["spec"]["clusterIP"].clone();
+            new["spec"]["clusterIPs"] = old["spec"]["clusterIPs"].clone();
+        }
+    }
+    if wants_node_ports(new) && wants_node_ports(old) {
+        let old_ports = old["spec"]["ports"].as_array().cloned().unwrap_or_default();
+        let used = node_ports(new);
+        for port in new["spec"]["ports"].as_array_mut().into_iter().flatten() {
+            let same = |o: &&Value| o["port"] == port["port"] && o["protocol"] == port["protocol"];
+            if port["nodePort"].as_u64().unwrap_or(0) == 0
+                && let Some(before) = old_ports.iter().find(same).and_then(|o| o["nodePort"].as_u64())
+                && !used.contains(&(before as u16))
+            {
+                port["nodePort"] = before.into();
+            }
+        }
+    }
+    let health = old["spec"]["healthCheckNodePort"].as_u64().unwrap_or(0);
+    if needs_health_port(new)
+        && needs_health_port(old)
+        && new["spec"]["healthCheckNodePort"].as_u64().unwrap_or(0) == 0
+        && health != 0
+    {
+        new["spec"]["healthCheckNodePort"] = health.into();
+    }
+}
+
+/// `ipFamilies` and `ipFamilyPolicy` of a cluster with one family.
+fn assign_families(server: &ApiServer, service: &mut Value) {
+    if !has_address(service) {
+        if let Some(spec) = service["spec"].as_object_mut() {
+            ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"].iter().for_each(|f| drop(spec.remove(*f)));
+        }
+        return;
+    }
+    let (family, other) = if server.service_cidr.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
+    let headless = text(service, "clusterIP") == "None" || service["spec"]["clusterIPs"][0] == "None";
+    let selector = service["spec"]["selector"].as_object().is_some_and(|s| !s.is_empty());
+    let spec = &mut service["spec"];
+    let both = headless && !selector && spec["ipFamilyPolicy"].is_null();
+    if both {
+        spec["ipFamilyPolicy"] = "RequireDualStack".into();
+    } else if spec["ipFamilyPolicy"].is_null() {
+        spec["ipFamilyPolicy"] = "SingleStack".into();
+    }
+    if spec["ipFamilies"].as_array().is_none_or(Vec::is_empty) {
+        spec["ipFamilies"] = if both { json!([family, other]) } else { json!([family]) };
+    }
+}
+
+async fn assign_address(
+    server: &ApiServer,
+    intent: &Intent,
+    service: &mut Value,
+    allocation: &mut Allocation,
+    held: &[IpAddr],
+) -> Result<(), Status> {
+    if !has_address(service) {
+        return Ok(());
+    }
+    let asked = match text(service, "clusterIP") {
+        "" => service["spec"]["clusterIPs"][0].as_str().unwrap_or_default().to_owned(),
+        given => given.to_owned(),
+    };
+    if asked == "None" {
+        service["spec"]["clusterIP"] = "None".into();
+        service["spec"]["clusterIPs"] = json!(["None"]);
+        return Ok(());
+    }
+    let ip = if asked.is_empty() {
+        free_address(server).await?
+    } else {
+        // What is not an address is validation's to say.
+        let Ok(ip) = asked.parse::<IpAddr>() else { return Ok(()) };
+        if !held.contains(&ip) {
+            check_address(server, intent, service, ip).await?;
+        }
+        ip
+    };
+    service["spec"]["clusterIP"] = ip.to_string().into();
+    service["spec"]["clusterIPs"] = json!([ip.to_string()]);
+    if !held.contains(&ip) {
+        allocation.compare.push(Compare::mod_revision(address_key(ip), 0));
+        allocation.ops.push(Op::put(address_key(ip), splice::stored(&address_object(intent, service, ip))));
+    }
+    Ok(())
+}
+
+/// An address that a client asked for must be free and in the range.
+async fn check_address(server: &ApiServer, intent: &Intent, service: &Value, ip: IpAddr) -> Result<(), Status> {
+    let refuse = |why: String| {
+        let path = Path::new("spec").child("clusterIPs");
+        let error = FieldError::invalid(&path, json!([ip.to_string()]), format!("failed to allocate IP {ip}: {why}"));
+        let name = service["metadata"]["name"].as_str().unwrap_or_default();
+        Err(Status::invalid(&intent.kind.gvk, name, &[error]))
+    };
+    let cidr = &server.service_cidr;
+    if !cidr.is_usable(ip) {
+        return refuse(format!("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {cidr}"));
+    }
+    if exists(server, address_key(ip)).await? {
+        return refuse("provided IP is already allocated".into());
+    }
+    Ok(())
+}
+
+async fn exists(server: &ApiServer, key: String) -> Result<bool, Status> {
+    let mut request = RangeRequest::new(KeyRange::key(key));
+    request.count_only = true;
+    Ok(server.config.store.range(request).await.map_err(store_status)?.count > 0)
+}
+
+/// A free address, from the upper part of the range first: the lower part is for addresses that people choose (KEP-3070).
+async fn free_address(server: &ApiServer) -> Result<IpAddr, Status> {
+    let cidr = &server.service_cidr;
+    let offset = static_part(cidr);
+    for _ in 0..PROBES {
+        let n = rand::rng().random_range(offset.min(cidr.usable() - 1)..cidr.usable());
+        let Some(ip) = cidr.nth(n) else { continue };
+        if !exists(server, address_key(ip)).await? {
+            return Ok(ip);
+        }
+    }
+    let taken = names(server, "/registry/ipaddresses/").await?;
+    let free = |n: &u128| cidr.nth(*n).is_some_and(|ip| !taken.contains(&ip.to_string()));
+    let limit = cidr.usable().min(1 << 20);
+    let found = (offset..limit).find(free).or_else(|| (0..offset.min(limit)).find(free));
+    found.and_then(|n| cidr.nth(n)).ok_or_else(|| Status::internal("failed to allocate a serviceIP: range is full"))
+}
+
+fn static_part(cidr: &Cidr) -> u128 {
+    let size = cidr.usable();
+    if size < 16 { 0 } else { (size / 16).clamp(16, 256).min(size - 1) }
+}
+
+/// The last parts of all keys under a prefix.
+async fn names(server: &ApiServer, prefix: &str) -> Result<HashSet<String>, Status> {
+    let mut request = RangeRequest::new(KeyRange::prefix(prefix.to_owned()));
+    request.keys_only = true;
+    let read = server.config.store.range(request).await.map_err(store_status)?;
+    let name = |key: &[u8]| String::from_utf8_lossy(&key[prefix.len()..]).into_owned();
+    Ok(read.kvs.iter().map(|kv| name(&kv.key)).collect())
+}
+
+fn address_object(intent: &Intent, service: &Value, ip: IpAddr) -> Value {
+    let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+    json!({"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress",
+        "metadata": {
+            "name": ip.to_string(), "uid": uuid::Uuid::new_v4().to_string(), "creationTimestamp": time::format(intent.now),
+            "labels": {"ipaddress.kubernetes.io/ip-family": family, "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io"}},
+        "spec": {"parentRef": {"resource": "services", "namespace": intent.namespace, "name": service["metadata"]["name"]}}})
+}
+
+fn needs_health_port(service: &Value) -> bool {
+    text(service, "type") == "LoadBalancer" && text(service, "externalTrafficPolicy") == "Local"
+}
+
+async fn assign_ports(
+    server: &ApiServer,
+    intent: &Intent,
+    service: &mut Value,
+    allocation: &mut Allocation,
+    held: &HashSet<u16>,
+) -> Result<(), Status> {
+    let owner = format!("{}/{}", intent.namespace, service["metadata"]["name"].as_str().unwrap_or_default());
+    let mut claimed: HashSet<u16> = HashSet::new();
+    // The same number may serve two protocols of one port number.
+    let mut by_port: Vec<(Value, Value, u16)> = Vec::new();
+    let assign = wants_node_ports(service);
+    let count = service["spec"]["ports"].as_array().map_or(0, Vec::len);
+    for i in 0..count {
+        let port = service["spec"]["ports"][i].clone();
+        let given = port["nodePort"].as_u64().unwrap_or(0) as u16;
+        if given != 0 {
+            if !held.contains(&given) && !claimed.contains(&given) {
+                check_port(
+                    server,
+                    intent,
+                    service,
+                    &Path::new("spec").child("ports").index(i).child("nodePort"),
+                    given,
+                )
+                .await?;
+            }
+            claimed.insert(given);
+            by_port.push((port["port"].clone(), port["protocol"].clone(), given));
+        }
+    }
+    if assign {
+        for i in 0..count {
+            let port = service["spec"]["ports"][i].clone();
+            if port["nodePort"].as_u64().unwrap_or(0) != 0 {
+                continue;
+            }
+            let shared =
+                by_port.iter().find(|(n, p, _)| *n == port["port"] && *p != port["protocol"]).map(|(.., np)| *np);
+            let number = match shared {
+                Some(number) => number,
+                None => free_port(server, &claimed).await?,
+            };
+            service["spec"]["ports"][i]["nodePort"] = number.into();
+            claimed.insert(number);
+            by_port.push((port["port"].clone(), port["protocol"].clone(), number));
+        }
+    } else if text(service, "type") == "ClusterIP" {
+        // A service that was a NodePort gives its ports back.
+        for port in service["spec"]["ports"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+            port.remove("nodePort");
+        }
+        claimed.clear();
+    }
+    if needs_health_port(service) {
+        let given = service["spec"]["healthCheckNodePort"].as_u64().unwrap_or(0) as u16;
+        let number = if given == 0 { free_port(server, &claimed).await? } else { given };
+        if given != 0 && !held.contains(&given) {
+            check_port(server, intent, service, &Path::new("spec").child("healthCheckNodePort"), given).await?;
+        }
+        service["spec"]["healthCheckNodePort"] = number.into();
+        claimed.insert(number);
+    }
+    for port in claimed.into_iter().filter(|p| !held.contains(p)) {
+        allocation.compare.push(Compare::mod_revision(port_key(port), 0));
+        allocation.ops.push(Op::put(port_key(port), owner.clone()));
+    }
+    Ok(())
+}
+
+async fn check_port(
+    server: &ApiServer,
+    intent: &Intent,
+    service: &Value,
+    path: &Path,
+    port: u16,
+) -> Result<(), Status> {
+    let range = &server.config.node_ports;
+    let why = if !range.contains(&port) {
+        let (from, to) = (range.start(), range.end());
+        format!("provided port is not in the valid range. The range of valid ports is {from}-{to}")
+    } else if exists(server, port_key(port)).await? {
+        "provided port is already allocated".to_owned()
+    } else {
+        return Ok(());
+    };
+    let name = service["metadata"]["name"].as_str().unwrap_or_default();
+    Err(Status::invalid(&intent.kind.gvk, name, &[FieldError::invalid(path, port, why)]))
+}
+
+async fn free_port(server: &ApiServer, claimed: &HashSet<u16>) -> Result<u16, Status> {
+    let range = server.config.node_ports.clone();
+    for _ in 0..PROBES {
+        let port = rand::rng().random_range(range.clone());
+        if !claimed.contains(&port) && !exists(server, port_key(port)).await? {
+            return Ok(port);
+        }
+    }
+    let taken = names(server, "/registry/ranges/servicenodeports/").await?;
+    let free = |p: &u16| !claimed.contains(p) && !taken.contains(&p.to_string());
+    range.into_iter().find(free).ok_or_else(|| Status::internal("failed to allocate a nodePort: range is full"))
+}

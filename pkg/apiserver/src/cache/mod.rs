@@ -1,0 +1,237 @@
+//! The watch cache. One watch over the whole store feeds the caches of those resources that somebody lists or watches; the
+//! others cost nothing.
+//!
+//! Invariants:
+//! - A cache's content is the store's at [`Hub::revision`] or newer; the hub announces a revision only after every cache has
+//!   taken its events in and handed them to its watchers.
+//! - Fresh reads: [`Hub::fresh`] returns when everything that was committed before the call is in the caches.
+//! - All events of one transaction enter a cache at once.
+
+pub mod entry;
+pub mod resource;
+pub mod watcher;
+
+use crate::cache::resource::Cache;
+use isopod_api::Status;
+use isopod_base::errors::Chain;
+use isopod_kinds::Kind;
+use isopod_store::{Event, KeyRange, Revision, Store, StoreError, Watch, WatchMessage, WatchRequest};
+use parking_lot::RwLock;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Feeds every cache from one watch.
+pub struct Hub {
+    store: Arc<dyn Store>,
+    /// By key prefix: `/registry/pods/`.
+    caches: RwLock<BTreeMap<String, Arc<Cache>>>,
+    revision: watch::Sender<Revision>,
+    request_progress: RwLock<Arc<dyn Fn() + Send + Sync>>,
+}
+
+/// The prefix of a kind's keys, with its slash at the end.
+pub fn prefix_of(kind: &Kind) -> String {
+    format!("/registry/{}/", kind.storage.prefix)
+}
+
+/// A store's failure as the client sees it.
+pub fn store_status(e: StoreError) -> Status {
+    match e {
+        StoreError::Compacted { .. } => Status::expired("The resourceVersion for the provided list is too old."),
+        StoreError::FutureRevision { requested, newest } => too_large(requested, newest),
+        StoreError::Closed => Status::service_unavailable("the datastore is shutting down"),
+        e => {
+            tracing::error!(error = %Chain(&e), "the datastore failed");
+            Status::internal(Chain(&e))
+        }
+    }
+}
+
+/// 504: the client knows a revision that this server does not have yet.
+pub fn too_large(requested: Revision, current: Revision) -> Status {
+    let mut status = Status::timeout(format!("Too large resource version: {requested}, current: {current}"), 1);
+    status.details.get_or_insert_default().causes = vec![isopod_api::Cause {
+        reason: "ResourceVersionTooLarge".into(),
+        message: "Too large resource version".into(),
+        field: String::new(),
+    }];
+    status
+}
+
+impl Hub {
+    /// Starts at the store's newest revision and runs until the store is closed or the hub is dropped.
+    pub async fn start(store: Arc<dyn Store>) -> Result<Arc<Hub>, StoreError> {
+        let (newest, _) = store.revisions().await?;
+        let watch = open(&*store, newest).await?;
+        let hub = Arc::new(Hub {
+            store,
+            caches: RwLock::default(),
+            revision: watch::Sender::new(newest),
+            request_progress: RwLock::new(watch.request_progress.clone()),
+        });
+        tokio::spawn(run(Arc::downgrade(&hub), watch));
+        Ok(hub)
+    }
+
+    /// Everything up to and with this revision is in the caches.
+    pub fn revision(&self) -> Revision {
+        *self.revision.borrow()
+    }
+
+    pub fn subscribe(&self) -> watch::Receiver<Revision> {
+        self.revision.subscribe()
+    }
+
+    /// Waits until all that is committed now is in the caches, and returns that revision.
+    pub async fn fresh(&self) -> Result<Revision, Status> {
+        let (newest, _) = self.store.revisions().await.map_err(store_status)?;
+        self.wait(newest).await;
+        Ok(newest)
+    }
+
+    /// Waits for a revision that is committed.
+    pub async fn wait(&self, revision: Revision) {
+        let mut seen = self.revision.subscribe();
+        if *seen.borrow_and_update() >= revision {
+            return;
+        }
+        tokio::task::yield_now().await;
+        // A gap in the sequence brings no event: ask.
+        while *seen.borrow_and_update() < revision {
+            let ask = self.request_progress.read().clone();
+            ask();
+            let changed = tokio::time::timeout(Duration::from_secs(1), seen.changed()).await;
+            if matches!(changed, Ok(Err(_))) {
+                return;
+            }
+        }
+    }
+
+    /// Waits, for as long as upstream does, until the caches have a revision that a client asked for.
+    pub async fn wait_for_client(&self, revision: Revision) -> Result<(), Status> {
+        let newest = self.fresh().await?;
+        if newest >= revision {
+            return Ok(());
+        }
+        let reached = tokio::time::timeout(Duration::from_secs(3), async {
+            let mut seen = self.revision.subscribe();
+            while *seen.borrow_and_update() < revision && seen.changed().await.is_ok() {}
+        });
+        reached.await.map_err(|_| too_large(revision, self.revision()))
+    }
+
+    /// The cache of a stored kind if it runs.
+    pub fn running(&self, kind: &Kind) -> Option<Arc<Cache>> {
+        self.caches.read().get(&prefix_of(kind)).filter(|c| c.is_loaded()).cloned()
+    }
+
+    /// The caches that run.
+    pub fn caches(&self) -> Vec<Arc<Cache>> {
+        self.caches.read().values().filter(|c| c.is_loaded()).cloned().collect()
+    }
+
+    /// The cache of a stored kind, loaded now if nobody has asked for it before.
+    pub async fn cache(&self, kind: &Arc<Kind>) -> Result<Arc<Cache>, Status> {
+        let prefix = prefix_of(kind);
+        let known = self.caches.read().get(&prefix).cloned();
+        // From its insertion on the cache is handed all events and keeps them aside until its content is there.
+        let cache = match known {
+            Some(cache) => cache,
+            None => {
+                let new = || Arc::new(Cache::new(kind.clone(), self.store.clone()));
+                self.caches.write().entry(prefix).or_insert_with(new).clone()
+            }
+        };
+        cache.load().await.map_err(store_status)?;
+        Ok(cache)
+    }
+
+    fn dispatch(&self, revision: Revision, events: &[Event]) {
+        let caches = self.caches.read();
+        let mut rest = events;
+        while let Some(first) = rest.first() {
+            let found = std::str::from_utf8(&first.kv.key).ok().and_then(|key| {
+                let below = (Bound::Unbounded, Bound::Included(key));
+                let (prefix, cache) = caches.range::<str, _>(below).next_back()?;
+                key.starts_with(prefix.as_str()).then_some((prefix, cache))
+            });
+            let Some((prefix, cache)) = found else {
+                rest = &rest[1..];
+                continue;
+            };
+            // Events of a transaction come in key order as a rule: those of one resource stand together.
+            let run = rest.iter().take_while(|e| e.kv.key.starts_with(prefix.as_bytes())).count();
+            cache.apply(revision, &rest[..run]);
+            rest = &rest[run..];
+        }
+        drop(caches);
+        self.revision.send_if_modified(|r| {
+            revision > *r && {
+                *r = revision;
+                true
+            }
+        });
+    }
+
+    /// The history that the caches would need is gone: drop them all. Their watchers are told to start again.
+    fn reset(&self) {
+        for (_, cache) in std::mem::take(&mut *self.caches.write()) {
+            cache.expire();
+        }
+    }
+}
+
+async fn open(store: &dyn Store, after: Revision) -> Result<Watch, StoreError> {
+    let range = KeyRange { start: b"\0".as_slice().into(), end: b"\0".as_slice().into() };
+    store.watch(WatchRequest { range, start: after + 1 }).await
+}
+
+async fn run(hub: Weak<Hub>, mut watch: Watch) {
+    loop {
+        let message = watch.receiver.recv().await;
+        let Some(hub) = hub.upgrade() else { return };
+        match message {
+            Some(Ok(WatchMessage::Events(revision, events))) => hub.dispatch(revision, &events),
+            Some(Ok(WatchMessage::Progress(revision))) => hub.dispatch(revision, &[]),
+            Some(Err(StoreError::Closed)) => return,
+            ended => {
+                if let Some(Err(e)) = &ended {
+                    tracing::warn!(error = %Chain(e), "the watch of the datastore ended; starting it again");
+                }
+                match reopen(&hub).await {
+                    Some(new) => watch = new,
+                    None => return,
+                }
+            }
+        }
+    }
+}
+
+/// Starts the hub's watch again where it ended, or, when the history is gone, at the newest revision with empty caches.
+async fn reopen(hub: &Hub) -> Option<Watch> {
+    loop {
+        let watch = match open(&*hub.store, hub.revision()).await {
+            Err(StoreError::Compacted { .. } | StoreError::FutureRevision { .. }) => {
+                let (newest, _) = hub.store.revisions().await.ok()?;
+                hub.reset();
+                hub.revision.send_replace(newest);
+                open(&*hub.store, newest).await
+            }
+            other => other,
+        };
+        match watch {
+            Ok(watch) => {
+                *hub.request_progress.write() = watch.request_progress.clone();
+                return Some(watch);
+            }
+            Err(StoreError::Closed) => return None,
+            Err(e) => {
+                tracing::error!(error = %Chain(&e), "cannot watch the datastore; trying again");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        }
+    }
+}

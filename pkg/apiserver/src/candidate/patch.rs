@@ -1,0 +1,104 @@
+//! PATCH: JSON patch, merge patch and strategic merge patch against the newest object.
+
+use super::{Candidate, Made};
+use crate::encode::decode::{self, FieldValidation};
+use http::HeaderMap;
+use isopod_api::{Gvk, Status};
+use isopod_schema::patch::{self, PatchError};
+use isopod_schema::types::Object;
+use serde_json::Value;
+use std::sync::Arc;
+
+const JSON_PATCH: &str = "application/json-patch+json";
+const MERGE_PATCH: &str = "application/merge-patch+json";
+const STRATEGIC: &str = "application/strategic-merge-patch+json";
+/// Upstream's limit of operations in one JSON patch.
+const MAX_OPERATIONS: usize = 10_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatchType {
+    Json,
+    Merge,
+    Strategic,
+}
+
+impl PatchType {
+    /// `strategic`: whether the kind knows strategic merge (built-in kinds do, custom resources do not).
+    pub fn parse(headers: &HeaderMap, strategic: bool) -> Result<Self, Status> {
+        let name = headers.get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        match name.split(';').next().unwrap_or_default().trim() {
+            JSON_PATCH => Ok(Self::Json),
+            MERGE_PATCH => Ok(Self::Merge),
+            STRATEGIC if strategic => Ok(Self::Strategic),
+            _ => {
+                let mut all = vec![JSON_PATCH, MERGE_PATCH];
+                if strategic {
+                    all.push(STRATEGIC);
+                }
+                let all = all.join(", ");
+                let m =
+                    format!("the body of the request was in an unknown format - accepted media types include: {all}");
+                Err(Status::unsupported_media_type(m))
+            }
+        }
+    }
+}
+
+/// A patch of an object of type `gvk`.
+pub struct Patch {
+    pub ty: PatchType,
+    pub patch: Value,
+    pub gvk: Gvk,
+    pub schema: Arc<Object>,
+    pub validation: FieldValidation,
+}
+
+impl Patch {
+    pub fn parse(
+        ty: PatchType,
+        body: &[u8],
+        gvk: Gvk,
+        schema: Arc<Object>,
+        validation: FieldValidation,
+    ) -> Result<Self, Status> {
+        // kubectl sends patches as JSON; YAML is a superset that upstream accepts as well.
+        let patch: Value = match serde_json::from_slice(body) {
+            Ok(patch) => patch,
+            Err(e) => serde_yaml_ng::from_slice(body)
+                .map_err(|_| Status::bad_request(format!("error decoding patch: {e}")))?,
+        };
+        let fits = if ty == PatchType::Json { patch.is_array() } else { patch.is_object() };
+        if !fits {
+            return Err(Status::bad_request("error decoding patch: json: cannot unmarshal the patch into its type"));
+        }
+        if let Some(n) = patch.as_array().map(Vec::len).filter(|n| *n > MAX_OPERATIONS) {
+            let m = format!("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {n}");
+            return Err(Status::request_entity_too_large(m));
+        }
+        Ok(Patch { ty, patch, gvk, schema, validation })
+    }
+
+    /// The patched object, decoded against the schema.
+    pub fn apply(&self, current: &Value) -> Result<Made, Status> {
+        let patched = match self.ty {
+            PatchType::Json => patch::json_patch(current, &self.patch),
+            PatchType::Merge => Ok(patch::merge_patch(current, &self.patch)),
+            PatchType::Strategic => patch::strategic_merge(current, &self.patch, &self.schema),
+        };
+        let patched = patched.map_err(|e| match e {
+            PatchError::Malformed(m) => Status::bad_request(m),
+            PatchError::Unprocessable(m) => {
+                let m = format!("the server rejected our request due to an error in our request: {m}");
+                Status::new(422, "Invalid", m)
+            }
+        })?;
+        let decoded = decode::value(patched, &self.gvk, &self.schema, self.validation)?;
+        Ok(Made { object: decoded.value, warnings: decoded.warnings })
+    }
+}
+
+impl Candidate for Patch {
+    fn make(&self, current: Option<&Value>) -> Result<Made, Status> {
+        self.apply(current.unwrap_or(&Value::Null))
+    }
+}

@@ -1,0 +1,159 @@
+//! What every request passes through, in upstream's order: request id, panic recovery, request info, authentication, (audit,)
+//! impersonation, in-flight limits, authorization, then the handler.
+
+use crate::encode::negotiate::{self, Form};
+use crate::encode::{body, value};
+use crate::request::{Query, RequestInfo};
+use crate::verbs::{self, Call};
+use crate::{ApiServer, impersonate, nonresource};
+use axum::body::Body;
+use axum::response::Response;
+use futures::FutureExt;
+use http::{HeaderValue, Request, header};
+use isopod_api::{Gvr, Status, UserInfo};
+use isopod_auth::{Attributes, Decision};
+use parking_lot::Mutex;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A request that is not a watch or a stream ends by then.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Serves one request. Whatever happens, there is a response.
+pub async fn serve(server: Arc<ApiServer>, mut request: Request<Body>) -> Response {
+    let started = Instant::now();
+    let id = audit_id(&request);
+    let query = Query::parse(request.uri().query());
+    let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
+    let form = negotiate::form(request.headers(), &query, false).unwrap_or_default();
+    let warnings: Arc<Mutex<Vec<String>>> = Arc::default();
+    request.headers_mut().remove(header::EXPECT);
+
+    let handled = authorized(&server, request, info.clone(), query, warnings.clone());
+    let outcome = match AssertUnwindSafe(handled).catch_unwind().await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            tracing::error!(path = %info.path, verb = %info.verb, "a request panicked");
+            Err(Status::internal("the server panicked while it handled the request"))
+        }
+    };
+    let mut response = outcome.unwrap_or_else(|status| failure(&status, &form));
+    decorate(&mut response, &id, &warnings.lock());
+    server.metrics.observe(&info, response.status().as_u16(), started.elapsed());
+    response
+}
+
+fn audit_id(request: &Request<Body>) -> HeaderValue {
+    let given = request.headers().get("audit-id").filter(|v| !v.is_empty() && v.len() <= 64).cloned();
+    given.unwrap_or_else(|| {
+        let id = uuid::Uuid::new_v4().to_string();
+        HeaderValue::from_str(&id).expect("a uuid is a valid header value")
+    })
+}
+
+fn decorate(response: &mut Response, id: &HeaderValue, warnings: &[String]) {
+    let headers = response.headers_mut();
+    headers.insert("audit-id", id.clone());
+    for text in warnings {
+        let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let quoted = clean.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
+            headers.append("warning", value);
+        }
+    }
+}
+
+/// A `Status` as a response.
+pub fn failure(status: &Status, form: &Form) -> Response {
+    let form = Form { shape: Default::default(), ..form.clone() };
+    let mut response = body::response(status.code, &form, value(&status.to_json(), &form));
+    let retry = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);
+    if retry > 0 {
+        response.headers_mut().insert(header::RETRY_AFTER, retry.into());
+    }
+    if status.code == 401 {
+        let realm = HeaderValue::from_static("Basic realm=\"kubernetes-master\"");
+        // Upstream sends it for basic authentication only; bearer clients ignore it.
+        let _ = realm;
+    }
+    response
+}
+
+async fn authorized(
+    server: &Arc<ApiServer>,
+    request: Request<Body>,
+    info: RequestInfo,
+    query: Query,
+    warnings: Arc<Mutex<Vec<String>>>,
+) -> Result<Response, Status> {
+    let (mut parts, body) = request.into_parts();
+    let user = server.authenticate(&mut parts).await?;
+    let user = impersonate::apply(server, &parts.headers, user)?;
+    let _slot = if info.is_long_running() { None } else { Some(server.in_flight(&info)?) };
+    authorize(server, &info, &user)?;
+
+    let long = info.is_long_running();
+    let handled = handle(server, info, query, parts, user, body, warnings);
+    if long {
+        return handled.await;
+    }
+    match tokio::time::timeout(DEADLINE, handled).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            let m = "request did not complete within requested timeout - context deadline exceeded";
+            Err(Status::timeout(m, 0))
+        }
+    }
+}
+
+async fn handle(
+    server: &Arc<ApiServer>,
+    info: RequestInfo,
+    query: Query,
+    parts: http::request::Parts,
+    user: UserInfo,
+    body: Body,
+    warnings: Arc<Mutex<Vec<String>>>,
+) -> Result<Response, Status> {
+    if !info.is_resource {
+        return nonresource::serve(server, &info, &query, Request::from_parts(parts, body), user).await;
+    }
+    let kind = server.registry.load().get(&info.group, &info.version, &info.resource).cloned();
+    let Some(kind) = kind else { return Err(no_such_path()) };
+    if !kind.namespaced && !info.namespace.is_empty() && info.resource != "namespaces" {
+        return Err(no_such_path());
+    }
+    let now = server.config.clock.now();
+    let call = Call { info, query, parts, user, kind, warnings, now };
+    verbs::dispatch(server, call, body).await
+}
+
+pub fn no_such_path() -> Status {
+    Status::no_such_path()
+}
+
+/// 403 unless an authorizer allows it.
+pub fn authorize(server: &ApiServer, info: &RequestInfo, user: &UserInfo) -> Result<(), Status> {
+    check(server, &info.attributes(user))
+}
+
+/// Asks the authorizer about any attributes.
+pub fn check(server: &ApiServer, attributes: &Attributes) -> Result<(), Status> {
+    let reason = match server.config.authorizer.authorize(attributes) {
+        Decision::Allow(_) => return Ok(()),
+        Decision::Deny(reason) | Decision::NoOpinion(reason) => reason,
+    };
+    let mut sentence = attributes.refusal();
+    if !reason.is_empty() {
+        sentence.push_str(": ");
+        sentence.push_str(&reason);
+    }
+    if !attributes.is_resource {
+        let mut status = Status::new(403, "Forbidden", format!("forbidden: {sentence}"));
+        status.details = Some(Default::default());
+        return Err(status);
+    }
+    let gvr = Gvr::new(attributes.group.clone(), attributes.version.clone(), attributes.resource.clone());
+    Err(Status::forbidden(&gvr, &attributes.name, sentence))
+}

@@ -1,0 +1,109 @@
+//! What an API server is made from. Everything that it uses is given here: nothing is read from the environment.
+
+use crate::authn::Authenticator;
+use isopod_api::Status;
+use isopod_auth::Authorizer;
+use isopod_base::clock::Clock;
+use isopod_kinds::Kind;
+use isopod_store::Store;
+use jiff::Timestamp;
+use serde_json::Value;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+/// The parts and settings of an API server. [`Config::new`] fills in upstream's defaults.
+#[derive(Clone)]
+pub struct Config {
+    pub store: Arc<dyn Store>,
+    /// Every served version of every built-in resource.
+    pub kinds: Vec<Arc<Kind>>,
+    pub authorizer: Arc<dyn Authorizer>,
+    /// Asked in order; the first that knows the credentials decides.
+    pub authenticators: Vec<Arc<dyn Authenticator>>,
+    /// Whether requests without credentials are served as `system:anonymous`.
+    pub anonymous_auth: bool,
+    /// Signs and checks service-account tokens; without it `serviceaccounts/token` answers 501.
+    pub tokens: Option<Arc<dyn TokenIssuer>>,
+    /// `--service-cidr`, for example `10.43.0.0/16`.
+    pub service_cidr: String,
+    pub node_ports: RangeInclusive<u16>,
+    /// Where the `kubernetes` service leads.
+    pub advertise_address: IpAddr,
+    pub port: u16,
+    pub clock: Clock,
+    /// How the server speaks to kubelets through the tunnel: its client certificate and the CA of their serving certificates.
+    pub kubelet_tls: Option<Arc<rustls::ClientConfig>>,
+    /// OpenAPI documents; without them `/openapi/` answers 404.
+    pub openapi: Option<Arc<dyn crate::openapi::Documents>>,
+    /// Objects that are created at start if they are not there.
+    pub bootstrap: Vec<Value>,
+    pub max_requests_in_flight: usize,
+    pub max_mutating_requests_in_flight: usize,
+}
+
+impl Config {
+    pub fn new(store: Arc<dyn Store>, kinds: Vec<Arc<Kind>>, authorizer: Arc<dyn Authorizer>) -> Self {
+        Config {
+            store,
+            kinds,
+            authorizer,
+            authenticators: Vec::new(),
+            anonymous_auth: true,
+            tokens: None,
+            service_cidr: "10.43.0.0/16".into(),
+            node_ports: 30000..=32767,
+            advertise_address: IpAddr::from([127, 0, 0, 1]),
+            port: 6443,
+            clock: Clock::system(),
+            kubelet_tls: None,
+            openapi: None,
+            bootstrap: Vec::new(),
+            max_requests_in_flight: 400,
+            max_mutating_requests_in_flight: 200,
+        }
+    }
+}
+
+/// What a service-account token is to say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenSpec {
+    pub namespace: String,
+    pub service_account: String,
+    pub service_account_uid: String,
+    /// Empty: the API server's own.
+    pub audiences: Vec<String>,
+    pub expiration_seconds: i64,
+    /// Kind (`Pod`, `Secret`, `Node`), name and uid of the object whose life bounds the token's.
+    pub bound: Option<BoundObject>,
+    /// The node of a bound pod.
+    pub node: Option<BoundObject>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BoundObject {
+    pub kind: String,
+    pub name: String,
+    pub uid: String,
+}
+
+/// A token that was signed.
+#[derive(Clone, Debug)]
+pub struct IssuedToken {
+    pub token: String,
+    pub expires: Timestamp,
+}
+
+/// Signs service-account tokens and publishes the keys that verify them.
+pub trait TokenIssuer: Send + Sync {
+    fn issue(&self, spec: &TokenSpec, now: Timestamp) -> Result<IssuedToken, Status>;
+    /// Checks signature, issuer, audience and time; `None`: not a token of this issuer. The API server itself then checks
+    /// that the account and the bound object still live.
+    fn verify(&self, token: &str, audiences: &[String], now: Timestamp) -> Option<Result<TokenSpec, String>>;
+    /// `/openid/v1/jwks`.
+    fn jwks(&self) -> Value;
+    /// The issuer's URL.
+    fn issuer(&self) -> String;
+    /// Audiences of the API server.
+    fn api_audiences(&self) -> Vec<String>;
+}

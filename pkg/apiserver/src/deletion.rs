@@ -1,0 +1,197 @@
+//! Deleting one object: preconditions, grace, finalizers and propagation, then removal (`apiserver/pkg/registry/rest/delete.go`
+//! and `registry/generic/registry/store.go`). The only path on which objects go, besides an update that takes the last
+//! finalizer away.
+
+use crate::ApiServer;
+use crate::admission::{self, Operation};
+use crate::allocate;
+use crate::metadata;
+use crate::objects::{self, Change, Current};
+use crate::options::{DeleteOptions, Propagation};
+use crate::pipeline::{self, Done, Intent};
+use isopod_api::{Status, time};
+use isopod_kinds::Kind;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+const ATTEMPTS: usize = 32;
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+
+/// What a delete comes to.
+#[derive(Debug, PartialEq)]
+enum Plan {
+    /// The object goes now.
+    Remove,
+    /// It is marked and goes when its kubelet or its finalizers let it.
+    Mark(Value),
+    /// It is marked well enough already.
+    Pending,
+}
+
+/// Deletes an object, or marks it as being deleted.
+pub async fn delete(server: &ApiServer, intent: &Intent, options: &DeleteOptions) -> Result<Done, Status> {
+    for _ in 0..ATTEMPTS {
+        let current = pipeline::load(server, intent).await?;
+        let old = current.value(&intent.kind);
+        check(intent, &old, options)?;
+        admission::validate(server, intent, Operation::Delete, None, Some(&old)).await?;
+        let plan = plan(&intent.kind, &old, options, intent.now);
+        let new = match plan {
+            Plan::Pending => return Ok(Done { entry: current.entry, created: false, removed: false }),
+            Plan::Remove => None,
+            Plan::Mark(new) => Some(new),
+        };
+        if intent.dry_run {
+            let removed = new.is_none();
+            return Ok(Done { entry: current.entry, created: false, removed });
+        }
+        if let Some(done) = store(server, intent, &current, &old, new).await? {
+            return Ok(done);
+        }
+    }
+    Err(Status::outdated(&intent.kind.gvr(), &intent.name))
+}
+
+async fn store(
+    server: &ApiServer,
+    intent: &Intent,
+    current: &Current,
+    old: &Value,
+    new: Option<Value>,
+) -> Result<Option<Done>, Status> {
+    let removed = new.is_none();
+    let value = new.map(|n| pipeline::stored_bytes(intent, &n)).transpose()?;
+    let allocation = if removed { allocate::on_delete(server, intent, old).await? } else { Default::default() };
+    let change = Change {
+        key: objects::key(&intent.kind, &intent.namespace, &intent.name),
+        expected: current.revision,
+        value: value.clone(),
+        durability: server.durability(&intent.kind, &intent.namespace),
+        lease: server.lease(&intent.kind).await?,
+        also_if: allocation.compare,
+        also: allocation.ops,
+    };
+    let Some(revision) = server.commit(change).await? else { return Ok(None) };
+    let stored = value.as_ref().unwrap_or(&current.stored);
+    let entry = server.entry(&intent.kind, &intent.namespace, &intent.name, stored, revision)?;
+    Ok(Some(Done { entry, created: false, removed }))
+}
+
+fn check(intent: &Intent, old: &Value, options: &DeleteOptions) -> Result<(), Status> {
+    let conflict = |why: String| Err(Status::conflict(&intent.kind.gvr(), &intent.name, why));
+    let uid = metadata::uid(old).unwrap_or_default();
+    if let Some(want) = options.uid.as_deref().filter(|w| *w != uid) {
+        return conflict(format!(
+            "the UID in the precondition ({want}) does not match the UID in record ({uid}). The object might have been deleted and then recreated"
+        ));
+    }
+    let version = old["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+    if let Some(want) = options.resource_version.as_deref().filter(|w| *w != version) {
+        return conflict(format!(
+            "the ResourceVersion in the precondition ({want}) does not match the ResourceVersion in record ({version}). The object might have been modified"
+        ));
+    }
+    Ok(())
+}
+
+fn is_namespace(kind: &Kind) -> bool {
+    kind.gvk.group.is_empty() && kind.resource == "namespaces"
+}
+
+/// What is to happen. Pure.
+fn plan(kind: &Kind, old: &Value, options: &DeleteOptions, now: Timestamp) -> Plan {
+    let asked = options.grace_period_seconds.map(|s| if s < 0 { 1 } else { s });
+    let deleted = old["metadata"]["deletionTimestamp"].as_str().and_then(time::parse);
+    let mut new = old.clone();
+    let finalizers = finalizers(kind, old, options);
+    let same_finalizers = finalizers == texts(&old["metadata"]["finalizers"]);
+    set_finalizers(&mut new, &finalizers);
+    let mut grace = 0;
+    match (deleted, kind.hooks.graceful_delete(old, asked)) {
+        (Some(at), Some(_)) if old["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) > 0 => {
+            let before = old["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
+            match asked {
+                Some(wanted) if wanted < before => grace = shorten(&mut new, at, before, wanted, now),
+                _ => return Plan::Pending,
+            }
+        }
+        (Some(_), _) => {}
+        (None, wanted) => {
+            grace = wanted.unwrap_or(0);
+            mark(&mut new, now, grace);
+        }
+    }
+    if is_namespace(kind) {
+        new["status"]["phase"] = "Terminating".into();
+    }
+    let held = !finalizers.is_empty() || (is_namespace(kind) && !texts(&new["spec"]["finalizers"]).is_empty());
+    if !held && grace == 0 {
+        return Plan::Remove;
+    }
+    if new == *old && same_finalizers { Plan::Pending } else { Plan::Mark(new) }
+}
+
+/// Brings the end of a graceful deletion nearer, not into the past. Returns the new grace period.
+fn shorten(new: &mut Value, at: Timestamp, before: i64, wanted: i64, now: Timestamp) -> i64 {
+    let mut grace = wanted;
+    let mut end = at - SignedDuration::from_secs(before) + SignedDuration::from_secs(wanted);
+    if end < now {
+        end = now;
+        if wanted != 0 {
+            grace = 1;
+        }
+    }
+    new["metadata"]["deletionTimestamp"] = time::format(end).into();
+    new["metadata"]["deletionGracePeriodSeconds"] = grace.into();
+    grace
+}
+
+fn mark(new: &mut Value, now: Timestamp, grace: i64) {
+    let meta = &mut new["metadata"];
+    meta["deletionTimestamp"] = time::format(now + SignedDuration::from_secs(grace)).into();
+    meta["deletionGracePeriodSeconds"] = grace.into();
+    if let Some(generation) = meta["generation"].as_i64().filter(|g| *g > 0) {
+        meta["generation"] = (generation + 1).into();
+    }
+}
+
+fn texts(list: &Value) -> Vec<String> {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+fn set_finalizers(object: &mut Value, finalizers: &[String]) {
+    if let Some(meta) = object["metadata"].as_object_mut() {
+        if finalizers.is_empty() {
+            meta.remove("finalizers");
+        } else {
+            meta.insert("finalizers".into(), json!(finalizers));
+        }
+    }
+}
+
+/// Kinds whose dependents are left alone unless the client says otherwise, for compatibility.
+fn orphans_by_default(kind: &Kind) -> bool {
+    matches!((kind.gvk.group.as_str(), kind.resource.as_str()), ("", "replicationcontrollers") | ("batch", "jobs"))
+}
+
+/// The finalizers that the garbage collector acts on follow from the propagation that the client wants.
+fn finalizers(kind: &Kind, old: &Value, options: &DeleteOptions) -> Vec<String> {
+    let mut list = texts(&old["metadata"]["finalizers"]);
+    let has = |name: &str| list.iter().any(|f| f == name);
+    let (orphan, foreground) = match (options.orphan_dependents, options.propagation) {
+        (Some(orphan), _) => (orphan, false),
+        (None, Some(p)) => (p == Propagation::Orphan, p == Propagation::Foreground),
+        (None, None) if has(ORPHAN) => (true, false),
+        (None, None) if has(FOREGROUND) => (false, true),
+        (None, None) => (orphans_by_default(kind), false),
+    };
+    list.retain(|f| f != ORPHAN && f != FOREGROUND);
+    if orphan {
+        list.push(ORPHAN.into());
+    }
+    if foreground {
+        list.push(FOREGROUND.into());
+    }
+    list
+}

@@ -1,0 +1,238 @@
+//! Discovery in both forms: the old one (a document a group version) and the aggregated one (KEP-3352), from the registry.
+
+use crate::ApiServer;
+use crate::encode::negotiate::{self, Form, Media};
+use crate::encode::{self, body};
+use crate::registry::Registry;
+use crate::request::Query;
+use axum::body::Body;
+use axum::response::Response;
+use http::{HeaderMap, HeaderValue, header};
+use isopod_api::Status;
+use isopod_kinds::Kind;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha512};
+use std::sync::Arc;
+
+pub fn serve(server: &ApiServer, path: &str, headers: &HeaderMap, query: &Query) -> Result<Response, Status> {
+    let registry = server.registry.load();
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    if let Some(version) = aggregated(headers).filter(|_| parts.len() == 1) {
+        return Ok(aggregate(&registry, parts[0] == "api", version, headers));
+    }
+    let form = negotiate::form(headers, query, false)?;
+    let document = match parts[..] {
+        ["api"] => core_versions(server),
+        ["apis"] => group_list(&registry),
+        ["api", version] => resources(&registry, "", version)?,
+        ["apis", group] => group_document(&registry, group)?,
+        ["apis", group, version] => resources(&registry, group, version)?,
+        _ => return Err(Status::no_such_path()),
+    };
+    let mut response = body::response(200, &form, encode::value(&document, &form));
+    if parts.len() == 1 {
+        response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    }
+    Ok(response)
+}
+
+/// The root's list of paths.
+pub fn paths(server: &ApiServer) -> Vec<String> {
+    let registry = server.registry.load();
+    let mut all: Vec<String> = ["/api", "/api/v1", "/apis"].map(str::to_owned).to_vec();
+    for (group, versions) in registry.groups() {
+        if !group.is_empty() {
+            all.push(format!("/apis/{group}"));
+            all.extend(versions.iter().map(|(v, _)| format!("/apis/{group}/{v}")));
+        }
+    }
+    let others = ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
+    all.extend(others.map(str::to_owned));
+    all
+}
+
+fn core_versions(server: &ApiServer) -> Value {
+    let address = format!("{}:{}", server.config.advertise_address, server.config.port);
+    json!({"kind": "APIVersions", "apiVersion": "v1", "versions": ["v1"],
+        "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}]})
+}
+
+fn group(name: &str, versions: &[(&str, Vec<&Arc<Kind>>)]) -> Value {
+    let all: Vec<Value> =
+        versions.iter().map(|(v, _)| json!({"groupVersion": format!("{name}/{v}"), "version": v})).collect();
+    json!({"name": name, "versions": all, "preferredVersion": all.first()})
+}
+
+/// Groups in upstream's order of preference: built-in ones before others, then by name.
+fn ordered<'a>(registry: &'a Registry) -> Vec<(&'a str, Vec<(&'a str, Vec<&'a Arc<Kind>>)>)> {
+    const FIRST: [&str; 18] = [
+        "apiregistration.k8s.io",
+        "apps",
+        "events.k8s.io",
+        "authentication.k8s.io",
+        "authorization.k8s.io",
+        "autoscaling",
+        "batch",
+        "certificates.k8s.io",
+        "networking.k8s.io",
+        "policy",
+        "rbac.authorization.k8s.io",
+        "storage.k8s.io",
+        "admissionregistration.k8s.io",
+        "apiextensions.k8s.io",
+        "scheduling.k8s.io",
+        "coordination.k8s.io",
+        "node.k8s.io",
+        "discovery.k8s.io",
+    ];
+    let mut groups: Vec<_> = registry.groups().into_iter().filter(|(g, _)| !g.is_empty()).collect();
+    groups.sort_by_key(|(g, _)| (FIRST.iter().position(|f| f == g).unwrap_or(FIRST.len()), *g));
+    groups
+}
+
+fn group_list(registry: &Registry) -> Value {
+    let groups: Vec<Value> = ordered(registry).iter().map(|(g, v)| group(g, v)).collect();
+    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+}
+
+fn group_document(registry: &Registry, name: &str) -> Result<Value, Status> {
+    let groups = registry.groups();
+    let versions = groups.get(name).filter(|_| !name.is_empty()).ok_or_else(Status::no_such_path)?;
+    let mut document = group(name, versions);
+    document["kind"] = "APIGroup".into();
+    document["apiVersion"] = "v1".into();
+    Ok(document)
+}
+
+fn resources(registry: &Registry, group: &str, version: &str) -> Result<Value, Status> {
+    let groups = registry.groups();
+    let kinds = groups.get(group).and_then(|vs| vs.iter().find(|(v, _)| *v == version)).map(|(_, kinds)| kinds);
+    let kinds = kinds.ok_or_else(Status::no_such_path)?;
+    let mut list = Vec::new();
+    for kind in kinds {
+        let mut resource = json!({"name": kind.resource, "singularName": kind.singular, "namespaced": kind.namespaced,
+            "kind": kind.gvk.kind, "verbs": kind.verbs});
+        if !kind.short_names.is_empty() {
+            resource["shortNames"] = json!(kind.short_names);
+        }
+        if !kind.categories.is_empty() {
+            resource["categories"] = json!(kind.categories);
+        }
+        if kind.verbs.iter().any(|v| v == "list") {
+            resource["storageVersionHash"] = storage_hash(kind).into();
+        }
+        list.push(resource);
+        for sub in &kind.subresources {
+            let gvk = sub.gvk.as_ref().unwrap_or(&kind.gvk);
+            let name = format!("{}/{}", kind.resource, sub.name);
+            let mut resource = json!({"name": name, "singularName": "", "namespaced": kind.namespaced, "kind": gvk.kind,
+                "verbs": sub.verbs});
+            if gvk.group_version() != kind.gvk.group_version() {
+                resource["group"] = gvk.group.clone().into();
+                resource["version"] = gvk.version.clone().into();
+            }
+            list.push(resource);
+        }
+    }
+    list.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
+    let gv = isopod_api::GroupVersion::new(group, version).to_string();
+    Ok(json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": gv, "resources": list}))
+}
+
+/// Tells clients when the stored version of a resource has changed.
+fn storage_hash(kind: &Kind) -> String {
+    use base64::Engine;
+    let gvk = &kind.storage.gvk;
+    let digest = sha2::Sha256::digest(format!("{}/{}/{}", gvk.group, gvk.version, gvk.kind));
+    base64::engine::general_purpose::STANDARD.encode(&digest[..8])
+}
+
+/// The version of aggregated discovery that the client takes.
+fn aggregated(headers: &HeaderMap) -> Option<&'static str> {
+    let accept = headers.get(header::ACCEPT)?.to_str().ok()?;
+    accept.split(',').find_map(|clause| {
+        let has = |p: &str| clause.split(';').any(|part| part.trim() == p);
+        let ours = has("as=APIGroupDiscoveryList") && has("g=apidiscovery.k8s.io");
+        let known = clause.trim().starts_with(negotiate::JSON) || clause.trim().starts_with(negotiate::PROTOBUF);
+        if !ours || !known {
+            return None;
+        }
+        // v2beta1 went in 1.35's time: clients that know only that get the old form.
+        has("v=v2").then_some("v2")
+    })
+}
+
+fn aggregate(registry: &Registry, core: bool, version: &'static str, headers: &HeaderMap) -> Response {
+    let groups: Vec<_> =
+        if core { registry.groups().into_iter().filter(|(g, _)| g.is_empty()).collect() } else { ordered(registry) };
+    let items: Vec<Value> = groups.iter().map(|(name, versions)| aggregate_group(name, versions)).collect();
+    let api_version = format!("apidiscovery.k8s.io/{version}");
+    let document = json!({"kind": "APIGroupDiscoveryList", "apiVersion": api_version, "metadata": {}, "items": items});
+    let json_first = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).is_none_or(|accept| {
+        let first = |media: &str| accept.find(&format!("{media};")).unwrap_or(usize::MAX);
+        first(negotiate::JSON) <= first(negotiate::PROTOBUF)
+    });
+    let media = if json_first { Media::Json } else { Media::Protobuf };
+    let form = Form { media, ..Default::default() };
+    let bytes = encode::value(&document, &form);
+    let etag = format!("\"{}\"", hex::encode_upper(Sha512::digest(&bytes)));
+    let matches = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()) == Some(etag.as_str());
+    let mut response = if matches {
+        let mut unchanged = Response::new(Body::empty());
+        *unchanged.status_mut() = http::StatusCode::NOT_MODIFIED;
+        unchanged
+    } else {
+        body::response(200, &form, bytes)
+    };
+    let content_type = format!("{};g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList", media.name());
+    let headers = response.headers_mut();
+    for (name, value) in [(header::CONTENT_TYPE, content_type), (header::ETAG, etag)] {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(name, value);
+        }
+    }
+    headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
+    response
+}
+
+fn aggregate_group(name: &str, versions: &[(&str, Vec<&Arc<Kind>>)]) -> Value {
+    let versions: Vec<Value> = versions
+        .iter()
+        .map(|(version, kinds)| {
+            let resources: Vec<Value> = kinds.iter().map(|k| aggregate_resource(k)).collect();
+            json!({"version": version, "resources": resources, "freshness": "Current"})
+        })
+        .collect();
+    let metadata = if name.is_empty() { json!({}) } else { json!({"name": name}) };
+    json!({"metadata": metadata, "versions": versions})
+}
+
+fn aggregate_resource(kind: &Kind) -> Value {
+    let gvk = &kind.gvk;
+    let mut resource = json!({
+        "resource": kind.resource,
+        "responseKind": {"group": gvk.group, "version": gvk.version, "kind": gvk.kind},
+        "scope": if kind.namespaced { "Namespaced" } else { "Cluster" },
+        "singularResource": kind.singular, "verbs": kind.verbs,
+    });
+    if !kind.short_names.is_empty() {
+        resource["shortNames"] = json!(kind.short_names);
+    }
+    if !kind.categories.is_empty() {
+        resource["categories"] = json!(kind.categories);
+    }
+    let subresources: Vec<Value> = kind
+        .subresources
+        .iter()
+        .map(|s| {
+            let gvk = s.gvk.as_ref().unwrap_or(gvk);
+            json!({"subresource": s.name, "verbs": s.verbs,
+                "responseKind": {"group": gvk.group, "version": gvk.version, "kind": gvk.kind}})
+        })
+        .collect();
+    if !subresources.is_empty() {
+        resource["subresources"] = subresources.into();
+    }
+    resource
+}

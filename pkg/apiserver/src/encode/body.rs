@@ -1,0 +1,226 @@
+//! Response bodies: lists assembled from cached bytes in chunks, so that memory stays flat; gzip where it pays.
+
+use crate::cache::entry::Entry;
+use crate::encode::negotiate::{Form, Media, Shape};
+use crate::encode::{json_bytes, meta_object, partial, served, table, text, to_json};
+use axum::body::Body;
+use axum::response::Response;
+use bytes::{Bytes, BytesMut};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use http::{HeaderValue, StatusCode, header};
+use isopod_kinds::Kind;
+use isopod_schema::proto;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use std::io::Write;
+use std::sync::Arc;
+
+/// Smaller bodies are sent as they are: upstream's limit.
+const GZIP_FROM: usize = 128 << 10;
+const CHUNK: usize = 64 << 10;
+
+/// What a list holds.
+#[derive(Default)]
+pub struct List {
+    pub revision: i64,
+    pub continue_token: String,
+    pub remaining: Option<u64>,
+    pub entries: Vec<Arc<Entry>>,
+}
+
+impl List {
+    fn meta(&self) -> Value {
+        let mut meta = json!({"resourceVersion": self.revision.to_string()});
+        if !self.continue_token.is_empty() {
+            meta["continue"] = self.continue_token.clone().into();
+        }
+        if let Some(n) = self.remaining {
+            meta["remainingItemCount"] = n.into();
+        }
+        meta
+    }
+}
+
+/// A response with one body.
+pub fn response(code: u16, form: &Form, bytes: Bytes) -> Response {
+    let zip = form.gzip && bytes.len() >= GZIP_FROM;
+    let body = if zip { gzip(&bytes) } else { bytes };
+    finish(code, form, Body::from(body), zip)
+}
+
+fn finish(code: u16, form: &Form, body: Body, zipped: bool) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(form.media.name()));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    if zipped {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    }
+    response
+}
+
+fn gzip(bytes: &[u8]) -> Bytes {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 6), Compression::new(1));
+    // Writing into memory does not fail.
+    let _ = encoder.write_all(bytes);
+    encoder.finish().unwrap_or_default().into()
+}
+
+/// The response of a list.
+pub fn list(kind: &Arc<Kind>, list: List, form: &Form, now: Timestamp) -> Response {
+    match form.media {
+        Media::Protobuf => response(200, form, protobuf_list(kind, &list, form)),
+        Media::Json if !form.pretty => stream(kind, list, form, now),
+        _ => response(200, form, text(&list_value(kind, &list, form, now), form)),
+    }
+}
+
+/// The list as a value: for the forms that are for people.
+fn list_value(kind: &Kind, list: &List, form: &Form, now: Timestamp) -> Value {
+    let objects: Vec<Value> = list.entries.iter().map(|e| served(kind, &e.body)).collect();
+    let mut value = match form.shape {
+        Shape::Object => {
+            json!({"kind": format!("{}List", kind.gvk.kind), "apiVersion": kind.gvk.api_version(), "items": objects})
+        }
+        Shape::Table(_) => table::table(kind, &objects, "", form, now),
+        Shape::Metadata => {
+            let items: Vec<Value> = objects.iter().map(|o| partial(o, form)).collect();
+            json!({"kind": "PartialObjectMetadataList", "apiVersion": form.meta_version(), "items": items})
+        }
+    };
+    value["metadata"] = list.meta();
+    value
+}
+
+/// JSON in chunks of about [`CHUNK`] bytes, made while they are sent.
+fn stream(kind: &Arc<Kind>, list: List, form: &Form, now: Timestamp) -> Response {
+    let (kind_name, version, items) = match form.shape {
+        Shape::Object => (format!("{}List", kind.gvk.kind), kind.gvk.api_version(), "items"),
+        Shape::Table(_) => ("Table".to_owned(), form.meta_version().to_owned(), "rows"),
+        Shape::Metadata => ("PartialObjectMetadataList".to_owned(), form.meta_version().to_owned(), "items"),
+    };
+    let mut head = format!("{{\"kind\":\"{kind_name}\",\"apiVersion\":\"{version}\",\"metadata\":{}", list.meta());
+    if matches!(form.shape, Shape::Table(_)) {
+        head.push_str(&format!(",\"columnDefinitions\":{}", table::columns(kind)));
+    }
+    head.push_str(&format!(",\"{items}\":["));
+
+    let size: usize = list.entries.iter().map(|e| e.body.len()).sum();
+    let zip = form.gzip && size >= GZIP_FROM;
+    let (item_kind, item_form) = (kind.clone(), form.clone());
+    let item = move |entry: &Entry| match item_form.shape {
+        Shape::Object => json_bytes(&item_kind, &entry.body),
+        Shape::Table(_) => to_json(&table::row(&item_kind, &served(&item_kind, &entry.body), &item_form, now)),
+        Shape::Metadata => to_json(&partial(&served(&item_kind, &entry.body), &item_form)),
+    };
+    let chunks = Chunks { head: Some(head), entries: list.entries.into_iter(), first: true, done: false, item };
+    let body = if zip {
+        Body::from_stream(futures::stream::iter(Zipped::new(chunks).map(Ok::<_, std::convert::Infallible>)))
+    } else {
+        Body::from_stream(futures::stream::iter(chunks.map(Ok::<_, std::convert::Infallible>)))
+    };
+    finish(200, form, body, zip)
+}
+
+struct Chunks<F> {
+    head: Option<String>,
+    entries: std::vec::IntoIter<Arc<Entry>>,
+    first: bool,
+    done: bool,
+    item: F,
+}
+
+impl<F: Fn(&Entry) -> Bytes> Iterator for Chunks<F> {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        if self.done {
+            return None;
+        }
+        let mut out = BytesMut::with_capacity(CHUNK.min(4096 + self.entries.len() * 1024));
+        if let Some(head) = self.head.take() {
+            out.extend_from_slice(head.as_bytes());
+        }
+        while out.len() < CHUNK {
+            let Some(entry) = self.entries.next() else {
+                out.extend_from_slice(b"]}\n");
+                self.done = true;
+                break;
+            };
+            if !std::mem::take(&mut self.first) {
+                out.extend_from_slice(b",");
+            }
+            out.extend_from_slice(&(self.item)(&entry));
+        }
+        Some(out.freeze())
+    }
+}
+
+struct Zipped<I> {
+    chunks: I,
+    encoder: Option<GzEncoder<Vec<u8>>>,
+}
+
+impl<I: Iterator<Item = Bytes>> Zipped<I> {
+    fn new(chunks: I) -> Self {
+        Zipped { chunks, encoder: Some(GzEncoder::new(Vec::new(), Compression::new(1))) }
+    }
+}
+
+impl<I: Iterator<Item = Bytes>> Iterator for Zipped<I> {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        loop {
+            let encoder = self.encoder.as_mut()?;
+            match self.chunks.next() {
+                Some(chunk) => {
+                    let _ = encoder.write_all(&chunk);
+                    if encoder.get_ref().len() >= CHUNK / 4 {
+                        return Some(std::mem::take(encoder.get_mut()).into());
+                    }
+                }
+                None => return self.encoder.take().and_then(|e| e.finish().ok()).map(Bytes::from),
+            }
+        }
+    }
+}
+
+/// All lists are alike in protobuf: `metadata` is field 1, `items` is field 2.
+fn protobuf_list(kind: &Kind, list: &List, form: &Form) -> Bytes {
+    let mut raw = Vec::with_capacity(4096);
+    let meta = meta_object("ListMeta").map(|o| proto::encode(&list.meta(), &o)).unwrap_or_default();
+    message(&mut raw, 1, &meta);
+    let metadata_only = (form.shape == Shape::Metadata).then(|| meta_object("PartialObjectMetadata")).flatten();
+    for entry in &list.entries {
+        let value = served(kind, &entry.body);
+        let item = match &metadata_only {
+            Some(object) => proto::encode(&partial(&value, form), object),
+            None => proto::encode(&value, &kind.schema),
+        };
+        message(&mut raw, 2, &item);
+    }
+    match form.shape {
+        Shape::Metadata => proto::envelope::wrap(form.meta_version(), "PartialObjectMetadataList", &raw),
+        _ => proto::envelope::wrap(&kind.gvk.api_version(), &format!("{}List", kind.gvk.kind), &raw),
+    }
+    .into()
+}
+
+/// A length-delimited protobuf field.
+pub fn message(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
+    varint(out, u64::from(field << 3 | 2));
+    varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+fn varint(out: &mut Vec<u8>, mut n: u64) {
+    while n >= 0x80 {
+        out.push(n as u8 | 0x80);
+        n >>= 7;
+    }
+    out.push(n as u8);
+}

@@ -1,0 +1,117 @@
+//! Forms of objects: what goes out as which bytes. JSON of the stored version is copied; everything else is made on demand.
+
+pub mod body;
+pub mod decode;
+pub mod negotiate;
+pub mod splice;
+pub mod table;
+
+use crate::cache::entry::Entry;
+use bytes::Bytes;
+use isopod_kinds::Kind;
+use isopod_schema::facts;
+use isopod_schema::proto;
+use jiff::Timestamp;
+use negotiate::{Form, Include, Media, Shape};
+use serde_json::{Value, json};
+
+/// The object of an entry in the version that `kind` serves.
+pub fn served(kind: &Kind, body: &[u8]) -> Value {
+    let mut value: Value = serde_json::from_slice(body).unwrap_or_default();
+    if kind.gvk != kind.storage.gvk {
+        kind.hooks.from_storage(&mut value);
+        value["apiVersion"] = kind.gvk.api_version().into();
+        value["kind"] = kind.gvk.kind.clone().into();
+    }
+    value
+}
+
+/// The bytes of an entry's object in JSON of the served version.
+pub fn json_bytes(kind: &Kind, body: &Bytes) -> Bytes {
+    if kind.gvk == kind.storage.gvk { body.clone() } else { to_json(&served(kind, body)) }
+}
+
+pub fn to_json(value: &Value) -> Bytes {
+    serde_json::to_vec(value).expect("a JSON value always encodes into memory").into()
+}
+
+/// An entry's body in a form.
+pub fn entry(kind: &Kind, body: &Bytes, form: &Form, now: Timestamp) -> Bytes {
+    match (form.media, form.shape) {
+        (Media::Json, Shape::Object) if !form.pretty => json_bytes(kind, body),
+        (Media::Protobuf, Shape::Object) => protobuf(kind, &served(kind, body)),
+        (_, Shape::Object) => text(&served(kind, body), form),
+        (_, Shape::Table(_)) => {
+            let value = served(kind, body);
+            let revision = value["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
+            text(&table::table(kind, &[value], &revision, form, now), form)
+        }
+        (Media::Protobuf, Shape::Metadata) => {
+            let partial = partial(&served(kind, body), form);
+            let object = meta_object("PartialObjectMetadata");
+            let raw = object.map(|o| proto::encode(&partial, &o)).unwrap_or_default();
+            proto::envelope::wrap(form.meta_version(), "PartialObjectMetadata", &raw).into()
+        }
+        (_, Shape::Metadata) => text(&partial(&served(kind, body), form), form),
+    }
+}
+
+/// Any value of a known schema (a `Scale`, a `Status`) in a form; shapes do not apply.
+pub fn value(value: &Value, form: &Form) -> Bytes {
+    if form.media != Media::Protobuf {
+        return text(value, form);
+    }
+    let (api_version, kind) = type_of(value);
+    let object = isopod_api::GroupVersion::parse(&api_version)
+        .and_then(|gv| facts::builtin().object_of(&isopod_api::Gvk::new(gv.group, gv.version, kind.clone())))
+        .or_else(|| meta_object(&kind));
+    let raw = object.map(|o| proto::encode(value, &o)).unwrap_or_default();
+    proto::envelope::wrap(&api_version, &kind, &raw).into()
+}
+
+pub fn text(value: &Value, form: &Form) -> Bytes {
+    match form.media {
+        Media::Yaml => serde_yaml_ng::to_string(value).unwrap_or_default().into(),
+        _ if form.pretty => {
+            let mut out = serde_json::to_vec_pretty(value).unwrap_or_default();
+            out.push(b'\n');
+            out.into()
+        }
+        _ => to_json(value),
+    }
+}
+
+fn protobuf(kind: &Kind, value: &Value) -> Bytes {
+    let raw = proto::encode(value, &kind.schema);
+    proto::envelope::wrap(&kind.gvk.api_version(), &kind.gvk.kind, &raw).into()
+}
+
+/// `PartialObjectMetadata` of an object.
+pub fn partial(object: &Value, form: &Form) -> Value {
+    let metadata = object.get("metadata").cloned().unwrap_or_else(|| json!({}));
+    json!({"kind": "PartialObjectMetadata", "apiVersion": form.meta_version(), "metadata": metadata})
+}
+
+/// A row's `object`.
+pub fn included(object: &Value, form: &Form, include: Include) -> Option<Value> {
+    match include {
+        Include::None => None,
+        Include::Metadata => Some(partial(object, form)),
+        Include::Object => Some(object.clone()),
+    }
+}
+
+/// A definition of `meta/v1`.
+pub fn meta_object(kind: &str) -> Option<std::sync::Arc<isopod_schema::types::Object>> {
+    facts::builtin().object(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{kind}"))
+}
+
+pub fn type_of(value: &Value) -> (String, String) {
+    let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    (text("apiVersion"), text("kind"))
+}
+
+/// The object of an entry, in the version that `kind` serves.
+pub fn entry_value(kind: &Kind, entry: &Entry) -> Value {
+    served(kind, &entry.body)
+}

@@ -1,0 +1,217 @@
+//! Which form a client wants: media type, and whether the object, its table, or its metadata alone.
+
+use crate::request::Query;
+use http::HeaderMap;
+use isopod_api::Status;
+
+pub const JSON: &str = "application/json";
+pub const YAML: &str = "application/yaml";
+pub const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Media {
+    #[default]
+    Json,
+    Yaml,
+    Protobuf,
+}
+
+impl Media {
+    pub fn name(self) -> &'static str {
+        match self {
+            Media::Json => JSON,
+            Media::Yaml => YAML,
+            Media::Protobuf => PROTOBUF,
+        }
+    }
+
+    /// By the type alone, without parameters.
+    pub fn of(name: &str) -> Option<Media> {
+        [Media::Json, Media::Yaml, Media::Protobuf].into_iter().find(|m| m.name().eq_ignore_ascii_case(name))
+    }
+}
+
+/// What of an object is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Shape {
+    #[default]
+    Object,
+    Table(Include),
+    /// `PartialObjectMetadata`, and its list for a list.
+    Metadata,
+}
+
+/// `includeObject`: what of the object stands in a table's row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Include {
+    None,
+    #[default]
+    Metadata,
+    Object,
+}
+
+/// The form of a response.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Form {
+    pub media: Media,
+    pub shape: Shape,
+    /// `v1beta1` of `meta.k8s.io`, for tables and metadata; else `v1`.
+    pub beta: bool,
+    pub pretty: bool,
+    pub gzip: bool,
+}
+
+impl Form {
+    pub fn meta_version(&self) -> &'static str {
+        if self.beta { "meta.k8s.io/v1beta1" } else { "meta.k8s.io/v1" }
+    }
+
+    /// Equal forms have equal bytes.
+    pub fn key(&self) -> u64 {
+        use std::hash::{Hash, Hasher};
+        let mut hasher = std::hash::DefaultHasher::new();
+        (self.media, self.shape, self.beta).hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+/// One clause of an `Accept` header.
+struct Clause<'a> {
+    media: &'a str,
+    params: Vec<(&'a str, &'a str)>,
+    quality: f32,
+}
+
+fn clauses(header: &str) -> Vec<Clause<'_>> {
+    let mut all: Vec<Clause> = header
+        .split(',')
+        .map(|clause| {
+            let mut parts = clause.split(';').map(str::trim);
+            let media = parts.next().unwrap_or_default();
+            let params: Vec<_> = parts.filter_map(|p| p.split_once('=')).map(|(k, v)| (k.trim(), v.trim())).collect();
+            let quality = params.iter().find(|(k, _)| *k == "q").and_then(|(_, v)| v.parse().ok()).unwrap_or(1.0);
+            Clause { media, params, quality }
+        })
+        .collect();
+    all.sort_by(|a, b| b.quality.total_cmp(&a.quality));
+    all
+}
+
+/// Negotiates the form of an object or list. `transforms`: whether tables and metadata may be asked for.
+pub fn form(headers: &HeaderMap, query: &Query, transforms: bool) -> Result<Form, Status> {
+    let accept = headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let mut form = if accept.trim().is_empty() {
+        Form::default()
+    } else {
+        let found = clauses(accept).iter().find_map(|c| accepted(c, transforms));
+        found.ok_or_else(|| {
+            let all = [JSON, YAML, PROTOBUF].join(", ");
+            Status::not_acceptable(format!("only the following media types are accepted: {all}"))
+        })?
+    };
+    form.pretty |= pretty(headers, query);
+    form.gzip = headers
+        .get_all(http::header::ACCEPT_ENCODING)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .any(|e| e.trim().split(';').next() == Some("gzip"));
+    if let Shape::Table(include) = &mut form.shape {
+        *include = match query.get("includeObject").unwrap_or_default() {
+            "" | "Metadata" => Include::Metadata,
+            "None" => Include::None,
+            "Object" => Include::Object,
+            other => {
+                let m = format!(
+                    "Unable to convert to Table as requested: includeObject: Invalid value: {other:?}: must be 'Metadata', 'Object', 'None', or empty"
+                );
+                return Err(Status::bad_request(m));
+            }
+        };
+    }
+    Ok(form)
+}
+
+fn accepted(clause: &Clause, transforms: bool) -> Option<Form> {
+    let media = match clause.media {
+        "*/*" | "application/*" => Media::Json,
+        name => Media::of(name)?,
+    };
+    let param = |k: &str| clause.params.iter().find(|(p, _)| *p == k).map(|(_, v)| *v);
+    let mut form = Form { media, pretty: param("pretty") == Some("1"), ..Default::default() };
+    if param("stream").is_some_and(|s| !s.is_empty() && s != "watch") {
+        return None;
+    }
+    if let Some(kind) = param("as") {
+        if !transforms || param("g") != Some("meta.k8s.io") {
+            return None;
+        }
+        form.beta = match param("v")? {
+            "v1" => false,
+            "v1beta1" => true,
+            _ => return None,
+        };
+        form.shape = match kind {
+            "Table" if media != Media::Protobuf => Shape::Table(Include::default()),
+            "PartialObjectMetadata" | "PartialObjectMetadataList" => Shape::Metadata,
+            _ => return None,
+        };
+    }
+    Some(form)
+}
+
+/// `?pretty=`, or a client that people read.
+fn pretty(headers: &HeaderMap, query: &Query) -> bool {
+    if let Some(v) = query.get("pretty").filter(|v| !v.is_empty()) {
+        return matches!(v, "1" | "t" | "T" | "true" | "TRUE" | "True");
+    }
+    let agent = headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    ["curl", "Wget", "Mozilla/5.0"].iter().any(|p| agent.starts_with(p))
+}
+
+/// The media type of a request's body, or 415.
+pub fn body_media(headers: &HeaderMap) -> Result<Media, Status> {
+    let name = headers.get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let name = name.split(';').next().unwrap_or_default().trim();
+    // curl's default for `-d` is what nobody means.
+    if name.is_empty() {
+        return Ok(Media::Json);
+    }
+    Media::of(name).ok_or_else(|| {
+        let all = [JSON, YAML, PROTOBUF].join(", ");
+        let m = format!("the body of the request was in an unknown format - accepted media types include: {all}");
+        Status::unsupported_media_type(m)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accept_headers() {
+        let check = |accept: &str, want: Option<(Media, Shape)>| {
+            let mut headers = HeaderMap::new();
+            headers.insert("accept", accept.parse().unwrap());
+            let got = form(&headers, &Query::default(), true).ok().map(|f| (f.media, f.shape));
+            assert_eq!(got, want, "{accept}");
+        };
+        check("*/*", Some((Media::Json, Shape::Object)));
+        check(
+            "application/json;as=Table;v=v1;g=meta.k8s.io,application/json",
+            Some((Media::Json, Shape::Table(Include::Metadata))),
+        );
+        check(
+            "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io,application/json",
+            Some((Media::Json, Shape::Object)),
+        );
+        check("application/vnd.kubernetes.protobuf,application/json", Some((Media::Protobuf, Shape::Object)));
+        check("application/json;q=0.5,application/yaml", Some((Media::Yaml, Shape::Object)));
+        check("application/json;stream=watch", Some((Media::Json, Shape::Object)));
+        check("text/html", None);
+        check(
+            "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io",
+            Some((Media::Protobuf, Shape::Metadata)),
+        );
+    }
+}

@@ -1,0 +1,32 @@
+//! Server-side tables (`kubectl get`): the kind's columns applied to objects.
+
+use crate::encode::included;
+use crate::encode::negotiate::{Form, Shape};
+use isopod_kinds::Kind;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+/// `columnDefinitions`.
+pub fn columns(kind: &Kind) -> Value {
+    let column = |c: &isopod_kinds::Column| json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.description, "priority": c.priority});
+    kind.columns.iter().map(column).collect()
+}
+
+/// One row.
+pub fn row(kind: &Kind, object: &Value, form: &Form, now: Timestamp) -> Value {
+    let cells: Vec<Value> = kind.columns.iter().map(|c| (c.cell)(object, now)).collect();
+    let mut row = json!({"cells": cells});
+    if let Shape::Table(include) = form.shape {
+        row["object"] = included(object, form, include).unwrap_or(Value::Null);
+    }
+    row
+}
+
+/// A whole table.
+pub fn table(kind: &Kind, objects: &[Value], revision: &str, form: &Form, now: Timestamp) -> Value {
+    let rows: Vec<Value> = objects.iter().map(|o| row(kind, o, form, now)).collect();
+    json!({
+        "kind": "Table", "apiVersion": form.meta_version(), "metadata": {"resourceVersion": revision},
+        "columnDefinitions": columns(kind), "rows": rows,
+    })
+}

@@ -1,0 +1,72 @@
+//! `/healthz`, `/livez`, `/readyz`, their single checks, `?verbose` and `?exclude`, in upstream's words.
+
+use crate::ApiServer;
+use crate::request::Query;
+use axum::body::Body;
+use axum::response::Response;
+use http::{HeaderValue, StatusCode, header};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// The checks of an endpoint, in order.
+fn checks(endpoint: &str) -> &'static [&'static str] {
+    match endpoint {
+        "/readyz" => &["ping", "log", "etcd", "etcd-readiness", "informer-sync", "poststarthook/bootstrap", "shutdown"],
+        "/livez" => &["ping", "log", "etcd", "poststarthook/bootstrap"],
+        _ => &["ping", "log", "etcd", "poststarthook/bootstrap"],
+    }
+}
+
+async fn passes(server: &ApiServer, check: &str) -> bool {
+    match check {
+        "etcd" | "etcd-readiness" | "informer-sync" => server.config.store.revisions().await.is_ok(),
+        "poststarthook/bootstrap" => server.bootstrapped.load(Ordering::Acquire),
+        "shutdown" => !server.stop.is_cancelled(),
+        _ => true,
+    }
+}
+
+/// All checks of an endpoint.
+pub async fn all(server: &Arc<ApiServer>, endpoint: &str, query: &Query) -> Response {
+    let name = endpoint.trim_start_matches('/');
+    let excluded: Vec<&str> = query.all("exclude").collect();
+    let (mut lines, mut failed) = (String::new(), Vec::new());
+    for check in checks(endpoint) {
+        if excluded.contains(check) {
+            lines.push_str(&format!("[+]{check} excluded: ok\n"));
+        } else if passes(server, check).await {
+            lines.push_str(&format!("[+]{check} ok\n"));
+        } else {
+            lines.push_str(&format!("[-]{check} failed: reason withheld\n"));
+            failed.push(*check);
+        }
+    }
+    if !failed.is_empty() {
+        return answer(500, format!("{lines}{name} check failed\n"));
+    }
+    if query.has("verbose") { answer(200, format!("{lines}{name} check passed\n")) } else { answer(200, "ok".into()) }
+}
+
+/// A single check: `/readyz/etcd`. `None`: no such path.
+pub async fn one(server: &Arc<ApiServer>, path: &str, query: &Query) -> Option<Response> {
+    let endpoint = ["/readyz", "/livez", "/healthz"].into_iter().find(|e| path.starts_with(&format!("{e}/")))?;
+    let check = &path[endpoint.len() + 1..];
+    if !checks(endpoint).contains(&check) {
+        return None;
+    }
+    let _ = query;
+    Some(match passes(server, check).await {
+        true => answer(200, "ok".into()),
+        false => answer(500, "internal server error: reason withheld\n".into()),
+    })
+}
+
+fn answer(code: u16, text: String) -> Response {
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+}

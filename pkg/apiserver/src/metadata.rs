@@ -1,0 +1,166 @@
+//! What the server does with `metadata`, for every kind alike.
+
+use crate::pipeline::Intent;
+use isopod_api::{Status, time};
+use serde_json::{Map, Value, json};
+
+/// The part of a name that may stay before five random characters: 63 bytes in all.
+const MAX_GENERATED: usize = 58;
+/// No vowels and no look-alikes, as upstream.
+const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+/// Fields that only the server sets.
+const SYSTEM: [&str; 6] =
+    ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"];
+
+fn meta(object: &mut Value) -> &mut Map<String, Value> {
+    if !object.get("metadata").is_some_and(Value::is_object) {
+        object["metadata"] = json!({});
+    }
+    object["metadata"].as_object_mut().expect("it was made an object above")
+}
+
+pub fn uid(object: &Value) -> Option<&str> {
+    object["metadata"]["uid"].as_str().filter(|s| !s.is_empty())
+}
+
+/// The object's namespace must be the request's; an empty one is filled in.
+fn namespace(intent: &Intent, object: &mut Value) -> Result<(), Status> {
+    let meta = meta(object);
+    let given = meta.get("namespace").and_then(Value::as_str).unwrap_or_default();
+    if !intent.kind.namespaced {
+        // A namespace in a cluster-wide object is nonsense that upstream drops on the way in.
+        if !given.is_empty() {
+            return Err(Status::bad_request("namespace may not be set on a cluster-scoped object"));
+        }
+        meta.remove("namespace");
+        return Ok(());
+    }
+    if !given.is_empty() && given != intent.namespace {
+        let m = "the namespace of the provided object does not match the namespace sent on the request";
+        return Err(Status::bad_request(m));
+    }
+    meta.insert("namespace".into(), intent.namespace.clone().into());
+    Ok(())
+}
+
+/// A new object: what a client may not say is dropped, uid and creation time are set.
+pub fn on_create(intent: &Intent, new: &mut Value) -> Result<(), Status> {
+    namespace(intent, new)?;
+    let meta = meta(new);
+    for field in SYSTEM {
+        meta.remove(field);
+    }
+    if meta.get("resourceVersion").and_then(Value::as_str).is_some_and(|v| !v.is_empty()) {
+        return Err(Status::internal("resourceVersion should not be set on objects to be created"));
+    }
+    meta.remove("resourceVersion");
+    meta.remove("managedFields");
+    meta.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
+    meta.insert("creationTimestamp".into(), time::format(intent.now).into());
+    unique_owners(meta);
+    if !intent.name.is_empty() {
+        let given = meta.get("name").and_then(Value::as_str).unwrap_or_default();
+        if !given.is_empty() && given != intent.name {
+            return Err(name_mismatch(given, &intent.name));
+        }
+        meta.insert("name".into(), intent.name.clone().into());
+    }
+    Ok(())
+}
+
+/// Generates a name where only `generateName` is given. True: it was generated.
+pub fn name(_intent: &Intent, new: &mut Value) -> Result<bool, Status> {
+    let meta = meta(new);
+    let has = |key: &str| meta.get(key).and_then(Value::as_str).filter(|s| !s.is_empty()).map(str::to_owned);
+    if has("name").is_some() {
+        return Ok(false);
+    }
+    let Some(base) = has("generateName") else { return Ok(false) };
+    let name = generate(&base);
+    meta.insert("name".into(), name.into());
+    Ok(true)
+}
+
+/// `base` and five random characters.
+pub fn generate(base: &str) -> String {
+    use rand::Rng;
+    let mut end = base.len().min(MAX_GENERATED);
+    while !base.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut rng = rand::rng();
+    let suffix: String = (0..5).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())])).collect();
+    format!("{}{suffix}", &base[..end])
+}
+
+fn name_mismatch(object: &str, url: &str) -> Status {
+    Status::bad_request(format!("the name of the object ({object}) does not match the name on the URL ({url})"))
+}
+
+/// A new state of an object: identity and times stay, an outdated revision is a conflict.
+pub fn on_update(intent: &Intent, new: &mut Value, old: &Value) -> Result<(), Status> {
+    namespace(intent, new)?;
+    let old_meta = old["metadata"].as_object().cloned().unwrap_or_default();
+    let gvr = intent.kind.gvr();
+    let meta = meta(new);
+    let text = |key: &str| meta.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let given = text("name");
+    if !given.is_empty() && given != intent.name {
+        return Err(name_mismatch(&given, &intent.name));
+    }
+    let (version, uid) = (text("resourceVersion"), text("uid"));
+    let old_uid = old_meta.get("uid").and_then(Value::as_str).unwrap_or_default();
+    if !uid.is_empty() && uid != old_uid {
+        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {old_uid}");
+        return Err(Status::conflict(&gvr, &intent.name, why));
+    }
+    let old_version = old_meta.get("resourceVersion").and_then(Value::as_str).unwrap_or_default();
+    if version.is_empty() && !intent.kind.hooks.unconditional_update() {
+        let path = isopod_api::Path::new("metadata").child("resourceVersion");
+        let error = isopod_api::FieldError::invalid(&path, 0, "must be specified for an update");
+        return Err(Status::invalid(&intent.kind.gvk, &intent.name, &[error]));
+    }
+    if !version.is_empty() && version != "0" && version != old_version {
+        return Err(Status::outdated(&gvr, &intent.name));
+    }
+    // A deletion's time only ever gets shorter, and not by an update.
+    for field in SYSTEM.into_iter().chain(["name", "generateName"]) {
+        match old_meta.get(field) {
+            Some(v) => meta.insert(field.to_owned(), v.clone()),
+            None => meta.remove(field),
+        };
+    }
+    meta.remove("managedFields");
+    meta.insert("resourceVersion".into(), old_version.into());
+    unique_owners(meta);
+    Ok(())
+}
+
+/// One more when anything but metadata and status changed.
+pub fn bump_generation(new: &mut Value, old: &Value) {
+    let before = old["metadata"]["generation"].as_i64().unwrap_or(0);
+    let differs = |a: &Value, b: &Value| {
+        let keys = a.as_object().into_iter().flat_map(|o| o.keys());
+        keys.filter(|k| !matches!(k.as_str(), "metadata" | "status" | "apiVersion" | "kind"))
+            .any(|k| a.get(k) != b.get(k))
+    };
+    let changed = differs(new, old) || differs(old, new);
+    let generation = before + i64::from(changed);
+    if generation > 0 {
+        new["metadata"]["generation"] = generation.into();
+    }
+}
+
+/// Owners that stand twice, word for word, stand once.
+fn unique_owners(meta: &mut Map<String, Value>) {
+    if let Some(owners) = meta.get_mut("ownerReferences").and_then(Value::as_array_mut) {
+        let mut seen: Vec<Value> = Vec::new();
+        owners.retain(|o| {
+            let new = !seen.contains(o);
+            if new {
+                seen.push(o.clone());
+            }
+            new
+        });
+    }
+}

@@ -1,0 +1,87 @@
+//! Paths that are no resources: discovery, health, version, metrics, OpenAPI, token keys, the nodes' tunnel.
+
+use crate::encode::body::response;
+use crate::encode::negotiate::{self, Form};
+use crate::encode::to_json;
+use crate::request::{Query, RequestInfo};
+use crate::{ApiServer, chain, discovery, health, openapi, tunnel};
+use axum::body::Body;
+use axum::response::Response;
+use http::{HeaderValue, Method, Request, header};
+use isopod_api::{Status, UserInfo};
+use serde_json::json;
+use std::sync::Arc;
+
+pub async fn serve(
+    server: &Arc<ApiServer>,
+    info: &RequestInfo,
+    query: &Query,
+    request: Request<Body>,
+    user: UserInfo,
+) -> Result<Response, Status> {
+    let path = info.path.trim_end_matches('/');
+    if path == tunnel::PATH {
+        return tunnel::accept(server, request, &user);
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(crate::verbs::not_allowed());
+    }
+    let headers = request.headers();
+    match path {
+        "/version" => {
+            let form = Form { pretty: true, ..Default::default() };
+            Ok(response(200, &form, crate::encode::text(&version(), &form)))
+        }
+        "/healthz" | "/livez" | "/readyz" => Ok(health::all(server, path, query).await),
+        "/metrics" => Ok(text("text/plain; version=0.0.4; charset=utf-8", server.metrics.text(server))),
+        "/openid/v1/jwks" => {
+            let tokens = server.config.tokens.as_ref().ok_or_else(chain::no_such_path)?;
+            Ok(text("application/jwk-set+json", tokens.jwks().to_string()))
+        }
+        "/.well-known/openid-configuration" => {
+            let tokens = server.config.tokens.as_ref().ok_or_else(chain::no_such_path)?;
+            let issuer = tokens.issuer();
+            let document = json!({
+                "issuer": issuer, "jwks_uri": format!("{}/openid/v1/jwks", issuer.trim_end_matches('/')),
+                "response_types_supported": ["id_token"], "subject_types_supported": ["public"],
+                "id_token_signing_alg_values_supported": ["RS256"],
+            });
+            Ok(text("application/json", document.to_string()))
+        }
+        "" => {
+            let form = negotiate::form(headers, query, false)?;
+            Ok(response(200, &form, to_json(&json!({"paths": discovery::paths(server)}))))
+        }
+        _ if path.starts_with("/openapi/") => openapi::serve(server, path, query, headers),
+        _ if path == "/api" || path == "/apis" || path.starts_with("/api/") || path.starts_with("/apis/") => {
+            discovery::serve(server, path, headers, query)
+        }
+        _ => match health::one(server, path, query).await {
+            Some(response) => Ok(response),
+            None => Err(chain::no_such_path()),
+        },
+    }
+}
+
+/// A plain body of a given type.
+pub fn text(content_type: &'static str, body: impl Into<Body>) -> Response {
+    let mut response = Response::new(body.into());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+/// `GET /version`.
+pub fn version() -> serde_json::Value {
+    let platform = match std::env::consts::ARCH {
+        "x86_64" => "linux/amd64",
+        "aarch64" => "linux/arm64",
+        other => other,
+    };
+    json!({
+        "major": "1", "minor": "37", "emulationMajor": "1", "emulationMinor": "37",
+        "minCompatibilityMajor": "1", "minCompatibilityMinor": "36", "gitVersion": "v1.37.0+isopod",
+        "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none",
+        "compiler": "rustc", "platform": platform,
+    })
+}

@@ -1,0 +1,167 @@
+//! Single objects in the store: keys, reads, and the one compare-and-swap that every write ends in.
+
+use crate::ApiServer;
+use crate::cache::entry::Entry;
+use crate::cache::{prefix_of, store_status};
+use crate::encode::served;
+use bytes::Bytes;
+use isopod_api::Status;
+use isopod_base::errors::Chain;
+use isopod_kinds::Kind;
+use isopod_store::{Compare, Durability, KeyRange, LeaseId, Op, RangeRequest, Revision, StoreError, Txn};
+use parking_lot::Mutex;
+use serde_json::Value;
+use std::sync::Arc;
+
+/// The key of an object: `/registry/pods/default/web`.
+pub fn key(kind: &Kind, namespace: &str, name: &str) -> String {
+    let prefix = prefix_of(kind);
+    if kind.namespaced { format!("{prefix}{namespace}/{name}") } else { format!("{prefix}{name}") }
+}
+
+/// The newest committed state of one object.
+pub struct Current {
+    pub revision: Revision,
+    /// As stored: without `resourceVersion`.
+    pub stored: Bytes,
+    pub entry: Arc<Entry>,
+}
+
+impl Current {
+    pub fn value(&self, kind: &Kind) -> Value {
+        served(kind, &self.entry.body)
+    }
+}
+
+/// A write of one object, and what must happen with it in the same transaction.
+pub struct Change {
+    pub key: String,
+    /// The revision that the key must be at; 0: it must not exist.
+    pub expected: Revision,
+    /// `None` deletes.
+    pub value: Option<Bytes>,
+    pub durability: Durability,
+    pub lease: LeaseId,
+    pub also_if: Vec<Compare>,
+    pub also: Vec<Op>,
+}
+
+/// The lease that objects with a lifetime share: one for all objects of a minute, as upstream does.
+#[derive(Default)]
+pub struct SharedLease(Mutex<Option<(LeaseId, i64, jiff::Timestamp)>>);
+
+impl ApiServer {
+    /// Reads one object from the store itself.
+    pub(crate) async fn current(
+        &self,
+        kind: &Arc<Kind>,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Current>, Status> {
+        let key = key(kind, namespace, name);
+        let read = self.config.store.range(RangeRequest::new(KeyRange::key(key))).await.map_err(store_status)?;
+        let Some(kv) = read.kvs.into_iter().next() else { return Ok(None) };
+        let entry = self.entry(kind, namespace, name, &kv.value, kv.mod_revision)?;
+        Ok(Some(Current { revision: kv.mod_revision, stored: kv.value, entry }))
+    }
+
+    /// An entry from stored bytes.
+    pub(crate) fn entry(
+        &self,
+        kind: &Arc<Kind>,
+        namespace: &str,
+        name: &str,
+        stored: &[u8],
+        revision: Revision,
+    ) -> Result<Arc<Entry>, Status> {
+        let stored_kind = self.registry.load().stored(kind);
+        let path = if kind.namespaced { format!("{namespace}/{name}") } else { name.to_owned() };
+        let entry = Entry::new(&stored_kind, &path, stored, revision);
+        entry.map(Arc::new).map_err(|e| Status::internal(Chain(&e)))
+    }
+
+    /// Reads an object freshly, from the cache if one runs.
+    pub(crate) async fn get_entry(
+        &self,
+        kind: &Arc<Kind>,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<Entry>>, Status> {
+        let stored_kind = self.registry.load().stored(kind);
+        let Some(cache) = self.hub.running(&stored_kind) else {
+            return Ok(self.current(kind, namespace, name).await?.map(|c| c.entry));
+        };
+        self.hub.fresh().await?;
+        Ok(cache.get(&if kind.namespaced { format!("{namespace}/{name}") } else { name.to_owned() }))
+    }
+
+    /// An object by resource, for the server's own use (admission, allocation).
+    pub async fn read(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Value>, Status> {
+        let Some(kind) = self.registry.load().resource(group, resource).cloned() else { return Ok(None) };
+        let entry = self.get_entry(&kind, namespace, name).await?;
+        Ok(entry.map(|e| served(&kind, &e.body)))
+    }
+
+    /// All objects of a resource (in one namespace, or in all if it is empty), for the server's own use.
+    pub async fn read_all(&self, group: &str, resource: &str, namespace: &str) -> Result<Vec<Value>, Status> {
+        let Some(kind) = self.registry.load().resource(group, resource).cloned() else { return Ok(Vec::new()) };
+        let stored_kind = self.registry.load().stored(&kind);
+        let cache = self.hub.cache(&stored_kind).await?;
+        self.hub.fresh().await?;
+        let snapshot = cache.snapshot();
+        let wanted = |e: &&Arc<Entry>| namespace.is_empty() || e.namespace() == namespace;
+        Ok(snapshot.entries.values().filter(wanted).map(|e| served(&kind, &e.body)).collect())
+    }
+
+    /// The one write. `Ok(None)`: a compare failed.
+    pub(crate) async fn commit(&self, change: Change) -> Result<Option<Revision>, Status> {
+        let mut compare = vec![Compare::mod_revision(change.key.clone(), change.expected)];
+        compare.extend(change.also_if);
+        let first = match change.value {
+            Some(value) => Op::Put {
+                key: change.key.into(),
+                value,
+                lease: change.lease,
+                prev_kv: false,
+                ignore_value: false,
+                ignore_lease: false,
+            },
+            None => Op::delete(change.key),
+        };
+        let mut success = vec![first];
+        success.extend(change.also);
+        let txn = Txn { compare, success, failure: Vec::new(), durability: change.durability };
+        let answer = self.config.store.txn(txn).await.map_err(store_status)?;
+        Ok(answer.succeeded.then_some(answer.revision))
+    }
+
+    pub(crate) fn durability(&self, kind: &Kind, namespace: &str) -> Durability {
+        let storage = &kind.storage;
+        let ephemeral = storage.ephemeral || storage.ephemeral_namespace.as_deref().is_some_and(|n| n == namespace);
+        if ephemeral { Durability::Ephemeral } else { Durability::Durable }
+    }
+
+    /// A lease for an object that goes by itself after a time; 0 for the others.
+    pub(crate) async fn lease(&self, kind: &Kind) -> Result<LeaseId, Status> {
+        let ttl = kind.storage.ttl_seconds;
+        if ttl <= 0 {
+            return Ok(0);
+        }
+        let now = self.config.clock.now();
+        let fresh = |at: jiff::Timestamp| now.duration_since(at).as_secs() < 60;
+        if let Some((id, _, _)) = self.lease.0.lock().filter(|(_, t, at)| *t == ttl && fresh(*at)) {
+            return Ok(id);
+        }
+        // A minute more: an object that is written last lives as long as it should.
+        let granted = self.config.store.lease_grant(0, ttl + 60).await;
+        let id = granted.map_err(|e: StoreError| store_status(e))?.id;
+        *self.lease.0.lock() = Some((id, ttl, now));
+        Ok(id)
+    }
+}

@@ -1,0 +1,263 @@
+//! The options of requests, from the query or (for deletes) from the body, with upstream's checks.
+
+use crate::encode::decode::{self, FieldValidation};
+use crate::request::Query;
+use http::HeaderMap;
+use isopod_api::{FieldError, Gvk, Path, Status};
+use isopod_schema::facts;
+use serde_json::Value;
+
+/// 422 about one field of an options object.
+fn refuse(kind: &str, error: FieldError) -> Status {
+    Status::invalid(&Gvk::new("meta.k8s.io", "v1", kind), "", &[error])
+}
+
+/// Options of create, update and patch.
+#[derive(Clone, Debug, Default)]
+pub struct WriteOptions {
+    pub dry_run: bool,
+    pub validation: FieldValidation,
+    pub manager: String,
+}
+
+impl WriteOptions {
+    /// `kind`: `CreateOptions`, `UpdateOptions` or `PatchOptions`.
+    pub fn parse(kind: &str, query: &Query) -> Result<Self, Status> {
+        let validation = match query.get("fieldValidation").unwrap_or_default() {
+            "" | "Warn" => FieldValidation::Warn,
+            "Ignore" => FieldValidation::Ignore,
+            "Strict" => FieldValidation::Strict,
+            other => {
+                let valid = ["", "Ignore", "Strict", "Warn"];
+                return Err(refuse(kind, FieldError::not_supported(&Path::new("fieldValidation"), other, &valid)));
+            }
+        };
+        let dry_run = dry_run(kind, query.all("dryRun"))?;
+        let manager = query.get("fieldManager").unwrap_or_default().to_owned();
+        if manager.len() > 128 {
+            return Err(refuse(kind, FieldError::too_long(&Path::new("fieldManager"), 128)));
+        }
+        Ok(WriteOptions { dry_run, validation, manager })
+    }
+}
+
+fn dry_run<'a>(kind: &str, values: impl Iterator<Item = &'a str>) -> Result<bool, Status> {
+    let mut on = false;
+    for value in values.filter(|v| !v.is_empty()) {
+        if value != "All" {
+            return Err(refuse(kind, FieldError::not_supported(&Path::new("dryRun"), value, &["All"])));
+        }
+        on = true;
+    }
+    Ok(on)
+}
+
+/// What happens to dependents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagation {
+    Orphan,
+    Background,
+    Foreground,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct DeleteOptions {
+    pub grace_period_seconds: Option<i64>,
+    pub propagation: Option<Propagation>,
+    /// The old way of saying `propagation`.
+    pub orphan_dependents: Option<bool>,
+    pub uid: Option<String>,
+    pub resource_version: Option<String>,
+    pub dry_run: bool,
+}
+
+impl DeleteOptions {
+    /// From the body if there is one, else from the query.
+    pub fn parse(headers: &HeaderMap, query: &Query, body: &[u8]) -> Result<Self, Status> {
+        if body.is_empty() { Self::from_query(query) } else { Self::from_body(headers, body) }
+    }
+
+    fn from_query(query: &Query) -> Result<Self, Status> {
+        let number = |key: &str| match query.get(key).filter(|v| !v.is_empty()) {
+            None => Ok(None),
+            Some(v) => v
+                .parse::<i64>()
+                .map(Some)
+                .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {v:?}: invalid syntax"))),
+        };
+        let mut options = DeleteOptions {
+            grace_period_seconds: number("gracePeriodSeconds")?,
+            dry_run: dry_run("DeleteOptions", query.all("dryRun"))?,
+            orphan_dependents: query.has("orphanDependents").then(|| query.flag("orphanDependents")),
+            ..Default::default()
+        };
+        options.set_propagation(query.get("propagationPolicy"))?;
+        Ok(options)
+    }
+
+    fn from_body(headers: &HeaderMap, body: &[u8]) -> Result<Self, Status> {
+        let gvk = Gvk::new("", "v1", "DeleteOptions");
+        let schema = facts::builtin().object("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions");
+        let schema = schema.ok_or_else(|| Status::internal("no schema of DeleteOptions"))?;
+        // DeleteOptions live in every group version: what the client names does not matter.
+        let value = match crate::encode::negotiate::body_media(headers)? {
+            crate::encode::negotiate::Media::Protobuf => {
+                let unknown = isopod_schema::proto::envelope::unwrap(body);
+                let unknown = unknown.map_err(|e| Status::bad_request(e.to_string()))?;
+                isopod_schema::proto::decode(unknown.raw, &schema).map_err(|e| Status::bad_request(e.to_string()))?
+            }
+            media => {
+                let mut parsed = decode::parse_text(media, body).map_err(|e| {
+                    Status::bad_request(format!(
+                        "the object provided is unrecognized (must be of type DeleteOptions): {e}"
+                    ))
+                })?;
+                if let Some(kind) = parsed.get("kind").and_then(Value::as_str).filter(|k| *k != "DeleteOptions") {
+                    return Err(Status::bad_request(format!(
+                        "decoded object cannot be converted to DeleteOptions: {kind}"
+                    )));
+                }
+                if let Some(object) = parsed.as_object_mut() {
+                    object.remove("apiVersion");
+                }
+                decode::value(parsed, &gvk, &schema, FieldValidation::Ignore)?.value
+            }
+        };
+        let text = |v: &Value| v.as_str().filter(|s| !s.is_empty()).map(str::to_owned);
+        let mut options = DeleteOptions {
+            grace_period_seconds: value["gracePeriodSeconds"].as_i64(),
+            orphan_dependents: value["orphanDependents"].as_bool(),
+            uid: text(&value["preconditions"]["uid"]),
+            resource_version: text(&value["preconditions"]["resourceVersion"]),
+            dry_run: dry_run(
+                "DeleteOptions",
+                value["dryRun"].as_array().into_iter().flatten().filter_map(Value::as_str),
+            )?,
+            propagation: None,
+        };
+        options.set_propagation(value["propagationPolicy"].as_str())?;
+        Ok(options)
+    }
+
+    fn set_propagation(&mut self, policy: Option<&str>) -> Result<(), Status> {
+        let path = Path::new("propagationPolicy");
+        self.propagation = match policy.unwrap_or_default() {
+            "" => None,
+            "Orphan" => Some(Propagation::Orphan),
+            "Background" => Some(Propagation::Background),
+            "Foreground" => Some(Propagation::Foreground),
+            other => {
+                let valid = ["Foreground", "Background", "Orphan", "nil"];
+                return Err(refuse("DeleteOptions", FieldError::not_supported(&path, other, &valid)));
+            }
+        };
+        if self.propagation.is_some() && self.orphan_dependents.is_some() {
+            let shown = policy.unwrap_or_default();
+            let why = "orphanDependents and deletionPropagation cannot be both set";
+            return Err(refuse("DeleteOptions", FieldError::invalid(&path, shown, why)));
+        }
+        Ok(())
+    }
+}
+
+/// `resourceVersionMatch`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Match {
+    Exact,
+    NotOlderThan,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct ListOptions {
+    pub resource_version: Option<i64>,
+    pub version_match: Option<Match>,
+    pub limit: usize,
+    pub continue_token: String,
+    pub watch: bool,
+    pub bookmarks: bool,
+    pub send_initial_events: Option<bool>,
+    pub timeout_seconds: Option<u64>,
+}
+
+impl ListOptions {
+    pub fn parse(query: &Query, watch: bool) -> Result<Self, Status> {
+        let number = |key: &str| match query.get(key).filter(|v| !v.is_empty()) {
+            None => Ok(None),
+            Some(v) => v
+                .parse::<u64>()
+                .map(Some)
+                .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {v:?}: invalid syntax"))),
+        };
+        let options = ListOptions {
+            resource_version: resource_version("ListOptions", query.get("resourceVersion"))?,
+            version_match: match query.get("resourceVersionMatch").unwrap_or_default() {
+                "" => None,
+                "Exact" => Some(Match::Exact),
+                "NotOlderThan" => Some(Match::NotOlderThan),
+                other => {
+                    let valid = ["Exact", "NotOlderThan", ""];
+                    let path = Path::new("resourceVersionMatch");
+                    return Err(refuse("ListOptions", FieldError::not_supported(&path, other, &valid)));
+                }
+            },
+            limit: number("limit")?.unwrap_or(0) as usize,
+            continue_token: query.get("continue").unwrap_or_default().to_owned(),
+            watch,
+            bookmarks: query.flag("allowWatchBookmarks"),
+            send_initial_events: query.has("sendInitialEvents").then(|| query.flag("sendInitialEvents")),
+            timeout_seconds: number("timeoutSeconds")?,
+        };
+        options.check()?;
+        Ok(options)
+    }
+
+    fn check(&self) -> Result<(), Status> {
+        let forbid = |field: &str, why: &str| Err(refuse("ListOptions", FieldError::forbidden(&Path::new(field), why)));
+        if self.watch {
+            return match (self.send_initial_events, self.version_match) {
+                (None, Some(_)) => {
+                    let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+                    forbid("resourceVersionMatch", why)
+                }
+                (Some(_), None) => {
+                    let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+                    forbid("resourceVersionMatch", why)
+                }
+                (Some(_), Some(Match::Exact)) => {
+                    let path = Path::new("resourceVersionMatch");
+                    Err(refuse("ListOptions", FieldError::not_supported(&path, "Exact", &["NotOlderThan"])))
+                }
+                _ => Ok(()),
+            };
+        }
+        if self.send_initial_events.is_some() {
+            return forbid("sendInitialEvents", "sendInitialEvents is forbidden for list");
+        }
+        if self.version_match.is_some() {
+            if !self.continue_token.is_empty() {
+                return forbid("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided");
+            }
+            if self.resource_version.is_none() {
+                let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+                return forbid("resourceVersionMatch", why);
+            }
+            if self.version_match == Some(Match::Exact) && self.resource_version == Some(0) {
+                let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+                return forbid("resourceVersionMatch", why);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Parses `resourceVersion`; empty is `None`.
+pub fn resource_version(kind: &str, text: Option<&str>) -> Result<Option<i64>, Status> {
+    match text.unwrap_or_default() {
+        "" => Ok(None),
+        v => v.parse::<u64>().map(|n| Some(n as i64)).map_err(|_| {
+            let why = format!("strconv.ParseUint: parsing {v:?}: invalid syntax");
+            let _ = kind;
+            Status::bad_request(format!("Invalid value: {v:?}: {why}"))
+        }),
+    }
+}

@@ -1,0 +1,326 @@
+//! The only write path. [`create`] and [`update`] read as lists: each step is one thing that happens to an object, in
+//! upstream's order. A lost compare-and-swap makes the candidate again from the newest object and runs the list again.
+
+use crate::ApiServer;
+use crate::admission::{self, Operation};
+use crate::allocate;
+use crate::cache::entry::Entry;
+use crate::candidate::Candidate;
+use crate::encode::{splice, to_json};
+use crate::metadata;
+use crate::objects::{self, Change, Current};
+use isopod_api::{Status, UserInfo};
+use isopod_kinds::{Ctx, Kind};
+use isopod_schema::{default, json, validate};
+use isopod_store::Revision;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde_json::Value;
+use std::sync::Arc;
+
+/// How often a write is tried again when others write the same object.
+const ATTEMPTS: usize = 32;
+/// How often a generated name may be taken already.
+const NAMES: usize = 8;
+/// etcd's limit for a value, which clients rely on as a clear error.
+const MAX_OBJECT: usize = 3 << 20;
+
+/// What is to be written, and for whom.
+#[derive(Clone)]
+pub struct Intent {
+    pub kind: Arc<Kind>,
+    pub namespace: String,
+    /// Empty: the object says, or has its name generated.
+    pub name: String,
+    /// `""`, or the subresource through which an update comes.
+    pub subresource: String,
+    pub user: UserInfo,
+    pub dry_run: bool,
+    /// Texts for `Warning` headers.
+    pub warnings: Arc<Mutex<Vec<String>>>,
+    pub now: Timestamp,
+}
+
+impl Intent {
+    pub fn ctx(&self) -> Ctx<'_> {
+        Ctx { now: self.now, user: &self.user, subresource: &self.subresource, dry_run: self.dry_run }
+    }
+
+    pub fn not_found(&self) -> Status {
+        Status::not_found(&self.kind.gvr(), &self.name)
+    }
+
+    pub fn warn(&self, texts: impl IntoIterator<Item = String>) {
+        let mut warnings = self.warnings.lock();
+        for text in texts {
+            if !warnings.contains(&text) {
+                warnings.push(text);
+            }
+        }
+    }
+
+    fn invalid(&self, object: &Value, errors: isopod_api::FieldErrors) -> Result<(), Status> {
+        if errors.is_empty() {
+            return Ok(());
+        }
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        Err(Status::invalid(&self.kind.gvk, name, &errors))
+    }
+}
+
+/// What a write did.
+pub struct Done {
+    /// The object as it is now, or as it was last.
+    pub entry: Arc<Entry>,
+    pub created: bool,
+    /// The write removed the object (its last finalizer went).
+    pub removed: bool,
+}
+
+/// Creates an object.
+pub async fn create(server: &ApiServer, intent: &Intent, body: &Value) -> Result<Done, Status> {
+    for attempt in 1.. {
+        let mut new = body.clone();
+        metadata::on_create(intent, &mut new)?;
+        apply_defaults(intent, &mut new);
+        // Ownership of fields (managedFields) is recorded here.
+        admission::mutate(server, intent, Operation::Create, &mut new, None).await?;
+        apply_defaults(intent, &mut new);
+        json::canonicalize(&mut new, &intent.kind.schema);
+        let generated = metadata::name(intent, &mut new)?;
+        prepare_create(intent, &mut new);
+        let mut allocation = allocate::on_create(server, intent, &mut new).await?;
+        json::canonicalize(&mut new, &intent.kind.schema);
+        validate_create(intent, &new)?;
+        admission::validate(server, intent, Operation::Create, Some(&new), None).await?;
+        let name = new["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        if intent.dry_run {
+            if server.current(&intent.kind, &intent.namespace, &name).await?.is_some() {
+                return Err(Status::already_exists(&intent.kind.gvr(), &name));
+            }
+            let entry = entry_of(server, intent, &name, &new, 0)?;
+            return Ok(Done { entry, created: true, removed: false });
+        }
+        let stored = stored_bytes(intent, &new)?;
+        let change = Change {
+            key: objects::key(&intent.kind, &intent.namespace, &name),
+            expected: 0,
+            value: Some(stored.clone()),
+            durability: server.durability(&intent.kind, &intent.namespace),
+            lease: server.lease(&intent.kind).await?,
+            also_if: std::mem::take(&mut allocation.compare),
+            also: std::mem::take(&mut allocation.ops),
+        };
+        if let Some(revision) = server.commit(change).await? {
+            let entry = server.entry(&intent.kind, &intent.namespace, &name, &stored, revision)?;
+            return Ok(Done { entry, created: true, removed: false });
+        }
+        let taken = server.current(&intent.kind, &intent.namespace, &name).await?.is_some();
+        if taken && (!generated || attempt >= NAMES) {
+            return Err(Status::already_exists(&intent.kind.gvr(), &name));
+        }
+        if attempt >= ATTEMPTS {
+            break;
+        }
+    }
+    Err(Status::timeout("the object could not be created: what it needs was taken again and again", 1))
+}
+
+/// Changes an object that exists, or creates it where a PUT may.
+pub async fn update(server: &ApiServer, intent: &Intent, candidate: &dyn Candidate) -> Result<Done, Status> {
+    for _ in 0..ATTEMPTS {
+        let Some(current) = server.current(&intent.kind, &intent.namespace, &intent.name).await? else {
+            return create_by_update(server, intent, candidate).await;
+        };
+        let old = current.value(&intent.kind);
+        let made = candidate.make(Some(&old))?;
+        intent.warn(made.warnings);
+        let mut new = made.object;
+        metadata::on_update(intent, &mut new, &old)?;
+        apply_defaults(intent, &mut new);
+        // Ownership of fields (managedFields) is recorded here.
+        admission::mutate(server, intent, Operation::Update, &mut new, Some(&old)).await?;
+        apply_defaults(intent, &mut new);
+        json::canonicalize(&mut new, &intent.kind.schema);
+        prepare_update(intent, &mut new, &old);
+        let mut allocation = allocate::on_update(server, intent, &mut new, &old).await?;
+        json::canonicalize(&mut new, &intent.kind.schema);
+        validate_update(intent, &new, &old)?;
+        admission::validate(server, intent, Operation::Update, Some(&new), Some(&old)).await?;
+        let removed = is_finished(intent, &new);
+        let stored = stored_bytes(intent, &new)?;
+        if stored == current.stored && !removed {
+            return Ok(Done { entry: current.entry, created: false, removed: false });
+        }
+        if intent.dry_run {
+            let entry = entry_of(server, intent, &intent.name, &new, current.revision)?;
+            return Ok(Done { entry, created: false, removed });
+        }
+        if removed {
+            allocation = allocate::on_delete(server, intent, &old).await?;
+        }
+        let change = Change {
+            key: objects::key(&intent.kind, &intent.namespace, &intent.name),
+            expected: current.revision,
+            value: (!removed).then(|| stored.clone()),
+            durability: server.durability(&intent.kind, &intent.namespace),
+            lease: server.lease(&intent.kind).await?,
+            also_if: std::mem::take(&mut allocation.compare),
+            also: std::mem::take(&mut allocation.ops),
+        };
+        if let Some(revision) = server.commit(change).await? {
+            let entry = server.entry(&intent.kind, &intent.namespace, &intent.name, &stored, revision)?;
+            return Ok(Done { entry, created: false, removed });
+        }
+    }
+    Err(Status::outdated(&intent.kind.gvr(), &intent.name))
+}
+
+/// A PUT, or an apply, to a name that is not there.
+async fn create_by_update(server: &ApiServer, intent: &Intent, candidate: &dyn Candidate) -> Result<Done, Status> {
+    if !intent.kind.hooks.create_on_update() || !intent.subresource.is_empty() {
+        return Err(intent.not_found());
+    }
+    let made = candidate.make(None)?;
+    intent.warn(made.warnings);
+    if metadata::uid(&made.object).is_some() {
+        let why = format!(
+            "Precondition failed: UID in precondition: {}, UID in object meta: ",
+            metadata::uid(&made.object).unwrap_or_default()
+        );
+        return Err(Status::conflict(&intent.kind.gvr(), &intent.name, why));
+    }
+    // Boxed: create and update would else make a future of unknown size.
+    Box::pin(create(server, intent, &made.object)).await
+}
+
+fn apply_defaults(intent: &Intent, object: &mut Value) {
+    default::apply(object, &intent.kind.schema);
+    isopod_kinds::defaults::apply(object, &intent.kind.schema);
+    intent.kind.hooks.default(object);
+}
+
+fn has_status(kind: &Kind) -> bool {
+    kind.hooks.status_isolated() && kind.subresources.iter().any(|s| s.name == "status")
+}
+
+fn prepare_create(intent: &Intent, new: &mut Value) {
+    let kind = &intent.kind;
+    if has_status(kind)
+        && let Some(object) = new.as_object_mut()
+    {
+        object.remove("status");
+    }
+    if kind.hooks.generation() {
+        new["metadata"]["generation"] = 1.into();
+    }
+    kind.hooks.prepare_create(&intent.ctx(), new);
+}
+
+fn prepare_update(intent: &Intent, new: &mut Value, old: &Value) {
+    let kind = &intent.kind;
+    match intent.subresource.as_str() {
+        "" if has_status(kind) => keep(new, old, "status"),
+        "status" => {
+            // Only status and metadata come in through the status subresource.
+            let keys: Vec<String> = [&*new, old]
+                .iter()
+                .filter_map(|o| o.as_object())
+                .flat_map(|o| o.keys().cloned())
+                .filter(|k| !matches!(k.as_str(), "apiVersion" | "kind" | "metadata" | "status"))
+                .collect();
+            keys.iter().for_each(|k| keep(new, old, k));
+        }
+        _ => {}
+    }
+    kind.hooks.prepare_update(&intent.ctx(), new, old);
+    if kind.hooks.generation() {
+        metadata::bump_generation(new, old);
+    }
+}
+
+fn keep(new: &mut Value, old: &Value, key: &str) {
+    let Some(object) = new.as_object_mut() else { return };
+    match old.get(key) {
+        Some(v) => object.insert(key.to_owned(), v.clone()),
+        None => object.remove(key),
+    };
+}
+
+fn validate_create(intent: &Intent, new: &Value) -> Result<(), Status> {
+    let kind = &intent.kind;
+    let mut errors = isopod_kinds::metadata::validate_create(kind, new);
+    errors.extend(validate::types(new, &kind.schema));
+    errors.extend(kind.hooks.validate_create(&intent.ctx(), new));
+    intent.invalid(new, errors)?;
+    intent.warn(kind.hooks.warnings(&intent.ctx(), new, None));
+    Ok(())
+}
+
+fn validate_update(intent: &Intent, new: &Value, old: &Value) -> Result<(), Status> {
+    let kind = &intent.kind;
+    let mut errors = isopod_kinds::metadata::validate_update(kind, new, old);
+    // What was stored with these faults already may keep them.
+    let known = if errors.is_empty() { validate::types(old, &kind.schema) } else { Vec::new() };
+    errors.extend(validate::types(new, &kind.schema).into_iter().filter(|e| !known.contains(e)));
+    errors.extend(kind.hooks.validate_update(&intent.ctx(), new, old));
+    intent.invalid(new, errors)?;
+    intent.warn(kind.hooks.warnings(&intent.ctx(), new, Some(old)));
+    Ok(())
+}
+
+/// Whether the object was waiting for nothing but this update to be removed.
+fn is_finished(intent: &Intent, new: &Value) -> bool {
+    let meta = &new["metadata"];
+    let list_is_empty = |v: &Value| v.as_array().is_none_or(Vec::is_empty);
+    meta["deletionTimestamp"].is_string()
+        && list_is_empty(&meta["finalizers"])
+        && meta["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
+        && !(intent.kind.resource == "namespaces"
+            && intent.kind.gvk.group.is_empty()
+            && !list_is_empty(&new["spec"]["finalizers"]))
+}
+
+/// The bytes to store, in the stored version.
+pub fn stored_bytes(intent: &Intent, object: &Value) -> Result<bytes::Bytes, Status> {
+    let kind = &intent.kind;
+    let bytes = if kind.gvk == kind.storage.gvk {
+        splice::stored(object)
+    } else {
+        let mut converted = object.clone();
+        kind.hooks.to_storage(&mut converted);
+        converted["apiVersion"] = kind.storage.gvk.api_version().into();
+        converted["kind"] = kind.storage.gvk.kind.clone().into();
+        splice::stored(&converted)
+    };
+    if bytes.len() > MAX_OBJECT {
+        return Err(Status::request_entity_too_large(format!("limit is {MAX_OBJECT}")));
+    }
+    Ok(bytes)
+}
+
+/// An entry that is not in the store: a dry run's.
+fn entry_of(
+    server: &ApiServer,
+    intent: &Intent,
+    name: &str,
+    object: &Value,
+    revision: Revision,
+) -> Result<Arc<Entry>, Status> {
+    let stored = stored_bytes(intent, object)?;
+    let entry = server.entry(&intent.kind, &intent.namespace, name, &stored, revision)?;
+    if revision != 0 {
+        return Ok(entry);
+    }
+    // An object that was never stored has no revision.
+    let mut value = entry.value();
+    if let Some(meta) = value["metadata"].as_object_mut() {
+        meta.remove("resourceVersion");
+    }
+    Ok(Arc::new(Entry::unstored(&entry, to_json(&value))))
+}
+
+/// What a delete finds.
+pub async fn load(server: &ApiServer, intent: &Intent) -> Result<Current, Status> {
+    server.current(&intent.kind, &intent.namespace, &intent.name).await?.ok_or_else(|| intent.not_found())
+}

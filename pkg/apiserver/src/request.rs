@@ -1,0 +1,195 @@
+//! What a request asks for: verb, resource, namespace and name from method and path (`apiserver/pkg/endpoints/request`).
+
+use http::Method;
+use isopod_api::selector::FieldSelector;
+use isopod_auth::Attributes;
+
+/// Subresources of namespaces; any other third part of a path under `namespaces/<name>/` is a resource of its own.
+const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestInfo {
+    pub is_resource: bool,
+    pub path: String,
+    /// `get list watch create update patch delete deletecollection`, or the lower-case method for other paths.
+    pub verb: String,
+    pub group: String,
+    pub version: String,
+    pub namespace: String,
+    pub resource: String,
+    pub subresource: String,
+    pub name: String,
+    /// What stands behind the subresource (`proxy/<path>`).
+    pub rest: String,
+}
+
+impl RequestInfo {
+    pub fn parse(method: &Method, path: &str, query: &Query) -> Self {
+        let mut info =
+            RequestInfo { path: path.to_owned(), verb: method.as_str().to_ascii_lowercase(), ..Default::default() };
+        let decoded: Vec<String> = path.trim_matches('/').split('/').map(percent_decode).collect();
+        let mut parts: &[String] = &decoded;
+        if parts.len() < 3 || !(parts[0] == "api" || parts[0] == "apis") {
+            return info;
+        }
+        if parts[0] == "apis" {
+            if parts.len() < 4 {
+                return info;
+            }
+            info.group = parts[1].clone();
+            parts = &parts[1..];
+        }
+        info.is_resource = true;
+        info.version = parts[1].clone();
+        parts = &parts[2..];
+        let by_prefix = parts[0] == "watch";
+        if by_prefix {
+            parts = &parts[1..];
+            info.verb = "watch".into();
+        } else {
+            info.verb = match method.as_str() {
+                "POST" => "create",
+                "GET" | "HEAD" => "get",
+                "PUT" => "update",
+                "PATCH" => "patch",
+                "DELETE" => "delete",
+                _ => "",
+            }
+            .to_owned();
+        }
+        if parts.first().is_some_and(|p| p == "namespaces") && parts.len() > 1 {
+            info.namespace = parts[1].clone();
+            if parts.len() > 2 && !NAMESPACE_SUBRESOURCES.contains(&parts[2].as_str()) {
+                parts = &parts[2..];
+            }
+        }
+        info.resource = parts.first().cloned().unwrap_or_default();
+        info.name = parts.get(1).cloned().unwrap_or_default();
+        info.subresource = parts.get(2).cloned().unwrap_or_default();
+        info.rest = parts.get(3..).unwrap_or_default().join("/");
+        info.refine(query);
+        info
+    }
+
+    /// Without a name, a get is a list or a watch and a delete is of the collection.
+    fn refine(&mut self, query: &Query) {
+        if !self.name.is_empty() {
+            return;
+        }
+        match self.verb.as_str() {
+            "get" => {
+                self.verb = if query.flag("watch") { "watch" } else { "list" }.to_owned();
+                let selector = FieldSelector::parse(query.get("fieldSelector").unwrap_or_default());
+                if let Some(name) = selector.ok().and_then(|s| s.exact("metadata.name").map(str::to_owned)) {
+                    self.name = name;
+                }
+            }
+            "delete" => self.verb = "deletecollection".into(),
+            _ => {}
+        }
+    }
+
+    /// Requests that may take as long as they like: watches, and streams to and from nodes.
+    pub fn is_long_running(&self) -> bool {
+        self.verb == "watch"
+            || matches!(self.subresource.as_str(), "attach" | "exec" | "proxy" | "log" | "portforward")
+            || self.path.starts_with("/v1/isopod/")
+    }
+
+    pub fn attributes(&self, user: &isopod_api::UserInfo) -> Attributes {
+        Attributes {
+            user: user.clone(),
+            verb: self.verb.clone(),
+            is_resource: self.is_resource,
+            group: self.group.clone(),
+            version: self.version.clone(),
+            resource: self.resource.clone(),
+            subresource: self.subresource.clone(),
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            path: self.path.clone(),
+        }
+    }
+}
+
+/// The parameters of a request's query, decoded.
+#[derive(Clone, Debug, Default)]
+pub struct Query(Vec<(String, String)>);
+
+impl Query {
+    pub fn parse(query: Option<&str>) -> Self {
+        let pair = |p: &str| {
+            let (k, v) = p.split_once('=').unwrap_or((p, ""));
+            let decode = |s: &str| percent_decode(&s.replace('+', " "));
+            (decode(k), decode(v))
+        };
+        Query(query.unwrap_or_default().split('&').filter(|p| !p.is_empty()).map(pair).collect())
+    }
+
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
+    }
+
+    pub fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(k, _)| k == key).map(|(_, v)| v.as_str())
+    }
+
+    pub fn has(&self, key: &str) -> bool {
+        self.get(key).is_some()
+    }
+
+    /// A bool as upstream reads it from a query: there and neither `false` nor `0`.
+    pub fn flag(&self, key: &str) -> bool {
+        self.get(key).is_some_and(|v| !matches!(v.to_ascii_lowercase().as_str(), "false" | "0"))
+    }
+}
+
+/// Decodes `%41`; what is not well formed stays as it is.
+pub fn percent_decode(s: &str) -> String {
+    let bytes = s.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut i = 0;
+    while i < bytes.len() {
+        let hex = (bytes[i] == b'%').then(|| bytes.get(i + 1..i + 3)).flatten();
+        match hex.and_then(|h| std::str::from_utf8(h).ok()).and_then(|h| u8::from_str_radix(h, 16).ok()) {
+            Some(b) => {
+                out.push(b);
+                i += 3;
+            }
+            None => {
+                out.push(bytes[i]);
+                i += 1;
+            }
+        }
+    }
+    String::from_utf8(out).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_read_as_upstream_reads_them() {
+        let check = |method: Method, uri: &str, want: [&str; 7]| {
+            let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
+            let i = RequestInfo::parse(&method, path, &Query::parse(Some(query)));
+            let got = [&i.verb, &i.group, &i.version, &i.namespace, &i.resource, &i.subresource, &i.name];
+            assert_eq!(got.map(String::as_str), want, "{uri}");
+        };
+        check(Method::GET, "/api/v1/namespaces", ["list", "", "v1", "", "namespaces", "", ""]);
+        check(Method::GET, "/api/v1/namespaces/a", ["get", "", "v1", "a", "namespaces", "", "a"]);
+        check(Method::PUT, "/api/v1/namespaces/a/finalize", ["update", "", "v1", "a", "namespaces", "finalize", "a"]);
+        check(Method::GET, "/api/v1/namespaces/a/pods?watch=1", ["watch", "", "v1", "a", "pods", "", ""]);
+        check(Method::GET, "/api/v1/namespaces/a/pods/b/log", ["get", "", "v1", "a", "pods", "log", "b"]);
+        check(
+            Method::DELETE,
+            "/apis/apps/v1/deployments",
+            ["deletecollection", "apps", "v1", "", "deployments", "", ""],
+        );
+        check(Method::GET, "/api/v1/pods?fieldSelector=metadata.name%3Dx", ["list", "", "v1", "", "pods", "", "x"]);
+        check(Method::GET, "/api/v1/watch/pods", ["watch", "", "v1", "", "pods", "", ""]);
+        check(Method::GET, "/apis/apps/v1", ["get", "", "", "", "", "", ""]);
+        check(Method::POST, "/healthz", ["post", "", "", "", "", "", ""]);
+    }
+}

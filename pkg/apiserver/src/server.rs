@@ -1,0 +1,266 @@
+//! The API server as a whole: its state, its service for in-process callers, and its listener.
+
+use crate::admission::{self, Plugin};
+use crate::allocate::cidr::Cidr;
+use crate::allocate::kubernetes_service;
+use crate::authn::PeerCertificates;
+use crate::cache::Hub;
+use crate::chain;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::objects::SharedLease;
+use crate::pipeline::{self, Intent};
+use crate::registry::Registry;
+use crate::request::RequestInfo;
+use crate::tunnel::{NodeDialer, Tunnels};
+use arc_swap::ArcSwap;
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use http::Request;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use isopod_api::{Status, UserInfo, user};
+use isopod_base::errors::Chain;
+use isopod_store::StoreError;
+use serde_json::Value;
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// A client that sends no handshake keeps nothing busy for longer.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long running requests may take after the server was told to stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Why an API server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot read the datastore")]
+    Store(#[source] StoreError),
+    #[error("--service-cidr")]
+    Cidr(#[source] crate::allocate::cidr::InvalidCidr),
+}
+
+/// See the crate's documentation.
+pub struct ApiServer {
+    pub config: Config,
+    pub(crate) registry: ArcSwap<Registry>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) admission: Vec<Box<dyn Plugin>>,
+    pub(crate) service_cidr: Cidr,
+    pub(crate) metrics: Metrics,
+    pub(crate) lease: SharedLease,
+    pub(crate) tunnels: Arc<Tunnels>,
+    pub(crate) bootstrapped: AtomicBool,
+    /// Ends watches and tunnels.
+    pub(crate) stop: CancellationToken,
+    reading: Arc<Semaphore>,
+    mutating: Arc<Semaphore>,
+}
+
+impl ApiServer {
+    /// Starts the caches. Requests are served from now on through [`ApiServer::service`]; [`ApiServer::bootstrap`] makes
+    /// `/readyz` true.
+    pub async fn new(config: Config) -> Result<Arc<Self>, StartError> {
+        let service_cidr = config.service_cidr.parse().map_err(StartError::Cidr)?;
+        let hub = Hub::start(config.store.clone()).await.map_err(StartError::Store)?;
+        Ok(Arc::new(ApiServer {
+            registry: ArcSwap::from_pointee(Registry::new(config.kinds.iter().cloned())),
+            hub,
+            admission: admission::all::all(),
+            service_cidr,
+            metrics: Metrics::default(),
+            lease: SharedLease::default(),
+            tunnels: Arc::default(),
+            bootstrapped: AtomicBool::new(false),
+            stop: CancellationToken::new(),
+            reading: Arc::new(Semaphore::new(config.max_requests_in_flight)),
+            mutating: Arc::new(Semaphore::new(config.max_mutating_requests_in_flight)),
+            config,
+        }))
+    }
+
+    /// Creates what a cluster needs to have: the configured objects and the `kubernetes` service.
+    pub async fn bootstrap(&self) -> Result<(), Status> {
+        for object in &self.config.bootstrap {
+            let Some(intent) = self.own_intent(object) else {
+                tracing::warn!(kind = %object["kind"], "no such kind is served: not created");
+                continue;
+            };
+            match pipeline::create(self, &intent, object).await {
+                Err(e) if e.reason != "AlreadyExists" => {
+                    tracing::error!(kind = %object["kind"], name = %object["metadata"]["name"], error = %e, "bootstrap");
+                    return Err(e);
+                }
+                _ => {}
+            }
+        }
+        kubernetes_service::reconcile(self).await?;
+        self.bootstrapped.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// What the server itself writes, as `system:apiserver`.
+    pub(crate) fn own_intent(&self, object: &Value) -> Option<Intent> {
+        let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+        let kind = self.registry.load().kind(&text(&object["apiVersion"]), &text(&object["kind"]))?.clone();
+        Some(Intent {
+            namespace: if kind.namespaced { text(&object["metadata"]["namespace"]) } else { String::new() },
+            name: text(&object["metadata"]["name"]),
+            kind,
+            subresource: String::new(),
+            user: UserInfo::new("system:apiserver", &[user::SYSTEM_MASTERS]),
+            dry_run: false,
+            warnings: Arc::default(),
+            now: self.config.clock.now(),
+        })
+    }
+
+    /// The kinds that are served now.
+    pub fn registry(&self) -> Arc<Registry> {
+        self.registry.load_full()
+    }
+
+    /// Reaches addresses on nodes.
+    pub fn dialer(&self) -> Arc<dyn NodeDialer> {
+        self.tunnels.clone()
+    }
+
+    /// The nodes' tunnels; an in-process node attaches a pipe here.
+    pub fn tunnels(&self) -> Arc<Tunnels> {
+        self.tunnels.clone()
+    }
+
+    /// Ends watches, so that their responses end.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// A place among the requests that run, or 429.
+    pub(crate) fn in_flight(&self, info: &RequestInfo) -> Result<OwnedSemaphorePermit, Status> {
+        let reads = matches!(info.verb.as_str(), "get" | "list" | "watch");
+        let limit = if reads { &self.reading } else { &self.mutating };
+        let m =
+            "The server is currently unable to handle the request due to too many requests. Please try again later.";
+        limit.clone().try_acquire_owned().map_err(|_| Status::too_many_requests(m, 1))
+    }
+
+    /// Name, size and free places of the in-flight limits.
+    pub(crate) fn limits(&self) -> [(&'static str, usize, usize); 2] {
+        [
+            ("readOnly", self.config.max_requests_in_flight, self.reading.available_permits()),
+            ("mutating", self.config.max_mutating_requests_in_flight, self.mutating.available_permits()),
+        ]
+    }
+
+    /// The service for in-process callers: a `UserInfo` in a request's extensions is the caller's identity.
+    pub fn service(self: &Arc<Self>) -> Service {
+        Service(self.clone())
+    }
+
+    /// Serves TLS until `shutdown`, then lets running requests end.
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        tls: Arc<rustls::ServerConfig>,
+        shutdown: CancellationToken,
+    ) {
+        let acceptor = TlsAcceptor::from(tls);
+        let connections = TaskTracker::new();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = shutdown.cancelled() => break,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(connection(self.clone(), acceptor.clone(), stream, shutdown.clone()));
+                }
+                Err(e) => {
+                    // Out of file descriptors, as a rule: connections that end give some back.
+                    tracing::warn!(error = %e, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+        self.stop();
+        connections.close();
+        let _ = tokio::time::timeout(GRACE, connections.wait()).await;
+    }
+}
+
+async fn connection(server: Arc<ApiServer>, acceptor: TlsAcceptor, stream: TcpStream, shutdown: CancellationToken) {
+    let _ = stream.set_nodelay(true);
+    let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(e)) => return tracing::debug!(error = %Chain(&e), "TLS handshake"),
+        Err(_) => return,
+    };
+    let peer = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let peer = PeerCertificates(peer.iter().map(|c| c.clone().into_owned()).collect());
+    let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+        let mut request = request.map(Body::new);
+        // Identity by extension is for in-process callers alone.
+        request.extensions_mut().remove::<UserInfo>();
+        request.extensions_mut().insert(peer.clone());
+        let server = server.clone();
+        async move { Ok::<_, Infallible>(chain::serve(server, request).await) }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(1000)
+        .initial_stream_window_size(256 << 10)
+        .initial_connection_window_size(4 << 20)
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(15));
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        ended = connection.as_mut() => {
+            if let Err(e) = ended {
+                tracing::debug!(error = %e, "connection");
+            }
+        }
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+    }
+}
+
+/// The API server as a `tower::Service`, for callers in this process.
+#[derive(Clone)]
+pub struct Service(Arc<ApiServer>);
+
+impl<B> tower::Service<Request<B>> for Service
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let server = self.0.clone();
+        let request = request.map(Body::new);
+        Box::pin(async move { Ok(chain::serve(server, request).await) })
+    }
+}

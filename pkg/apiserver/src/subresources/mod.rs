@@ -1,0 +1,39 @@
+//! Subresources: what stands behind `<resource>/<name>/<subresource>`. Those with the object's own type are updates of it with
+//! other rules; the others have a file each.
+
+pub mod binding;
+pub mod eviction;
+pub mod finalize;
+pub mod node;
+pub mod scale;
+pub mod token;
+
+use crate::ApiServer;
+use crate::verbs::{self, Call};
+use axum::body::Body;
+use axum::response::Response;
+use isopod_api::Status;
+use std::sync::Arc;
+
+pub async fn dispatch(server: &Arc<ApiServer>, call: Call, body: Body) -> Result<Response, Status> {
+    let served = call.kind.subresources.iter().find(|s| s.name == call.info.subresource);
+    let served = served.ok_or_else(Status::no_such_path)?;
+    // `connect` stands for every method in upstream's discovery of streams: verbs there are get and create.
+    let streams = matches!(served.name.as_str(), "exec" | "attach" | "portforward" | "proxy");
+    if !streams && !served.verbs.contains(&call.info.verb) {
+        return Err(verbs::not_allowed());
+    }
+    let own_type = served.gvk.as_ref().is_none_or(|gvk| *gvk == call.kind.gvk);
+    match (call.info.subresource.as_str(), call.info.verb.as_str()) {
+        ("scale", _) => scale::serve(server, &call, body).await,
+        ("binding", "create") => binding::create(server, &call, body).await,
+        ("eviction", "create") => eviction::create(server, &call, body).await,
+        ("token", "create") => token::create(server, &call, body).await,
+        ("finalize", "update") => finalize::update(server, &call, body).await,
+        ("log" | "exec" | "attach" | "portforward" | "proxy", _) => node::serve(server, call, body).await,
+        (_, "get") if own_type => verbs::get::get(server, &call).await,
+        (_, "update") if own_type => verbs::update::update(server, &call, body).await,
+        (_, "patch") if own_type => verbs::patch::patch(server, &call, body).await,
+        _ => Err(verbs::not_allowed()),
+    }
+}

@@ -1,0 +1,68 @@
+//! DELETE of an object and of a collection.
+
+use super::Call;
+use crate::ApiServer;
+use crate::deletion;
+use crate::encode::decode;
+use crate::encode::negotiate::Form;
+use crate::encode::{body, value};
+use crate::options::{DeleteOptions, WriteOptions};
+use axum::body::Body;
+use axum::response::Response;
+use isopod_api::Status;
+use serde_json::{Value, json};
+
+/// Resources whose deleted object is the answer, not a `Status`, as upstream's stores are set up.
+const RETURNS_OBJECT: [&str; 6] =
+    ["pods", "serviceaccounts", "persistentvolumes", "persistentvolumeclaims", "resourcequotas", "podtemplates"];
+
+pub async fn delete(server: &ApiServer, call: &Call, body: Body) -> Result<Response, Status> {
+    let form = call.form()?;
+    let options = parse(call, body).await?;
+    let intent = call.intent(&WriteOptions { dry_run: options.dry_run, ..Default::default() });
+    let done = deletion::delete(server, &intent, &options).await?;
+    let code = if !done.removed && options.orphan_dependents == Some(false) { 202 } else { 200 };
+    let shows_object =
+        !done.removed || (call.kind.gvk.group.is_empty() && RETURNS_OBJECT.contains(&call.kind.resource.as_str()));
+    if shows_object {
+        return Ok(call.show(code, &done.entry, &form));
+    }
+    let uid = done.entry.value()["metadata"]["uid"].clone();
+    Ok(success(code, call, uid, &form))
+}
+
+async fn parse(call: &Call, body: Body) -> Result<DeleteOptions, Status> {
+    let bytes = decode::read(body).await?;
+    DeleteOptions::parse(&call.parts.headers, &call.query, &bytes)
+}
+
+fn success(code: u16, call: &Call, uid: Value, form: &Form) -> Response {
+    let mut details = json!({"name": call.info.name, "kind": call.kind.resource, "uid": uid});
+    if !call.kind.gvk.group.is_empty() {
+        details["group"] = call.kind.gvk.group.clone().into();
+    }
+    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
+    body::response(code, form, value(&status, form))
+}
+
+pub async fn delete_collection(server: &ApiServer, call: &Call, body: Body) -> Result<Response, Status> {
+    let form = call.form()?;
+    let options = parse(call, body).await?;
+    let filter = call.filter()?;
+    let stored_kind = call.stored_kind(server);
+    let cache = server.hub.cache(&stored_kind).await?;
+    let revision = server.hub.fresh().await?;
+    let snapshot = cache.snapshot();
+    let entries: Vec<_> = snapshot.entries.values().filter(|e| filter.matches(&stored_kind, e)).cloned().collect();
+    for entry in &entries {
+        let mut intent = call.intent(&WriteOptions { dry_run: options.dry_run, ..Default::default() });
+        intent.namespace = entry.namespace().to_owned();
+        intent.name = entry.name().to_owned();
+        match deletion::delete(server, &intent, &options).await {
+            Err(e) if e.code != 404 => return Err(e),
+            _ => {}
+        }
+    }
+    let list = body::List { revision: revision.max(snapshot.revision), entries, ..Default::default() };
+    Ok(body::list(&call.kind, list, &form, call.now))
+}

@@ -1,0 +1,169 @@
+//! LIST: which revision is read (KEP-2523, "resourceVersion parameter" in the API concepts), and pages of it. The cache
+//! answers wherever its content is that of the wanted revision; the store's history answers the rest.
+
+use super::Call;
+use super::token::Continue;
+use crate::ApiServer;
+use crate::cache::entry::{Entry, Filter};
+use crate::cache::resource::{Cache, Snapshot};
+use crate::cache::{store_status, too_large};
+use crate::encode::body::{self, List};
+use crate::options::{ListOptions, Match};
+use axum::response::Response;
+use isopod_api::Status;
+use isopod_kinds::Kind;
+use isopod_store::{KeyRange, RangeRequest, Revision, StoreError};
+use std::sync::Arc;
+
+const TOO_OLD: &str = "The provided continue parameter is too old to display a consistent list result. You must start a new list without the continue parameter.";
+/// How many keys one read of the history asks for at least.
+const BATCH: usize = 500;
+
+pub async fn list(server: &ApiServer, call: &Call) -> Result<Response, Status> {
+    let form = call.form()?;
+    let options = ListOptions::parse(&call.query, false)?;
+    let filter = call.filter()?;
+    let kind = call.stored_kind(server);
+    let list = read(server, &kind, &filter, &options).await?;
+    Ok(body::list(&call.kind, list, &form, call.now))
+}
+
+/// Reads what the options ask for.
+pub async fn read(
+    server: &ApiServer,
+    kind: &Arc<Kind>,
+    filter: &Filter,
+    options: &ListOptions,
+) -> Result<List, Status> {
+    let cache = server.hub.cache(kind).await?;
+    let page = Page { cache: &cache, kind, filter, limit: options.limit };
+    if !options.continue_token.is_empty() {
+        if options.resource_version.is_some_and(|v| v != 0) {
+            return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+        }
+        let token = Continue::decode(&options.continue_token)?;
+        // A negative revision means: the rest of the list, as it is now.
+        if token.revision < 0 {
+            let revision = server.hub.fresh().await?;
+            return Ok(page.of_snapshot(&cache.snapshot(), revision, &token.start));
+        }
+        return page.at(server, token.revision, &token.start).await.map_err(|e| match e.code {
+            410 => Status::expired(TOO_OLD),
+            _ => e,
+        });
+    }
+    match (options.resource_version, options.version_match) {
+        (None, _) => {
+            let revision = server.hub.fresh().await?;
+            Ok(page.of_snapshot(&cache.snapshot(), revision, ""))
+        }
+        (Some(0), _) => Ok(page.of_snapshot(&cache.snapshot(), server.hub.revision(), "")),
+        (Some(revision), Some(Match::Exact)) => page.at(server, revision, "").await,
+        // Without a match, a limit has always meant the exact revision.
+        (Some(revision), None) if options.limit > 0 => page.at(server, revision, "").await,
+        (Some(revision), _) => {
+            server.hub.wait_for_client(revision).await?;
+            Ok(page.of_snapshot(&cache.snapshot(), server.hub.revision(), ""))
+        }
+    }
+}
+
+struct Page<'a> {
+    cache: &'a Arc<Cache>,
+    kind: &'a Arc<Kind>,
+    filter: &'a Filter,
+    limit: usize,
+}
+
+impl Page<'_> {
+    /// The prefix that continue tokens are relative to: that of the namespace, or of the resource.
+    fn base(&self) -> String {
+        match (self.kind.namespaced, self.filter.namespace.as_str()) {
+            (true, namespace) if !namespace.is_empty() => format!("{namespace}/"),
+            _ => String::new(),
+        }
+    }
+
+    fn counts_remaining(&self) -> bool {
+        self.filter.labels.is_everything() && self.filter.fields.is_everything()
+    }
+
+    /// From cached content that stands for `revision` or newer.
+    fn of_snapshot(&self, snapshot: &Snapshot, revision: Revision, start: &str) -> List {
+        let revision = revision.max(snapshot.revision);
+        self.of_entries(snapshot, revision, start)
+    }
+
+    fn of_entries(&self, snapshot: &Snapshot, revision: Revision, start: &str) -> List {
+        let (base, prefix) = (self.base(), self.filter.key_prefix(self.kind));
+        let from: Arc<str> = if start.is_empty() { prefix.as_str().into() } else { format!("{base}{start}").into() };
+        let mut list = List { revision, ..Default::default() };
+        let mut rest = snapshot.entries.range(from..).take_while(|(k, _)| k.starts_with(prefix.as_str()));
+        let mut matching = rest.by_ref().filter(|(_, e)| self.filter.matches(self.kind, e));
+        if self.limit == 0 {
+            list.entries = matching.map(|(_, e)| e.clone()).collect();
+            return list;
+        }
+        list.entries = matching.by_ref().take(self.limit).map(|(_, e)| e.clone()).collect();
+        if matching.next().is_some() {
+            let remaining = self.counts_remaining().then(|| rest.count() as u64 + 1);
+            self.more(&mut list, &base, remaining);
+        }
+        list
+    }
+
+    fn more(&self, list: &mut List, base: &str, remaining: Option<u64>) {
+        let Some(last) = list.entries.last() else { return };
+        let relative = last.key.strip_prefix(base).unwrap_or(&last.key);
+        list.continue_token = Continue::after(relative, list.revision).encode();
+        list.remaining = remaining;
+    }
+
+    /// At exactly this revision.
+    async fn at(&self, server: &ApiServer, revision: Revision, start: &str) -> Result<List, Status> {
+        let newest = server.hub.fresh().await?;
+        if revision > newest {
+            return Err(too_large(revision, newest));
+        }
+        let snapshot = self.cache.snapshot();
+        // Nothing has changed since: the content is that of the revision.
+        if snapshot.revision <= revision {
+            return Ok(self.of_entries(&snapshot, revision, start));
+        }
+        self.of_history(server, revision, start).await
+    }
+
+    async fn of_history(&self, server: &ApiServer, revision: Revision, start: &str) -> Result<List, Status> {
+        let (base, prefix) = (self.base(), format!("{}{}", self.cache.prefix(), self.filter.key_prefix(self.kind)));
+        let mut range = KeyRange::prefix(prefix.clone());
+        if !start.is_empty() {
+            range.start = format!("{}{base}{start}", self.cache.prefix()).into();
+        }
+        let mut list = List { revision, ..Default::default() };
+        loop {
+            let mut request = RangeRequest::new(range.clone());
+            request.revision = revision;
+            request.limit = if self.limit == 0 { 0 } else { (self.limit + 1).max(BATCH) };
+            let read = server.config.store.range(request).await.map_err(|e| match e {
+                StoreError::Compacted { .. } => {
+                    Status::expired("The resourceVersion for the provided list is too old.")
+                }
+                e => store_status(e),
+            })?;
+            for (i, kv) in read.kvs.iter().enumerate() {
+                let entry = self.cache.entry(&kv.key, &kv.value, kv.mod_revision);
+                let Some(entry) = entry.filter(|e: &Arc<Entry>| self.filter.matches(self.kind, e)) else { continue };
+                if self.limit > 0 && list.entries.len() == self.limit {
+                    let remaining = self.counts_remaining().then(|| read.count - i as u64);
+                    self.more(&mut list, &base, remaining);
+                    return Ok(list);
+                }
+                list.entries.push(entry);
+            }
+            match read.kvs.last() {
+                Some(last) if read.more => range.start = [&last.key[..], b"\0"].concat().into(),
+                _ => return Ok(list),
+            }
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! What requests for resources do: one file a verb.
+
+pub mod create;
+pub mod delete;
+pub mod get;
+pub mod list;
+pub mod patch;
+pub mod token;
+pub mod update;
+pub mod watch;
+
+use crate::ApiServer;
+use crate::cache::entry::{Entry, Filter};
+use crate::encode::negotiate::{self, Form};
+use crate::encode::{self, body};
+use crate::options::WriteOptions;
+use crate::pipeline::Intent;
+use crate::request::{Query, RequestInfo};
+use crate::subresources;
+use axum::body::Body;
+use axum::response::Response;
+use http::request::Parts;
+use isopod_api::selector::{FieldSelector, LabelSelector};
+use isopod_api::{Status, UserInfo};
+use isopod_kinds::Kind;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// One authorized request for a resource that is served.
+pub struct Call {
+    pub info: RequestInfo,
+    pub query: Query,
+    pub parts: Parts,
+    pub user: UserInfo,
+    pub kind: Arc<Kind>,
+    /// Texts for `Warning` headers of the response.
+    pub warnings: Arc<Mutex<Vec<String>>>,
+    pub now: Timestamp,
+}
+
+impl Call {
+    pub fn form(&self) -> Result<Form, Status> {
+        negotiate::form(&self.parts.headers, &self.query, true)
+    }
+
+    pub fn intent(&self, options: &WriteOptions) -> Intent {
+        Intent {
+            kind: self.kind.clone(),
+            namespace: if self.kind.namespaced { self.info.namespace.clone() } else { String::new() },
+            name: self.info.name.clone(),
+            subresource: self.info.subresource.clone(),
+            user: self.user.clone(),
+            dry_run: options.dry_run,
+            warnings: self.warnings.clone(),
+            now: self.now,
+        }
+    }
+
+    /// The response that shows an entry.
+    pub fn show(&self, code: u16, entry: &Entry, form: &Form) -> Response {
+        body::response(code, form, encode::entry(&self.kind, &entry.body, form, self.now))
+    }
+
+    /// The selectors of a list, watch or deletecollection.
+    pub fn filter(&self) -> Result<Filter, Status> {
+        let labels = LabelSelector::parse(self.query.get("labelSelector").unwrap_or_default());
+        let labels = labels.map_err(|e| Status::bad_request(e.to_string()))?;
+        let fields = FieldSelector::parse(self.query.get("fieldSelector").unwrap_or_default());
+        let mut fields = fields.map_err(|e| Status::bad_request(e.to_string()))?;
+        for term in &fields.terms {
+            let known = matches!(term.field.as_str(), "metadata.name" | "metadata.namespace")
+                || self.kind.selectable.contains(&term.field);
+            if !known && self.kind.selectable.is_empty() {
+                let m = format!(
+                    "{:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+                    term.field
+                );
+                return Err(Status::bad_request(m));
+            }
+            if !known {
+                return Err(Status::bad_request(format!("field label not supported: {}", term.field)));
+            }
+        }
+        // `watch/<resource>/<name>` and the like.
+        if !self.info.name.is_empty() && fields.exact("metadata.name").is_none() {
+            let term = isopod_api::selector::FieldTerm {
+                field: "metadata.name".into(),
+                equal: true,
+                value: self.info.name.clone(),
+            };
+            fields.terms.push(term);
+        }
+        let namespace = if self.kind.namespaced { self.info.namespace.clone() } else { String::new() };
+        Ok(Filter { namespace, labels, fields })
+    }
+
+    /// What is stored: the kind that caches know.
+    pub fn stored_kind(&self, server: &ApiServer) -> Arc<Kind> {
+        server.registry.load().stored(&self.kind)
+    }
+}
+
+/// Runs the verb.
+pub async fn dispatch(server: &Arc<ApiServer>, call: Call, body: Body) -> Result<Response, Status> {
+    if !call.info.subresource.is_empty() {
+        return subresources::dispatch(server, call, body).await;
+    }
+    let verb = call.info.verb.as_str();
+    let collection = call.info.name.is_empty() || matches!(verb, "list" | "watch");
+    let fits = match verb {
+        "create" => call.info.name.is_empty(),
+        "list" | "watch" | "deletecollection" => collection,
+        "get" | "update" | "patch" | "delete" => !call.info.name.is_empty(),
+        _ => false,
+    };
+    if !fits || !call.kind.verbs.iter().any(|v| v == verb) {
+        return Err(not_allowed());
+    }
+    if call.kind.namespaced && call.info.namespace.is_empty() && !matches!(verb, "list" | "watch") {
+        return Err(not_allowed());
+    }
+    match verb {
+        "get" => get::get(server, &call).await,
+        "list" => list::list(server, &call).await,
+        "watch" => watch::watch(server, &call).await,
+        "create" => create::create(server, &call, body).await,
+        "update" => update::update(server, &call, body).await,
+        "patch" => patch::patch(server, &call, body).await,
+        "delete" => delete::delete(server, &call, body).await,
+        _ => delete::delete_collection(server, &call, body).await,
+    }
+}
+
+/// 405, as upstream's router says it.
+pub fn not_allowed() -> Status {
+    let m = "the server does not allow this method on the requested resource";
+    let mut status = Status::new(405, "MethodNotAllowed", m);
+    status.details = Some(Default::default());
+    status
+}

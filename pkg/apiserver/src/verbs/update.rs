@@ -1,0 +1,29 @@
+//! PUT of an object.
+
+use super::Call;
+use crate::ApiServer;
+use crate::candidate::update::Update;
+use crate::encode::decode;
+use crate::options::WriteOptions;
+use crate::pipeline;
+use axum::body::Body;
+use axum::response::Response;
+use isopod_api::Status;
+
+pub async fn update(server: &ApiServer, call: &Call, body: Body) -> Result<Response, Status> {
+    let form = call.form()?;
+    let options = WriteOptions::parse("UpdateOptions", &call.query)?;
+    let bytes = decode::read(body).await?;
+    let decoded = decode::object(&call.parts.headers, &bytes, &call.kind.gvk, &call.kind.schema, options.validation)?;
+    let name = decoded.value["metadata"]["name"].as_str().unwrap_or_default();
+    if name.is_empty() {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({} based on URL) was undeterminable: name must be provided",
+            call.info.name
+        )));
+    }
+    let intent = call.intent(&options);
+    let candidate = Update { object: decoded.value, warnings: decoded.warnings };
+    let done = pipeline::update(server, &intent, &candidate).await?;
+    Ok(call.show(if done.created { 201 } else { 200 }, &done.entry, &form))
+}

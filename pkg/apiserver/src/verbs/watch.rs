@@ -1,0 +1,353 @@
+//! WATCH: a stream of events over one response. Headers go out before the first event.
+//!
+//! Invariants: a watcher sees every change of its selection once and in order; a bookmark is sent only after all events up to
+//! its revision; what cannot be told any more ends with an ERROR event that says 410.
+
+use super::Call;
+use crate::ApiServer;
+use crate::cache::entry::{Entry, Filter};
+use crate::cache::resource::{Cache, Change};
+use crate::cache::watcher::{Delivery, EventType, History};
+use crate::encode::negotiate::{Form, Media, Shape};
+use crate::encode::{self, body, table, to_json};
+use crate::options::ListOptions;
+use axum::body::Body;
+use axum::response::Response;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, header};
+use isopod_api::Status;
+use isopod_kinds::Kind;
+use isopod_store::Revision;
+use jiff::Timestamp;
+use rand::Rng;
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::CancellationToken;
+
+/// How often a quiet watcher learns the revision that it has reached.
+const BOOKMARKS: Duration = Duration::from_secs(60);
+/// Without `timeoutSeconds` a watch ends after this time or up to twice of it.
+const MIN_TIMEOUT: u64 = 1800;
+/// Events that are there at the same time go out together.
+const CHUNK: usize = 64 << 10;
+
+pub async fn watch(server: &Arc<ApiServer>, call: &Call) -> Result<Response, Status> {
+    let form = call.form()?;
+    if form.media == Media::Yaml {
+        let m = "only the following media types are accepted: application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
+        return Err(Status::not_acceptable(m));
+    }
+    let options = ListOptions::parse(&call.query, true)?;
+    let filter = call.filter()?;
+    let kind = call.stored_kind(server);
+    let cache = server.hub.cache(&kind).await?;
+    let mut encoder = Encoder { kind: call.kind.clone(), form: form.clone(), headers_sent: false, now: call.now };
+    let started = start(server, &cache, &filter, &options).await;
+    let stream = match started {
+        Ok(started) => Stream::new(server, cache, filter, &options, started, encoder),
+        Err(status) => {
+            let frame = encoder.error(&status);
+            return Ok(response(&form, Body::from(frame)));
+        }
+    };
+    let stream = futures::stream::unfold(stream, |mut s| async move {
+        let frame = s.next().await?;
+        Some((Ok::<_, Infallible>(frame), s))
+    });
+    Ok(response(&form, Body::from_stream(stream)))
+}
+
+fn response(form: &Form, body: Body) -> Response {
+    let mut response = Response::new(body);
+    let content_type = match form.media {
+        Media::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        _ => form.media.name(),
+    };
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+/// What a watch begins with.
+struct Started {
+    receiver: mpsc::Receiver<Delivery>,
+    /// Existing objects, sent as ADDED.
+    initial: VecDeque<Arc<Entry>>,
+    /// Changes since the revision that the client knows.
+    missed: VecDeque<Arc<Change>>,
+    /// The revision of the initial objects, where the client wants to be told that it has them all.
+    initial_end: Option<Revision>,
+    revision: Revision,
+}
+
+async fn start(
+    server: &ApiServer,
+    cache: &Arc<Cache>,
+    filter: &Filter,
+    options: &ListOptions,
+) -> Result<Started, Status> {
+    let version = options.resource_version;
+    // As with lists: nothing said means the newest, 0 means what is there, a number means at least that.
+    match version {
+        None => drop(server.hub.fresh().await?),
+        Some(0) => {}
+        Some(v) => server.hub.wait_for_client(v).await?,
+    }
+    let from_state = match (options.send_initial_events, version) {
+        (Some(initial), _) => initial,
+        (None, v) => v.unwrap_or(0) == 0,
+    };
+    if from_state {
+        let (receiver, snapshot) = cache.subscribe_with_snapshot(filter.clone());
+        let prefix = filter.key_prefix(&cache.kind);
+        let under = snapshot
+            .entries
+            .range(Arc::<str>::from(prefix.as_str())..)
+            .take_while(|(k, _)| k.starts_with(prefix.as_str()));
+        let initial = under.map(|(_, e)| e).filter(|e| filter.matches(&cache.kind, e)).cloned().collect();
+        let revision = snapshot.revision.max(if version == Some(0) { 0 } else { server.hub.revision() });
+        let wants_end = options.send_initial_events == Some(true) && options.bookmarks;
+        let initial_end = wants_end.then_some(revision);
+        return Ok(Started { receiver, initial, missed: VecDeque::new(), initial_end, revision });
+    }
+    let after = match version.unwrap_or(0) {
+        0 => server.hub.revision(),
+        v => v,
+    };
+    let (receiver, history) = cache.subscribe(filter.clone(), after);
+    let missed = match history {
+        History::Ring(changes) => changes,
+        History::Store { until } => cache.history(after, until).await?,
+    };
+    Ok(Started { receiver, initial: VecDeque::new(), missed: missed.into(), initial_end: None, revision: after })
+}
+
+/// A running watch.
+struct Stream {
+    server: Arc<ApiServer>,
+    cache: Arc<Cache>,
+    filter: Filter,
+    started: Started,
+    encoder: Encoder,
+    /// `None`: the client wants no bookmarks.
+    next_bookmark: Option<Instant>,
+    bookmark_due: Option<Revision>,
+    end: Instant,
+    timer: Pin<Box<Sleep>>,
+    stop: CancellationToken,
+    ended: bool,
+}
+
+impl Stream {
+    fn new(
+        server: &Arc<ApiServer>,
+        cache: Arc<Cache>,
+        filter: Filter,
+        options: &ListOptions,
+        started: Started,
+        encoder: Encoder,
+    ) -> Self {
+        let seconds = options.timeout_seconds.filter(|s| *s > 0);
+        let seconds = seconds.unwrap_or_else(|| rand::rng().random_range(MIN_TIMEOUT..2 * MIN_TIMEOUT));
+        let now = Instant::now();
+        let end = now + Duration::from_secs(seconds);
+        let next_bookmark = options.bookmarks.then_some(now + BOOKMARKS);
+        let timer = Box::pin(tokio::time::sleep_until(next_bookmark.unwrap_or(end).min(end)));
+        Stream {
+            server: server.clone(),
+            cache,
+            filter,
+            started,
+            encoder,
+            next_bookmark,
+            bookmark_due: None,
+            end,
+            timer,
+            stop: server.stop.clone(),
+            ended: false,
+        }
+    }
+
+    /// The next bytes; `None` ends the response.
+    async fn next(&mut self) -> Option<Bytes> {
+        let mut out = Frames::default();
+        loop {
+            if out.len() >= CHUNK {
+                return out.take();
+            }
+            if let Some(frame) = self.ready() {
+                out.push(frame);
+                continue;
+            }
+            if let Some(bytes) = out.take() {
+                return Some(bytes);
+            }
+            if self.ended {
+                return None;
+            }
+            self.wait().await;
+        }
+    }
+
+    /// A frame that needs no waiting.
+    fn ready(&mut self) -> Option<Bytes> {
+        if let Some(entry) = self.started.initial.pop_front() {
+            return Some(self.encoder.event(EventType::Added, &entry.body));
+        }
+        while let Some(change) = self.started.missed.pop_front() {
+            if let Some(ty) = change.seen_by(&self.cache.kind, &self.filter) {
+                return Some(self.encoder.change(ty, &change));
+            }
+        }
+        if let Some(revision) = self.started.initial_end.take() {
+            return Some(self.encoder.bookmark(revision, true));
+        }
+        match self.started.receiver.try_recv() {
+            Ok((ty, change)) => return Some(self.encoder.change(ty, &change)),
+            // Ended for being too slow, or the cache starts anew: the client comes again from where it was.
+            Err(mpsc::error::TryRecvError::Disconnected) => self.ended = true,
+            Err(mpsc::error::TryRecvError::Empty) => {}
+        }
+        // Everything up to the bookmark's revision was queued before the revision was read.
+        let revision = self.bookmark_due.take()?;
+        Some(self.encoder.bookmark(revision.max(self.started.revision), false))
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            biased;
+            received = self.started.receiver.recv() => match received {
+                Some((_, change)) => self.started.missed.push_back(change),
+                None => self.ended = true,
+            },
+            () = self.stop.cancelled() => self.ended = true,
+            () = &mut self.timer => {
+                let now = Instant::now();
+                self.ended = now >= self.end;
+                if self.next_bookmark.is_some_and(|at| now >= at) {
+                    self.bookmark_due = Some(self.server.hub.revision());
+                    self.next_bookmark = Some(now + BOOKMARKS);
+                }
+                self.timer.as_mut().reset(self.next_bookmark.unwrap_or(self.end).min(self.end));
+            }
+        }
+    }
+}
+
+/// Frames that leave together; a single one is not copied.
+#[derive(Default)]
+struct Frames {
+    first: Option<Bytes>,
+    more: BytesMut,
+}
+
+impl Frames {
+    fn len(&self) -> usize {
+        self.first.as_ref().map_or(0, Bytes::len) + self.more.len()
+    }
+
+    fn push(&mut self, frame: Bytes) {
+        if self.first.is_none() && self.more.is_empty() {
+            self.first = Some(frame);
+            return;
+        }
+        if let Some(first) = self.first.take() {
+            self.more.extend_from_slice(&first);
+        }
+        self.more.extend_from_slice(&frame);
+    }
+
+    fn take(&mut self) -> Option<Bytes> {
+        let all = self.first.take().unwrap_or_else(|| self.more.split().freeze());
+        (!all.is_empty()).then_some(all)
+    }
+}
+
+/// Makes frames in the form that the client wants.
+struct Encoder {
+    kind: Arc<Kind>,
+    form: Form,
+    /// A table's columns come with the first event only.
+    headers_sent: bool,
+    now: Timestamp,
+}
+
+impl Encoder {
+    /// A change's frame, shared with the other watchers of this form.
+    fn change(&mut self, ty: EventType, change: &Change) -> Bytes {
+        if matches!(self.form.shape, Shape::Table(_)) {
+            // Ages are part of a row: rows are made when they are sent.
+            self.now = Timestamp::now();
+            return self.event(ty, &change.body(ty));
+        }
+        let version = u64::from(self.kind.gvk != self.kind.storage.gvk);
+        let key = self.form.key().rotate_left(1) ^ version;
+        let (kind, form, now) = (&self.kind, &self.form, self.now);
+        change.encoded(ty, key, |body| frame(ty, &encode::entry(kind, &body, form, now), form))
+    }
+
+    fn event(&mut self, ty: EventType, body: &Bytes) -> Bytes {
+        let object = match self.form.shape {
+            Shape::Table(_) => {
+                let value = encode::served(&self.kind, body);
+                let revision = value["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
+                let mut table = table::table(&self.kind, &[value], &revision, &self.form, self.now);
+                if std::mem::replace(&mut self.headers_sent, true) {
+                    table["columnDefinitions"] = Value::Null;
+                }
+                to_json(&table)
+            }
+            _ => encode::entry(&self.kind, body, &self.form, self.now),
+        };
+        frame(ty, &object, &self.form)
+    }
+
+    /// `initial_end`: everything that was there at the start has been sent.
+    fn bookmark(&mut self, revision: Revision, initial_end: bool) -> Bytes {
+        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        if initial_end {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let gvk = if self.form.shape == Shape::Object { &self.kind.gvk } else { &self.kind.storage.gvk };
+        let object = json!({"kind": gvk.kind, "apiVersion": gvk.api_version(), "metadata": metadata});
+        // A bookmark is no object of its kind: conversions do not apply.
+        let bytes = match (self.form.media, self.form.shape) {
+            (Media::Json, Shape::Object) => to_json(&object),
+            (_, Shape::Object) => encode::value(&object, &self.form),
+            _ => return self.event(EventType::Bookmark, &to_json(&object)),
+        };
+        frame(EventType::Bookmark, &bytes, &self.form)
+    }
+
+    fn error(&mut self, status: &Status) -> Bytes {
+        let form = Form { shape: Shape::Object, ..self.form.clone() };
+        frame(EventType::Error, &encode::value(&status.to_json(), &form), &form)
+    }
+}
+
+/// One event on the wire: a line of JSON, or a length and a `WatchEvent` message.
+fn frame(ty: EventType, object: &[u8], form: &Form) -> Bytes {
+    let mut out = Vec::with_capacity(object.len() + 48);
+    if form.media == Media::Protobuf {
+        let mut raw = Vec::with_capacity(object.len() + 8);
+        body::message(&mut raw, 1, object);
+        let mut event = Vec::with_capacity(raw.len() + 24);
+        body::message(&mut event, 1, ty.name().as_bytes());
+        body::message(&mut event, 2, &raw);
+        out.extend_from_slice(&(event.len() as u32).to_be_bytes());
+        out.extend_from_slice(&event);
+    } else {
+        out.extend_from_slice(b"{\"type\":\"");
+        out.extend_from_slice(ty.name().as_bytes());
+        out.extend_from_slice(b"\",\"object\":");
+        out.extend_from_slice(object);
+        out.extend_from_slice(b"}\n");
+    }
+    out.into()
+}
