@@ -1,6 +1,6 @@
 //! Nodes. Unlike most kinds a node may be created with its status.
 
-use crate::access::{Access, keep, same};
+use crate::access::{Access, keep};
 use crate::kind::Ctx;
 use crate::metadata;
 use crate::strategy::{STATELESS, Strategy};
@@ -23,9 +23,9 @@ fn prepare_update(ctx: &Ctx, new: &mut Value, old: &Value) {
 }
 
 fn create(new: &Value) -> FieldErrors {
-    let p = Path::new("spec");
-    let mut errs = taints(new.at("spec.taints"), &p.child("taints"));
-    errs.extend(pod_cidrs(new, &p));
+    // Upstream's path of taints starts at the metadata.
+    let mut errs = taints(new.at("spec.taints"), &Path::new("metadata").child("taints"));
+    errs.extend(pod_cidrs(new, &Path::new("spec")));
     errs
 }
 
@@ -96,24 +96,15 @@ fn update(new: &Value, old: &Value) -> FieldErrors {
     if !had.is_empty() && cidrs != had {
         let m = "node updates may not change podCIDR except from \"\" to valid";
         errs.push(FieldError::forbidden(&Path::new("spec").child("podCIDRs"), m));
-    } else {
-        errs.extend(pod_cidrs(new, &Path::new("spec")));
     }
     let (id, before) = (new.text("spec.providerID"), old.text("spec.providerID"));
     if !before.is_empty() && before != id {
-        let m = "node updates may not change providerID except from \"\" to valid";
-        errs.push(FieldError::forbidden(&Path::new("spec").child("providerID"), m));
+        let m = if id.is_empty() { "field cannot be cleared once set" } else { "field cannot be modified once set" };
+        errs.push(FieldError::invalid(&Path::new("spec").child("providerID"), Value::Null, m));
     }
-    errs.extend(taints(new.at("spec.taints"), &Path::new("spec").child("taints")));
-    let may_change = ["podCIDR", "podCIDRs", "providerID", "unschedulable", "taints", "configSource", "externalID"];
-    let rest = |o: &Value| {
-        let mut m = o.at("spec").as_object().cloned().unwrap_or_default();
-        m.retain(|k, _| !may_change.contains(&k.as_str()));
-        Value::Object(m)
-    };
-    if !same(&rest(new), &rest(old)) {
-        let m = "node updates may only change labels, taints, or capacity (or configSource, if the DynamicKubeletConfig feature gate is enabled)";
-        errs.push(FieldError::forbidden(&Path::new("spec"), m));
+    errs.extend(taints(new.at("spec.taints"), &Path::new("metadata").child("taints")));
+    if new.text("spec.externalID") != old.text("spec.externalID") {
+        errs.push(FieldError::forbidden(&Path::new("spec").child("externalID"), "may not be updated"));
     }
     errs
 }
@@ -131,9 +122,9 @@ mod tests {
         assert_eq!(errs.len(), 3, "{errs:?}");
         assert_eq!(
             errs[1],
-            "spec.taints[2].effect: Unsupported value: \"Odd\": supported values: \"NoSchedule\", \"PreferNoSchedule\", \"NoExecute\""
+            "metadata.taints[2].effect: Unsupported value: \"Odd\": supported values: \"NoSchedule\", \"PreferNoSchedule\", \"NoExecute\""
         );
-        assert_eq!(errs[2], "spec.taints[3].effect: Required value");
+        assert_eq!(errs[2], "metadata.taints[3].effect: Required value");
         let errs =
             update(&json!({"spec": {"podCIDRs": ["10.0.1.0/24"]}}), &json!({"spec": {"podCIDRs": ["10.0.0.0/24"]}}));
         assert_eq!(

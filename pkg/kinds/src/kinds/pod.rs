@@ -3,6 +3,7 @@
 use crate::access::{Access, keep, list_mut, map_mut, set, unset};
 use crate::kind::Ctx;
 use crate::strategy::{PLAIN, Strategy, text_at};
+use crate::validation::{pod, pod_update};
 use isopod_api::names;
 use isopod_api::quantity::Quantity;
 use serde_json::{Value, json};
@@ -25,6 +26,10 @@ pub const STRATEGY: Strategy = Strategy {
     grace,
     prepare_create,
     prepare_update,
+    create: pod::create,
+    update: pod_update::update,
+    update_status: pod_update::status,
+    update_other: pod_update::other,
     warnings,
     ..PLAIN
 };
@@ -251,6 +256,8 @@ fn requirements_class(r: &Value) -> &'static str {
     let (cpu, memory) = (class("cpu"), class("memory"));
     if cpu == memory { cpu } else { "Burstable" }
 }
+
+pub use pod_update::{binding as validate_binding, log_options as validate_log_options};
 
 fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
     if old.is_some() {

@@ -1,3 +1,17 @@
 //! Validation that several kinds share: pod templates, resources, volumes, selectors, references.
 //!
 //! Invariant: causes, fields and messages are upstream's (`pkg/apis/core/validation`).
+
+pub mod check;
+pub mod claim;
+pub mod container;
+pub mod env;
+pub mod plugins;
+pub mod pod;
+pub mod pod_update;
+pub mod probe;
+pub mod projected;
+pub mod resources;
+pub mod scheduling;
+pub mod security;
+pub mod volume;
