@@ -17,6 +17,8 @@ pub struct Attributes {
     pub namespace: String,
     pub name: String,
     pub path: String,
+    /// The `field=value` terms of the request's field selector: a kubelet may list the pods of its node only.
+    pub fields: Vec<(String, String)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,68 @@
+//! Client certificates: the common name is the user, the organizations are the groups
+//! (`apiserver/pkg/authentication/request/x509`, `CommonNameUserConversion`). The TLS layer has verified the chain.
+
+use isopod_api::UserInfo;
+use sha2::{Digest, Sha256};
+use x509_parser::oid_registry::Oid;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    #[error("the client certificate cannot be read")]
+    Malformed(#[source] x509_parser::asn1_rs::Err<x509_parser::error::X509Error>),
+}
+
+/// The attribute of the subject that holds the user's uid (`AllowParsingUserUIDFromCertAuth`).
+const UID_OID: &[u64] = &[1, 3, 6, 1, 4, 1, 57683, 2];
+
+/// Who a verified client certificate is. `None`: it has no common name, so it names nobody.
+pub fn identity(der: &[u8]) -> Result<Option<UserInfo>, CertificateError> {
+    let (_, certificate) = X509Certificate::from_der(der).map_err(CertificateError::Malformed)?;
+    let subject = certificate.subject();
+    let Some(name) = subject.iter_common_name().next().and_then(|cn| cn.as_str().ok()).filter(|cn| !cn.is_empty())
+    else {
+        return Ok(None);
+    };
+    let groups = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
+    let mut user = UserInfo { name: name.to_owned(), groups, ..Default::default() };
+    if let Ok(uid_oid) = Oid::from(UID_OID) {
+        let uid = subject.iter_by_oid(&uid_oid).next().and_then(|a| a.as_str().ok());
+        user.uid = uid.unwrap_or_default().to_owned();
+    }
+    let id = format!("X509SHA256={}", hex(&Sha256::digest(der)));
+    user.extra.insert(crate::token::CREDENTIAL_ID.to_owned(), vec![id]);
+    Ok(Some(user))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, DnType, KeyPair};
+
+    fn certificate(name: Option<&str>, organizations: &[&str]) -> Vec<u8> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        if let Some(name) = name {
+            params.distinguished_name.push(DnType::CommonName, name);
+        }
+        for o in organizations {
+            params.distinguished_name.push(DnType::OrganizationName, *o);
+        }
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
+    }
+
+    #[test]
+    fn names_and_groups() {
+        let user = identity(&certificate(Some("system:node:a"), &["system:nodes"])).unwrap().unwrap();
+        assert_eq!((user.name.as_str(), user.uid.as_str()), ("system:node:a", ""));
+        assert_eq!(user.groups, ["system:nodes"]);
+        let id = &user.extra["authentication.kubernetes.io/credential-id"][0];
+        assert!(id.starts_with("X509SHA256=") && id.len() == 11 + 64, "{id}");
+        assert!(identity(&certificate(None, &["x"])).unwrap().is_none());
+        assert!(identity(b"no certificate").is_err());
+    }
+}

@@ -1,0 +1,256 @@
+//! The reviews: TokenReview, the access reviews and SelfSubjectRulesReview as functions from the client's object and a
+//! decision to the answer (`pkg/registry/{authentication,authorization}`).
+
+use crate::rule::PolicyRule;
+use crate::{Attributes, Decision};
+use isopod_api::{FieldError, FieldErrors, Path, UserInfo, selector::FieldSelector};
+use serde_json::{Map, Value, json};
+
+/// Which of the access reviews an object is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessReview {
+    Subject,
+    LocalSubject,
+    SelfSubject,
+}
+
+fn text<'a>(v: &'a Value, key: &str) -> &'a str {
+    v[key].as_str().unwrap_or_default()
+}
+
+fn strings(v: &Value) -> Vec<String> {
+    v.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+fn given(v: &Value) -> Option<&Value> {
+    Some(v).filter(|v| !v.is_null())
+}
+
+/// What is wrong with a review. Its namespace (of a local one) must have been filled in from the path.
+pub fn validate(review: &Value, kind: AccessReview) -> FieldErrors {
+    let spec = &review["spec"];
+    let path = Path::new("spec");
+    let mut errors = FieldErrors::new();
+    let (resource, other) = (given(&spec["resourceAttributes"]), given(&spec["nonResourceAttributes"]));
+    if resource.is_some() == other.is_some() {
+        let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+        errors.push(FieldError::invalid(&path, other.cloned().unwrap_or_default(), why));
+    }
+    if kind != AccessReview::SelfSubject && text(spec, "user").is_empty() && strings(&spec["groups"]).is_empty() {
+        errors.push(FieldError::invalid(&path.child("user"), "", "at least one of user or group must be specified"));
+    }
+    let mut metadata = review["metadata"].as_object().cloned().unwrap_or_default();
+    metadata.remove("managedFields");
+    metadata.remove("creationTimestamp");
+    if kind == AccessReview::LocalSubject {
+        metadata.remove("namespace");
+    }
+    if !metadata.is_empty() {
+        let why =
+            if kind == AccessReview::LocalSubject { "must be empty except for namespace" } else { "must be empty" };
+        errors.push(FieldError::invalid(&Path::new("metadata"), review["metadata"].clone(), why));
+    }
+    if kind == AccessReview::LocalSubject {
+        let namespace = text(&review["metadata"], "namespace");
+        if let Some(r) = resource.filter(|r| text(r, "namespace") != namespace) {
+            let path = path.child("resourceAttributes").child("namespace");
+            errors.push(FieldError::invalid(&path, text(r, "namespace"), "must match metadata.namespace"));
+        }
+        if let Some(other) = other {
+            let path = path.child("nonResourceAttributes");
+            errors.push(FieldError::invalid(&path, other.clone(), "disallowed on this kind of request"));
+        }
+    }
+    errors
+}
+
+/// The user that a (local) SubjectAccessReview asks about.
+pub fn subject(spec: &Value) -> UserInfo {
+    let extra = spec["extra"].as_object().into_iter().flatten();
+    UserInfo {
+        name: text(spec, "user").to_owned(),
+        uid: text(spec, "uid").to_owned(),
+        groups: strings(&spec["groups"]),
+        extra: extra.map(|(k, v)| (k.clone(), strings(v))).collect(),
+    }
+}
+
+/// What the review asks an authorizer.
+pub fn attributes(spec: &Value, user: UserInfo) -> Attributes {
+    let Some(r) = given(&spec["resourceAttributes"]) else {
+        let r = &spec["nonResourceAttributes"];
+        return Attributes { user, verb: text(r, "verb").into(), path: text(r, "path").into(), ..Default::default() };
+    };
+    let version = text(r, "version");
+    Attributes {
+        user,
+        verb: text(r, "verb").to_owned(),
+        is_resource: true,
+        group: text(r, "group").to_owned(),
+        version: if version.is_empty() { "*" } else { version }.to_owned(),
+        resource: text(r, "resource").to_owned(),
+        subresource: text(r, "subresource").to_owned(),
+        namespace: text(r, "namespace").to_owned(),
+        name: text(r, "name").to_owned(),
+        path: String::new(),
+        fields: fields(&r["fieldSelector"]),
+    }
+}
+
+/// The fields that must equal a value; what cannot be read is left out, which only widens what is asked for.
+fn fields(selector: &Value) -> Vec<(String, String)> {
+    let raw = text(selector, "rawSelector");
+    let mut out: Vec<(String, String)> = Vec::new();
+    if !raw.is_empty() {
+        out.extend(FieldSelector::parse(raw).map(|s| exact_fields(&s)).unwrap_or_default());
+    }
+    for r in selector["requirements"].as_array().into_iter().flatten() {
+        if let ("In", [value]) = (text(r, "operator"), &strings(&r["values"])[..]) {
+            out.push((text(r, "key").to_owned(), value.clone()));
+        }
+    }
+    out
+}
+
+/// The `field=value` terms of a selector, as [`Attributes::fields`] wants them.
+pub fn exact_fields(selector: &FieldSelector) -> Vec<(String, String)> {
+    selector.terms.iter().filter(|t| t.equal).map(|t| (t.field.clone(), t.value.clone())).collect()
+}
+
+/// The status of an access review.
+pub fn access_status(decision: &Decision) -> Value {
+    let (allowed, denied, reason) = match decision {
+        Decision::Allow(reason) => (true, false, reason),
+        Decision::Deny(reason) => (false, true, reason),
+        Decision::NoOpinion(reason) => (false, false, reason),
+    };
+    let mut status = json!({ "allowed": allowed });
+    if denied {
+        status["denied"] = true.into();
+    }
+    if !reason.is_empty() {
+        status["reason"] = reason.as_str().into();
+    }
+    status
+}
+
+/// The status of a SelfSubjectRulesReview. `errors`: rules that could not be resolved.
+pub fn rules_status(rules: &[PolicyRule], errors: &[String]) -> Value {
+    let mut resource = Vec::new();
+    let mut other = Vec::new();
+    for rule in rules {
+        if !rule.resources.is_empty() {
+            let mut r = json!({ "verbs": rule.verbs, "apiGroups": rule.api_groups, "resources": rule.resources });
+            if !rule.resource_names.is_empty() {
+                r["resourceNames"] = json!(rule.resource_names);
+            }
+            resource.push(r);
+        }
+        if !rule.non_resource_urls.is_empty() {
+            other.push(json!({ "verbs": rule.verbs, "nonResourceURLs": rule.non_resource_urls }));
+        }
+    }
+    let mut status = json!({ "resourceRules": resource, "nonResourceRules": other, "incomplete": !errors.is_empty() });
+    if !errors.is_empty() {
+        status["evaluationError"] = errors.join(", ").into();
+    }
+    status
+}
+
+/// The rules of `system:masters`, which stand in no role.
+pub fn master_rules() -> Vec<PolicyRule> {
+    let all = || vec!["*".to_owned()];
+    vec![
+        PolicyRule { verbs: all(), api_groups: all(), resources: all(), ..Default::default() },
+        PolicyRule { verbs: all(), non_resource_urls: all(), ..Default::default() },
+    ]
+}
+
+/// A user as reviews show it (`authentication.k8s.io/v1 UserInfo`).
+pub fn user_json(user: &UserInfo) -> Value {
+    let mut v = Map::new();
+    let mut set = |key: &str, value: Value| {
+        let empty = matches!(&value, Value::String(s) if s.is_empty())
+            || matches!(&value, Value::Array(a) if a.is_empty())
+            || matches!(&value, Value::Object(o) if o.is_empty());
+        if !empty {
+            v.insert(key.to_owned(), value);
+        }
+    };
+    set("username", user.name.as_str().into());
+    set("uid", user.uid.as_str().into());
+    set("groups", json!(user.groups));
+    set("extra", json!(user.extra));
+    v.into()
+}
+
+/// The status of a TokenReview: `Ok` the user and the audiences that the token is good for.
+pub fn token_status(outcome: Result<(&UserInfo, &[String]), String>) -> Value {
+    match outcome {
+        Ok((user, audiences)) => {
+            let mut status = json!({ "authenticated": true, "user": user_json(user) });
+            if !audiences.is_empty() {
+                status["audiences"] = json!(audiences);
+            }
+            status
+        }
+        Err(error) => {
+            let mut status = json!({ "user": {} });
+            if !error.is_empty() {
+                status["error"] = error.into();
+            }
+            status
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn asks_what_the_spec_says() {
+        let spec = json!({"user": "jane", "groups": ["dev"], "extra": {"k": ["v"]},
+            "resourceAttributes": {"verb": "list", "resource": "pods", "namespace": "a", "subresource": "log",
+                "fieldSelector": {"requirements": [{"key": "spec.nodeName", "operator": "In", "values": ["n"]}]}}});
+        let a = attributes(&spec, subject(&spec));
+        assert_eq!((a.user.name.as_str(), a.version.as_str(), a.subresource.as_str()), ("jane", "*", "log"));
+        assert_eq!(a.fields, [("spec.nodeName".to_owned(), "n".to_owned())]);
+        let spec = json!({"nonResourceAttributes": {"verb": "get", "path": "/version"}});
+        let a = attributes(&spec, UserInfo::anonymous());
+        assert!(!a.is_resource && a.path == "/version");
+    }
+
+    #[test]
+    fn validation() {
+        let shown =
+            |review: Value, kind| -> Vec<String> { validate(&review, kind).iter().map(|e| e.to_string()).collect() };
+        let resource = json!({"verb": "get", "resource": "pods", "namespace": "a"});
+        assert_eq!(
+            shown(json!({"spec": {"user": "x", "resourceAttributes": resource}}), AccessReview::Subject),
+            [""; 0]
+        );
+        let neither = shown(json!({"spec": {}}), AccessReview::Subject);
+        assert_eq!(neither.len(), 2, "{neither:?}");
+        let local = json!({"metadata": {"namespace": "b"}, "spec": {"user": "x", "resourceAttributes": resource}});
+        assert_eq!(
+            shown(local, AccessReview::LocalSubject),
+            [r#"spec.resourceAttributes.namespace: Invalid value: "a": must match metadata.namespace"#]
+        );
+        let named = json!({"metadata": {"name": "x"}, "spec": {"resourceAttributes": resource}});
+        assert!(shown(named, AccessReview::SelfSubject)[0].ends_with("must be empty"));
+    }
+
+    #[test]
+    fn answers() {
+        assert_eq!(access_status(&Decision::Allow("r".into())), json!({"allowed": true, "reason": "r"}));
+        assert_eq!(access_status(&Decision::Deny(String::new())), json!({"allowed": false, "denied": true}));
+        let status = rules_status(&master_rules(), &[]);
+        assert_eq!(status["resourceRules"][0]["resources"], json!(["*"]));
+        assert_eq!(status["incomplete"], false);
+        let user = UserInfo { name: "x".into(), ..Default::default() };
+        let status = token_status(Ok((&user, &["api".to_owned()])));
+        assert_eq!(status, json!({"authenticated": true, "user": {"username": "x"}, "audiences": ["api"]}));
+        assert_eq!(token_status(Err("no".into())), json!({"user": {}, "error": "no"}));
+    }
+}
