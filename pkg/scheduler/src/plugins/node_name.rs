@@ -1,0 +1,25 @@
+//! `NodeName`: a pod that names its node goes there and nowhere else.
+
+use crate::cluster::Cluster;
+use crate::framework::{Filter, NODE_ADDED, Plugin, Wake, refuse};
+use crate::pod::PodInfo;
+
+pub struct NodeName;
+
+impl Plugin for NodeName {
+    fn name(&self) -> &'static str {
+        "NodeName"
+    }
+    fn wakes_on(&self) -> Wake {
+        NODE_ADDED
+    }
+    fn filter<'a>(&self, pod: &'a PodInfo, _: &'a Cluster) -> Option<Filter<'a>> {
+        let wanted = pod.pod.spec.node_name.as_str();
+        if wanted.is_empty() {
+            return None;
+        }
+        Some(Box::new(move |node| {
+            if node.name() == wanted { Ok(()) } else { refuse("node(s) didn't match the requested node name") }
+        }))
+    }
+}
