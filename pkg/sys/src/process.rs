@@ -4,7 +4,7 @@
 
 use nix::fcntl::{FcntlArg, FdFlag, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal as set_handler, sigprocmask};
 use nix::unistd::{ForkResult, Pid};
 use std::ffi::CString;
 use std::fs::File;
@@ -57,7 +57,7 @@ pub fn fork() -> io::Result<Option<Pid>> {
 pub fn default_signals() {
     for s in Signal::iterator().filter(|s| !matches!(s, Signal::SIGKILL | Signal::SIGSTOP)) {
         // SAFETY: the default action runs no code of ours.
-        let _ = unsafe { signal(s, SigHandler::SigDfl) };
+        let _ = unsafe { set_handler(s, SigHandler::SigDfl) };
     }
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
 }
