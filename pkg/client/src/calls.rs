@@ -113,7 +113,12 @@ impl Calls {
 
     /// All objects in `scope`, read page by page.
     pub async fn list<T: DeserializeOwned>(&self, scope: &ListScope) -> Result<Vec<T>, Error> {
-        Ok(crate::watch::list(&self.client, &self.resource, scope).await?.items)
+        Ok(crate::watch::list(&self.client, &self.resource, scope, false).await?.items)
+    }
+
+    /// As [`Calls::list`], metadata only.
+    pub async fn list_metadata(&self, scope: &ListScope) -> Result<Vec<crate::views::MetaOnly>, Error> {
+        Ok(crate::watch::list(&self.client, &self.resource, scope, true).await?.items)
     }
 
     pub async fn create<T: DeserializeOwned>(&self, namespace: &str, object: &impl Serialize) -> Result<T, Error> {
@@ -146,6 +151,41 @@ impl Calls {
         let path = self.path(namespace, name, subresource);
         let (content_type, body) = patch_body(patch, preconditions);
         call(&self.client, Method::PATCH, &path, Some((content_type, encode(&path, &body)?))).await
+    }
+
+    /// Reads the object, merges `change` into it (RFC 7386) and writes it back: what a patch does, for who may update but
+    /// not patch. A lost race is run again unless `preconditions` name a revision; no change is no write.
+    pub async fn modify(
+        &self,
+        namespace: &str,
+        name: &str,
+        subresource: Option<&str>,
+        change: &Value,
+        preconditions: &Preconditions,
+    ) -> Result<Value, Error> {
+        const TRIES: usize = 5;
+        let conflict = |why: String| Error::Status(Status::conflict(&self.resource.gvr, name, why));
+        for attempt in 1.. {
+            let present: Value = self.get(namespace, name).await?;
+            for (field, wanted) in [("uid", &preconditions.uid), ("resourceVersion", &preconditions.resource_version)] {
+                let is = present["metadata"][field].as_str().unwrap_or_default();
+                if let Some(wanted) = wanted.as_ref().filter(|w| *w != is) {
+                    return Err(conflict(format!(
+                        "Precondition failed: {field} in precondition: {wanted}, {field} in object meta: {is}"
+                    )));
+                }
+            }
+            let mut changed = present.clone();
+            merge(&mut changed, change);
+            if changed == present {
+                return Ok(present);
+            }
+            match self.update(namespace, name, subresource, &changed).await {
+                Err(e) if e.is_conflict() && preconditions.resource_version.is_none() && attempt < TRIES => {}
+                other => return other,
+            }
+        }
+        unreachable!("the last try returns")
     }
 
     /// Deletes the object and returns what the server answered: the object as it is now, or a `Status`.
@@ -198,6 +238,25 @@ impl Calls {
         match subresource {
             Some(sub) => self.resource.subresource(namespace, name, sub),
             None => self.resource.object(namespace, name),
+        }
+    }
+}
+
+/// Applies a merge patch (RFC 7386).
+pub fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    let Some(target) = target.as_object_mut() else { return };
+    for (key, value) in patch {
+        if value.is_null() {
+            target.remove(key);
+        } else {
+            merge(target.entry(key.clone()).or_insert(Value::Null), value);
         }
     }
 }
@@ -260,7 +319,18 @@ pub async fn call<T: DeserializeOwned>(
     path: &str,
     body: Option<(&str, Vec<u8>)>,
 ) -> Result<T, Error> {
-    let bytes = raw(client, method, path, "application/json", body).await?;
+    call_as(client, method, path, "application/json", body).await
+}
+
+/// As [`call`], asking for a form of the answer.
+pub(crate) async fn call_as<T: DeserializeOwned>(
+    client: &Client,
+    method: Method,
+    path: &str,
+    accept: &str,
+    body: Option<(&str, Vec<u8>)>,
+) -> Result<T, Error> {
+    let bytes = raw(client, method, path, accept, body).await?;
     serde_json::from_slice(&bytes).map_err(|source| Error::Decode { what: path.to_owned(), source })
 }
 

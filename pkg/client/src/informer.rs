@@ -22,6 +22,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// What an informer can hold: a type decoded from an object's JSON. Slim views keep only the fields their reader needs.
 pub trait View: DeserializeOwned + Send + Sync + 'static {
+    /// Whether the server need only send metadata (`PartialObjectMetadata`).
+    const METADATA_ONLY: bool = false;
     fn name(&self) -> &str;
     /// Empty for cluster-scoped objects.
     fn namespace(&self) -> &str;
@@ -363,7 +365,7 @@ impl<T: View> Reflector<T> {
     /// Lists unless `resource_version` says where to go on, then watches until the watch ends.
     async fn list_and_watch(&self, resource_version: &mut String) -> Result<(), Error> {
         if resource_version.is_empty() {
-            let listed = watch::list::<T>(&self.client, &self.resource, &self.scope).await?;
+            let listed = watch::list::<T>(&self.client, &self.resource, &self.scope, T::METADATA_ONLY).await?;
             let mut state = self.cache.state.write();
             state.replace(listed.items);
             self.cache.synced.send_replace(true);
@@ -372,7 +374,9 @@ impl<T: View> Reflector<T> {
         }
         let seconds = rand::random_range(WATCH_SECONDS);
         let deadline = tokio::time::Instant::now() + Duration::from_secs(seconds) + WATCH_GRACE;
-        let mut stream = watch::watch(&self.client, &self.resource, &self.scope, resource_version, seconds).await?;
+        let mut stream =
+            watch::watch(&self.client, &self.resource, &self.scope, resource_version, seconds, T::METADATA_ONLY)
+                .await?;
         loop {
             let Ok(event) = tokio::time::timeout_at(deadline, stream.next::<T>()).await else {
                 tracing::debug!(resource = %self.resource.gvr, "watch outlived its deadline; opening it again");

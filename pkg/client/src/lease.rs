@@ -184,8 +184,7 @@ impl Election {
             spec["leaseTransitions"] = json!(lease.spec.lease_transitions + 1);
         }
         let guard = Preconditions { uid: None, resource_version: Some(lease.metadata.resource_version) };
-        let patch = Patch::Merge(json!({"spec": spec}));
-        match h.calls.patch::<Value>(&h.namespace, &h.name, None, patch, &guard).await {
+        match h.calls.modify(&h.namespace, &h.name, None, &json!({"spec": spec}), &guard).await {
             Ok(_) => Ok(true),
             Err(e) if e.is_conflict() => Ok(false),
             Err(e) => Err(e),
@@ -193,14 +192,19 @@ impl Election {
     }
 
     async fn release(&self) {
-        let h = &self.holder;
-        let patch = Patch::Json(json!([
-            {"op": "test", "path": "/spec/holderIdentity", "value": h.identity},
-            {"op": "replace", "path": "/spec/holderIdentity", "value": ""},
-            {"op": "replace", "path": "/spec/leaseDurationSeconds", "value": 1},
-        ]));
-        if let Err(e) = h.calls.patch::<Value>(&h.namespace, &h.name, None, patch, &Preconditions::default()).await {
-            tracing::debug!(lease = h.name, error = %Chain(&e), "cannot give the lease back");
+        if let Err(e) = self.try_release().await {
+            tracing::debug!(lease = self.holder.name, error = %Chain(&e), "cannot give the lease back");
         }
+    }
+
+    async fn try_release(&self) -> Result<(), Error> {
+        let h = &self.holder;
+        let lease: Lease = h.calls.get(&h.namespace, &h.name).await?;
+        if lease.spec.holder_identity == h.identity {
+            let free = json!({"spec": {"holderIdentity": "", "leaseDurationSeconds": 1}});
+            let guard = Preconditions { uid: None, resource_version: Some(lease.metadata.resource_version) };
+            h.calls.modify(&h.namespace, &h.name, None, &free, &guard).await?;
+        }
+        Ok(())
     }
 }

@@ -5,6 +5,7 @@
 //! which controller uses it.
 
 pub mod calls;
+pub mod discovery;
 pub mod error;
 pub mod events;
 pub mod informer;

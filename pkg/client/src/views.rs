@@ -351,6 +351,8 @@ objects! {
 }
 
 impl View for MetaOnly {
+    const METADATA_ONLY: bool = true;
+
     fn name(&self) -> &str {
         &self.metadata.name
     }

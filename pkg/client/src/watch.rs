@@ -1,6 +1,6 @@
 //! Reading collections: paged lists, and watches decoded event by event from the stream's bytes.
 
-use crate::calls::{call, status_of};
+use crate::calls::{call_as, status_of};
 use crate::informer::View;
 use crate::resource::Query;
 use crate::{Error, ListScope, Resource};
@@ -15,6 +15,9 @@ use serde_json::value::RawValue;
 
 /// Objects a page: bounds the memory of one answer.
 const PAGE: &str = "500";
+
+const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json;q=0.9";
+const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json;q=0.9";
 
 /// A whole list and the revision that it is from.
 pub(crate) struct Listed<T> {
@@ -46,12 +49,14 @@ pub(crate) async fn list<T: DeserializeOwned>(
     client: &Client,
     resource: &Resource,
     scope: &ListScope,
+    metadata_only: bool,
 ) -> Result<Listed<T>, Error> {
+    let accept = if metadata_only { METADATA_LIST } else { "application/json" };
     let path = resource.collection(&scope.namespace);
     let (mut items, mut token, mut limit) = (Vec::new(), String::new(), PAGE);
     loop {
         let query = Query::default().scope(scope).set("limit", limit).set("continue", &token).on(&path);
-        let page: Page<T> = match call(client, Method::GET, &query, None).await {
+        let page: Page<T> = match call_as(client, Method::GET, &query, accept, None).await {
             Err(e) if e.is_expired() && !token.is_empty() => {
                 items.clear();
                 token.clear();
@@ -106,6 +111,7 @@ pub(crate) async fn watch(
     scope: &ListScope,
     resource_version: &str,
     timeout_seconds: u64,
+    metadata_only: bool,
 ) -> Result<Stream, Error> {
     let path = Query::default()
         .set("watch", "true")
@@ -115,7 +121,7 @@ pub(crate) async fn watch(
         .scope(scope)
         .on(&resource.collection(&scope.namespace));
     let request = Request::get(&path)
-        .header(header::ACCEPT, "application/json")
+        .header(header::ACCEPT, if metadata_only { METADATA } else { "application/json" })
         .body(Body::empty())
         .map_err(|source| Error::Request { path: path.clone(), source })?;
     let response = client.send(request).await.map_err(Error::Transport)?;

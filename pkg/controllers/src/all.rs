@@ -19,6 +19,11 @@ macro_rules! rows {
 }
 
 pub const ALL: &[Row] = rows! {
+    "namespace-controller", "namespace-controller", namespace;
+    "deployment-controller", "deployment-controller", deployment;
+    "replicaset-controller", "replicaset-controller", replica_set;
+    "endpoints-controller", "endpoint-controller", endpoints;
+    "endpointslice-controller", "endpointslice-controller", endpoint_slice;
     "serviceaccount-controller", "service-account-controller", service_account;
     "root-ca-certificate-publisher-controller", "root-ca-cert-publisher", root_ca;
 };

@@ -9,8 +9,14 @@ mod expectations;
 mod op;
 mod ownership;
 
+mod deployment;
+mod endpoint_slice;
+mod endpoints;
+mod namespace;
+mod replica_set;
 mod root_ca;
 mod service_account;
+mod service_pods;
 
 pub use controller::{Context, Error};
 

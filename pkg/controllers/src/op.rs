@@ -22,6 +22,21 @@ pub enum Op {
         patch: Patch,
         guard: Preconditions,
     },
+    /// Reads, merges and writes back: most of upstream's roles may update but not patch.
+    Modify {
+        resource: Resource,
+        namespace: String,
+        name: String,
+        subresource: Option<&'static str>,
+        change: Value,
+        guard: Preconditions,
+    },
+    /// Writes the whole object; it fails when the object is newer than its `metadata.resourceVersion`.
+    Replace {
+        resource: Resource,
+        namespace: String,
+        object: Value,
+    },
     Delete {
         resource: Resource,
         namespace: String,
@@ -41,8 +56,14 @@ impl Op {
         Op::Create { resource, namespace: namespace.to_owned(), object }
     }
 
-    pub fn merge(resource: Resource, namespace: &str, name: &str, body: Value) -> Self {
-        Op::patch(resource, namespace, name, Patch::Merge(body))
+    pub fn replace(resource: Resource, namespace: &str, object: Value) -> Self {
+        Op::Replace { resource, namespace: namespace.to_owned(), object }
+    }
+
+    /// A change by merge patch, written by [`Calls::modify`].
+    pub fn modify(resource: Resource, namespace: &str, name: &str, change: Value) -> Self {
+        let (namespace, name) = (namespace.to_owned(), name.to_owned());
+        Op::Modify { resource, namespace, name, subresource: None, change, guard: Preconditions::default() }
     }
 
     pub fn patch(resource: Resource, namespace: &str, name: &str, patch: Patch) -> Self {
@@ -50,13 +71,13 @@ impl Op {
         Op::Patch { resource, namespace, name, subresource: None, patch, guard: Preconditions::default() }
     }
 
-    /// A merge patch of the status subresource.
+    /// A change of the status subresource.
     pub fn status(resource: Resource, namespace: &str, name: &str, body: Value) -> Self {
-        Op::merge(resource, namespace, name, body).on_subresource("status")
+        Op::modify(resource, namespace, name, body).on_subresource("status")
     }
 
     pub fn on_subresource(mut self, sub: &'static str) -> Self {
-        if let Op::Patch { subresource, .. } = &mut self {
+        if let Op::Patch { subresource, .. } | Op::Modify { subresource, .. } = &mut self {
             *subresource = Some(sub);
         }
         self
@@ -65,7 +86,7 @@ impl Op {
     /// Makes a patch fail on another object of the same name, or a delete.
     pub fn if_uid(mut self, uid: &str) -> Self {
         match &mut self {
-            Op::Patch { guard, .. } => guard.uid = Some(uid.to_owned()),
+            Op::Patch { guard, .. } | Op::Modify { guard, .. } => guard.uid = Some(uid.to_owned()),
             Op::Delete { options, .. } => options.preconditions.uid = Some(uid.to_owned()),
             _ => {}
         }
@@ -75,7 +96,9 @@ impl Op {
     /// Makes a patch or a delete fail when the object is newer than what was looked at.
     pub fn if_unchanged(mut self, resource_version: &str) -> Self {
         match &mut self {
-            Op::Patch { guard, .. } => guard.resource_version = Some(resource_version.to_owned()),
+            Op::Patch { guard, .. } | Op::Modify { guard, .. } => {
+                guard.resource_version = Some(resource_version.to_owned())
+            }
             Op::Delete { options, .. } => options.preconditions.resource_version = Some(resource_version.to_owned()),
             _ => {}
         }
@@ -106,6 +129,14 @@ impl Op {
                 let calls = Calls::new(client.clone(), resource.clone());
                 calls.patch(namespace, name, *subresource, patch.clone(), guard).await
             }
+            Op::Replace { resource, namespace, object } => {
+                let name = object["metadata"]["name"].as_str().unwrap_or_default();
+                Calls::new(client.clone(), resource.clone()).update(namespace, name, None, object).await
+            }
+            Op::Modify { resource, namespace, name, subresource, change, guard } => {
+                let calls = Calls::new(client.clone(), resource.clone());
+                calls.modify(namespace, name, *subresource, change, guard).await
+            }
             Op::Delete { resource, namespace, name, options } => {
                 match Calls::new(client.clone(), resource.clone()).delete(namespace, name, options).await {
                     // It is gone: that is what was wanted.
@@ -129,9 +160,15 @@ impl Op {
                 let name = meta["name"].as_str().or(meta["generateName"].as_str()).unwrap_or_default();
                 format!("create {} {}", resource.gvr.qualified(), at(namespace, name))
             }
-            Op::Patch { resource, namespace, name, subresource, .. } => {
+            Op::Replace { resource, namespace, object } => {
+                let name = object["metadata"]["name"].as_str().unwrap_or_default();
+                format!("replace {} {}", resource.gvr.qualified(), at(namespace, name))
+            }
+            Op::Patch { resource, namespace, name, subresource, .. }
+            | Op::Modify { resource, namespace, name, subresource, .. } => {
                 let sub = subresource.map(|s| format!("/{s}")).unwrap_or_default();
-                format!("patch {}{sub} {}", resource.gvr.qualified(), at(namespace, name))
+                let verb = if matches!(self, Op::Patch { .. }) { "patch" } else { "modify" };
+                format!("{verb} {}{sub} {}", resource.gvr.qualified(), at(namespace, name))
             }
             Op::Delete { resource, namespace, name, .. } => {
                 format!("delete {} {}", resource.gvr.qualified(), at(namespace, name))
@@ -145,10 +182,11 @@ impl Op {
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Op::Create { object, .. } => write!(f, "{} {object}", self.what()),
+            Op::Create { object, .. } | Op::Replace { object, .. } => write!(f, "{} {object}", self.what()),
             Op::Patch { patch: Patch::Merge(b) | Patch::Strategic(b) | Patch::Json(b), .. } => {
                 write!(f, "{} {b}", self.what())
             }
+            Op::Modify { change, .. } => write!(f, "{} {change}", self.what()),
             Op::Delete { options, .. } => {
                 let how = options.propagation.map(|p| format!(" {}", p.as_str())).unwrap_or_default();
                 let grace = options.grace_period_seconds.map(|g| format!(" grace={g}")).unwrap_or_default();

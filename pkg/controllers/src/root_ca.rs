@@ -7,7 +7,7 @@ use crate::controller::{Context, Controller, Error, Key};
 use crate::op::Op;
 use async_trait::async_trait;
 use isopod_client::queue::WorkQueue;
-use isopod_client::views::{ConfigMap, Namespace};
+use isopod_client::views::{ConfigMap, Labels, Namespace};
 use isopod_client::{Change, Informer, ListScope};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -50,25 +50,25 @@ fn plan(namespace: &Namespace, map: Option<&ConfigMap>, pem: &str) -> Vec<Op> {
         return Vec::new();
     }
     let ns = &namespace.metadata.name;
-    let content = json!({"data": {DATA_KEY: pem}, "metadata": {"annotations": {DESCRIPTION: DESCRIPTION_TEXT}}});
-    let Some(map) = map else {
-        let mut object = content;
-        object["apiVersion"] = json!("v1");
-        object["kind"] = json!("ConfigMap");
-        object["metadata"]["name"] = json!(NAME);
-        object["metadata"]["namespace"] = json!(ns);
-        return vec![Op::create(ConfigMap::resource(), ns, object)];
+    let object = |labels: &Labels, annotations: Labels, resource_version: Option<&str>| {
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "data": {DATA_KEY: pem},
+            "metadata": {"name": NAME, "namespace": ns, "labels": labels, "annotations": annotations,
+                         "resourceVersion": resource_version},
+        })
     };
+    let described = || (DESCRIPTION.to_owned(), DESCRIPTION_TEXT.to_owned());
+    let Some(map) = map else {
+        return vec![Op::create(ConfigMap::resource(), ns, object(&Labels::new(), [described()].into(), None))];
+    };
+    let mut annotations = map.metadata.annotations.clone();
+    annotations.extend([described()]);
     let wanted = BTreeMap::from([(DATA_KEY.to_owned(), pem.to_owned())]);
-    let described = map.metadata.annotations.get(DESCRIPTION).is_some_and(|d| d == DESCRIPTION_TEXT);
-    if map.data == wanted && described {
+    if map.data == wanted && map.metadata.annotations == annotations {
         return Vec::new();
     }
-    let mut patch = content;
-    for key in map.data.keys().filter(|k| *k != DATA_KEY) {
-        patch["data"][key] = serde_json::Value::Null;
-    }
-    vec![Op::merge(ConfigMap::resource(), ns, NAME, patch)]
+    let whole = object(&map.metadata.labels, annotations, Some(&map.metadata.resource_version));
+    vec![Op::replace(ConfigMap::resource(), ns, whole)]
 }
 
 #[async_trait]
@@ -99,10 +99,7 @@ mod tests {
         let mut map: ConfigMap = serde_json::from_value(object.clone()).unwrap();
         assert_eq!(plan(&namespace, Some(&map), "PEM"), []);
         map.data.insert("x".into(), "y".into());
-        let [Op::Patch { patch: isopod_client::Patch::Merge(body), .. }] = &plan(&namespace, Some(&map), "NEW")[..]
-        else {
-            panic!()
-        };
-        assert_eq!(body["data"], json!({"ca.crt": "NEW", "x": null}));
+        let [Op::Replace { object, .. }] = &plan(&namespace, Some(&map), "NEW")[..] else { panic!() };
+        assert_eq!(object["data"], json!({"ca.crt": "NEW"}));
     }
 }
