@@ -18,6 +18,7 @@ pub fn name_rule(gvk: &Gvk) -> NameRule {
         ("", "Event") | ("events.k8s.io", _) | ("rbac.authorization.k8s.io", _) => names::name_is_path_segment,
         ("apiregistration.k8s.io", _) | ("certificates.k8s.io", _) => names::name_is_path_segment,
         ("networking.k8s.io", "IPAddress") => ip_name,
+        ("coordination.k8s.io", "LeaseCandidate") => |name, _| names::config_map_key(name),
         _ => names::name_is_dns_subdomain,
     }
 }

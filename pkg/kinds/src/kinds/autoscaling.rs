@@ -3,6 +3,7 @@
 
 use crate::access::{Access, map_mut, set, unset};
 use crate::strategy::{PLAIN, Strategy};
+use crate::validation::autoscaler;
 use serde_json::{Map, Value, json};
 
 const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
@@ -11,7 +12,29 @@ const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
 const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
 
 pub fn strategy(version: &str) -> Strategy {
-    if version == "v1" { Strategy { to_storage, from_storage, ..PLAIN } } else { PLAIN }
+    let base = Strategy {
+        create: autoscaler::create,
+        update: |new, _| autoscaler::create(new),
+        update_status: autoscaler::status,
+        ..PLAIN
+    };
+    if version != "v1" {
+        return base;
+    }
+    // Rules are about the stored form.
+    Strategy {
+        to_storage,
+        from_storage,
+        create: |new| autoscaler::create(&converted(new)),
+        update: |new, _| autoscaler::create(&converted(new)),
+        ..base
+    }
+}
+
+fn converted(v1: &Value) -> Value {
+    let mut v = v1.clone();
+    to_storage(&mut v);
+    v
 }
 
 /// Target fields as autoscaling/v1 spells them in its annotations, by type of source.

@@ -1,15 +1,24 @@
 //! One small file for each kind, or family of kinds, that is more than its schema.
 
 pub mod autoscaling;
+pub mod config;
+pub mod endpoints;
 pub mod event;
+pub mod lease;
 pub mod namespace;
+pub mod networking;
 pub mod node;
 pub mod pod;
+pub mod policy;
+pub mod quota;
+pub mod rbac;
 pub mod service;
+mod storage;
 mod workload;
 
 use crate::access;
 use crate::strategy::{PLAIN, STATELESS, Strategy};
+use crate::validation::claim;
 use isopod_api::Gvk;
 use serde_json::json;
 
@@ -22,21 +31,24 @@ pub fn strategy(gvk: &Gvk) -> Strategy {
         "batch" => workload::batch(kind),
         "autoscaling" => autoscaling::strategy(&gvk.version),
         "events.k8s.io" => event::NEW,
-        "policy" => Strategy { unconditional_update: false, ..PLAIN },
-        "rbac.authorization.k8s.io" => Strategy { create_on_update: true, ..STATELESS },
-        "coordination.k8s.io" => Strategy { create_on_update: true, unconditional_update: false, ..STATELESS },
+        "policy" => policy::DISRUPTION_BUDGET,
+        "rbac.authorization.k8s.io" => rbac::strategy(kind),
+        "discovery.k8s.io" => endpoints::SLICE,
+        "coordination.k8s.io" => {
+            if kind == "Lease" {
+                lease::LEASE
+            } else {
+                lease::CANDIDATE
+            }
+        }
         "admissionregistration.k8s.io" => Strategy { unconditional_update: false, ..PLAIN },
-        "networking.k8s.io" => match kind {
-            "IPAddress" => STATELESS,
-            "ServiceCIDR" => Strategy { generation: false, ..PLAIN },
-            _ => PLAIN,
-        },
-        "storage.k8s.io" => storage(kind),
-        "node.k8s.io" => Strategy { create_on_update: true, unconditional_update: false, ..STATELESS },
+        "networking.k8s.io" => networking::strategy(kind),
+        "storage.k8s.io" => storage::strategy(kind),
+        "node.k8s.io" => policy::RUNTIME_CLASS,
         "certificates.k8s.io" => certificates(kind),
         "resource.k8s.io" => resource(kind),
         "scheduling.k8s.io" => match kind {
-            "PriorityClass" => PLAIN,
+            "PriorityClass" => policy::PRIORITY_CLASS,
             _ => Strategy { generation: false, unconditional_update: false, ..PLAIN },
         },
         "internal.apiserver.k8s.io" | "storagemigration.k8s.io" => {
@@ -56,29 +68,33 @@ fn core(kind: &str) -> Strategy {
         "Node" => node::STRATEGY,
         "Event" => event::CORE,
         "ReplicationController" => workload::REPLICATION_CONTROLLER,
-        "PodTemplate" => Strategy { resets_status: false, ..PLAIN },
-        "Endpoints" | "LimitRange" => Strategy { create_on_update: true, ..STATELESS },
-        "Secret" => Strategy { fields: &["type"], ..STATELESS },
+        "PodTemplate" => workload::POD_TEMPLATE,
+        "Endpoints" => endpoints::ENDPOINTS,
+        "LimitRange" => quota::LIMIT_RANGE,
+        "ConfigMap" => config::CONFIG_MAP,
+        "Secret" => config::SECRET,
         "PersistentVolume" => Strategy {
             prepare_create: |ctx, new| {
                 let at = isopod_api::time::format(ctx.now);
                 access::set(new, "status", json!({"phase": "Pending", "lastPhaseTransitionTime": at}));
             },
+            create: claim::volume_create,
+            update: claim::volume_update,
             ..STATELESS
         },
         "PersistentVolumeClaim" => {
-            Strategy { prepare_create: |_, new| access::set(new, "status", json!({"phase": "Pending"})), ..STATELESS }
+            let pending = |_: &crate::kind::Ctx, new: &mut serde_json::Value| {
+                access::set(new, "status", json!({"phase": "Pending"}));
+            };
+            Strategy {
+                prepare_create: pending,
+                create: claim::claim_create,
+                update: claim::claim_update,
+                update_status: claim::claim_status,
+                ..STATELESS
+            }
         }
-        "ResourceQuota" => Strategy { generation: false, ..PLAIN },
-        _ => STATELESS,
-    }
-}
-
-fn storage(kind: &str) -> Strategy {
-    match kind {
-        "CSIDriver" => Strategy { unconditional_update: false, ..PLAIN },
-        "VolumeAttachment" => Strategy { unconditional_update: false, ..PLAIN },
-        "CSINode" | "CSIStorageCapacity" => Strategy { unconditional_update: false, ..STATELESS },
+        "ResourceQuota" => quota::QUOTA,
         _ => STATELESS,
     }
 }

@@ -3,6 +3,7 @@
 use crate::access::{Access, keep, list_mut, same, set, unset};
 use crate::kind::Ctx;
 use crate::strategy::{STATELESS, Strategy};
+use crate::validation::service;
 use isopod_api::{FieldError, FieldErrors, Path};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,10 @@ pub const STRATEGY: Strategy = Strategy {
         normalize_cluster_ips(new, None);
     },
     prepare_update,
+    create: service::create,
+    update: service::update,
+    update_status: service::status,
+    warnings: service::warnings,
     ..STATELESS
 };
 

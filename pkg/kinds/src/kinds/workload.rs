@@ -3,6 +3,8 @@
 use crate::access::{Access, keep, map_mut, same, set};
 use crate::kind::Ctx;
 use crate::strategy::{PLAIN, STATELESS, ScalePaths, Strategy};
+use crate::validation::{job, pod, workload};
+use isopod_api::Path;
 use isopod_api::names;
 use isopod_api::selector::LabelSelector;
 use serde_json::{Value, json};
@@ -17,17 +19,38 @@ fn selector_text(obj: &Value) -> String {
 
 const WITH_TEMPLATE: Strategy = Strategy { warnings: name_warnings, ..PLAIN };
 
-const DEPLOYMENT: Strategy = Strategy { scale: SELECTOR, prepare_update: update_deployment, ..WITH_TEMPLATE };
+const DEPLOYMENT: Strategy = Strategy {
+    scale: SELECTOR,
+    prepare_update: update_deployment,
+    create: workload::deployment,
+    update: workload::deployment_update,
+    update_status: workload::deployment_status,
+    ..WITH_TEMPLATE
+};
 
 const REPLICA_SET: Strategy = Strategy {
     scale: SELECTOR,
     fields: &["status.replicas"],
+    create: workload::replica_set,
+    update: workload::replica_set_update,
+    update_status: workload::replica_set_status,
     select: |o, p| if p == "status.replicas" { o.int_or(p, 0).to_string() } else { crate::strategy::text_at(o, p) },
     ..WITH_TEMPLATE
 };
 
-pub const REPLICATION_CONTROLLER: Strategy =
-    Strategy { scale: Some(ScalePaths { selector: map_selector_text }), ..REPLICA_SET };
+pub const REPLICATION_CONTROLLER: Strategy = Strategy {
+    scale: Some(ScalePaths { selector: map_selector_text }),
+    create: workload::replication_controller,
+    update: |new, _| workload::replication_controller(new),
+    ..REPLICA_SET
+};
+
+pub const POD_TEMPLATE: Strategy = Strategy {
+    resets_status: false,
+    create: |new| pod::template(new.at("template"), &Path::new("template")),
+    update: |new, _| pod::template(new.at("template"), &Path::new("template")),
+    ..PLAIN
+};
 
 fn map_selector_text(obj: &Value) -> String {
     obj.at("spec.selector").as_object().map_or_else(String::new, |m| LabelSelector::from_map(m).to_string())
@@ -37,10 +60,22 @@ pub fn apps(kind: &str) -> Strategy {
     match kind {
         "Deployment" => DEPLOYMENT,
         "ReplicaSet" => REPLICA_SET,
-        "StatefulSet" => Strategy { scale: SELECTOR, ..WITH_TEMPLATE },
-        "DaemonSet" => {
-            Strategy { prepare_create: daemon_set_create, prepare_update: daemon_set_update, ..WITH_TEMPLATE }
-        }
+        "StatefulSet" => Strategy {
+            scale: SELECTOR,
+            create: workload::stateful_set,
+            update: workload::stateful_set_update,
+            update_status: workload::stateful_set_status,
+            ..WITH_TEMPLATE
+        },
+        "DaemonSet" => Strategy {
+            prepare_create: daemon_set_create,
+            prepare_update: daemon_set_update,
+            create: workload::daemon_set,
+            update: workload::daemon_set_update,
+            update_status: workload::daemon_set_status,
+            ..WITH_TEMPLATE
+        },
+        "ControllerRevision" => Strategy { create: workload::revision, update: workload::revision_update, ..STATELESS },
         _ => STATELESS,
     }
 }
@@ -54,9 +89,12 @@ pub fn batch(kind: &str) -> Strategy {
                 _ => crate::strategy::text_at(o, p),
             },
             prepare_create: job_create,
+            create: job::create,
+            update: job::update,
+            update_status: job::status,
             ..WITH_TEMPLATE
         },
-        _ => WITH_TEMPLATE,
+        _ => Strategy { create: job::cron_create, update: job::cron, ..WITH_TEMPLATE },
     }
 }
 

@@ -2,10 +2,12 @@
 //!
 //! Invariant: causes, fields and messages are upstream's (`pkg/apis/core/validation`).
 
+pub mod autoscaler;
 pub mod check;
 pub mod claim;
 pub mod container;
 pub mod env;
+pub mod job;
 pub mod plugins;
 pub mod pod;
 pub mod pod_update;
@@ -14,4 +16,6 @@ pub mod projected;
 pub mod resources;
 pub mod scheduling;
 pub mod security;
+pub mod service;
 pub mod volume;
+pub mod workload;
