@@ -2,9 +2,9 @@
 //! its certificate and token, and never carries that extension (see `server.rs`).
 
 use crate::ApiServer;
-use crate::config::TokenSpec;
 use http::request::Parts;
 use isopod_api::{Status, UserInfo};
+use isopod_base::errors::Chain;
 use rustls::pki_types::CertificateDer;
 
 /// The verified client certificates of a TLS connection, leaf first.
@@ -20,6 +20,21 @@ pub trait Authenticator: Send + Sync {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Refused(pub String);
+
+/// Users of client certificates: the common name is the user, the organizations are the groups. The TLS layer has verified
+/// the certificate against the cluster's CA already.
+pub struct ClientCertificate;
+
+impl Authenticator for ClientCertificate {
+    fn authenticate(&self, _request: &Parts, peer: &PeerCertificates) -> Option<Result<UserInfo, Refused>> {
+        let leaf = peer.0.first()?;
+        match isopod_auth::certificate::identity(leaf) {
+            Ok(Some(user)) => Some(Ok(user)),
+            Ok(None) => Some(Err(Refused("the client certificate has no common name".into()))),
+            Err(e) => Some(Err(Refused(Chain(&e).to_string()))),
+        }
+    }
+}
 
 /// The token of an `Authorization: Bearer` header, or of a WebSocket's subprotocol (browsers cannot set headers).
 pub fn bearer_token(request: &Parts) -> Option<String> {
@@ -52,73 +67,41 @@ impl ApiServer {
             }
         }
         if let Some(token) = bearer_token(request) {
-            return self.service_account(&token).await.map(authenticated);
+            return self.service_account(&token).await;
         }
         if self.config.anonymous_auth { Ok(UserInfo::anonymous()) } else { Err(Status::unauthorized()) }
     }
 
     async fn service_account(&self, token: &str) -> Result<UserInfo, Status> {
-        let tokens = self.config.tokens.as_ref().ok_or_else(Status::unauthorized)?;
-        let refuse = |why: &str| {
-            tracing::debug!(reason = why, "service-account token refused");
-            Status::unauthorized()
-        };
-        let verified = tokens.verify(token, &tokens.api_audiences(), self.config.clock.now());
-        let spec = verified.ok_or_else(|| refuse("unknown issuer"))?.map_err(|e| refuse(&e))?;
-        self.token_is_alive(&spec).await.map_err(|e| refuse(&e))?;
-        Ok(service_account_user(&spec))
+        match self.verify_token(token, &[]).await {
+            Ok((user, _)) => Ok(user),
+            Err(why) => {
+                tracing::debug!(reason = why, "token refused");
+                Err(Status::unauthorized())
+            }
+        }
     }
 
-    /// Whether the account, and the object that the token is bound to, still are what they were.
-    pub(crate) async fn token_is_alive(&self, spec: &TokenSpec) -> Result<(), String> {
+    /// The user of a service-account token and the audiences, of those asked for, that it is good for (none asked for: the
+    /// API server's). The error is upstream's sentence.
+    pub(crate) async fn verify_token(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<(UserInfo, Vec<String>), String> {
+        const INVALID: &str = "invalid bearer token";
         let now = self.config.clock.now();
-        let mut wanted =
-            vec![("serviceaccounts", spec.namespace.as_str(), &spec.service_account, &spec.service_account_uid)];
-        if let Some(b) = &spec.bound {
-            match b.kind.as_str() {
-                "Pod" => wanted.push(("pods", &spec.namespace, &b.name, &b.uid)),
-                "Secret" => wanted.push(("secrets", &spec.namespace, &b.name, &b.uid)),
-                "Node" => wanted.push(("nodes", "", &b.name, &b.uid)),
-                _ => {}
-            }
+        let tokens = self.config.tokens.as_ref().ok_or(INVALID)?;
+        let because = |e: &dyn std::fmt::Display| format!("[{INVALID}, {e}]");
+        let verified = tokens.verify(token, audiences, now).ok_or(INVALID)?.map_err(|e| because(&e))?;
+        // Whether the account, and the object that the token is bound to, still are what they were.
+        for reference in verified.references() {
+            let there = self.read("", reference.resource, &reference.namespace, &reference.name).await;
+            let there = there.map_err(|e| because(&e))?;
+            verified.check_reference(&reference, there.as_ref(), token, now).map_err(|e| because(&e))?;
         }
-        for (resource, namespace, name, uid) in wanted {
-            let found = self.read("", resource, namespace, name).await.map_err(|e| e.message)?;
-            let found = found.ok_or_else(|| format!("{resource} {name} is gone"))?;
-            if !uid.is_empty() && found["metadata"]["uid"].as_str() != Some(uid) {
-                return Err(format!("{resource} {name} has another uid"));
-            }
-            // A pod that is being deleted keeps its token while it may still run, and a minute more.
-            let deleted = found["metadata"]["deletionTimestamp"].as_str().and_then(isopod_api::time::parse);
-            if deleted.is_some_and(|d| d + jiff::SignedDuration::from_secs(60) < now) {
-                return Err(format!("{resource} {name} is deleted"));
-            }
-        }
-        Ok(())
+        Ok((authenticated(verified.user()), verified.audiences))
     }
-}
-
-/// The user that a service account is.
-pub fn service_account_user(spec: &TokenSpec) -> UserInfo {
-    let mut user = UserInfo {
-        name: format!("system:serviceaccount:{}:{}", spec.namespace, spec.service_account),
-        uid: spec.service_account_uid.clone(),
-        groups: vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{}", spec.namespace)],
-        ..Default::default()
-    };
-    let mut extra = |key: &str, value: &str| {
-        user.extra.insert(format!("authentication.kubernetes.io/{key}"), vec![value.to_owned()]);
-    };
-    if let Some(pod) = spec.bound.as_ref().filter(|b| b.kind == "Pod") {
-        extra("pod-name", &pod.name);
-        extra("pod-uid", &pod.uid);
-    }
-    let node = spec.node.as_ref().or(spec.bound.as_ref().filter(|b| b.kind == "Node"));
-    if let Some(node) = node {
-        extra("node-name", &node.name);
-        extra("node-uid", &node.uid);
-    }
-    user
 }
 
 /// Every user who showed good credentials is in `system:authenticated`.

@@ -89,9 +89,9 @@ async fn authorized(
 ) -> Result<Response, Status> {
     let (mut parts, body) = request.into_parts();
     let user = server.authenticate(&mut parts).await?;
-    let user = impersonate::apply(server, &parts.headers, user)?;
+    let user = impersonate::apply(server, &parts.headers, user).await?;
     let _slot = if info.is_long_running() { None } else { Some(server.in_flight(&info)?) };
-    authorize(server, &info, &user)?;
+    authorize(server, &info, &user).await?;
 
     let long = info.is_long_running();
     let handled = handle(server, info, query, parts, user, body, warnings);
@@ -134,13 +134,26 @@ pub fn no_such_path() -> Status {
 }
 
 /// 403 unless an authorizer allows it.
-pub fn authorize(server: &ApiServer, info: &RequestInfo, user: &UserInfo) -> Result<(), Status> {
-    check(server, &info.attributes(user))
+async fn authorize(server: &ApiServer, info: &RequestInfo, user: &UserInfo) -> Result<(), Status> {
+    check(server, &info.attributes(user)).await
 }
 
-/// Asks the authorizer about any attributes.
-pub fn check(server: &ApiServer, attributes: &Attributes) -> Result<(), Status> {
-    let reason = match server.config.authorizer.authorize(attributes) {
+/// What the authorizer says. It refuses only what it would refuse with all that is committed by now: a right that was
+/// granted before the request is honoured, and a kubelet that has just seen a pod may ask for its token.
+pub async fn decide(server: &ApiServer, attributes: &Attributes) -> Decision {
+    let decision = server.config.authorizer.authorize(attributes);
+    let Some(access) = server.config.access.as_ref().filter(|_| !matches!(decision, Decision::Allow(_))) else {
+        return decision;
+    };
+    match server.config.store.revisions().await {
+        Ok((newest, _)) if access.wait(newest).await => server.config.authorizer.authorize(attributes),
+        _ => decision,
+    }
+}
+
+/// Asks the authorizer about any attributes; 403 unless it allows them.
+pub async fn check(server: &ApiServer, attributes: &Attributes) -> Result<(), Status> {
+    let reason = match decide(server, attributes).await {
         Decision::Allow(_) => return Ok(()),
         Decision::Deny(reason) | Decision::NoOpinion(reason) => reason,
     };

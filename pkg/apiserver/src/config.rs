@@ -1,12 +1,12 @@
 //! What an API server is made from. Everything that it uses is given here: nothing is read from the environment.
 
+use crate::access::Access;
 use crate::authn::Authenticator;
-use isopod_api::Status;
 use isopod_auth::Authorizer;
+use isopod_auth::token::Tokens;
 use isopod_base::clock::Clock;
 use isopod_kinds::Kind;
 use isopod_store::Store;
-use jiff::Timestamp;
 use serde_json::Value;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -24,7 +24,9 @@ pub struct Config {
     /// Whether requests without credentials are served as `system:anonymous`.
     pub anonymous_auth: bool,
     /// Signs and checks service-account tokens; without it `serviceaccounts/token` answers 501.
-    pub tokens: Option<Arc<dyn TokenIssuer>>,
+    pub tokens: Option<Arc<Tokens>>,
+    /// What the RBAC and node authorizers know: followed from the store, asked for rules and against escalation.
+    pub access: Option<Arc<Access>>,
     /// `--service-cidr`, for example `10.43.0.0/16`.
     pub service_cidr: String,
     pub node_ports: RangeInclusive<u16>,
@@ -51,6 +53,7 @@ impl Config {
             authenticators: Vec::new(),
             anonymous_auth: true,
             tokens: None,
+            access: None,
             service_cidr: "10.43.0.0/16".into(),
             node_ports: 30000..=32767,
             advertise_address: IpAddr::from([127, 0, 0, 1]),
@@ -63,47 +66,4 @@ impl Config {
             max_mutating_requests_in_flight: 200,
         }
     }
-}
-
-/// What a service-account token is to say.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TokenSpec {
-    pub namespace: String,
-    pub service_account: String,
-    pub service_account_uid: String,
-    /// Empty: the API server's own.
-    pub audiences: Vec<String>,
-    pub expiration_seconds: i64,
-    /// Kind (`Pod`, `Secret`, `Node`), name and uid of the object whose life bounds the token's.
-    pub bound: Option<BoundObject>,
-    /// The node of a bound pod.
-    pub node: Option<BoundObject>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct BoundObject {
-    pub kind: String,
-    pub name: String,
-    pub uid: String,
-}
-
-/// A token that was signed.
-#[derive(Clone, Debug)]
-pub struct IssuedToken {
-    pub token: String,
-    pub expires: Timestamp,
-}
-
-/// Signs service-account tokens and publishes the keys that verify them.
-pub trait TokenIssuer: Send + Sync {
-    fn issue(&self, spec: &TokenSpec, now: Timestamp) -> Result<IssuedToken, Status>;
-    /// Checks signature, issuer, audience and time; `None`: not a token of this issuer. The API server itself then checks
-    /// that the account and the bound object still live.
-    fn verify(&self, token: &str, audiences: &[String], now: Timestamp) -> Option<Result<TokenSpec, String>>;
-    /// `/openid/v1/jwks`.
-    fn jwks(&self) -> Value;
-    /// The issuer's URL.
-    fn issuer(&self) -> String;
-    /// Audiences of the API server.
-    fn api_audiences(&self) -> Vec<String>;
 }

@@ -7,7 +7,7 @@ use isopod_api::{Status, UserInfo, user};
 use isopod_auth::Attributes;
 
 /// The user that the request acts as.
-pub fn apply(server: &ApiServer, headers: &HeaderMap, requestor: UserInfo) -> Result<UserInfo, Status> {
+pub async fn apply(server: &ApiServer, headers: &HeaderMap, requestor: UserInfo) -> Result<UserInfo, Status> {
     let all = |name: &str| {
         let values = headers.get_all(name).into_iter().filter_map(|v| v.to_str().ok());
         values.map(str::to_owned).collect::<Vec<_>>()
@@ -27,7 +27,7 @@ pub fn apply(server: &ApiServer, headers: &HeaderMap, requestor: UserInfo) -> Re
         let _ = m;
         return Err(Status::internal("requested impersonation of groups, uid or extra without impersonating a user"));
     }
-    let ask = |group: &str, resource: &str, subresource: &str, namespace: &str, name: &str| {
+    let ask = async |group: &str, resource: &str, subresource: &str, namespace: &str, name: &str| {
         let attributes = Attributes {
             user: requestor.clone(),
             verb: "impersonate".into(),
@@ -38,25 +38,25 @@ pub fn apply(server: &ApiServer, headers: &HeaderMap, requestor: UserInfo) -> Re
             subresource: subresource.into(),
             namespace: namespace.into(),
             name: name.into(),
-            path: String::new(),
+            ..Default::default()
         };
-        check(server, &attributes)
+        check(server, &attributes).await
     };
     let account = name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
     match account {
-        Some((namespace, account)) => ask("", "serviceaccounts", "", namespace, account)?,
-        None => ask("", "users", "", "", &name)?,
+        Some((namespace, account)) => ask("", "serviceaccounts", "", namespace, account).await?,
+        None => ask("", "users", "", "", &name).await?,
     }
     for group in &groups {
-        ask("", "groups", "", "", group)?;
+        ask("", "groups", "", "", group).await?;
     }
     for (key, values) in &extra {
         for value in values {
-            ask("authentication.k8s.io", "userextras", key, "", value)?;
+            ask("authentication.k8s.io", "userextras", key, "", value).await?;
         }
     }
     if !uid.is_empty() {
-        ask("authentication.k8s.io", "uids", "", "", &uid)?;
+        ask("authentication.k8s.io", "uids", "", "", &uid).await?;
     }
     let mut acts_as = UserInfo { name: name.clone(), uid, groups, extra: extra.into_iter().collect() };
     if let (Some((namespace, _)), true) = (account, acts_as.groups.is_empty()) {

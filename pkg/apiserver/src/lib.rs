@@ -10,6 +10,7 @@
 //! - Fresh reads: a write that was acknowledged is seen by the next get or list.
 //! - It knows no controllers and no nodes beyond the tunnel.
 
+mod access;
 mod admission;
 mod allocate;
 mod authn;
@@ -31,13 +32,15 @@ mod options;
 mod pipeline;
 mod registry;
 mod request;
+mod reviews;
 mod server;
 mod subresources;
 mod tunnel;
 mod verbs;
 
-pub use authn::{Authenticator, PeerCertificates, Refused, bearer_token, service_account_user};
-pub use config::{BoundObject, Config, IssuedToken, TokenIssuer, TokenSpec};
+pub use access::Access;
+pub use authn::{Authenticator, ClientCertificate, PeerCertificates, Refused, bearer_token};
+pub use config::Config;
 pub use openapi::Documents;
 pub use registry::Registry;
 pub use server::{ApiServer, Service, StartError};

@@ -40,12 +40,8 @@ pub async fn serve(
         }
         "/.well-known/openid-configuration" => {
             let tokens = server.config.tokens.as_ref().ok_or_else(chain::no_such_path)?;
-            let issuer = tokens.issuer();
-            let document = json!({
-                "issuer": issuer, "jwks_uri": format!("{}/openid/v1/jwks", issuer.trim_end_matches('/')),
-                "response_types_supported": ["id_token"], "subject_types_supported": ["public"],
-                "id_token_signing_alg_values_supported": ["RS256"],
-            });
+            let host = std::net::SocketAddr::new(server.config.advertise_address, server.config.port);
+            let document = tokens.discovery(&format!("https://{host}/openid/v1/jwks"));
             Ok(text("application/json", document.to_string()))
         }
         "" => {

@@ -159,7 +159,7 @@ impl ApiServer {
             return Ok(id);
         }
         // A minute more: an object that is written last lives as long as it should.
-        let granted = self.config.store.lease_grant(0, ttl + 60).await;
+        let granted = self.config.store.lease_grant_ephemeral(0, ttl + 60).await;
         let id = granted.map_err(|e: StoreError| store_status(e))?.id;
         *self.lease.0.lock() = Some((id, ttl, now));
         Ok(id)

@@ -21,6 +21,8 @@ pub struct RequestInfo {
     pub name: String,
     /// What stands behind the subresource (`proxy/<path>`).
     pub rest: String,
+    /// What the field selector of a list, watch or deletecollection says must be equal.
+    pub fields: Vec<(String, String)>,
 }
 
 impl RequestInfo {
@@ -77,16 +79,16 @@ impl RequestInfo {
             return;
         }
         match self.verb.as_str() {
-            "get" => {
-                self.verb = if query.flag("watch") { "watch" } else { "list" }.to_owned();
-                let selector = FieldSelector::parse(query.get("fieldSelector").unwrap_or_default());
-                if let Some(name) = selector.ok().and_then(|s| s.exact("metadata.name").map(str::to_owned)) {
-                    self.name = name;
-                }
-            }
+            "get" => self.verb = if query.flag("watch") { "watch" } else { "list" }.to_owned(),
             "delete" => self.verb = "deletecollection".into(),
-            _ => {}
+            "watch" => {}
+            _ => return,
         }
+        let Ok(selector) = FieldSelector::parse(query.get("fieldSelector").unwrap_or_default()) else { return };
+        if let Some(name) = selector.exact("metadata.name").filter(|_| self.verb != "deletecollection") {
+            self.name = name.to_owned();
+        }
+        self.fields = isopod_auth::review::exact_fields(&selector);
     }
 
     /// Requests that may take as long as they like: watches, and streams to and from nodes.
@@ -108,6 +110,7 @@ impl RequestInfo {
             namespace: self.namespace.clone(),
             name: self.name.clone(),
             path: self.path.clone(),
+            fields: self.fields.clone(),
         }
     }
 }

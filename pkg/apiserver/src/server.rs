@@ -17,6 +17,7 @@ use arc_swap::ArcSwap;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
 use http::Request;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -74,8 +75,12 @@ impl ApiServer {
     pub async fn new(config: Config) -> Result<Arc<Self>, StartError> {
         let service_cidr = config.service_cidr.parse().map_err(StartError::Cidr)?;
         let hub = Hub::start(config.store.clone()).await.map_err(StartError::Store)?;
+        let registry = Registry::new(config.kinds.iter().cloned());
+        if let Some(access) = &config.access {
+            access.start(config.store.clone(), &registry).await.map_err(StartError::Store)?;
+        }
         Ok(Arc::new(ApiServer {
-            registry: ArcSwap::from_pointee(Registry::new(config.kinds.iter().cloned())),
+            registry: ArcSwap::from_pointee(registry),
             hub,
             admission: admission::all::all(),
             service_cidr,
@@ -92,22 +97,33 @@ impl ApiServer {
 
     /// Creates what a cluster needs to have: the configured objects and the `kubernetes` service.
     pub async fn bootstrap(&self) -> Result<(), Status> {
-        for object in &self.config.bootstrap {
-            let Some(intent) = self.own_intent(object) else {
-                tracing::warn!(kind = %object["kind"], "no such kind is served: not created");
-                continue;
-            };
-            match pipeline::create(self, &intent, object).await {
-                Err(e) if e.reason != "AlreadyExists" => {
-                    tracing::error!(kind = %object["kind"], name = %object["metadata"]["name"], error = %e, "bootstrap");
-                    return Err(e);
-                }
-                _ => {}
-            }
+        // Namespaces first; the others wait for one commit of the store together, not each for its own.
+        let (namespaces, others): (Vec<&Value>, Vec<&Value>) =
+            self.config.bootstrap.iter().partition(|o| o["kind"] == "Namespace");
+        for objects in [namespaces, others] {
+            let creates = futures::stream::iter(objects.into_iter().map(|o| self.bootstrap_object(o)));
+            creates.buffer_unordered(64).try_collect::<()>().await?;
         }
         kubernetes_service::reconcile(self).await?;
+        if let Some(access) = &self.config.access {
+            access.wait(self.hub.fresh().await?).await;
+        }
         self.bootstrapped.store(true, Ordering::Release);
         Ok(())
+    }
+
+    async fn bootstrap_object(&self, object: &Value) -> Result<(), Status> {
+        let Some(intent) = self.own_intent(object) else {
+            tracing::warn!(kind = %object["kind"], "no such kind is served: not created");
+            return Ok(());
+        };
+        match pipeline::create(self, &intent, object).await {
+            Err(e) if e.reason != "AlreadyExists" => {
+                tracing::error!(kind = %object["kind"], name = %object["metadata"]["name"], error = %e, "bootstrap");
+                Err(e)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What the server itself writes, as `system:apiserver`.

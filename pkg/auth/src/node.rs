@@ -133,6 +133,15 @@ impl NodeAuthorizer {
         }
     }
 
+    /// Forgets all and takes in these objects, each with its kind.
+    pub fn replace(&self, objects: &[(&str, Value)]) {
+        let new = NodeAuthorizer { graph: RwLock::default(), rules: Vec::new() };
+        for (kind, object) in objects {
+            new.apply(kind, object);
+        }
+        *self.graph.write() = new.graph.into_inner();
+    }
+
     /// Forgets an object that was deleted.
     pub fn remove(&self, kind: &str, namespace: &str, name: &str) {
         let mut graph = self.graph.write();

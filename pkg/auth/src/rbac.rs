@@ -70,6 +70,15 @@ impl Rbac {
         Self::default()
     }
 
+    /// Forgets all and takes in these objects, each with its kind. Decisions see the old ones or the new ones, nothing between.
+    pub fn replace(&self, objects: &[(&str, Value)]) {
+        let new = Rbac::new();
+        for (kind, object) in objects {
+            new.apply_kind(kind, object);
+        }
+        *self.index.write() = new.index.into_inner();
+    }
+
     /// Takes in a Role, ClusterRole, RoleBinding or ClusterRoleBinding, new or changed; its `kind` must be set.
     pub fn apply(&self, object: &Value) {
         self.apply_kind(text(object, "/kind"), object);

@@ -1,6 +1,6 @@
 //! The plugins that run, in upstream's order.
 
-use super::{Plugin, default_toleration_seconds, namespace_lifecycle, priority, service_account};
+use super::{Plugin, default_toleration_seconds, namespace_lifecycle, priority, rbac_escalation, service_account};
 
 /// Webhooks and policies will stand at the end: they see what the built-in plugins did.
 pub fn all() -> Vec<Box<dyn Plugin>> {
@@ -9,5 +9,6 @@ pub fn all() -> Vec<Box<dyn Plugin>> {
         Box::new(service_account::ServiceAccount),
         Box::new(priority::Priority),
         Box::new(default_toleration_seconds::DefaultTolerationSeconds),
+        Box::new(rbac_escalation::RbacEscalation),
     ]
 }

@@ -6,6 +6,7 @@ pub mod all;
 pub mod default_toleration_seconds;
 pub mod namespace_lifecycle;
 pub mod priority;
+pub mod rbac_escalation;
 pub mod service_account;
 
 use crate::ApiServer;

@@ -41,9 +41,12 @@ pub async fn reconcile(server: &ApiServer) -> Result<(), Status> {
 /// Creates the object, or sets `fields` of the one that is there.
 async fn ensure(server: &ApiServer, object: Value, fields: &[&str]) -> Result<(), Status> {
     let Some(intent) = server.own_intent(&object) else { return Ok(()) };
-    match pipeline::create(server, &intent, &object).await {
-        Err(e) if e.reason == "AlreadyExists" => {}
-        other => return other.map(drop),
+    // Looked for first: to a create its own cluster IP is taken.
+    if server.current(&intent.kind, &intent.namespace, &intent.name).await?.is_none() {
+        match pipeline::create(server, &intent, &object).await {
+            Err(e) if e.reason == "AlreadyExists" => {}
+            other => return other.map(drop),
+        }
     }
     let edit = Edit(|current: &mut Value| {
         for field in fields.iter() {

@@ -43,7 +43,7 @@ pub async fn serve(server: &Arc<ApiServer>, call: Call, body: Body) -> Result<Re
         // A WebSocket is opened with GET; what it does is what POST does.
         let mut attributes = call.info.attributes(&call.user);
         attributes.verb = "create".into();
-        chain::check(server, &attributes)?;
+        chain::check(server, &attributes).await?;
     }
     let log = call.info.subresource == "log";
     let response = forward(server, &target, Request::from_parts(call.parts, body)).await?;

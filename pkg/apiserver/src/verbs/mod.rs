@@ -16,7 +16,7 @@ use crate::encode::{self, body};
 use crate::options::WriteOptions;
 use crate::pipeline::Intent;
 use crate::request::{Query, RequestInfo};
-use crate::subresources;
+use crate::{reviews, subresources};
 use axum::body::Body;
 use axum::response::Response;
 use http::request::Parts;
@@ -124,6 +124,7 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call, body: Body) -> Result
         "get" => get::get(server, &call).await,
         "list" => list::list(server, &call).await,
         "watch" => watch::watch(server, &call).await,
+        "create" if reviews::is_review(&call.kind) => reviews::create(server, &call, body).await,
         "create" => create::create(server, &call, body).await,
         "update" => update::update(server, &call, body).await,
         "patch" => patch::patch(server, &call, body).await,

@@ -1,0 +1,102 @@
+//! Kinds that are questions: their create answers and stores nothing. TokenReview, the access reviews,
+//! SelfSubjectRulesReview, SelfSubjectReview.
+
+use crate::encode::{self, body, decode};
+use crate::options::WriteOptions;
+use crate::verbs::Call;
+use crate::{ApiServer, chain};
+use axum::body::Body;
+use axum::response::Response;
+use isopod_api::{Status, UserInfo};
+use isopod_auth::review::{self, AccessReview};
+use isopod_kinds::Kind;
+use isopod_schema::json as schema_json;
+use serde_json::{Value, json};
+
+/// Is a create of this kind a question?
+pub fn is_review(kind: &Kind) -> bool {
+    matches!(kind.gvk.group.as_str(), "authentication.k8s.io" | "authorization.k8s.io")
+        && kind.gvk.kind.ends_with("Review")
+}
+
+pub async fn create(server: &ApiServer, call: &Call, body: Body) -> Result<Response, Status> {
+    let form = call.form()?;
+    let options = WriteOptions::parse("CreateOptions", &call.query)?;
+    let bytes = decode::read(body).await?;
+    let kind = &call.kind;
+    let decoded = decode::object(&call.parts.headers, &bytes, &kind.gvk, &kind.schema, options.validation)?;
+    call.intent(&options).warn(decoded.warnings);
+    let mut review = decoded.value;
+    review["apiVersion"] = kind.gvk.api_version().into();
+    review["kind"] = kind.gvk.kind.as_str().into();
+    review["status"] = answer(server, call, &mut review).await?;
+    schema_json::canonicalize(&mut review, &kind.schema);
+    Ok(body::response(201, &form, encode::value(&review, &form)))
+}
+
+async fn answer(server: &ApiServer, call: &Call, review: &mut Value) -> Result<Value, Status> {
+    match call.kind.gvk.kind.as_str() {
+        "TokenReview" => token(server, &review["spec"]).await,
+        "SubjectAccessReview" => access(server, call, review, AccessReview::Subject).await,
+        "LocalSubjectAccessReview" => {
+            let namespace = &call.info.namespace;
+            if !review["metadata"].is_object() {
+                review["metadata"] = json!({});
+            }
+            let given = review["metadata"]["namespace"].as_str().unwrap_or_default();
+            if !given.is_empty() && given != namespace {
+                let m = "the namespace of the provided object does not match the namespace sent on the request";
+                return Err(Status::bad_request(m));
+            }
+            review["metadata"]["namespace"] = namespace.as_str().into();
+            access(server, call, review, AccessReview::LocalSubject).await
+        }
+        "SelfSubjectAccessReview" => access(server, call, review, AccessReview::SelfSubject).await,
+        "SelfSubjectRulesReview" => rules(server, &call.user, &review["spec"]),
+        "SelfSubjectReview" => Ok(json!({ "userInfo": review::user_json(&call.user) })),
+        other => Err(Status::internal(format!("no answer to a {other}"))),
+    }
+}
+
+async fn token(server: &ApiServer, spec: &Value) -> Result<Value, Status> {
+    let token = spec["token"].as_str().unwrap_or_default();
+    if token.is_empty() {
+        return Err(Status::bad_request("token is required for TokenReview in authentication"));
+    }
+    let audiences: Vec<String> =
+        spec["audiences"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+    Ok(match server.verify_token(token, &audiences).await {
+        Ok((user, audiences)) => review::token_status(Ok((&user, &audiences))),
+        Err(why) => review::token_status(Err(why)),
+    })
+}
+
+async fn access(server: &ApiServer, call: &Call, review: &Value, kind: AccessReview) -> Result<Value, Status> {
+    let errors = review::validate(review, kind);
+    if !errors.is_empty() {
+        return Err(Status::invalid(&call.kind.gvk, "", &errors));
+    }
+    let spec = &review["spec"];
+    let user = if kind == AccessReview::SelfSubject { call.user.clone() } else { review::subject(spec) };
+    let decision = chain::decide(server, &review::attributes(spec, user)).await;
+    Ok(review::access_status(&decision))
+}
+
+fn rules(server: &ApiServer, user: &UserInfo, spec: &Value) -> Result<Value, Status> {
+    let namespace = spec["namespace"].as_str().unwrap_or_default();
+    if namespace.is_empty() {
+        return Err(Status::bad_request("no namespace on request"));
+    }
+    let Some(access) = &server.config.access else {
+        let unknown = ["the authorizer does not support user rule resolution".to_owned()];
+        return Ok(review::rules_status(&[], &unknown));
+    };
+    let (mut rules, mut errors) = access.rbac.rules_for(user, namespace);
+    if isopod_auth::rbac::is_privileged(user) {
+        rules.extend(review::master_rules());
+    }
+    if isopod_auth::node::node_of(user).is_some() {
+        errors.push("node authorizer does not support user rule resolution".to_owned());
+    }
+    Ok(review::rules_status(&rules, &errors))
+}
