@@ -114,6 +114,10 @@ pub trait Hooks: Send + Sync {
     fn status_isolated(&self) -> bool {
         true
     }
+    /// Whether a create loses its `status` (a Node keeps it: kubelets register with one).
+    fn resets_status(&self) -> bool {
+        true
+    }
     /// Whether a PUT to a name that does not exist creates it (`AllowCreateOnUpdate`: Lease, Endpoints, RuntimeClass …).
     fn create_on_update(&self) -> bool {
         false

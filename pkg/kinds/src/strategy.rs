@@ -111,6 +111,9 @@ impl Hooks for Strategy {
     fn status_isolated(&self) -> bool {
         self.status_isolated
     }
+    fn resets_status(&self) -> bool {
+        self.resets_status
+    }
     fn create_on_update(&self) -> bool {
         self.create_on_update
     }
