@@ -1,4 +1,4 @@
-//! Upstream's own golden files (`k8s.io/api/testdata/HEAD`: JSON, YAML and protobuf of every kind, all fields set) against
+//! Upstream's own golden files (`testdata/HEAD` of its modules: JSON, YAML and protobuf of every kind, all fields set) against
 //! the decoders and encoders. The files are read from the Go module cache, where `hack/facts/go.mod` puts them.
 
 use isopod_schema::{facts, json, proto::envelope};
@@ -41,7 +41,8 @@ fn read(stem: &Path, ext: &str) -> Vec<u8> {
 
 #[test]
 fn upstream_golden_files_round_trip() {
-    let cases = served(&module("k8s.io/api").join("testdata/HEAD"));
+    let mut cases = served(&module("k8s.io/api").join("testdata/HEAD"));
+    cases.extend(served(&module("k8s.io/apiextensions-apiserver").join("pkg/apis/testdata/HEAD")));
     assert!(cases.len() > 70, "only {} golden files belong to served kinds", cases.len());
     let mut failed = Vec::new();
     for (stem, object) in &cases {

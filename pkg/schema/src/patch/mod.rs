@@ -1,9 +1,16 @@
-//! Patches: RFC 6902, RFC 7386 and strategic merge patch.
+//! Patches: RFC 6902 ([`json_patch`]), RFC 7386 ([`merge_patch`]) and strategic merge patch ([`strategic_merge`]). Where
+//! upstream's libraries differ from the RFCs, these do too, because clients have come to rely on it.
 
-use crate::types::Object;
-use serde_json::Value;
+mod json_patch;
+mod merge;
+mod order;
+mod strategic;
 
-/// Why a patch cannot be applied. Texts are upstream's.
+pub use json_patch::{MAX_OPERATIONS, json_patch};
+pub use merge::merge_patch;
+pub use strategic::strategic_merge;
+
+/// Why a patch cannot be applied. Texts are upstream's; the variant says what a client is told.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PatchError {
     /// The patch itself is malformed (400).
@@ -12,22 +19,7 @@ pub enum PatchError {
     /// The patch does not fit the object (422).
     #[error("{0}")]
     Unprocessable(String),
-}
-
-/// RFC 6902. `patch` is the list of operations.
-pub fn json_patch(original: &Value, patch: &Value) -> Result<Value, PatchError> {
-    let _ = patch;
-    Ok(original.clone())
-}
-
-/// RFC 7386.
-pub fn merge_patch(original: &Value, patch: &Value) -> Value {
-    let _ = patch;
-    original.clone()
-}
-
-/// Strategic merge patch, guided by the object's patch strategies.
-pub fn strategic_merge(original: &Value, patch: &Value, object: &Object) -> Result<Value, PatchError> {
-    let _ = (patch, object);
-    Ok(original.clone())
+    /// What upstream answers with 500: a patch that its algorithm cannot handle.
+    #[error("{0}")]
+    Internal(String),
 }

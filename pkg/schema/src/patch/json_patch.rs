@@ -1,0 +1,294 @@
+//! JSON patch (RFC 6902) as `evanphx/json-patch` v4 applies it: indices may be negative, and `replace` of a key that an
+//! object lacks adds it.
+
+use super::PatchError;
+use serde_json::{Map, Value};
+
+/// A server takes at most this many operations in one patch.
+pub const MAX_OPERATIONS: usize = 10_000;
+
+const MISSING: &str = "missing value";
+const TEST_FAILED: &str = "test failed";
+
+/// What an operation answers when it fails.
+type Failure = String;
+
+/// Applies a list of operations to a copy of `original`.
+pub fn json_patch(original: &Value, patch: &Value) -> Result<Value, PatchError> {
+    let noun = |v: &Value| match v {
+        Value::Object(_) => "object",
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Number(_) => "number",
+        _ => "bool",
+    };
+    let malformed = |v: &Value, what: &str| {
+        PatchError::Malformed(format!("json: cannot unmarshal {} into Go value of type jsonpatch.{what}", noun(v)))
+    };
+    let operations = match patch {
+        Value::Array(operations) => operations.as_slice(),
+        Value::Null => &[],
+        other => return Err(malformed(other, "Patch")),
+    };
+    if let Some(bad) = operations.iter().find(|o| !o.is_object() && !o.is_null()) {
+        return Err(malformed(bad, "Operation"));
+    }
+    let mut doc = original.clone();
+    let empty = Map::new();
+    for operation in operations {
+        apply(&mut doc, operation.as_object().unwrap_or(&empty)).map_err(PatchError::Unprocessable)?;
+    }
+    Ok(doc)
+}
+
+fn apply(doc: &mut Value, op: &Map<String, Value>) -> Result<(), Failure> {
+    match op.get("op").and_then(Value::as_str) {
+        Some("add") => add(doc, op),
+        Some("remove") => remove(doc, op),
+        Some("replace") => replace(doc, op),
+        Some("move") => relocate(doc, op),
+        Some("test") => test(doc, op),
+        Some("copy") => copy(doc, op),
+        Some(other) => Err(format!("Unexpected kind: {other}")),
+        None => Err("Unexpected kind: unknown".to_owned()),
+    }
+}
+
+fn path(op: &Map<String, Value>) -> Option<&str> {
+    op.get("path").and_then(Value::as_str)
+}
+
+fn from(op: &Map<String, Value>) -> Result<&str, Failure> {
+    let missing = || format!("move operation failed to decode from: operation, missing from field: {MISSING}");
+    op.get("from").and_then(Value::as_str).ok_or_else(missing)
+}
+
+fn no_path(verb: &str) -> Failure {
+    format!("{verb} operation failed to decode path: operation missing path field: {MISSING}")
+}
+
+/// The container that a path's last step is in, and that step.
+fn find<'v>(doc: &'v mut Value, path: &str) -> Option<(&'v mut Value, String)> {
+    let steps: Vec<String> = path.split('/').map(|s| s.replace("~1", "/").replace("~0", "~")).collect();
+    let (key, parents) = steps.get(1..)?.split_last()?;
+    let mut at = doc;
+    for step in parents {
+        at = match at {
+            Value::Object(map) => map.get_mut(step)?,
+            Value::Array(items) => {
+                let i = existing(items, step).ok()?;
+                items.get_mut(i)?
+            }
+            _ => return None,
+        };
+    }
+    (at.is_object() || at.is_array()).then(|| (at, key.clone()))
+}
+
+fn number(key: &str) -> Result<i64, Failure> {
+    // Go's Atoi takes a sign.
+    key.parse::<i64>().map_err(|_| format!("strconv.Atoi: parsing {key:?}: invalid syntax"))
+}
+
+/// The position of an element, where `length` allows it.
+fn position(index: i64, length: usize, inclusive: bool) -> Result<usize, Failure> {
+    let invalid = || format!("Unable to access invalid index: {index}: invalid index referenced");
+    let slots = length as i64 + i64::from(inclusive);
+    let at = if index < 0 { index + slots } else { index };
+    if (0..slots).contains(&at) { Ok(at as usize) } else { Err(invalid()) }
+}
+
+fn existing(items: &[Value], key: &str) -> Result<usize, Failure> {
+    position(number(key)?, items.len(), false)
+}
+
+/// The value at a step; `None` where an object lacks the key.
+fn get(container: &Value, key: &str) -> Result<Option<Value>, Failure> {
+    match container {
+        Value::Array(items) => existing(items, key).map(|i| items.get(i).cloned()),
+        other => Ok(other.get(key).cloned()),
+    }
+}
+
+fn insert(container: &mut Value, key: String, value: Value) -> Result<(), Failure> {
+    match container {
+        Value::Object(map) => drop(map.insert(key, value)),
+        Value::Array(items) if key == "-" => items.push(value),
+        Value::Array(items) => {
+            let index = number(&key).map_err(|e| format!("value was not a proper array index: '{key}': {e}"))?;
+            let at = position(index, items.len(), true)?;
+            items.insert(at, value);
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn take(container: &mut Value, key: &str) -> Result<(), Failure> {
+    match container {
+        Value::Object(map) => {
+            map.remove(key).map(drop).ok_or_else(|| format!("Unable to remove nonexistent key: {key}: {MISSING}"))
+        }
+        Value::Array(items) => existing(items, key).map(|i| drop(items.remove(i))),
+        _ => Ok(()),
+    }
+}
+
+fn value(op: &Map<String, Value>) -> Value {
+    op.get("value").cloned().unwrap_or(Value::Null)
+}
+
+fn add(doc: &mut Value, op: &Map<String, Value>) -> Result<(), Failure> {
+    let path = path(op).ok_or_else(|| format!("add operation failed to decode path: {MISSING}"))?;
+    let missing = || format!("add operation does not apply: doc is missing path: \"{path}\": {MISSING}");
+    let (container, key) = find(doc, path).ok_or_else(missing)?;
+    insert(container, key, value(op)).map_err(|e| format!("error in add for path: '{path}': {e}"))
+}
+
+fn remove(doc: &mut Value, op: &Map<String, Value>) -> Result<(), Failure> {
+    let path = path(op).ok_or_else(|| format!("remove operation failed to decode path: {MISSING}"))?;
+    let missing = || format!("remove operation does not apply: doc is missing path: \"{path}\": {MISSING}");
+    let (container, key) = find(doc, path).ok_or_else(missing)?;
+    take(container, &key).map_err(|e| format!("error in remove for path: '{path}': {e}"))
+}
+
+fn replace(doc: &mut Value, op: &Map<String, Value>) -> Result<(), Failure> {
+    let path = path(op).ok_or_else(|| no_path("replace"))?;
+    if path.is_empty() {
+        let new = value(op);
+        if !new.is_object() && !new.is_array() {
+            return Err("replace operation value must be object or array: %!w(<nil>)".to_owned());
+        }
+        *doc = new;
+        return Ok(());
+    }
+    let missing = |what: &str| format!("replace operation does not apply: doc is missing {what}: {path}: {MISSING}");
+    let (container, key) = find(doc, path).ok_or_else(|| missing("path"))?;
+    match container {
+        Value::Array(items) => {
+            let at = existing(items, &key).map_err(|_| missing("key"))?;
+            items[at] = value(op);
+        }
+        Value::Object(map) => drop(map.insert(key, value(op))),
+        _ => {}
+    }
+    Ok(())
+}
+
+fn relocate(doc: &mut Value, op: &Map<String, Value>) -> Result<(), Failure> {
+    let from = from(op)?;
+    let missing = || format!("move operation does not apply: doc is missing from path: {from}: {MISSING}");
+    let (container, key) = find(doc, from).ok_or_else(missing)?;
+    let context = |key: &str, e: Failure| format!("error in move for path: '{key}': {e}");
+    let moved = get(container, &key).map_err(|e| context(&key, e))?;
+    take(container, &key).map_err(|e| context(&key, e))?;
+    let path = path(op).ok_or_else(|| no_path("move"))?;
+    let missing = || format!("move operation does not apply: doc is missing destination path: {path}: {MISSING}");
+    let (container, key) = find(doc, path).ok_or_else(missing)?;
+    insert(container, key, moved.unwrap_or(Value::Null)).map_err(|e| context(path, e))
+}
+
+fn copy(doc: &mut Value, op: &Map<String, Value>) -> Result<(), Failure> {
+    let from = from(op).map_err(|e| e.replacen("move", "copy", 1))?;
+    let missing = || format!("copy operation does not apply: doc is missing from path: {from}: {MISSING}");
+    let (container, key) = find(doc, from).ok_or_else(missing)?;
+    let copied = get(container, &key).map_err(|e| format!("error in copy for from: '{from}': {e}"))?;
+    let path = path(op).ok_or_else(|| format!("copy operation failed to decode path: {MISSING}"))?;
+    let missing = || format!("copy operation does not apply: doc is missing destination path: {path}: {MISSING}");
+    let (container, key) = find(doc, path).ok_or_else(missing)?;
+    insert(container, key, copied.unwrap_or(Value::Null))
+        .map_err(|e| format!("error while adding value during copy: {e}"))
+}
+
+fn test(doc: &mut Value, op: &Map<String, Value>) -> Result<(), Failure> {
+    let path = path(op).ok_or_else(|| no_path("test"))?;
+    let failed = || format!("testing value {path} failed: {TEST_FAILED}");
+    if path.is_empty() {
+        return if *doc == value(op) { Ok(()) } else { Err(failed()) };
+    }
+    let missing = || format!("test operation does not apply: is missing path: {path}: {MISSING}");
+    let (container, key) = find(doc, path).ok_or_else(missing)?;
+    let found = get(container, &key).map_err(|e| format!("error in test for path: '{path}': {e}"))?;
+    if found.unwrap_or(Value::Null) == value(op) { Ok(()) } else { Err(failed()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn operations() {
+        for (doc, patch, want) in [
+            (json!({"a":1}), json!([{"op":"add","path":"/b","value":2}]), json!({"a":1,"b":2})),
+            (
+                json!({"a":[1,3]}),
+                json!([{"op":"add","path":"/a/1","value":2},{"op":"add","path":"/a/-","value":4}]),
+                json!({"a":[1,2,3,4]}),
+            ),
+            (json!({"a":[1,2,3]}), json!([{"op":"remove","path":"/a/-1"}]), json!({"a":[1,2]})),
+            (
+                json!({"a":{"b/c":1,"d~e":2}}),
+                json!([{"op":"remove","path":"/a/b~1c"},{"op":"replace","path":"/a/d~0e","value":3}]),
+                json!({"a":{"d~e":3}}),
+            ),
+            (json!({"a":1}), json!([{"op":"replace","path":"/b","value":2}]), json!({"a":1,"b":2})),
+            (json!({"a":{"b":1}}), json!([{"op":"move","from":"/a/b","path":"/c"}]), json!({"a":{},"c":1})),
+            (
+                json!({"a":{"b":1}}),
+                json!([{"op":"copy","from":"/a","path":"/c"},{"op":"test","path":"/c/b","value":1}]),
+                json!({"a":{"b":1},"c":{"b":1}}),
+            ),
+            (
+                json!({"a":null}),
+                json!([{"op":"test","path":"/a","value":null},{"op":"test","path":"/x","value":null}]),
+                json!({"a":null}),
+            ),
+            (json!({"a":1}), json!([{"op":"replace","path":"","value":{"b":1}}]), json!({"b":1})),
+        ] {
+            assert_eq!(json_patch(&doc, &patch).unwrap(), want, "{patch}");
+        }
+    }
+
+    #[test]
+    fn errors_are_upstreams() {
+        for (patch, want) in [
+            (json!({"op":"add"}), "json: cannot unmarshal object into Go value of type jsonpatch.Patch"),
+            (json!([1]), "json: cannot unmarshal number into Go value of type jsonpatch.Operation"),
+            (json!([{"op":"frob","path":"/a"}]), "Unexpected kind: frob"),
+            (json!([{"path":"/a"}]), "Unexpected kind: unknown"),
+            (
+                json!([{"op":"remove","path":"/x"}]),
+                "error in remove for path: '/x': Unable to remove nonexistent key: x: missing value",
+            ),
+            (
+                json!([{"op":"add","path":"/x/y","value":1}]),
+                "add operation does not apply: doc is missing path: \"/x/y\": missing value",
+            ),
+            (
+                json!([{"op":"replace","path":"/x/y","value":1}]),
+                "replace operation does not apply: doc is missing path: /x/y: missing value",
+            ),
+            (
+                json!([{"op":"replace","path":"/l/7","value":1}]),
+                "replace operation does not apply: doc is missing key: /l/7: missing value",
+            ),
+            (
+                json!([{"op":"add","path":"/l/x","value":1}]),
+                "error in add for path: '/l/x': value was not a proper array index: 'x': strconv.Atoi: parsing \"x\": invalid syntax",
+            ),
+            (
+                json!([{"op":"add","path":"/l/7","value":1}]),
+                "error in add for path: '/l/7': Unable to access invalid index: 7: invalid index referenced",
+            ),
+            (json!([{"op":"test","path":"/a","value":2}]), "testing value /a failed: test failed"),
+            (
+                json!([{"op":"move","path":"/a"}]),
+                "move operation failed to decode from: operation, missing from field: missing value",
+            ),
+        ] {
+            let e = json_patch(&json!({"a": 1, "l": [1]}), &patch).unwrap_err();
+            assert_eq!(e.to_string(), want);
+        }
+    }
+}
