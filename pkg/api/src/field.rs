@@ -141,7 +141,12 @@ impl FieldError {
         Self::new(FieldErrorType::NotSupported, path, Some(show(&value.into())), detail)
     }
     pub fn too_long(path: &Path, max_bytes: usize) -> Self {
-        Self::new(FieldErrorType::TooLong, path, None, format!("may not be more than {max_bytes} {}", plural(max_bytes, "byte")))
+        Self::new(
+            FieldErrorType::TooLong,
+            path,
+            None,
+            format!("may not be more than {max_bytes} {}", plural(max_bytes, "byte")),
+        )
     }
     /// A limit in characters, not bytes.
     pub fn too_long_characters(path: &Path, max: usize) -> Self {

@@ -207,6 +207,7 @@ fn has_status(kind: &Kind) -> bool {
 fn prepare_create(intent: &Intent, new: &mut Value) {
     let kind = &intent.kind;
     if has_status(kind)
+        && kind.hooks.resets_status()
         && let Some(object) = new.as_object_mut()
     {
         object.remove("status");
