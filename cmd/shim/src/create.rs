@@ -68,7 +68,8 @@ fn start(request: &Start) -> Result<(i32, Option<OwnedFd>), String> {
     let pid = container.pid().ok_or("the container has no process")?.as_raw();
     let finish = || -> Result<Option<OwnedFd>, String> {
         let master = console.map(Console::accept).transpose().map_err(failed("cannot receive the terminal"))?;
-        set_propagation(pid, &request.propagation).map_err(failed("cannot set the mounts' propagation"))?;
+        finish_mounts(pid, &request.propagation, request.devices.is_none())
+            .map_err(failed("cannot finish the container's mounts"))?;
         container.start().map_err(chain)?;
         Ok(master)
     };
@@ -104,7 +105,9 @@ fn enter_cgroup(request: &Start) -> io::Result<()> {
     if let Some(rules) = &request.devices {
         group.allow_devices(&rules.iter().map(rule).collect::<Vec<_>>())?;
     }
-    group.add(0)
+    // libcontainer puts the container where the controllers are, and kills all that it finds there if it fails: this
+    // process must be elsewhere. What it leaves out (systemd's hierarchy, the unified one of a hybrid machine) is inherited.
+    group.add_beside_controllers(0)
 }
 
 fn rule(r: &DeviceRule) -> Rule {
@@ -164,9 +167,15 @@ pub fn receive_master(socket: &UnixStream) -> io::Result<OwnedFd> {
     fds.into_iter().next().ok_or_else(|| io::Error::other("no terminal was sent"))
 }
 
-/// Done from a process of its own, in the container's mount namespace: libcontainer knows one propagation for all mounts.
-fn set_propagation(pid: i32, mounts: &[(std::path::PathBuf, Propagation)]) -> io::Result<()> {
-    if mounts.is_empty() {
+/// What libcontainer does not do, from a process of its own in the container's mount namespace: each mount's propagation
+/// (it knows one for all), and version 1's control groups read-only (it mounts them so that the container could lift its
+/// own limits).
+fn finish_mounts(pid: i32, mounts: &[(std::path::PathBuf, Propagation)], privileged: bool) -> io::Result<()> {
+    let protected = match privileged || Hierarchies::detect()?.is_unified() {
+        true => vec![],
+        false => mount::table_of(pid)?.into_iter().filter(|m| m.path.starts_with("/sys/fs/cgroup")).collect(),
+    };
+    if mounts.is_empty() && protected.is_empty() {
         return Ok(());
     }
     let namespace = File::open(format!("/proc/{pid}/ns/mnt"))?;
@@ -185,7 +194,7 @@ fn set_propagation(pid: i32, mounts: &[(std::path::PathBuf, Propagation)]) -> io
                 Propagation::Shared => mount::make_shared(path)?,
             }
         }
-        Ok(())
+        protected.iter().try_for_each(|m| mount::remount_read_only(&m.path))
     };
     std::process::exit(set().map_or_else(|e| e.raw_os_error().unwrap_or(1).clamp(1, 255), |()| 0))
 }

@@ -40,6 +40,9 @@ pub struct DnsConfig {
 pub struct SandboxConfig {
     pub id: PodId,
     pub hostname: String,
+    /// Becomes the containers' /etc/resolv.conf. Empty: a copy of the node's.
+    #[serde(default)]
+    pub dns: DnsConfig,
     /// Host network when `Node`.
     pub network: NamespaceMode,
     /// `Pod`: one shared process namespace; `Container`: one each; `Node`: the host's.

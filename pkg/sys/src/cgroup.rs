@@ -186,6 +186,18 @@ impl Group<'_> {
         Ok(())
     }
 
+    /// As [`Group::add`], but only in hierarchies without controllers: of those none on version 2.
+    pub fn add_beside_controllers(&self, pid: i32) -> io::Result<()> {
+        if self.hierarchies.is_unified() {
+            return Ok(());
+        }
+        let named = self.hierarchies.v1.iter().filter(|(name, _)| name.starts_with("name=")).map(|(_, root)| root);
+        for root in named.chain(&self.hierarchies.v2) {
+            fs::write(root.join(&self.relative).join("cgroup.procs"), pid.to_string())?;
+        }
+        Ok(())
+    }
+
     pub fn apply(&self, limits: &Limits) -> io::Result<()> {
         if self.hierarchies.is_unified() { self.apply_v2(limits) } else { self.apply_v1(limits) }
     }

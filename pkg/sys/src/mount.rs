@@ -20,6 +20,11 @@ pub fn table() -> io::Result<Vec<MountPoint>> {
     Ok(parse(&std::fs::read_to_string("/proc/self/mountinfo")?))
 }
 
+/// What a process sees mounted, in paths of its own root.
+pub fn table_of(pid: i32) -> io::Result<Vec<MountPoint>> {
+    Ok(parse(&std::fs::read_to_string(format!("/proc/{pid}/mountinfo"))?))
+}
+
 fn parse(text: &str) -> Vec<MountPoint> {
     text.lines()
         .filter_map(|line| {
@@ -94,6 +99,12 @@ pub fn make_slave(path: &Path) -> io::Result<()> {
 
 pub fn make_shared(path: &Path) -> io::Result<()> {
     set_propagation(path, MsFlags::MS_SHARED | MsFlags::MS_REC)
+}
+
+/// This mount of its file system, not the file system.
+pub fn remount_read_only(path: &Path) -> io::Result<()> {
+    let keep = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    set_propagation(path, MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | keep)
 }
 
 /// Takes a mount away at once, busy or not. Not mounted: nothing to do.

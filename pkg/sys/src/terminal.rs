@@ -25,6 +25,16 @@ pub fn make_controlling(terminal: impl AsFd) -> io::Result<()> {
     if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// For reading and writing without blocking, in a tokio runtime.
+pub fn watch(terminal: std::fs::File) -> io::Result<tokio::io::unix::AsyncFd<std::fs::File>> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let flags = OFlag::from_bits_retain(fcntl(&terminal, FcntlArg::F_GETFL)?);
+    fcntl(&terminal, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    // SAFETY: a `File` answers the same descriptor as long as it lives, and owns it: it stays open until the `AsyncFd`,
+    // which owns the `File`, has taken it out of the poller.
+    Ok(unsafe { tokio::io::unix::AsyncFd::register(terminal) }?)
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
