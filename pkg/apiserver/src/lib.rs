@@ -17,6 +17,7 @@ mod authn;
 mod cache;
 mod candidate;
 mod chain;
+mod compaction;
 mod config;
 mod deletion;
 mod discovery;

@@ -5,7 +5,7 @@ use crate::allocate::cidr::Cidr;
 use crate::allocate::kubernetes_service;
 use crate::authn::PeerCertificates;
 use crate::cache::Hub;
-use crate::chain;
+use crate::{chain, compaction};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::objects::SharedLease;
@@ -79,7 +79,7 @@ impl ApiServer {
         if let Some(access) = &config.access {
             access.start(config.store.clone(), &registry).await.map_err(StartError::Store)?;
         }
-        Ok(Arc::new(ApiServer {
+        let server = Arc::new(ApiServer {
             registry: ArcSwap::from_pointee(registry),
             hub,
             admission: admission::all::all(),
@@ -92,7 +92,9 @@ impl ApiServer {
             reading: Arc::new(Semaphore::new(config.max_requests_in_flight)),
             mutating: Arc::new(Semaphore::new(config.max_mutating_requests_in_flight)),
             config,
-        }))
+        });
+        compaction::start(&server);
+        Ok(server)
     }
 
     /// Creates what a cluster needs to have: the configured objects and the `kubernetes` service.

@@ -7,8 +7,9 @@ use crate::verbs::Call;
 use axum::body::Body;
 use axum::response::Response;
 use isopod_api::{Gvk, Status};
-use isopod_auth::token::request::{self, Request, RequestError};
-use isopod_schema::facts;
+use isopod_auth::token::{self, Request, RequestError};
+use isopod_base::errors::Chain;
+use isopod_schema::{facts, json};
 
 pub async fn create(server: &ApiServer, call: &Call, body: Body) -> Result<Response, Status> {
     let form = call.form()?;
@@ -18,11 +19,13 @@ pub async fn create(server: &ApiServer, call: &Call, body: Body) -> Result<Respo
     let gvk = Gvk::new("authentication.k8s.io", "v1", "TokenRequest");
     let schema = facts::builtin().object_of(&gvk).ok_or_else(|| Status::internal("no schema of TokenRequest"))?;
     let bytes = decode::read(body).await?;
-    let wanted = decode::object(&call.parts.headers, &bytes, &gvk, &schema, options.validation)?.value;
+    let mut wanted = decode::object(&call.parts.headers, &bytes, &gvk, &schema, options.validation)?.value;
+    isopod_kinds::defaults::apply(&mut wanted, &schema);
+
     let (namespace, name) = (&call.info.namespace, &call.info.name);
     let account = server.read("", "serviceaccounts", namespace, name).await?;
     let account = account.ok_or_else(|| Status::not_found(&call.kind.gvr(), name))?;
-    let bound = match request::bound_reference(&wanted, namespace)? {
+    let bound = match token::bound_reference(&wanted, namespace)? {
         Some(r) => server.read("", r.resource, &r.namespace, &r.name).await?,
         None => None,
     };
@@ -30,21 +33,23 @@ pub async fn create(server: &ApiServer, call: &Call, body: Body) -> Result<Respo
         Some(node) => server.read("", "nodes", "", node).await?,
         None => None,
     };
-    let id = uuid::Uuid::new_v4().to_string();
     let request = Request {
         request: &wanted,
         service_account: &account,
         bound: bound.as_ref(),
         node: node.as_ref(),
-        id,
+        id: uuid::Uuid::new_v4().to_string(),
         now: call.now,
     };
-    let mut answer = request::request(tokens, &request).map_err(|e| match e {
+    let mut answer = token::request(tokens, &request).map_err(|e| match e {
         RequestError::Refused(status) => status,
-        RequestError::Token(e) => Status::internal(e),
+        RequestError::Token(e) => Status::internal(format!("failed to generate token: {}", Chain(&e))),
     })?;
     if options.dry_run {
         answer["status"]["token"] = "".into();
     }
+    answer["apiVersion"] = gvk.api_version().into();
+    answer["kind"] = gvk.kind.as_str().into();
+    json::canonicalize(&mut answer, &schema);
     Ok(body::response(201, &form, encode::value(&answer, &form)))
 }
