@@ -145,7 +145,9 @@ pub fn bump_generation(new: &mut Value, old: &Value) {
             .any(|k| a.get(k) != b.get(k))
     };
     let changed = differs(new, old) || differs(old, new);
-    let generation = before + i64::from(changed);
+    // A kind's own rules may have counted a change already.
+    let counted = new["metadata"]["generation"].as_i64().unwrap_or(0);
+    let generation = (before + i64::from(changed)).max(counted);
     if generation > 0 {
         new["metadata"]["generation"] = generation.into();
     }

@@ -32,7 +32,12 @@ pub async fn reconcile(server: &ApiServer) -> Result<(), Status> {
         "endpoints": [{"addresses": [address.to_string()], "conditions": {"ready": true}}],
         "ports": [{"name": "https", "port": config.port, "protocol": "TCP"}],
     });
-    for (object, fields) in [(service, &["spec"][..]), (endpoints, &["subsets"]), (slice, &["endpoints", "ports"])] {
+    ensure(server, service, &["spec"]).await?;
+    if address.is_loopback() {
+        tracing::warn!(%address, "pods cannot reach the API server: it is advertised at a loopback address");
+        return Ok(());
+    }
+    for (object, fields) in [(endpoints, &["subsets"][..]), (slice, &["endpoints", "ports"])] {
         ensure(server, object, fields).await?;
     }
     Ok(())

@@ -8,6 +8,7 @@ use crate::cache::store_status;
 use crate::encode::splice;
 use crate::pipeline::Intent;
 use isopod_api::{FieldError, Path, Status, time};
+use isopod_kinds::kinds::service as rules;
 use isopod_store::{Compare, KeyRange, Op, RangeRequest};
 use rand::Rng;
 use serde_json::{Value, json};
@@ -29,18 +30,6 @@ fn text<'a>(service: &'a Value, field: &str) -> &'a str {
     service["spec"][field].as_str().unwrap_or_default()
 }
 
-fn has_address(service: &Value) -> bool {
-    text(service, "type") != "ExternalName"
-}
-
-fn wants_node_ports(service: &Value) -> bool {
-    match text(service, "type") {
-        "NodePort" => true,
-        "LoadBalancer" => service["spec"]["allocateLoadBalancerNodePorts"] != false,
-        _ => false,
-    }
-}
-
 /// The addresses that the Service holds.
 fn addresses(service: &Value) -> Vec<IpAddr> {
     let list = service["spec"]["clusterIPs"].as_array().into_iter().flatten().filter_map(Value::as_str);
@@ -60,7 +49,7 @@ fn node_ports(service: &Value) -> HashSet<u16> {
 
 pub async fn create(server: &ApiServer, intent: &Intent, new: &mut Value) -> Result<Allocation, Status> {
     let mut allocation = Allocation::default();
-    assign_families(server, new);
+    assign_families(server, intent, new, None)?;
     assign_address(server, intent, new, &mut allocation, &[]).await?;
     assign_ports(server, intent, new, &mut allocation, &HashSet::new()).await?;
     Ok(allocation)
@@ -68,8 +57,7 @@ pub async fn create(server: &ApiServer, intent: &Intent, new: &mut Value) -> Res
 
 pub async fn update(server: &ApiServer, intent: &Intent, new: &mut Value, old: &Value) -> Result<Allocation, Status> {
     let mut allocation = Allocation::default();
-    keep_assigned(new, old);
-    assign_families(server, new);
+    assign_families(server, intent, new, Some(old))?;
     let (held_ips, held_ports) = (addresses(old), node_ports(old));
     assign_address(server, intent, new, &mut allocation, &held_ips).await?;
     assign_ports(server, intent, new, &mut allocation, &held_ports).await?;
@@ -93,59 +81,20 @@ fn release(allocation: &mut Allocation, ips: impl Iterator<Item = IpAddr>, ports
     allocation.ops.extend(ports.map(|p| Op::delete(port_key(p))));
 }
 
-/// What a client left out of an update it did not mean to give up (upstream's `patchAllocatedValues`).
-fn keep_assigned(new: &mut Value, old: &Value) {
-    if has_address(new) && has_address(old) && text(new, "clusterIP").is_empty() {
-        let nothing_said = new["spec"]["clusterIPs"].as_array().is_none_or(Vec::is_empty);
-        if nothing_said {
-            new["spec"]["clusterIP"] = old["spec"]["clusterIP"].clone();
-            new["spec"]["clusterIPs"] = old["spec"]["clusterIPs"].clone();
-        }
+/// `ipFamilies` and `ipFamilyPolicy`; what does not fit the cluster is refused.
+fn assign_families(
+    server: &ApiServer,
+    intent: &Intent,
+    service: &mut Value,
+    old: Option<&Value>,
+) -> Result<(), Status> {
+    let family = if server.service_cidr.is_ipv4() { "IPv4" } else { "IPv6" };
+    let errors = rules::default_ip_families(service, old, &[family]);
+    if errors.is_empty() {
+        return Ok(());
     }
-    if wants_node_ports(new) && wants_node_ports(old) {
-        let old_ports = old["spec"]["ports"].as_array().cloned().unwrap_or_default();
-        let used = node_ports(new);
-        for port in new["spec"]["ports"].as_array_mut().into_iter().flatten() {
-            let same = |o: &&Value| o["port"] == port["port"] && o["protocol"] == port["protocol"];
-            if port["nodePort"].as_u64().unwrap_or(0) == 0
-                && let Some(before) = old_ports.iter().find(same).and_then(|o| o["nodePort"].as_u64())
-                && !used.contains(&(before as u16))
-            {
-                port["nodePort"] = before.into();
-            }
-        }
-    }
-    let health = old["spec"]["healthCheckNodePort"].as_u64().unwrap_or(0);
-    if needs_health_port(new)
-        && needs_health_port(old)
-        && new["spec"]["healthCheckNodePort"].as_u64().unwrap_or(0) == 0
-        && health != 0
-    {
-        new["spec"]["healthCheckNodePort"] = health.into();
-    }
-}
-
-/// `ipFamilies` and `ipFamilyPolicy` of a cluster with one family.
-fn assign_families(server: &ApiServer, service: &mut Value) {
-    if !has_address(service) {
-        if let Some(spec) = service["spec"].as_object_mut() {
-            ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"].iter().for_each(|f| drop(spec.remove(*f)));
-        }
-        return;
-    }
-    let (family, other) = if server.service_cidr.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
-    let headless = text(service, "clusterIP") == "None" || service["spec"]["clusterIPs"][0] == "None";
-    let selector = service["spec"]["selector"].as_object().is_some_and(|s| !s.is_empty());
-    let spec = &mut service["spec"];
-    let both = headless && !selector && spec["ipFamilyPolicy"].is_null();
-    if both {
-        spec["ipFamilyPolicy"] = "RequireDualStack".into();
-    } else if spec["ipFamilyPolicy"].is_null() {
-        spec["ipFamilyPolicy"] = "SingleStack".into();
-    }
-    if spec["ipFamilies"].as_array().is_none_or(Vec::is_empty) {
-        spec["ipFamilies"] = if both { json!([family, other]) } else { json!([family]) };
-    }
+    let name = service["metadata"]["name"].as_str().unwrap_or_default();
+    Err(Status::invalid(&intent.kind.gvk, name, &errors))
 }
 
 async fn assign_address(
@@ -155,7 +104,7 @@ async fn assign_address(
     allocation: &mut Allocation,
     held: &[IpAddr],
 ) -> Result<(), Status> {
-    if !has_address(service) {
+    if !rules::needs_cluster_ip(service) {
         return Ok(());
     }
     let asked = match text(service, "clusterIP") {
@@ -251,10 +200,6 @@ fn address_object(intent: &Intent, service: &Value, ip: IpAddr) -> Value {
         "spec": {"parentRef": {"resource": "services", "namespace": intent.namespace, "name": service["metadata"]["name"]}}})
 }
 
-fn needs_health_port(service: &Value) -> bool {
-    text(service, "type") == "LoadBalancer" && text(service, "externalTrafficPolicy") == "Local"
-}
-
 async fn assign_ports(
     server: &ApiServer,
     intent: &Intent,
@@ -266,7 +211,7 @@ async fn assign_ports(
     let mut claimed: HashSet<u16> = HashSet::new();
     // The same number may serve two protocols of one port number.
     let mut by_port: Vec<(Value, Value, u16)> = Vec::new();
-    let assign = wants_node_ports(service);
+    let assign = rules::needs_node_port(service);
     let count = service["spec"]["ports"].as_array().map_or(0, Vec::len);
     for i in 0..count {
         let port = service["spec"]["ports"][i].clone();
@@ -309,7 +254,7 @@ async fn assign_ports(
         }
         claimed.clear();
     }
-    if needs_health_port(service) {
+    if rules::needs_health_check_node_port(service) {
         let given = service["spec"]["healthCheckNodePort"].as_u64().unwrap_or(0) as u16;
         let number = if given == 0 { free_port(server, &claimed).await? } else { given };
         if given != 0 && !held.contains(&given) {

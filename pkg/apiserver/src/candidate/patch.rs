@@ -87,6 +87,7 @@ impl Patch {
         };
         let patched = patched.map_err(|e| match e {
             PatchError::Malformed(m) => Status::bad_request(m),
+            PatchError::Internal(m) => Status::internal(m),
             PatchError::Unprocessable(m) => {
                 let m = format!("the server rejected our request due to an error in our request: {m}");
                 Status::new(422, "Invalid", m)

@@ -125,6 +125,9 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call, body: Body) -> Result
         "list" => list::list(server, &call).await,
         "watch" => watch::watch(server, &call).await,
         "create" if reviews::is_review(&call.kind) => reviews::create(server, &call, body).await,
+        "create" if call.kind.gvk.kind == "Binding" && call.kind.gvk.group.is_empty() => {
+            subresources::binding::create(server, &call, body).await
+        }
         "create" => create::create(server, &call, body).await,
         "update" => update::update(server, &call, body).await,
         "patch" => patch::patch(server, &call, body).await,

@@ -1,0 +1,205 @@
+//! The verbs over in-process requests: what a client sees of create, get, list, update, patch, delete.
+
+use isopod_testkit::TestServer;
+use serde_json::{Value, json};
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+fn map(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"n": name}}, "data": {"k": "v"}})
+}
+
+#[tokio::test]
+async fn an_object_lives_and_dies() {
+    let s = TestServer::start().await;
+    let created = s.post(MAPS, map("a")).await;
+    assert_eq!(created.code, 201, "{}", created.text);
+    let meta = &created.json["metadata"];
+    assert_eq!((&meta["namespace"], &created.json["data"]["k"]), (&json!("default"), &json!("v")));
+    assert!(meta["uid"].is_string() && meta["creationTimestamp"].is_string() && meta["resourceVersion"].is_string());
+
+    let got = s.get(&format!("{MAPS}/a")).await;
+    assert_eq!((got.code, &got.json), (200, &created.json));
+    let again = s.post(MAPS, map("a")).await;
+    assert_eq!(again.code, 409);
+    assert_eq!(again.json["message"], "configmaps \"a\" already exists");
+
+    let mut changed = got.json.clone();
+    changed["data"]["k"] = json!("w");
+    let updated = s.put(&format!("{MAPS}/a"), changed.clone()).await;
+    assert_eq!((updated.code, &updated.json["data"]["k"]), (200, &json!("w")));
+    let stale = s.put(&format!("{MAPS}/a"), changed).await;
+    assert_eq!((stale.code, &stale.json["reason"]), (409, &json!("Conflict")));
+    let same = s.put(&format!("{MAPS}/a"), updated.json.clone()).await;
+    assert_eq!(same.json, updated.json, "nothing changed, nothing written");
+
+    let gone = s.delete(&format!("{MAPS}/a")).await;
+    assert_eq!((gone.code, &gone.json["status"]), (200, &json!("Success")));
+    assert_eq!(gone.json["details"]["uid"], meta["uid"]);
+    let missing = s.get(&format!("{MAPS}/a")).await;
+    assert_eq!(missing.code, 404);
+    assert_eq!(missing.json["message"], "configmaps \"a\" not found");
+}
+
+#[tokio::test]
+async fn names_are_generated() {
+    let s = TestServer::start().await;
+    let made = s.post(MAPS, json!({"metadata": {"generateName": "x-"}})).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    let name = made.json["metadata"]["name"].as_str().unwrap();
+    assert!(name.starts_with("x-") && name.len() == 7, "{name}");
+}
+
+#[tokio::test]
+async fn lists_select_and_page() {
+    let s = TestServer::start().await;
+    for name in ["a", "b", "c", "d", "e"] {
+        assert_eq!(s.post(MAPS, map(name)).await.code, 201);
+    }
+    let names = |v: &Value| -> Vec<String> {
+        let items = v["items"].as_array().unwrap().iter();
+        items.map(|i| i["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let all = s.get(MAPS).await;
+    assert_eq!(all.json["kind"], "ConfigMapList");
+    assert_eq!(names(&all.json), ["a", "b", "c", "d", "e"]);
+    let some = s.get(&format!("{MAPS}?labelSelector=n%20in%20(a,c)")).await;
+    assert_eq!(names(&some.json), ["a", "c"]);
+    let one = s.get("/api/v1/configmaps?fieldSelector=metadata.name%3Dd").await;
+    assert_eq!(names(&one.json), ["d"]);
+
+    let first = s.get(&format!("{MAPS}?limit=2")).await;
+    assert_eq!(
+        (names(&first.json), &first.json["metadata"]["remainingItemCount"]),
+        (vec!["a".into(), "b".into()], &json!(3))
+    );
+    // What happens now is not part of the list that was begun.
+    s.delete(&format!("{MAPS}/c")).await;
+    let token = first.json["metadata"]["continue"].as_str().unwrap();
+    let second = s.get(&format!("{MAPS}?limit=2&continue={token}")).await;
+    assert_eq!(names(&second.json), ["c", "d"]);
+    assert_eq!(second.json["metadata"]["resourceVersion"], first.json["metadata"]["resourceVersion"]);
+    let token = second.json["metadata"]["continue"].as_str().unwrap();
+    // A token means the same to another server on the same store.
+    let other = TestServer::start_on(s.store.clone(), |_| {}).await;
+    let third = other.get(&format!("{MAPS}?limit=2&continue={token}")).await;
+    assert_eq!(names(&third.json), ["e"]);
+    assert!(third.json["metadata"]["continue"].is_null());
+
+    let exact = s
+        .get(&format!(
+            "{MAPS}?resourceVersionMatch=Exact&resourceVersion={}",
+            first.json["metadata"]["resourceVersion"].as_str().unwrap()
+        ))
+        .await;
+    assert_eq!(names(&exact.json).len(), 5);
+    let future = s.get(&format!("{MAPS}?resourceVersionMatch=Exact&resourceVersion=999999")).await;
+    assert_eq!((future.code, &future.json["reason"]), (504, &json!("Timeout")));
+}
+
+#[tokio::test]
+async fn bad_selectors_and_options_are_refused() {
+    let s = TestServer::start().await;
+    let check = |query: &'static str, code: u16, text: &'static str| {
+        let s = &s;
+        async move {
+            let answer = s.get(&format!("{MAPS}?{query}")).await;
+            assert_eq!(answer.code, code, "{query}: {}", answer.text);
+            let message = answer.json["message"].as_str().unwrap();
+            assert!(message.contains(text), "{query}: {message}");
+        }
+    };
+    check("labelSelector=%3Dx", 400, "found '=', expected: !, identifier, or 'end of string'").await;
+    check(
+        "fieldSelector=spec.x%3Dy",
+        400,
+        "\"spec.x\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+    )
+    .await;
+    check("resourceVersionMatch=Exact", 422, "resourceVersionMatch is forbidden unless resourceVersion is provided")
+        .await;
+    check("continue=x", 400, "continue key is not valid").await;
+    check("sendInitialEvents=true", 422, "sendInitialEvents is forbidden for list").await;
+}
+
+#[tokio::test]
+async fn patches() {
+    let s = TestServer::start().await;
+    s.post(MAPS, map("a")).await;
+    let uri = format!("{MAPS}/a");
+    let merged = s.patch(&uri, "application/merge-patch+json", json!({"data": {"k": null, "m": "1"}})).await;
+    assert_eq!((merged.code, &merged.json["data"]), (200, &json!({"m": "1"})), "{}", merged.text);
+    let ops = json!([{"op": "test", "path": "/data/m", "value": "1"}, {"op": "add", "path": "/data/j", "value": "2"}]);
+    let json_patched = s.patch(&uri, "application/json-patch+json", ops).await;
+    assert_eq!(json_patched.json["data"], json!({"m": "1", "j": "2"}), "{}", json_patched.text);
+    let strategic =
+        s.patch(&uri, "application/strategic-merge-patch+json", json!({"metadata": {"labels": {"x": "y"}}})).await;
+    assert_eq!(strategic.json["metadata"]["labels"], json!({"n": "a", "x": "y"}), "{}", strategic.text);
+    let apply = s.patch(&uri, "application/apply-patch+yaml", json!({})).await;
+    assert_eq!((apply.code, &apply.json["reason"]), (415, &json!("UnsupportedMediaType")));
+}
+
+#[tokio::test]
+async fn field_validation_and_dry_run() {
+    let s = TestServer::start().await;
+    let mut odd = map("a");
+    odd["dat"] = json!({});
+    let strict = s.post(&format!("{MAPS}?fieldValidation=Strict"), odd.clone()).await;
+    assert_eq!(strict.code, 400, "{}", strict.text);
+    assert_eq!(
+        strict.json["message"],
+        "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: unknown field \"dat\""
+    );
+    let warned = s.post(&format!("{MAPS}?dryRun=All"), odd).await;
+    assert_eq!(warned.code, 201, "{}", warned.text);
+    assert_eq!(warned.headers["warning"], "299 - \"unknown field \\\"dat\\\"\"");
+    assert_eq!(s.get(&format!("{MAPS}/a")).await.code, 404, "a dry run writes nothing");
+    let bad = s.post(&format!("{MAPS}?dryRun=Some"), map("a")).await;
+    assert_eq!(bad.code, 422);
+    assert_eq!(
+        bad.json["message"],
+        "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: \"Some\": supported values: \"All\""
+    );
+}
+
+#[tokio::test]
+async fn finalizers_and_propagation_hold_an_object() {
+    let s = TestServer::start().await;
+    let mut held = map("a");
+    held["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    s.post(MAPS, held).await;
+    let uri = format!("{MAPS}/a");
+    let marked = s.delete(&uri).await;
+    assert_eq!(marked.code, 200);
+    assert!(marked.json["metadata"]["deletionTimestamp"].is_string(), "{}", marked.text);
+    let freed = s.patch(&uri, "application/merge-patch+json", json!({"metadata": {"finalizers": null}})).await;
+    assert_eq!(freed.code, 200, "{}", freed.text);
+    assert_eq!(s.get(&uri).await.code, 404);
+
+    s.post(MAPS, map("b")).await;
+    let foreground = s.delete(&format!("{MAPS}/b?propagationPolicy=Foreground")).await;
+    assert_eq!(foreground.json["metadata"]["finalizers"], json!(["foregroundDeletion"]));
+    s.post(MAPS, map("c")).await;
+    let many = s.delete(&format!("{MAPS}?labelSelector=n%3Dc")).await;
+    assert_eq!((many.code, many.json["items"].as_array().unwrap().len()), (200, 1), "{}", many.text);
+    assert_eq!(s.get(&format!("{MAPS}/c")).await.code, 404);
+}
+
+#[tokio::test]
+async fn wrong_requests_get_upstreams_status() {
+    let s = TestServer::start().await;
+    let no_kind = s.get("/api/v1/nothings").await;
+    assert_eq!(
+        (no_kind.code, &no_kind.json["message"]),
+        (404, &json!("the server could not find the requested resource"))
+    );
+    let no_namespace = s.post("/api/v1/namespaces/nowhere/configmaps", map("a")).await;
+    assert_eq!((no_namespace.code, &no_namespace.json["message"]), (404, &json!("namespaces \"nowhere\" not found")));
+    let other_kind = s.post(MAPS, json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "x"}})).await;
+    assert_eq!((other_kind.code, &other_kind.json["reason"]), (400, &json!("BadRequest")));
+    let big = s.post(MAPS, json!({"metadata": {"name": "x"}, "data": {"k": "x".repeat(4 << 20)}})).await;
+    assert_eq!((big.code, &big.json["reason"]), (413, &json!("RequestEntityTooLarge")));
+    let protected = s.delete("/api/v1/namespaces/default").await;
+    assert_eq!(protected.code, 403);
+    assert_eq!(protected.json["message"], "namespaces \"default\" is forbidden: this namespace may not be deleted");
+}
