@@ -102,8 +102,11 @@ impl Hooks for Strategy {
             other => (self.update_other)(other, new, old),
         }
     }
-    fn warnings(&self, _ctx: &Ctx, new: &Value, old: Option<&Value>) -> Vec<String> {
-        (self.warnings)(new, old)
+    fn warnings(&self, ctx: &Ctx, new: &Value, old: Option<&Value>) -> Vec<String> {
+        match ctx.subresource {
+            "" | "scale" => (self.warnings)(new, old),
+            _ => Vec::new(),
+        }
     }
     fn generation(&self) -> bool {
         self.generation

@@ -5,6 +5,7 @@ use crate::metadata::immutable;
 use crate::strategy::{PLAIN, STATELESS, Strategy};
 use crate::validation::check::{dns_label, dns_subdomain, invalid_each, one_of, port_number, qualified_name};
 use crate::validation::service::endpoint_ip;
+use crate::validation::warnings;
 use isopod_api::names;
 use isopod_api::{FieldError, FieldErrors, Path};
 use serde_json::Value;
@@ -13,6 +14,7 @@ const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 
 pub const ENDPOINTS: Strategy = Strategy {
     create_on_update: true,
+    warnings: warnings::endpoints,
     create: subsets,
     update: |new, old| if same(new.at("subsets"), old.at("subsets")) { Vec::new() } else { subsets(new) },
     ..STATELESS
@@ -20,6 +22,7 @@ pub const ENDPOINTS: Strategy = Strategy {
 
 pub const SLICE: Strategy = Strategy {
     resets_status: false,
+    warnings: warnings::slice,
     create: |new| slice(new, None),
     update: |new, old| {
         let mut errs = slice(new, Some(old));

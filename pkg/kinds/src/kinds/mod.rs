@@ -18,7 +18,7 @@ mod workload;
 
 use crate::access;
 use crate::strategy::{PLAIN, STATELESS, Strategy};
-use crate::validation::claim;
+use crate::validation::{claim, warnings};
 use isopod_api::Gvk;
 use serde_json::json;
 
@@ -78,6 +78,7 @@ fn core(kind: &str) -> Strategy {
                 let at = isopod_api::time::format(ctx.now);
                 access::set(new, "status", json!({"phase": "Pending", "lastPhaseTransitionTime": at}));
             },
+            warnings: warnings::volume,
             create: claim::volume_create,
             update: claim::volume_update,
             ..STATELESS
@@ -88,6 +89,7 @@ fn core(kind: &str) -> Strategy {
             };
             Strategy {
                 prepare_create: pending,
+                warnings: warnings::claim,
                 create: claim::claim_create,
                 update: claim::claim_update,
                 update_status: claim::claim_status,
@@ -95,6 +97,7 @@ fn core(kind: &str) -> Strategy {
             }
         }
         "ResourceQuota" => quota::QUOTA,
+        "ServiceAccount" => Strategy { warnings: warnings::service_account, ..STATELESS },
         _ => STATELESS,
     }
 }

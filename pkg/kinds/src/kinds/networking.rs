@@ -7,6 +7,7 @@ use crate::validation::check::{
     at_most_one_of_each_family, child, dns_label, dns_subdomain, invalid_each, port_number, supported,
 };
 use crate::validation::service::load_balancer_ingress;
+use crate::validation::warnings;
 use isopod_api::names::{self, parse_cidr_sloppy};
 use isopod_api::{FieldError, FieldErrors, Path};
 use serde_json::Value;
@@ -16,6 +17,7 @@ pub fn strategy(kind: &str) -> Strategy {
         "IPAddress" => Strategy { create: ip_address, update: ip_address_update, ..STATELESS },
         "ServiceCIDR" => Strategy { generation: false, create: service_cidr, update: service_cidr_update, ..PLAIN },
         "Ingress" => Strategy {
+            warnings: warnings::ingress,
             create: |new| ingress(new, true),
             update: |new, _| ingress(new, false),
             update_status: |new, old| {
@@ -26,7 +28,12 @@ pub fn strategy(kind: &str) -> Strategy {
             ..PLAIN
         },
         "IngressClass" => Strategy { create: class, update: class_update, ..PLAIN },
-        "NetworkPolicy" => Strategy { create: |new| policy(new, &Value::Null), update: policy, ..PLAIN },
+        "NetworkPolicy" => Strategy {
+            warnings: warnings::network_policy,
+            create: |new| policy(new, &Value::Null),
+            update: policy,
+            ..PLAIN
+        },
         _ => PLAIN,
     }
 }

@@ -4,6 +4,7 @@ use crate::access::{Access, keep};
 use crate::kind::Ctx;
 use crate::metadata;
 use crate::strategy::{STATELESS, Strategy};
+use crate::validation::warnings;
 use isopod_api::{FieldError, FieldErrors, Path, names};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -11,6 +12,7 @@ use std::collections::BTreeSet;
 pub const STRATEGY: Strategy = Strategy {
     fields: &["spec.unschedulable"],
     prepare_update,
+    warnings: warnings::node,
     create,
     update,
     update_status: update,

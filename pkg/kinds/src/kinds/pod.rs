@@ -3,8 +3,7 @@
 use crate::access::{Access, keep, list_mut, map_mut, set, unset};
 use crate::kind::Ctx;
 use crate::strategy::{PLAIN, Strategy, text_at};
-use crate::validation::{pod, pod_update};
-use isopod_api::names;
+use crate::validation::{pod, pod_update, pod_warnings};
 use isopod_api::quantity::Quantity;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -30,7 +29,7 @@ pub const STRATEGY: Strategy = Strategy {
     update: pod_update::update,
     update_status: pod_update::status,
     update_other: pod_update::other,
-    warnings,
+    warnings: pod_warnings::pod,
     ..PLAIN
 };
 
@@ -258,18 +257,6 @@ fn requirements_class(r: &Value) -> &'static str {
 }
 
 pub use pod_update::{binding as validate_binding, log_options as validate_log_options};
-
-fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
-    if old.is_some() {
-        return Vec::new();
-    }
-    let msgs = names::dns1123_label(new.text("metadata.name"));
-    if msgs.is_empty() {
-        return Vec::new();
-    }
-    let why = "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended";
-    vec![format!("{why}: [{}]", msgs.join(" "))]
-}
 
 #[cfg(test)]
 mod tests {

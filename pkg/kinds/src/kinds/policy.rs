@@ -6,7 +6,7 @@ use crate::strategy::{PLAIN, STATELESS, Strategy};
 use crate::validation::check::{
     at_most_100_percent, dns_label, int_or_percent, non_negative, one_of, one_of_if_set, required,
 };
-use crate::validation::{resources, scheduling};
+use crate::validation::{resources, scheduling, warnings};
 use isopod_api::{FieldError, FieldErrors, Path};
 use serde_json::Value;
 
@@ -24,6 +24,7 @@ pub const PRIORITY_CLASS: Strategy =
 pub const RUNTIME_CLASS: Strategy = Strategy {
     create_on_update: true,
     unconditional_update: false,
+    warnings: warnings::runtime_class,
     create: runtime_class,
     update: |new, old| immutable(new, old, "handler", &Path::root()),
     ..STATELESS

@@ -3,7 +3,7 @@
 use crate::access::{Access, keep, list_mut, same, set, unset};
 use crate::kind::Ctx;
 use crate::strategy::{STATELESS, Strategy};
-use crate::validation::service;
+use crate::validation::{service, warnings};
 use isopod_api::{FieldError, FieldErrors, Path};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +19,7 @@ pub const STRATEGY: Strategy = Strategy {
     create: service::create,
     update: service::update,
     update_status: service::status,
-    warnings: service::warnings,
+    warnings: warnings::service,
     ..STATELESS
 };
 

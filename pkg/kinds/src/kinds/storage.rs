@@ -6,13 +6,16 @@ use crate::strategy::{PLAIN, STATELESS, Strategy};
 use crate::validation::check::{dns_subdomain, non_negative, one_of_if_set, qualified_name, supported};
 use crate::validation::plugins::csi_driver_name;
 use crate::validation::resources::non_negative_quantity;
+use crate::validation::warnings;
 use isopod_api::{FieldError, FieldErrors, Path};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
 pub fn strategy(kind: &str) -> Strategy {
     match kind {
-        "StorageClass" => Strategy { create: class, update: class_update, ..STATELESS },
+        "StorageClass" => {
+            Strategy { warnings: warnings::storage_class, create: class, update: class_update, ..STATELESS }
+        }
         "VolumeAttributesClass" => Strategy {
             create: attributes_class,
             update: |new, old| {
@@ -31,7 +34,13 @@ pub fn strategy(kind: &str) -> Strategy {
             ..PLAIN
         },
         "CSINode" => Strategy { unconditional_update: false, create: csi_node, update: csi_node_update, ..STATELESS },
-        "CSIDriver" => Strategy { unconditional_update: false, create: driver, update: driver_update, ..PLAIN },
+        "CSIDriver" => Strategy {
+            warnings: warnings::csi_driver,
+            unconditional_update: false,
+            create: driver,
+            update: driver_update,
+            ..PLAIN
+        },
         "CSIStorageCapacity" => Strategy {
             unconditional_update: false,
             create: capacity,

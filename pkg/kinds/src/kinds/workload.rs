@@ -3,9 +3,8 @@
 use crate::access::{Access, keep, map_mut, same, set};
 use crate::kind::Ctx;
 use crate::strategy::{PLAIN, STATELESS, ScalePaths, Strategy};
-use crate::validation::{job, pod, workload};
+use crate::validation::{job, pod, pod_warnings, workload};
 use isopod_api::Path;
-use isopod_api::names;
 use isopod_api::selector::LabelSelector;
 use serde_json::{Value, json};
 
@@ -17,7 +16,7 @@ fn selector_text(obj: &Value) -> String {
     LabelSelector::from_object(Some(selector)).map_or_else(|_| String::new(), |s| s.to_string())
 }
 
-const WITH_TEMPLATE: Strategy = Strategy { warnings: name_warnings, ..PLAIN };
+const WITH_TEMPLATE: Strategy = Strategy { warnings: pod_warnings::named_workload, ..PLAIN };
 
 const DEPLOYMENT: Strategy = Strategy {
     scale: SELECTOR,
@@ -47,6 +46,7 @@ pub const REPLICATION_CONTROLLER: Strategy = Strategy {
 
 pub const POD_TEMPLATE: Strategy = Strategy {
     resets_status: false,
+    warnings: pod_warnings::pod_template,
     create: |new| pod::template(new.at("template"), &Path::new("template")),
     update: |new, _| pod::template(new.at("template"), &Path::new("template")),
     ..PLAIN
@@ -61,6 +61,7 @@ pub fn apps(kind: &str) -> Strategy {
         "Deployment" => DEPLOYMENT,
         "ReplicaSet" => REPLICA_SET,
         "StatefulSet" => Strategy {
+            warnings: pod_warnings::stateful_set,
             scale: SELECTOR,
             create: workload::stateful_set,
             update: workload::stateful_set_update,
@@ -68,6 +69,7 @@ pub fn apps(kind: &str) -> Strategy {
             ..WITH_TEMPLATE
         },
         "DaemonSet" => Strategy {
+            warnings: pod_warnings::workload,
             prepare_create: daemon_set_create,
             prepare_update: daemon_set_update,
             create: workload::daemon_set,
@@ -83,6 +85,7 @@ pub fn apps(kind: &str) -> Strategy {
 pub fn batch(kind: &str) -> Strategy {
     match kind {
         "Job" => Strategy {
+            warnings: pod_warnings::job,
             fields: &["status.successful"],
             select: |o, p| match p {
                 "status.successful" => o.int_or("status.succeeded", 0).to_string(),
@@ -94,17 +97,10 @@ pub fn batch(kind: &str) -> Strategy {
             update_status: job::status,
             ..WITH_TEMPLATE
         },
-        _ => Strategy { create: job::cron_create, update: job::cron, ..WITH_TEMPLATE },
+        _ => {
+            Strategy { warnings: pod_warnings::cron_job, create: job::cron_create, update: job::cron, ..WITH_TEMPLATE }
+        }
     }
-}
-
-fn name_warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
-    let msgs = names::dns1123_label(new.text("metadata.name"));
-    if old.is_some() || msgs.is_empty() {
-        return Vec::new();
-    }
-    let why = "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended";
-    vec![format!("{why}: [{}]", msgs.join(" "))]
 }
 
 /// A change of a deployment's annotations is a new generation too: they are copied to its replica sets.
@@ -185,6 +181,6 @@ mod tests {
         let mut new = json!({"metadata": {"annotations": {"a": "b"}, "generation": 3}, "spec": {}});
         DEPLOYMENT.prepare_update(&ctx, &mut new, &json!({"metadata": {"generation": 3}, "spec": {}}));
         assert_eq!(new.int("metadata.generation"), Some(4));
-        assert_eq!(name_warnings(&json!({"metadata": {"name": "a.b"}}), None).len(), 1);
+        assert_eq!((DEPLOYMENT.warnings)(&json!({"metadata": {"name": "a.b"}}), None).len(), 1);
     }
 }

@@ -436,21 +436,6 @@ pub fn load_balancer_ingress(list: &[Value], old: &[Value], modes: bool, path: &
     errs
 }
 
-/// Texts for clients about services that work but surprise.
-pub fn warnings(new: &Value, _: Option<&Value>) -> Vec<String> {
-    let mut all = Vec::new();
-    if new.text("spec.type") == "ExternalName" && !new.list("spec.externalIPs").is_empty() {
-        all.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned());
-    }
-    if new.text("spec.type") != "LoadBalancer" && !new.text("spec.loadBalancerIP").is_empty() {
-        all.push("spec.loadBalancerIP is ignored when spec.type is not \"LoadBalancer\"".to_owned());
-    }
-    if headless(new) && new.text("spec.sessionAffinity") == "ClientIP" {
-        all.push("spec.SessionAffinity is ignored for headless services".to_owned());
-    }
-    all
-}
-
 /// A spec with its defaults, for tests of the parts.
 #[cfg(test)]
 fn plain() -> Value {
