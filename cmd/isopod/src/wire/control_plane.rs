@@ -1,0 +1,158 @@
+//! Datastore, API server, controllers and scheduler.
+
+use super::Settings;
+use anyhow::{Context, bail};
+use futures::FutureExt;
+use isopod_api::UserInfo;
+use isopod_apiserver::{Access, ApiServer, ClientCertificate, Config};
+use isopod_auth::token;
+use isopod_base::clock::Clock;
+use isopod_client::views::Node;
+use isopod_client::{Change, Informers, ListScope};
+use isopod_store::memory::MemoryStore;
+use isopod_store::sqlite::SqliteStore;
+use isopod_store::{Options, Store};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Keys that wear out an SD card when they are written to it: Events, and the nodes' heartbeats.
+const EPHEMERAL: [&str; 2] = ["/registry/events/", "/registry/leases/kube-node-lease/"];
+
+pub struct ControlPlane {
+    pub api: Arc<ApiServer>,
+    store: Arc<dyn Store>,
+}
+
+impl ControlPlane {
+    pub async fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Self> {
+        let store = open_store(settings, clock.clone())?;
+        let access = Access::new();
+        let mut config = Config::new(store.clone(), isopod_kinds::table::builtin(), access.authorizer());
+        let args = &settings.args;
+        config.access = Some(access);
+        config.authenticators = vec![Arc::new(ClientCertificate)];
+        config.tokens = Some(Arc::new(tokens(settings)?));
+        config.service_cidr.clone_from(&args.service_cidr);
+        config.node_ports = args.service_node_port_range.0..=args.service_node_port_range.1;
+        config.advertise_address = settings.advertise;
+        config.port = args.https_listen_port;
+        config.clock = clock;
+        config.kubelet_tls = Some(Arc::new(isopod_pki::tls::client(
+            "kube-apiserver-kubelet-client",
+            Some(&settings.pki.kubelet_client),
+            &settings.pki.server_ca.cert_pem,
+            &["http/1.1"],
+        )?));
+        config.bootstrap = bootstrap(settings);
+        let api = ApiServer::new(config).await.context("cannot start the API server")?;
+        Ok(ControlPlane { api, store })
+    }
+
+    pub async fn bootstrap(&self) -> anyhow::Result<()> {
+        Ok(self.api.bootstrap().await?)
+    }
+
+    /// A client in this process, as `user`.
+    pub fn client(&self, user: &str) -> kube::Client {
+        isopod_client::in_process(self.api.service(), identity(user))
+    }
+
+    pub fn run_controllers(&self, settings: &Settings, clock: &Clock, tasks: &TaskTracker, stop: &CancellationToken) {
+        let options = isopod_controllers::Options {
+            cluster_cidr: Some(settings.args.cluster_cidr.clone()),
+            service_cidr: settings.args.service_cidr.clone(),
+            root_ca_pem: settings.pki.server_ca.cert_pem.clone(),
+            ..Default::default()
+        };
+        let api = self.api.clone();
+        let factory = move |user: &str| isopod_client::in_process(api.service(), identity(user));
+        tasks.spawn(isopod_controllers::run(factory, options, clock.clone(), stop.clone()).boxed());
+        let scheduler = self.client(isopod_scheduler::USER);
+        tasks.spawn(isopod_scheduler::run(scheduler, clock.clone(), stop.clone()));
+    }
+
+    /// Returns when `/readyz` says so.
+    pub async fn ready(&self) -> anyhow::Result<()> {
+        let client = self.client("system:admin");
+        let request = http::Request::get("/readyz").body(Vec::new())?;
+        let text = client.request_text(request).await.context("the API server does not become ready")?;
+        if text.trim() == "ok" { Ok(()) } else { bail!("the API server is not ready: {text}") }
+    }
+
+    pub async fn node_ready(&self, name: &str) -> anyhow::Result<()> {
+        let informers = Informers::new(self.client("system:admin"));
+        let node = informers.get::<Node>(Node::resource(), ListScope::fields(format!("metadata.name={name}")));
+        let mut changes = node.subscribe();
+        while let Some(change) = changes.recv().await {
+            if let Change::Applied { new, .. } = change
+                && new.condition("Ready").is_some_and(|c| c.status == "True")
+            {
+                return Ok(());
+            }
+        }
+        bail!("the API server ended before the node was ready")
+    }
+
+    pub async fn close(&self) -> anyhow::Result<()> {
+        self.api.stop();
+        self.store.close().await.context("cannot close the datastore")
+    }
+}
+
+/// The user that a name stands for, with the groups that such names have.
+fn identity(user: &str) -> UserInfo {
+    match user.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
+        Some((namespace, _)) => {
+            UserInfo::new(user, &["system:serviceaccounts", &format!("system:serviceaccounts:{namespace}")])
+        }
+        None if user == "system:admin" => UserInfo::new(user, &["system:masters"]),
+        None if user.starts_with("system:node:") => UserInfo::new(user, &["system:nodes"]),
+        None => UserInfo::new(user, &[]),
+    }
+}
+
+fn open_store(settings: &Settings, clock: Clock) -> anyhow::Result<Arc<dyn Store>> {
+    let ephemeral = EPHEMERAL.iter().map(|p| p.as_bytes().into()).collect();
+    let options = Options { ephemeral, clock, ..Default::default() };
+    if settings.args.datastore_endpoint == "memory" {
+        return Ok(Arc::new(MemoryStore::new(options)));
+    }
+    let dir = settings.paths.store();
+    let store = SqliteStore::open(&dir, options)
+        .with_context(|| format!("cannot open the datastore in {}", dir.display()))?;
+    Ok(Arc::new(store))
+}
+
+fn tokens(settings: &Settings) -> anyhow::Result<token::Tokens> {
+    let issuer = format!("https://kubernetes.default.svc.{}", settings.args.cluster_domain);
+    token::Tokens::new(token::Settings {
+        issuers: vec![issuer],
+        api_audiences: Vec::new(),
+        private_pem: settings.pki.service_account_key_pem.clone().into_bytes(),
+        public_pems: vec![settings.pki.service_account_public_pem.clone().into_bytes()],
+    })
+    .context("cannot use the service-account key")
+}
+
+/// What every cluster has: namespaces, priority classes, RBAC, and the service of its DNS.
+fn bootstrap(settings: &Settings) -> Vec<Value> {
+    let mut objects = isopod_kinds::bootstrap::objects(std::slice::from_ref(&settings.args.service_cidr));
+    objects.extend(isopod_auth::bootstrap::objects());
+    if !settings.args.disable_agent {
+        objects.push(dns_service(settings));
+    }
+    objects
+}
+
+/// Every node answers this address itself (see the proxy's local overrides), so the service has no selector.
+fn dns_service(settings: &Settings) -> Value {
+    let port = |name: &str, protocol: &str| json!({"name": name, "port": 53, "targetPort": 53, "protocol": protocol});
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": {
+            "k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"}},
+        "spec": {"clusterIP": settings.cluster_dns.to_string(), "ports": [port("dns", "UDP"), port("dns-tcp", "TCP")]},
+    })
+}
