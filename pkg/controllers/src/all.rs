@@ -25,6 +25,11 @@ pub const ALL: &[Row] = rows! {
     "endpoints-controller", "endpoint-controller", endpoints;
     "endpointslice-controller", "endpointslice-controller", endpoint_slice;
     "serviceaccount-controller", "service-account-controller", service_account;
+    "node-lifecycle-controller", "node-controller", node_lifecycle;
+    "taint-eviction-controller", "node-controller", taint_eviction;
+    "node-ipam-controller", "node-controller", node_ipam;
+    "garbage-collector-controller", "generic-garbage-collector", garbage_collector;
+    "pod-garbage-collector-controller", "pod-garbage-collector", pod_gc;
     "root-ca-certificate-publisher-controller", "root-ca-cert-publisher", root_ca;
 };
 

@@ -10,13 +10,19 @@ mod op;
 mod ownership;
 
 mod deployment;
+mod disruption;
 mod endpoint_slice;
 mod endpoints;
+mod garbage_collector;
 mod namespace;
+mod node_ipam;
+mod node_lifecycle;
+mod pod_gc;
 mod replica_set;
 mod root_ca;
 mod service_account;
 mod service_pods;
+mod taint_eviction;
 
 pub use controller::{Context, Error};
 
