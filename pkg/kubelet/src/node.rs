@@ -1,0 +1,171 @@
+//! The node's life in the API: registration, status, heartbeats.
+
+use crate::machine;
+use crate::node_status::{self, Observed, Resources};
+use crate::shared::Shared;
+use isopod_base::errors::Chain;
+use isopod_client::lease::Holder;
+use isopod_client::views::Node;
+use isopod_client::{Calls, Error, Patch, Preconditions};
+use isopod_runtime::RuntimeError;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+const RETRY: Duration = Duration::from_secs(1);
+
+pub struct NodeKeeper {
+    shared: Arc<Shared>,
+    resources: Resources,
+    calls: Calls,
+    /// The status that was last written, or read.
+    last: Value,
+    reported: Option<jiff::Timestamp>,
+}
+
+impl NodeKeeper {
+    pub fn new(shared: Arc<Shared>, resources: Resources) -> Self {
+        let calls = Calls::new(shared.client.clone(), Node::resource());
+        NodeKeeper { shared, resources, calls, last: Value::Null, reported: None }
+    }
+
+    /// Registers the node, trying until it succeeds; then keeps its status and its lease.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let clock = self.shared.clock.clone();
+        let node = loop {
+            match self.register().await {
+                Ok(node) => break node,
+                Err(e) => tracing::warn!(error = %Chain(&e), "cannot register the node; trying again"),
+            }
+            tokio::select! {
+                () = clock.sleep(RETRY) => {}
+                () = stop.cancelled() => return,
+            }
+        };
+        let lease = Holder::node(self.shared.client.clone(), clock.clone(), &node.metadata);
+        let beats = {
+            let (clock, wait, stop) = (clock.clone(), self.shared.cfg.lease_renew, stop.clone());
+            tokio::spawn(async move {
+                loop {
+                    let failed = match lease.renew().await {
+                        Ok(()) => false,
+                        Err(e) => {
+                            tracing::warn!(error = %Chain(&e), "cannot renew the node's lease");
+                            true
+                        }
+                    };
+                    tokio::select! {
+                        () = clock.sleep(if failed { RETRY } else { wait }) => {}
+                        () = stop.cancelled() => return,
+                    }
+                }
+            })
+        };
+        loop {
+            if let Err(e) = self.report().await {
+                tracing::warn!(error = %Chain(&e), "cannot write the node's status");
+            }
+            tokio::select! {
+                () = clock.sleep(self.shared.cfg.status_update) => {}
+                () = stop.cancelled() => break,
+            }
+        }
+        let _ = beats.await;
+    }
+
+    async fn observe(&self) -> Value {
+        let shared = &self.shared;
+        let mut not_ready = Vec::new();
+        let images = match shared.runtime.images().await {
+            Ok(images) => images,
+            Err(e) => {
+                not_ready.push(format!("container runtime is down: {}", Chain(&e)));
+                Vec::new()
+            }
+        };
+        let disk = isopod_sys::mount::usage(&shared.cfg.root_dir)
+            .map_or(100, |([capacity, available, _], _)| if capacity == 0 { 100 } else { available * 100 / capacity });
+        let observed = Observed {
+            runtime_version: &shared.runtime.version(),
+            images: &images,
+            not_ready,
+            available_memory: machine::available_memory(),
+            disk_available_percent: disk,
+            now: shared.clock.now(),
+            old: &self.last,
+        };
+        node_status::status(&shared.cfg, &shared.machine, &self.resources, &observed)
+    }
+
+    /// Makes the node's object, or takes the one that is there and gives it our labels.
+    async fn register(&mut self) -> Result<Node, Error> {
+        let name = self.shared.cfg.node_name.clone();
+        let status = self.observe().await;
+        if self.shared.cfg.register {
+            let object = node_status::node(&self.shared.cfg, &self.shared.machine, status.clone());
+            match self.calls.create::<Value>("", &object).await {
+                Ok(made) => {
+                    self.last = made["status"].clone();
+                    return decode(made);
+                }
+                Err(e) if e.is_already_exists() => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let found: Value = self.calls.get("", &name).await?;
+        self.last = found["status"].clone();
+        let labels = node_status::labels(&self.shared.cfg, &self.shared.machine);
+        let missing: serde_json::Map<String, Value> = labels
+            .into_iter()
+            .filter(|(k, v)| found["metadata"]["labels"][k] != json!(v))
+            .map(|(k, v)| (k, json!(v)))
+            .collect();
+        if self.shared.cfg.register && !missing.is_empty() {
+            let patch = Patch::Strategic(json!({"metadata": {"labels": missing}}));
+            self.calls.patch::<Value>("", &name, None, patch, &Preconditions::default()).await?;
+        }
+        decode(found)
+    }
+
+    /// Writes the status when it says something new, or has not been written for long.
+    async fn report(&mut self) -> Result<(), Error> {
+        let status = self.observe().await;
+        let now = self.shared.clock.now();
+        let due = self.reported.is_none_or(|at| now >= at + self.shared.cfg.status_report);
+        let first = self.reported.is_none();
+        if node_status::same(&self.last, &status) && !(due && !first) {
+            self.reported.get_or_insert(now);
+            return Ok(());
+        }
+        let mut body = status.clone();
+        // Addresses merge by type: those that went away must go.
+        if let Some(list) = body["addresses"].as_array_mut() {
+            list.insert(0, json!({"$patch": "replace"}));
+        }
+        let name = &self.shared.cfg.node_name;
+        let patch = Patch::Strategic(json!({"status": body}));
+        self.calls.patch::<Value>("", name, Some("status"), patch, &Preconditions::default()).await?;
+        self.last = status;
+        self.reported = Some(now);
+        Ok(())
+    }
+}
+
+fn decode(node: Value) -> Result<Node, Error> {
+    serde_json::from_value(node).map_err(|source| Error::Decode { what: "the node".into(), source })
+}
+
+/// Whether the image store is so full that images go: how many bytes to free.
+pub async fn bytes_to_free(shared: &Shared) -> Result<u64, RuntimeError> {
+    let fs = shared.runtime.image_fs().await?;
+    if fs.capacity == 0 {
+        return Ok(0);
+    }
+    let used = 100 - (fs.available * 100 / fs.capacity).min(100);
+    if used < shared.cfg.image_gc_high {
+        return Ok(0);
+    }
+    let keep_free = fs.capacity / 100 * (100 - shared.cfg.image_gc_low);
+    Ok(keep_free.saturating_sub(fs.available))
+}
