@@ -79,14 +79,12 @@ impl Shared {
 
     pub fn keep_alive(&self, id: LeaseId) -> Result<LeaseStatus> {
         self.hub.check_open()?;
-        let status = self.leases.lock().keep_alive(id, self.options.clock.now());
-        status
+        self.leases.lock().keep_alive(id, self.options.clock.now())
     }
 
     pub fn lease_status(&self, id: LeaseId) -> Result<LeaseStatus> {
         self.hub.check_open()?;
-        let status = self.leases.lock().status(id, self.options.clock.now());
-        status
+        self.leases.lock().status(id, self.options.clock.now())
     }
 
     pub fn lease_ids(&self) -> Result<Vec<LeaseId>> {

@@ -102,7 +102,7 @@ async fn watch(s: &Subject, range: KeyRange, start: Revision) -> Watch {
 async fn watch_error(s: &Subject, range: KeyRange, start: Revision) -> StoreError {
     match s.store.watch(WatchRequest { range, start }).await {
         Err(e) => e,
-        Ok(mut w) => next(&mut w).await.err().expect("the watch works"),
+        Ok(mut w) => next(&mut w).await.expect_err("the watch works"),
     }
 }
 
