@@ -1,6 +1,8 @@
 //! One small file for each kind, or family of kinds, that is more than its schema.
 
+mod admission;
 pub mod autoscaling;
+mod certificates;
 pub mod config;
 pub mod endpoints;
 pub mod event;
@@ -41,11 +43,11 @@ pub fn strategy(gvk: &Gvk) -> Strategy {
                 lease::CANDIDATE
             }
         }
-        "admissionregistration.k8s.io" => Strategy { unconditional_update: false, ..PLAIN },
+        "admissionregistration.k8s.io" => admission::strategy(kind),
         "networking.k8s.io" => networking::strategy(kind),
         "storage.k8s.io" => storage::strategy(kind),
         "node.k8s.io" => policy::RUNTIME_CLASS,
-        "certificates.k8s.io" => certificates(kind),
+        "certificates.k8s.io" => certificates::strategy(kind),
         "resource.k8s.io" => resource(kind),
         "scheduling.k8s.io" => match kind {
             "PriorityClass" => policy::PRIORITY_CLASS,
@@ -55,7 +57,7 @@ pub fn strategy(gvk: &Gvk) -> Strategy {
             Strategy { generation: false, unconditional_update: false, ..PLAIN }
         }
         "apiextensions.k8s.io" => Strategy { unconditional_update: false, ..PLAIN },
-        "apiregistration.k8s.io" => Strategy { generation: false, unconditional_update: false, ..PLAIN },
+        "apiregistration.k8s.io" => admission::API_SERVICE,
         _ => PLAIN,
     }
 }
@@ -99,19 +101,6 @@ fn core(kind: &str) -> Strategy {
         "ResourceQuota" => quota::QUOTA,
         "ServiceAccount" => Strategy { warnings: warnings::service_account, ..STATELESS },
         _ => STATELESS,
-    }
-}
-
-fn certificates(kind: &str) -> Strategy {
-    match kind {
-        "CertificateSigningRequest" => Strategy { fields: &["spec.signerName"], generation: false, ..PLAIN },
-        "ClusterTrustBundle" => Strategy { fields: &["spec.signerName"], unconditional_update: false, ..STATELESS },
-        _ => Strategy {
-            fields: &["spec.signerName", "spec.podName", "spec.nodeName"],
-            generation: false,
-            unconditional_update: false,
-            ..PLAIN
-        },
     }
 }
 

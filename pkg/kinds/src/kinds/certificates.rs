@@ -1,0 +1,309 @@
+//! Certificate signing requests: who asks is what the API server knows, and approval, certificate and conditions each
+//! change through their own subresource only.
+//!
+//! Invariant: a request is never changed once it is there.
+
+use crate::access::{Access, keep, list_mut, set, unset};
+use crate::kind::Ctx;
+use crate::strategy::{PLAIN, STATELESS, Strategy};
+use crate::validation::check::supported;
+use crate::validation::projected::signer_name;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use isopod_api::{FieldError, FieldErrors, Path, time};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+const LEGACY_SIGNER: &str = "kubernetes.io/legacy-unknown";
+const MIN_SECONDS: i64 = 600;
+/// In the order of their names, as messages list them.
+const USAGES: [&str; 23] = [
+    "any",
+    "cert sign",
+    "client auth",
+    "code signing",
+    "content commitment",
+    "crl sign",
+    "data encipherment",
+    "decipher only",
+    "digital signature",
+    "email protection",
+    "encipher only",
+    "ipsec end system",
+    "ipsec tunnel",
+    "ipsec user",
+    "key agreement",
+    "key encipherment",
+    "microsoft sgc",
+    "netscape sgc",
+    "ocsp signing",
+    "s/mime",
+    "server auth",
+    "signing",
+    "timestamping",
+];
+
+pub fn strategy(kind: &str) -> Strategy {
+    match kind {
+        "CertificateSigningRequest" => Strategy {
+            fields: &["spec.signerName"],
+            generation: false,
+            prepare_create,
+            prepare_update,
+            create: |new| request(new, None),
+            update: |new, old| changes(new, old, ""),
+            update_status: |new, old| changes(new, old, "status"),
+            update_other: |subresource, new, old| changes(new, old, subresource),
+            ..PLAIN
+        },
+        "ClusterTrustBundle" => Strategy { fields: &["spec.signerName"], unconditional_update: false, ..STATELESS },
+        _ => Strategy {
+            fields: &["spec.signerName", "spec.podName", "spec.nodeName"],
+            generation: false,
+            unconditional_update: false,
+            ..PLAIN
+        },
+    }
+}
+
+fn prepare_create(ctx: &Ctx, new: &mut Value) {
+    for f in ["username", "uid", "groups", "extra"] {
+        unset(new, &format!("spec.{f}"));
+    }
+    let user = ctx.user;
+    if !user.name.is_empty() {
+        set(new, "spec.username", user.name.as_str());
+    }
+    if !user.uid.is_empty() {
+        set(new, "spec.uid", user.uid.as_str());
+    }
+    if !user.groups.is_empty() {
+        set(new, "spec.groups", user.groups.clone());
+    }
+    if !user.extra.is_empty() {
+        set(new, "spec.extra", json!(user.extra));
+    }
+    set(new, "status", json!({}));
+}
+
+fn prepare_update(ctx: &Ctx, new: &mut Value, old: &Value) {
+    keep(new, old, "spec");
+    match ctx.subresource {
+        "status" => {
+            for kind in ["Approved", "Denied"] {
+                keep_conditions(new, old, kind);
+            }
+            stamp(ctx, new, old);
+        }
+        "approval" => {
+            stamp(ctx, new, old);
+            let conditions = new.at("status.conditions").clone();
+            keep(new, old, "status");
+            set(new, "status.conditions", conditions);
+        }
+        _ => keep(new, old, "status"),
+    }
+}
+
+fn of_type<'a>(obj: &'a Value, kind: &'a str) -> Vec<&'a Value> {
+    obj.list("status.conditions").iter().filter(|c| c.text("type") == kind).collect()
+}
+
+/// Conditions of a type stay as they were, where there are as many as before.
+fn keep_conditions(new: &mut Value, old: &Value, kind: &str) {
+    let before = of_type(old, kind);
+    if of_type(new, kind).len() != before.len() {
+        return;
+    }
+    let places = list_mut(new, "status.conditions").iter_mut().filter(|c| c.text("type") == kind);
+    for (place, was) in places.zip(before) {
+        *place = was.clone();
+    }
+}
+
+/// Times that the client left out.
+fn stamp(ctx: &Ctx, new: &mut Value, old: &Value) {
+    let now = time::format(ctx.now);
+    for c in list_mut(new, "status.conditions") {
+        if c.is_empty_at("lastUpdateTime") {
+            set(c, "lastUpdateTime", now.as_str());
+        }
+        if c.is_empty_at("lastTransitionTime") {
+            let same = |o: &&Value| ["type", "status"].iter().all(|f| o.text(f) == c.text(f));
+            let before = old.list("status.conditions").iter().find(|o| same(o) && o.has("lastTransitionTime"));
+            let at = before.map_or(now.as_str(), |o| o.text("lastTransitionTime")).to_owned();
+            set(c, "lastTransitionTime", at);
+        }
+    }
+}
+
+/// The PEM block types of a base64 field.
+fn pem_types(v: &Value) -> Vec<String> {
+    let bytes = STANDARD.decode(v.as_str().unwrap_or("")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let begin = |l: &str| l.trim().strip_prefix("-----BEGIN ")?.strip_suffix("-----").map(str::to_owned);
+    text.lines().filter_map(begin).collect()
+}
+
+fn request(csr: &Value, old: Option<&Value>) -> FieldErrors {
+    let spec = Path::new("spec");
+    let mut errs = Vec::new();
+    if pem_types(csr.at("spec.request")).first().map(String::as_str) != Some("CERTIFICATE REQUEST") {
+        let m = "PEM block type must be CERTIFICATE REQUEST";
+        errs.push(FieldError::invalid(&spec.child("request"), csr.at("spec.request").clone(), m));
+    }
+    let usages = csr.texts("spec.usages");
+    if usages.is_empty() {
+        errs.push(FieldError::required(&spec.child("usages"), ""));
+    }
+    if old.is_none() {
+        for (i, u) in usages.iter().enumerate() {
+            errs.extend(supported(u, &USAGES, &spec.child("usages").index(i)));
+        }
+        let mut seen = BTreeSet::new();
+        for (i, u) in usages.iter().enumerate().filter(|(_, u)| !seen.insert(**u)) {
+            errs.push(FieldError::duplicate(&spec.child("usages").index(i), *u));
+        }
+    }
+    let signer = csr.text("spec.signerName");
+    if signer == LEGACY_SIGNER && old.is_none() {
+        let m = "the legacy signerName is not allowed via this API version";
+        errs.push(FieldError::invalid(&spec.child("signerName"), signer, m));
+    } else {
+        errs.extend(signer_name(signer, &spec.child("signerName")));
+    }
+    if let Some(n) = csr.int("spec.expirationSeconds").filter(|n| *n < MIN_SECONDS) {
+        let m = "may not specify a duration less than 600 seconds (10 minutes)";
+        errs.push(FieldError::invalid(&spec.child("expirationSeconds"), n, m));
+    }
+    errs.extend(conditions(csr, old));
+    errs.extend(certificate(csr, old));
+    errs
+}
+
+fn certificate(csr: &Value, old: Option<&Value>) -> FieldErrors {
+    let now = csr.at("status.certificate");
+    if now.is_null() || now == "" || old.is_some_and(|o| o.at("status.certificate") == now) {
+        return Vec::new();
+    }
+    let types = pem_types(now);
+    let why = match types.iter().find(|t| *t != "CERTIFICATE") {
+        Some(other) => format!("only CERTIFICATE PEM blocks are allowed, found {other:?}"),
+        None if types.is_empty() => "must contain at least one CERTIFICATE PEM block".to_owned(),
+        None => return Vec::new(),
+    };
+    vec![FieldError::invalid(&Path::new("status").child("certificate"), "<certificate data>", why)]
+}
+
+fn conditions(csr: &Value, old: Option<&Value>) -> FieldErrors {
+    let path = Path::new("status").child("conditions");
+    let both = old.is_some_and(|o| !of_type(o, "Approved").is_empty() && !of_type(o, "Denied").is_empty());
+    let mut seen = BTreeSet::new();
+    let mut errs = Vec::new();
+    for (i, c) in csr.list("status.conditions").iter().enumerate() {
+        let (kind, status, p) = (c.text("type"), c.text("status"), path.index(i));
+        if kind.is_empty() {
+            errs.push(FieldError::required(&p.child("type"), ""));
+        }
+        let verdict = matches!(kind, "Approved" | "Denied" | "Failed");
+        let allowed: &[&str] = if verdict { &["True"] } else { &["False", "True", "Unknown"] };
+        match status {
+            "" => errs.push(FieldError::required(&p.child("status"), "")),
+            _ => errs.extend(supported(status, allowed, &p.child("status"))),
+        }
+        let opposite = match kind {
+            "Approved" => "Denied",
+            "Denied" => "Approved",
+            _ => "",
+        };
+        if !both && !opposite.is_empty() && seen.contains(opposite) {
+            errs.push(FieldError::invalid(&path, kind, "Approved and Denied conditions are mutually exclusive"));
+        }
+        if !seen.insert(kind) {
+            errs.push(FieldError::duplicate(&p.child("type"), kind));
+        }
+    }
+    errs
+}
+
+fn changes(new: &Value, old: &Value, subresource: &str) -> FieldErrors {
+    let path = Path::new("status").child("conditions");
+    let mut errs = request(new, Some(old));
+    for kind in ["Approved", "Denied", "Failed"] {
+        if of_type(new, kind).len() < of_type(old, kind).len() {
+            errs.push(FieldError::forbidden(&path, format!("updates may not remove a condition of type {kind:?}")));
+        }
+    }
+    for kind in ["Approved", "Denied"].iter().filter(|_| subresource != "approval") {
+        let (now, before) = (of_type(new, kind), of_type(old, kind));
+        if now.len() > before.len() {
+            errs.push(FieldError::forbidden(&path, format!("updates may not add a condition of type {kind:?}")));
+        } else if now.len() == before.len() && now != before {
+            errs.push(FieldError::forbidden(&path, format!("updates may not modify a condition of type {kind:?}")));
+        }
+    }
+    let (now, before) = (new.text("status.certificate"), old.text("status.certificate"));
+    if now != before {
+        let path = Path::new("status").child("certificate");
+        if subresource != "status" {
+            errs.push(FieldError::forbidden(&path, "updates may not set certificate content"));
+        } else if !before.is_empty() {
+            errs.push(FieldError::forbidden(&path, "updates may not modify existing certificate content"));
+        }
+    }
+    errs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kind::Hooks;
+    use isopod_api::UserInfo;
+
+    fn pem(kind: &str) -> String {
+        STANDARD.encode(format!("-----BEGIN {kind}-----\nAA==\n-----END {kind}-----\n"))
+    }
+
+    fn csr() -> Value {
+        json!({"metadata": {"name": "c"}, "spec": {"request": pem("CERTIFICATE REQUEST"), "usages": ["client auth"],
+            "signerName": "kubernetes.io/kube-apiserver-client", "username": "mallory"}})
+    }
+
+    #[test]
+    fn the_requester_is_who_asks() {
+        let user = UserInfo::new("jane", &["devs"]);
+        let ctx = Ctx { now: jiff::Timestamp::UNIX_EPOCH, user: &user, subresource: "", dry_run: false };
+        let mut new = csr();
+        strategy("CertificateSigningRequest").prepare_create(&ctx, &mut new);
+        assert_eq!((new.text("spec.username"), new.texts("spec.groups").len()), ("jane", 2));
+    }
+
+    #[test]
+    fn requests() {
+        assert_eq!(request(&csr(), None), Vec::new());
+        let mut bad = csr();
+        bad["spec"] = json!({"request": "", "usages": ["a", "a"], "signerName": LEGACY_SIGNER, "expirationSeconds": 5});
+        let all: Vec<String> = request(&bad, None).iter().map(ToString::to_string).collect();
+        assert_eq!(all.len(), 6, "{all:?}");
+        assert!(all[0].contains("PEM block type must be CERTIFICATE REQUEST"));
+    }
+
+    #[test]
+    fn each_subresource_changes_its_own_part() {
+        let user = UserInfo::default();
+        let old = csr();
+        let approved = json!({"type": "Approved", "status": "True"});
+        let mut new = csr();
+        new["status"] = json!({"conditions": [approved], "certificate": pem("CERTIFICATE")});
+        let ctx = |subresource| Ctx { now: jiff::Timestamp::UNIX_EPOCH, user: &user, subresource, dry_run: false };
+        let s = strategy("CertificateSigningRequest");
+        let mut by_approval = new.clone();
+        s.prepare_update(&ctx("approval"), &mut by_approval, &old);
+        assert!(!by_approval.has("status.certificate") && by_approval["status"]["conditions"][0].has("lastUpdateTime"));
+        assert_eq!(s.validate_update(&ctx("approval"), &by_approval, &old), Vec::new());
+        let by_status = s.validate_update(&ctx("status"), &new, &old);
+        assert_eq!(by_status[0].detail, "updates may not add a condition of type \"Approved\"");
+        s.prepare_update(&ctx(""), &mut new, &old);
+        assert!(!new.has("status"));
+    }
+}
