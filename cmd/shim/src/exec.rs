@@ -37,11 +37,9 @@ pub fn run(socket: &str) -> ExitCode {
 fn namespaces(pid: i32) -> io::Result<Vec<(CloneFlags, File)>> {
     let mut found = Vec::new();
     // The mount namespace last: the others' files are in /proc of this one.
-    for (name, flag) in [
-        ("pid", CloneFlags::CLONE_NEWPID),
-        ("cgroup", CloneFlags::CLONE_NEWCGROUP),
-        ("mnt", CloneFlags::CLONE_NEWNS),
-    ] {
+    for (name, flag) in
+        [("pid", CloneFlags::CLONE_NEWPID), ("cgroup", CloneFlags::CLONE_NEWCGROUP), ("mnt", CloneFlags::CLONE_NEWNS)]
+    {
         let (theirs, ours) = (format!("/proc/{pid}/ns/{name}"), format!("/proc/self/ns/{name}"));
         if std::fs::read_link(&theirs)? != std::fs::read_link(ours)? {
             found.push((flag, File::open(theirs)?));

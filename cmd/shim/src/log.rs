@@ -143,7 +143,8 @@ mod tests {
 
     #[test]
     fn lines_are_whole_however_they_arrive() {
-        let got = written(&[(Stream::Stdout, b"one\ntw"), (Stream::Stderr, b"err\n"), (Stream::Stdout, b"o\n\n")], true);
+        let got =
+            written(&[(Stream::Stdout, b"one\ntw"), (Stream::Stderr, b"err\n"), (Stream::Stdout, b"o\n\n")], true);
         assert_eq!(got, ["stdout F one", "stderr F err", "stdout F two", "stdout F "]);
     }
 

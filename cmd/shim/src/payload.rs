@@ -43,9 +43,10 @@ pub fn find(process: &Process) -> io::Result<PathBuf> {
     let env = process.env().as_ref().unwrap_or(&empty);
     let search = env.iter().rev().find_map(|e| e.strip_prefix("PATH=")).unwrap_or("");
     let candidates = search.split(':').map(|dir| Path::new(if dir.is_empty() { "." } else { dir }).join(&name));
-    candidates.into_iter().find(|p| p.is_file() && executable(p)).ok_or_else(|| {
-        failed(&name, "executable file not found in $PATH")
-    })
+    candidates
+        .into_iter()
+        .find(|p| p.is_file() && executable(p))
+        .ok_or_else(|| failed(&name, "executable file not found in $PATH"))
 }
 
 fn executable(path: &Path) -> bool {

@@ -247,9 +247,10 @@ impl Server {
     }
 
     fn state(&self) -> Response {
-        let containers = self.containers.iter().filter_map(|(id, c)| {
-            Some(protocol::Container { id: id.clone(), pid: c.pid?, exit: c.exit.clone() })
-        });
+        let containers = self
+            .containers
+            .iter()
+            .filter_map(|(id, c)| Some(protocol::Container { id: id.clone(), pid: c.pid?, exit: c.exit.clone() }));
         Response::State { containers: containers.collect(), pid1: self.pid1 }
     }
 

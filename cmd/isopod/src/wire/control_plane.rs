@@ -142,6 +142,7 @@ fn bootstrap(settings: &Settings) -> Vec<Value> {
     objects.extend(isopod_auth::bootstrap::objects());
     if !settings.args.disable_agent {
         objects.push(dns_service(settings));
+        objects.extend(dns_rights());
     }
     objects
 }
@@ -155,4 +156,17 @@ fn dns_service(settings: &Settings) -> Value {
             "k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"}},
         "spec": {"clusterIP": settings.cluster_dns.to_string(), "ports": [port("dns", "UDP"), port("dns-tcp", "TCP")]},
     })
+}
+
+/// What the nodes' DNS servers read.
+fn dns_rights() -> [Value; 2] {
+    let (group, name) = ("rbac.authorization.k8s.io", super::node::DNS_USER);
+    let rule = |group: &str, resources: &[&str]| json!({"apiGroups": [group], "resources": resources, "verbs": ["list", "watch"]});
+    [
+        json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRole", "metadata": {"name": name}, "rules": [
+            rule("", &["services", "namespaces", "pods"]), rule("discovery.k8s.io", &["endpointslices"])]}),
+        json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding", "metadata": {"name": name},
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": name},
+            "subjects": [{"apiGroup": group, "kind": "User", "name": name}]}),
+    ]
 }

@@ -1,6 +1,7 @@
 //! Where the parts of a server meet, and nowhere else: each is given its clients, its settings and the token that stops it.
 
 mod control_plane;
+mod node;
 
 use crate::args::ServerArgs;
 use crate::paths::Paths;
@@ -8,8 +9,9 @@ use anyhow::Context;
 use control_plane::ControlPlane;
 use isopod_base::clock::Clock;
 use isopod_pki::ServerPki;
-use isopod_runtime::network::{NetworkConfig, PodNetwork};
-use std::net::IpAddr;
+use isopod_runtime::network::{Cidr, NetworkConfig, PodNetwork};
+use node::Node;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -32,6 +34,7 @@ pub struct Settings {
 pub struct Cluster {
     pub settings: Arc<Settings>,
     control_plane: ControlPlane,
+    node: Option<Node>,
     tasks: TaskTracker,
     /// Stops controllers, scheduler and node.
     stop: CancellationToken,
@@ -44,19 +47,20 @@ pub const TABLE_PREFIX: &str = "isopod";
 
 /// Removes bridge, links and rules of the pod network.
 pub fn remove_network(paths: &Paths) -> anyhow::Result<()> {
-    Ok(PodNetwork::cleanup(&network_config(paths, "0.0.0.0/0")?)?)
+    let everything = Cidr { net: Ipv4Addr::UNSPECIFIED, prefix: 0 };
+    Ok(PodNetwork::cleanup(&network_config(paths, everything))?)
 }
 
-fn network_config(paths: &Paths, cluster_cidr: &str) -> anyhow::Result<NetworkConfig> {
-    Ok(NetworkConfig {
+fn network_config(paths: &Paths, cluster_cidr: Cidr) -> NetworkConfig {
+    NetworkConfig {
         bridge: "isopod0".into(),
         pod_cidr: None,
-        cluster_cidr: cluster_cidr.parse().context("invalid --cluster-cidr")?,
+        cluster_cidr,
         service_cidr: None,
         mtu: None,
         state_dir: paths.network(),
         table_prefix: TABLE_PREFIX.into(),
-    })
+    }
 }
 
 /// How long the parts may take to stop before they are left behind.
@@ -72,7 +76,12 @@ pub async fn start(settings: Settings, listener: TcpListener) -> anyhow::Result<
     // Watches of in-process clients end with the API server's own token; those over TLS with the listener's.
     control_plane.bootstrap().await.context("cannot write the objects that every cluster has")?;
     control_plane.run_controllers(&settings, &clock, &tasks, &stop);
-    Ok(Cluster { settings, control_plane, tasks, stop, stop_api })
+    let node = if settings.args.disable_agent {
+        None
+    } else {
+        Some(Node::start(&settings, &control_plane, clock, stop.clone()).await?)
+    };
+    Ok(Cluster { settings, control_plane, node, tasks, stop, stop_api })
 }
 
 impl Cluster {
@@ -98,9 +107,16 @@ impl Cluster {
     /// Stops the parts in order; pods keep running. What is ephemeral in the store is flushed.
     pub async fn shutdown(self) -> anyhow::Result<()> {
         self.stop.cancel();
-        self.stop_api.cancel();
         self.tasks.close();
-        if tokio::time::timeout(STOPPING, self.tasks.wait()).await.is_err() {
+        let ended = async {
+            if let Some(node) = &self.node {
+                node.stopped().await;
+            }
+            self.stop_api.cancel();
+            self.tasks.wait().await;
+        };
+        if tokio::time::timeout(STOPPING, ended).await.is_err() {
+            self.stop_api.cancel();
             tracing::warn!("some parts did not stop in time");
         }
         self.control_plane.close().await
