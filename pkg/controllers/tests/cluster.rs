@@ -1,0 +1,358 @@
+//! All controllers on an in-process API server with upstream's roles, and a node that only pretends to run pods.
+
+use isopod_apiserver::Access;
+use isopod_base::clock::Clock;
+use isopod_client::transport::component;
+use isopod_client::views::{
+    ConfigMap, Deployment, EndpointSlice, Endpoints, MetaOnly, Namespace, Node, Pod, ReplicaSet, ServiceAccount,
+};
+use isopod_client::{
+    Calls, Delete, Informer, Informers, ListScope, Patch, Preconditions, Propagation, Resource, View, in_process,
+};
+use isopod_controllers::Options;
+use isopod_testkit::TestServer;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// Far more than anything here needs; reached only by a bug.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Cluster {
+    server: TestServer,
+    informers: Informers,
+    _stop: DropGuard,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let server = TestServer::start_with(|config| {
+            let access = Access::new();
+            config.authorizer = access.authorizer();
+            config.access = Some(access);
+            config.bootstrap.extend(isopod_auth::bootstrap::objects());
+        })
+        .await;
+        let stop = CancellationToken::new();
+        let service = server.server.service();
+        let factory = move |user: &str| in_process(service.clone(), component(user));
+        let options = Options { root_ca_pem: "PEM".into(), ..Options::default() };
+        tokio::spawn({
+            let stop = stop.clone();
+            async move { isopod_controllers::run(factory, options, Clock::system(), stop).await }
+        });
+        let informers = Informers::new(server.admin());
+        Cluster { server, informers, _stop: stop.drop_guard() }
+    }
+
+    fn calls(&self, resource: Resource) -> Calls {
+        Calls::new(self.server.admin(), resource)
+    }
+
+    /// Waits until the cache of a resource satisfies `holds` and returns it.
+    async fn until<T: View>(&self, resource: Resource, what: &str, holds: impl Fn(&[Arc<T>]) -> bool) -> Vec<Arc<T>> {
+        let informer: Informer<T> = self.informers.get(resource, ListScope::all());
+        let wait = async {
+            let mut changes = informer.subscribe();
+            informer.synced().await;
+            loop {
+                let now = informer.list();
+                if holds(&now) {
+                    return now;
+                }
+                changes.recv().await;
+            }
+        };
+        match tokio::time::timeout(PATIENCE, wait).await {
+            Ok(found) => found,
+            Err(_) => {
+                let events: Vec<Value> =
+                    self.calls(Resource::namespaced("", "v1", "events")).list(&ListScope::all()).await.unwrap();
+                let said: Vec<String> = events.iter().map(|e| format!("{} {}", e["reason"], e["message"])).collect();
+                panic!("never: {what}\nevents: {said:#?}");
+            }
+        }
+    }
+
+    /// A node that is ready; its pods get an address and become ready at once, and go as soon as they are told.
+    async fn pretend_node(&self, name: &str) {
+        let nodes = self.calls(Node::resource());
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name,
+            "labels": {"kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64", "topology.kubernetes.io/zone": "z1"}},
+            "spec": {"taints": [{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]}});
+        nodes.create::<Value>("", &node).await.unwrap();
+        let now = isopod_api::time::now();
+        let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady",
+            "message": "", "lastHeartbeatTime": now, "lastTransitionTime": now}]}});
+        nodes.patch::<Value>("", name, Some("status"), Patch::Merge(ready), &Preconditions::default()).await.unwrap();
+        let (pods, calls, name) = (
+            self.informers.get::<Pod>(Pod::resource(), ListScope::all()),
+            self.calls(Pod::resource()),
+            name.to_owned(),
+        );
+        tokio::spawn(async move {
+            let mut changes = pods.subscribe();
+            let last = AtomicU8::new(1);
+            while let Some(change) = changes.recv().await {
+                if let isopod_client::Change::Applied { new, .. } = change {
+                    pretend(&calls, &name, &last, &new).await;
+                }
+            }
+        });
+    }
+}
+
+async fn pretend(calls: &Calls, node: &str, last: &AtomicU8, pod: &Pod) {
+    let m = &pod.metadata;
+    // The pod may be gone or changed since: then there is another event.
+    if m.is_being_deleted() {
+        let now = Delete { grace_period_seconds: Some(0), ..Delete::default() };
+        let _ = calls.delete(&m.namespace, &m.name, &now).await;
+    } else if pod.spec.node_name.is_empty() {
+        let _ = calls.bind(&m.namespace, &m.name, &m.uid, node).await;
+    } else if pod.status.phase != "Running" {
+        let ip = format!("10.42.0.{}", last.fetch_add(1, Ordering::Relaxed));
+        let now = isopod_api::time::now();
+        let status = json!({"status": {"phase": "Running", "hostIP": "192.0.2.10", "podIP": ip, "podIPs": [{"ip": ip}],
+            "startTime": now, "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now}]}});
+        let none = Preconditions::default();
+        let _ = calls.patch::<Value>(&m.namespace, &m.name, Some("status"), Patch::Strategic(status), &none).await;
+    }
+}
+
+fn deployment(namespace: &str, image: &str) -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": namespace},
+        "spec": {"replicas": 3, "selector": {"matchLabels": {"app": "web"}}, "template": {
+            "metadata": {"labels": {"app": "web"}},
+            "spec": {"containers": [{"name": "web", "image": image, "ports": [{"name": "http", "containerPort": 8080}]}]}}}})
+}
+
+fn service() -> Value {
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "default"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "http"}]}})
+}
+
+fn is_complete(d: &Deployment) -> bool {
+    let s = &d.status;
+    s.observed_generation == d.metadata.generation
+        && s.replicas == 3
+        && s.updated_replicas == 3
+        && s.available_replicas == 3
+}
+
+async fn rolled_out(cluster: &Cluster) -> Arc<Deployment> {
+    let found = cluster
+        .until::<Deployment>(Deployment::resource(), "the deployment is complete", |all| {
+            all.iter()
+                .any(|d| is_complete(d) && d.status.conditions.iter().any(|c| c.reason == "NewReplicaSetAvailable"))
+        })
+        .await;
+    found[0].clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_namespace_gets_its_account_and_authority() {
+    let c = Cluster::start().await;
+    c.until::<ServiceAccount>(ServiceAccount::resource(), "the default service account", |all| {
+        all.iter().any(|a| a.metadata.namespace == "default" && a.metadata.name == "default")
+    })
+    .await;
+    let maps = c
+        .until::<ConfigMap>(ConfigMap::resource(), "the root CA", |all| {
+            all.iter().any(|m| m.metadata.namespace == "kube-system" && m.metadata.name == "kube-root-ca.crt")
+        })
+        .await;
+    let map = maps.iter().find(|m| m.metadata.name == "kube-root-ca.crt").unwrap();
+    assert_eq!(map.data["ca.crt"], "PEM");
+    // It is put back.
+    c.calls(ConfigMap::resource()).delete("default", "kube-root-ca.crt", &Delete::default()).await.unwrap();
+    c.until::<ConfigMap>(ConfigMap::resource(), "the root CA again", |all| {
+        all.iter().any(|m| m.metadata.namespace == "default" && m.metadata.name == "kube-root-ca.crt")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deployment_runs_behind_a_service_rolls_and_goes() {
+    let c = Cluster::start().await;
+    c.pretend_node("n1").await;
+    let nodes = c
+        .until::<Node>(Node::resource(), "the node has a range and no taint", |all| {
+            all.iter().any(|n| !n.spec.pod_cidr.is_empty() && n.spec.taints.is_empty())
+        })
+        .await;
+    assert_eq!(nodes[0].spec.pod_cidrs, ["10.42.0.0/24"]);
+    c.until::<Node>(Node::resource(), "the old labels", |all| {
+        all[0].metadata.labels.contains_key("beta.kubernetes.io/os")
+    })
+    .await;
+
+    let deployments = c.calls(Deployment::resource());
+    deployments.create::<Value>("default", &deployment("default", "web:1")).await.unwrap();
+    c.calls(isopod_client::views::Service::resource()).create::<Value>("default", &service()).await.unwrap();
+    let d = rolled_out(&c).await;
+    assert_eq!(d.metadata.annotations["deployment.kubernetes.io/revision"], "1");
+    let mine = |s: &Arc<EndpointSlice>| s.metadata.labels.get("kubernetes.io/service-name").is_some_and(|n| n == "web");
+    let slices = c
+        .until::<EndpointSlice>(EndpointSlice::resource(), "three endpoints", |all| {
+            all.iter().any(|s| mine(s) && s.endpoints.iter().filter(|e| e.conditions.is_ready()).count() == 3)
+        })
+        .await;
+    assert_eq!(slices.iter().filter(|s| mine(s)).count(), 1, "the empty slice was filled, not joined by another");
+    let slice = slices.iter().find(|s| mine(s)).unwrap();
+    assert_eq!(slice.ports[0].port, Some(8080));
+    assert_eq!(slice.endpoints[0].zone.as_deref(), Some("z1"));
+    c.until::<Endpoints>(Endpoints::resource(), "three addresses", |all| {
+        all.iter()
+            .any(|e| e.metadata.name == "web" && e.subsets[0]["addresses"].as_array().is_some_and(|a| a.len() == 3))
+    })
+    .await;
+
+    // A pod that is deleted is replaced.
+    let pods = c.until::<Pod>(Pod::resource(), "three pods", |all| all.len() == 3).await;
+    c.calls(Pod::resource()).delete("default", &pods[0].metadata.name, &Delete::default()).await.unwrap();
+    let first = pods[0].metadata.uid.clone();
+    c.until::<Pod>(Pod::resource(), "a new pod", |all| {
+        all.len() == 3 && all.iter().all(|p| p.metadata.uid != first && p.is_ready())
+    })
+    .await;
+
+    // A new template is rolled out; its predecessor stays for the history.
+    let image = json!({"spec": {"template": {"spec": {"containers": [{"name": "web", "image": "web:2"}]}}}});
+    deployments
+        .patch::<Value>("default", "web", None, Patch::Strategic(image), &Preconditions::default())
+        .await
+        .unwrap();
+    c.until::<Deployment>(Deployment::resource(), "the second revision", |all| {
+        all.iter().any(|d| is_complete(d) && d.metadata.annotations["deployment.kubernetes.io/revision"] == "2")
+    })
+    .await;
+    let sets = c
+        .until::<ReplicaSet>(ReplicaSet::resource(), "two sets, one empty", |all| {
+            all.len() == 2 && all.iter().filter(|s| s.spec.replicas == Some(0)).count() == 1
+        })
+        .await;
+    assert!(sets.iter().all(|s| s.metadata.controller().is_some_and(|o| o.name == "web")));
+
+    // Scaling up and down.
+    for replicas in [5, 2] {
+        let scale = json!({"spec": {"replicas": replicas}});
+        deployments
+            .patch::<Value>("default", "web", None, Patch::Merge(scale), &Preconditions::default())
+            .await
+            .unwrap();
+        let wanted = replicas as usize;
+        c.until::<Pod>(Pod::resource(), "as many pods as asked for", |all| {
+            all.len() == wanted && all.iter().all(|p| p.is_ready())
+        })
+        .await;
+    }
+
+    // In the background: the deployment goes at once, then its sets and pods.
+    let background = Delete { propagation: Some(Propagation::Background), ..Delete::default() };
+    deployments.delete("default", "web", &background).await.unwrap();
+    c.until::<ReplicaSet>(ReplicaSet::resource(), "no sets", |all| all.is_empty()).await;
+    c.until::<Pod>(Pod::resource(), "no pods", |all| all.is_empty()).await;
+    c.calls(isopod_client::views::Service::resource()).delete("default", "web", &Delete::default()).await.unwrap();
+    c.until::<EndpointSlice>(EndpointSlice::resource(), "no slices of the service", |all| !all.iter().any(mine)).await;
+    c.until::<Endpoints>(Endpoints::resource(), "no endpoints", |all| !all.iter().any(|e| e.metadata.name == "web"))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn foreground_deletion_ends_with_the_owner_and_orphans_stay() {
+    let c = Cluster::start().await;
+    c.pretend_node("n1").await;
+    let deployments = c.calls(Deployment::resource());
+    deployments.create::<Value>("default", &deployment("default", "web:1")).await.unwrap();
+    rolled_out(&c).await;
+    let orphan = Delete { propagation: Some(Propagation::Orphan), ..Delete::default() };
+    deployments.delete("default", "web", &orphan).await.unwrap();
+    c.until::<Deployment>(Deployment::resource(), "no deployment", |all| all.is_empty()).await;
+    let sets = c
+        .until::<ReplicaSet>(ReplicaSet::resource(), "an orphan", |all| {
+            all.len() == 1 && all[0].metadata.owner_references.is_empty()
+        })
+        .await;
+    // A deployment of the same selector and template adopts it.
+    deployments.create::<Value>("default", &deployment("default", "web:1")).await.unwrap();
+    let adopted = c
+        .until::<ReplicaSet>(ReplicaSet::resource(), "an adopted set", |all| {
+            all.iter().any(|s| s.metadata.controller().is_some())
+        })
+        .await;
+    assert_eq!(adopted[0].metadata.uid, sets[0].metadata.uid);
+
+    let foreground = Delete { propagation: Some(Propagation::Foreground), ..Delete::default() };
+    deployments.delete("default", "web", &foreground).await.unwrap();
+    c.until::<Deployment>(Deployment::resource(), "no deployment", |all| all.is_empty()).await;
+    // Read anew: the owner went last.
+    let left: Vec<MetaOnly> = c.calls(ReplicaSet::resource()).list(&ListScope::all()).await.unwrap();
+    assert!(left.is_empty(), "{left:?}");
+    let pods: Vec<MetaOnly> = c.calls(Pod::resource()).list(&ListScope::all()).await.unwrap();
+    assert!(pods.is_empty(), "{pods:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_goes_with_all_that_is_in_it() {
+    let c = Cluster::start().await;
+    c.pretend_node("n1").await;
+    let namespaces = c.calls(Namespace::resource());
+    let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team"}});
+    namespaces.create::<Value>("", &object).await.unwrap();
+    c.calls(Deployment::resource()).create::<Value>("team", &deployment("team", "web:1")).await.unwrap();
+    rolled_out(&c).await;
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "held", "namespace": "team", "finalizers": ["example.com/hold"]}});
+    let maps = c.calls(ConfigMap::resource());
+    maps.create::<Value>("team", &map).await.unwrap();
+    namespaces.delete("", "team", &Delete::default()).await.unwrap();
+    c.until::<Namespace>(Namespace::resource(), "the namespace says what holds it", |all| {
+        all.iter().any(|n| {
+            n.status.conditions.iter().any(|c| c.kind == "NamespaceFinalizersRemaining" && c.status == "True"
+                && c.message == "Some content in the namespace has finalizers remaining: example.com/hold in 1 resource instances")
+        })
+    })
+    .await;
+    let release = json!({"metadata": {"finalizers": null}});
+    maps.patch::<Value>("team", "held", None, Patch::Merge(release), &Preconditions::default()).await.unwrap();
+    c.until::<Namespace>(Namespace::resource(), "no namespace", |all| !all.iter().any(|n| n.metadata.name == "team"))
+        .await;
+    let left: Vec<MetaOnly> = c.calls(Pod::resource()).list(&ListScope::namespace("team")).await.unwrap();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_leave_a_node_that_says_it_is_not_ready() {
+    let c = Cluster::start().await;
+    c.pretend_node("n1").await;
+    // Another node that stays ready: else nothing is evicted.
+    c.until::<Node>(Node::resource(), "the node is ready", |all| all.iter().any(|n| n.spec.taints.is_empty())).await;
+    let nodes = c.calls(Node::resource());
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n2"}});
+    nodes.create::<Value>("", &node).await.unwrap();
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "stays", "namespace": "default"},
+        "spec": {"nodeName": "n2", "containers": [{"name": "c", "image": "i"}],
+            "tolerations": [{"operator": "Exists", "effect": "NoExecute"}]}});
+    let pods = c.calls(Pod::resource());
+    c.until::<ServiceAccount>(ServiceAccount::resource(), "the account", |all| {
+        all.iter().any(|a| a.metadata.namespace == "default")
+    })
+    .await;
+    pods.create::<Value>("default", &pod).await.unwrap();
+    let mut goes = pod.clone();
+    goes["metadata"]["name"] = json!("goes");
+    goes["spec"]["tolerations"] = json!([{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 0}]);
+    pods.create::<Value>("default", &goes).await.unwrap();
+    let now = isopod_api::time::now();
+    let unready = json!({"status": {"conditions": [{"type": "Ready", "status": "False", "reason": "KubeletNotReady",
+        "message": "", "lastHeartbeatTime": now, "lastTransitionTime": now}]}});
+    nodes.patch::<Value>("", "n2", Some("status"), Patch::Merge(unready), &Preconditions::default()).await.unwrap();
+    c.until::<Pod>(Pod::resource(), "only the tolerant pod stays", |all| {
+        all.len() == 1 && all[0].metadata.name == "stays"
+    })
+    .await;
+    let n2: Node = nodes.get("", "n2").await.unwrap();
+    assert!(n2.spec.taints.iter().any(|t| t.key == "node.kubernetes.io/not-ready" && t.effect == "NoExecute"));
+}
