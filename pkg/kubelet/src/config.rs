@@ -75,8 +75,6 @@ pub struct KubeletConfig {
     pub eviction_hard_nodefs_percent: u64,
     pub lease_renew: Duration,
     pub status_update: Duration,
-    /// An unchanged node status is written this often nevertheless.
-    pub status_report: Duration,
     pub cpu_cfs_quota: bool,
     pub container_log_max_size: u64,
     pub container_log_max_files: u32,
@@ -124,7 +122,6 @@ impl Default for KubeletConfig {
             eviction_hard_nodefs_percent: 10,
             lease_renew: Duration::from_secs(10),
             status_update: Duration::from_secs(10),
-            status_report: Duration::from_secs(300),
             cpu_cfs_quota: true,
             container_log_max_size: 10 << 20,
             container_log_max_files: 5,

@@ -17,6 +17,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore};
 
+/// How long a failed pull is shown as such, before the back-off is.
+const SHOWN: Duration = Duration::from_secs(3);
+
 /// What a node shares between its pods.
 #[derive(Clone)]
 pub struct Puller {
@@ -52,8 +55,8 @@ pub struct PodImages {
     puller: Puller,
     pulls: Arc<Mutex<HashMap<String, Pull>>>,
     backoff: Backoff,
-    /// The last failure of each image, said again while it backs off.
-    failures: HashMap<String, String>,
+    /// The last failure of each image and its time, said again while it backs off.
+    failures: HashMap<String, (String, Timestamp)>,
     wake: Arc<Notify>,
 }
 
@@ -135,21 +138,21 @@ impl PodImages {
             }
             Some(Pull::Done(Err(why))) => {
                 self.backoff.failed(image, now, now);
-                self.failures.insert(image.to_owned(), format!("ErrImagePull: {why}"));
-                let again = self.backoff.waits_since_failure(image, now).map(|(until, _)| until);
+                self.failures.insert(image.to_owned(), (why.clone(), now));
                 self.puller.recorder.warning(&about, "Failed", "Error: ErrImagePull");
-                // The next look, at once, shows the back-off.
-                let soon = now + Duration::from_secs(1);
-                return Image::Failed(failed("ErrImagePull", why), Some(again.map_or(soon, |a| a.min(soon))));
+                return Image::Failed(failed("ErrImagePull", why), Some(now + SHOWN));
             }
             _ => {}
+        }
+        if let Some((why, at)) = self.failures.get(image).filter(|(_, at)| now < *at + SHOWN) {
+            return Image::Failed(failed("ErrImagePull", why.clone()), Some(*at + SHOWN));
         }
         if let Some((until, _)) = self.backoff.waits_since_failure(image, now) {
             let message = format!("Back-off pulling image {image:?}");
             self.puller.recorder.normal(&about, "BackOff", message.clone());
             self.puller.recorder.warning(&about, "Failed", "Error: ImagePullBackOff");
             let message = match self.failures.get(image) {
-                Some(why) => format!("{message}: {why}"),
+                Some((why, _)) => format!("{message}: ErrImagePull: {why}"),
                 None => message,
             };
             return Image::Failed(failed("ImagePullBackOff", message), Some(until));

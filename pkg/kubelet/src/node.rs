@@ -21,13 +21,12 @@ pub struct NodeKeeper {
     calls: Calls,
     /// The status that was last written, or read.
     last: Value,
-    reported: Option<jiff::Timestamp>,
 }
 
 impl NodeKeeper {
     pub fn new(shared: Arc<Shared>, resources: Resources) -> Self {
         let calls = Calls::new(shared.client.clone(), Node::resource());
-        NodeKeeper { shared, resources, calls, last: Value::Null, reported: None }
+        NodeKeeper { shared, resources, calls, last: Value::Null }
     }
 
     /// Registers the node, trying until it succeeds; then keeps its status and its lease.
@@ -128,14 +127,10 @@ impl NodeKeeper {
         decode(found)
     }
 
-    /// Writes the status when it says something new, or has not been written for long.
+    /// Writes the status when it says something new: the lease is the heartbeat.
     async fn report(&mut self) -> Result<(), Error> {
         let status = self.observe().await;
-        let now = self.shared.clock.now();
-        let due = self.reported.is_none_or(|at| now >= at + self.shared.cfg.status_report);
-        let first = self.reported.is_none();
-        if node_status::same(&self.last, &status) && !(due && !first) {
-            self.reported.get_or_insert(now);
+        if node_status::same(&self.last, &status) {
             return Ok(());
         }
         let mut body = status.clone();
@@ -147,7 +142,6 @@ impl NodeKeeper {
         let patch = Patch::Strategic(json!({"status": body}));
         self.calls.patch::<Value>("", name, Some("status"), patch, &Preconditions::default()).await?;
         self.last = status;
-        self.reported = Some(now);
         Ok(())
     }
 }

@@ -16,6 +16,8 @@ struct State {
     revision: u64,
     objects: BTreeMap<Key, Value>,
     log: Vec<(u64, &'static str, Key, Value)>,
+    /// Events as they were made: under a clock that stands their names are alike.
+    said: Vec<String>,
 }
 
 /// resource, namespace, name.
@@ -157,8 +159,7 @@ impl Api {
 
     /// `reason: message` of every event.
     pub fn messages(&self) -> Vec<String> {
-        let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
-        self.all("events").iter().map(|e| format!("{}: {}", text(&e["reason"]), text(&e["message"]))).collect()
+        self.0.0.lock().said.clone()
     }
 
     fn write(&self, kind: &'static str, key: Key, mut object: Value) {
@@ -201,6 +202,10 @@ impl Api {
             ),
             Method::POST => {
                 let name = body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+                if t.resource == "events" {
+                    let text = |field: &str| body[field].as_str().unwrap_or_default().to_owned();
+                    self.0.0.lock().said.push(format!("{}: {}", text("reason"), text("message")));
+                }
                 if !name.is_empty() {
                     self.write("ADDED", (t.resource, t.namespace, name), body.clone());
                 }

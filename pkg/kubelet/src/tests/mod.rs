@@ -176,7 +176,7 @@ async fn an_image_that_cannot_be_pulled_backs_off() {
     b.pod("p", json!({"containers": [{"name": "c", "image": "bad:1"}]}));
     let reason = |s: &Value, r: &str| s["containerStatuses"][0]["state"]["waiting"]["reason"] == r;
     b.until("fails", "p", |s| reason(s, "ErrImagePull")).await;
-    b.clock.advance(Duration::from_secs(1));
+    b.clock.advance(Duration::from_secs(3));
     b.until("backs off", "p", |s| reason(s, "ImagePullBackOff")).await;
     b.until_said("BackOff: Back-off pulling image \"bad:1\"").await;
     b.pod("q", json!({"containers": [{"name": "d", "image": "new:1"}]}));
@@ -287,4 +287,50 @@ async fn the_endpoints_ask_who_it_is() {
     let summary: Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(summary["pods"][0]["containers"][0]["cpu"]["usageCoreNanoSeconds"], 5);
     assert_eq!(send(as_admin("/exec/ns/p/c?command=x&output=1")).await.unwrap().status(), 400);
+}
+
+#[tokio::test]
+async fn exec_goes_through_tls_and_a_websocket() {
+    use futures::{SinkExt, StreamExt};
+    use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
+    let b = Bench::new().await;
+    b.pod("p", json!({"containers": [{"name": "c"}]}));
+    b.until("ready", "p", ready).await;
+    let pki = isopod_pki::ServerPki::load_or_create(&b.dir.path().join("tls"), &Default::default()).unwrap();
+    let identity = pki.kubelet_serving("n1", vec![]).unwrap();
+    let server = isopod_pki::tls::server("kubelet", &identity, &pki.client_ca.cert_pem).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(b.kubelet.clone().serve(listener, Arc::new(server), b.stop.clone()));
+    let connect = |identity: Option<&isopod_pki::Identity>| {
+        let config = isopod_pki::tls::client("test", identity, &pki.server_ca.cert_pem, &["http/1.1"]).unwrap();
+        async move {
+            let tcp = tokio::net::TcpStream::connect(addr).await.unwrap();
+            let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+            tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap()
+        }
+    };
+    let request = || {
+        let mut r = "wss://localhost/exec/ns/p/c?command=cat&input=1&output=1".into_client_request().unwrap();
+        r.headers_mut().insert("sec-websocket-protocol", "v5.channel.k8s.io".parse().unwrap());
+        r
+    };
+    let refused = tokio_tungstenite::client_async(request(), connect(None).await).await.unwrap_err();
+    assert!(refused.to_string().contains("401"), "{refused}");
+    let (mut ws, _) =
+        tokio_tungstenite::client_async(request(), connect(Some(&pki.kubelet_client)).await).await.unwrap();
+    ws.send(Message::Binary(b"\x00hello".as_slice().into())).await.unwrap();
+    ws.send(Message::Binary([255u8, 0].as_slice().into())).await.unwrap();
+    let (mut out, mut status) = (Vec::new(), Vec::new());
+    while let Some(Ok(m)) = ws.next().await {
+        match m {
+            Message::Binary(d) if d[0] == 1 => out.extend_from_slice(&d[1..]),
+            Message::Binary(d) if d[0] == 3 => status.extend_from_slice(&d[1..]),
+            _ => {}
+        }
+    }
+    assert_eq!(out, b"hello");
+    let status: Value = serde_json::from_slice(&status).unwrap();
+    assert_eq!(status["details"]["causes"][0]["message"], "7");
+    b.stop.cancel();
 }

@@ -201,8 +201,12 @@ impl Runtime for FakeRuntime {
         let exit_code = self.state.lock().exec.get(&cmd[0]).copied().unwrap_or(0);
         Ok(ExecOutput { exit_code, ..Default::default() })
     }
-    async fn exec(&self, _: &str, _: Vec<String>, _: Streams) -> Result<i32> {
-        Ok(0)
+    /// Copies stdin to stdout and exits with 7.
+    async fn exec(&self, _: &str, _: Vec<String>, mut streams: Streams) -> Result<i32> {
+        if let (Some(mut from), Some(mut to)) = (streams.stdin.take(), streams.stdout.take()) {
+            tokio::io::copy(&mut from, &mut to).await.unwrap();
+        }
+        Ok(7)
     }
     async fn attach(&self, _: &str, _: Streams) -> Result<()> {
         Ok(())

@@ -4,6 +4,7 @@
 use super::{Next, Worker};
 use crate::log_file;
 use crate::pod::PodExt;
+use crate::state::annotation;
 use crate::volumes;
 use isopod_base::errors::Chain;
 use isopod_client::{Delete, Preconditions};
@@ -135,16 +136,21 @@ impl Worker {
             let n = seen.entry(&c.config.name).or_default();
             *n += 1;
             if *n > 2 && c.state != isopod_runtime::ContainerState::Running {
-                old.push((c.id.clone(), c.log_path.clone()));
+                let said = c.config.annotations.get(annotation::TERMINATION_MESSAGE_FILE).cloned();
+                old.push((c.id.clone(), c.log_path.clone(), said));
             }
         }
-        for (id, log) in old {
+        for (id, log, said) in old {
             if let Err(e) = self.shared.runtime.remove_container(&id).await {
                 tracing::debug!(container = id, error = %Chain(&e), "cannot remove an old container");
                 continue;
             }
             if let Err(e) = log_file::remove(&log) {
                 tracing::debug!(log = %log.display(), error = %e, "cannot remove an old log");
+            }
+            if let Some(file) = said {
+                // Its pod's directory takes it along if this does not.
+                let _ = std::fs::remove_file(file);
             }
             self.state.containers.retain(|c| c.id != id);
         }

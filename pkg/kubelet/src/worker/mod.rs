@@ -179,7 +179,7 @@ impl Worker {
             tracing::warn!(pod = %self.pod.display(), error = %Chain(&e), "cannot read the runtime's state");
             return self.retry();
         }
-        if !self.admitted && !gone && !self.pod.is_deleted() && !self.pod.is_terminal() {
+        if !gone && !self.pod.is_deleted() && !self.pod.is_terminal() && !self.finished {
             self.admit();
         }
         let ends = gone || self.pod.is_deleted() || self.finished || self.verdict.is_some() || self.pod.is_terminal();
@@ -232,6 +232,11 @@ impl Worker {
     fn admit(&mut self) {
         let shared = self.shared.clone();
         let mut admitted = shared.admitted.lock();
+        if self.admitted {
+            // An adopted pod counts too; it is not asked again.
+            admitted.insert(self.pod.uid().to_owned(), self.pod.clone());
+            return;
+        }
         let others: Vec<Arc<Pod>> =
             admitted.iter().filter(|(uid, _)| *uid != self.pod.uid()).map(|(_, p)| p.clone()).collect();
         let node = shared.node.get("", &shared.cfg.node_name);
