@@ -36,8 +36,6 @@ pub struct Config {
     pub clock: Clock,
     /// How the server speaks to kubelets through the tunnel: its client certificate and the CA of their serving certificates.
     pub kubelet_tls: Option<Arc<rustls::ClientConfig>>,
-    /// OpenAPI documents; without them `/openapi/` answers 404.
-    pub openapi: Option<Arc<dyn crate::openapi::Documents>>,
     /// Objects that are created at start if they are not there.
     pub bootstrap: Vec<Value>,
     pub max_requests_in_flight: usize,
@@ -60,7 +58,6 @@ impl Config {
             port: 6443,
             clock: Clock::system(),
             kubelet_tls: None,
-            openapi: None,
             bootstrap: Vec::new(),
             max_requests_in_flight: 400,
             max_mutating_requests_in_flight: 200,

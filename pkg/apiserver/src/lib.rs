@@ -42,7 +42,6 @@ mod verbs;
 pub use access::Access;
 pub use authn::{Authenticator, ClientCertificate, PeerCertificates, Refused, bearer_token};
 pub use config::Config;
-pub use openapi::Documents;
 pub use registry::Registry;
 pub use server::{ApiServer, Service, StartError};
 pub use tunnel::{Io, NodeDialer, Tunnels};

@@ -118,7 +118,7 @@ impl Metrics {
         }
         for cache in server.hub.caches() {
             let labels = ResourceLabels { resource: cache.kind.gvr().qualified() };
-            self.objects.get_or_create(&labels).set(cache.len() as i64);
+            self.objects.get_or_create(&labels).set(cache.count() as i64);
             self.watchers.get_or_create(&labels).set(cache.watchers() as i64);
         }
         let mut out = String::new();

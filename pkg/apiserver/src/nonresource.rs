@@ -48,7 +48,7 @@ pub async fn serve(
             let form = negotiate::form(headers, query, false)?;
             Ok(response(200, &form, to_json(&json!({"paths": discovery::paths(server)}))))
         }
-        _ if path.starts_with("/openapi/") => openapi::serve(server, path, query, headers),
+        _ if path.starts_with("/openapi/") => openapi::serve(server, path, query, headers).await,
         _ if path == "/api" || path == "/apis" || path.starts_with("/api/") || path.starts_with("/apis/") => {
             discovery::serve(server, path, headers, query)
         }

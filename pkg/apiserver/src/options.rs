@@ -17,7 +17,6 @@ fn refuse(kind: &str, error: FieldError) -> Status {
 pub struct WriteOptions {
     pub dry_run: bool,
     pub validation: FieldValidation,
-    pub manager: String,
 }
 
 impl WriteOptions {
@@ -33,11 +32,11 @@ impl WriteOptions {
             }
         };
         let dry_run = dry_run(kind, query.all("dryRun"))?;
-        let manager = query.get("fieldManager").unwrap_or_default().to_owned();
-        if manager.len() > 128 {
+        // It is recorded in managedFields once ownership of fields is kept; its rules hold now.
+        if query.get("fieldManager").is_some_and(|m| m.len() > 128) {
             return Err(refuse(kind, FieldError::too_long(&Path::new("fieldManager"), 128)));
         }
-        Ok(WriteOptions { dry_run, validation, manager })
+        Ok(WriteOptions { dry_run, validation })
     }
 }
 

@@ -234,7 +234,10 @@ fn prepare_update(intent: &Intent, new: &mut Value, old: &Value) {
         }
         _ => {}
     }
-    kind.hooks.prepare_update(&intent.ctx(), new, old);
+    // A binding writes node name and condition past the strategy, which would keep them.
+    if intent.subresource != "binding" {
+        kind.hooks.prepare_update(&intent.ctx(), new, old);
+    }
     if kind.hooks.generation() {
         metadata::bump_generation(new, old);
     }

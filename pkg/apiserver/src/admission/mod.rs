@@ -75,7 +75,7 @@ pub async fn mutate(
 ) -> Result<(), Status> {
     let request = Request { server, intent, operation, old };
     for plugin in &server.admission {
-        plugin.mutate(&request, new).await?;
+        plugin.mutate(&request, new).await.inspect_err(|e| refused(plugin.name(), e))?;
     }
     Ok(())
 }
@@ -90,7 +90,11 @@ pub async fn validate(
 ) -> Result<(), Status> {
     let request = Request { server, intent, operation, old };
     for plugin in &server.admission {
-        plugin.validate(&request, new).await?;
+        plugin.validate(&request, new).await.inspect_err(|e| refused(plugin.name(), e))?;
     }
     Ok(())
+}
+
+fn refused(plugin: &str, status: &Status) {
+    tracing::debug!(plugin, %status, "admission refused a write");
 }

@@ -14,7 +14,6 @@ use std::ops::Range;
 pub struct Entry {
     /// `<namespace>/<name>`, or `<name>`.
     pub key: Box<str>,
-    pub revision: i64,
     /// JSON in the stored version, with `resourceVersion`.
     pub body: Bytes,
     digits: Range<u32>,
@@ -57,19 +56,12 @@ impl Entry {
             kind.hooks.selectable(&value).into_iter().map(String::into_boxed_str).collect()
         };
         let labels = head.metadata.labels.unwrap_or_default().into_iter().collect();
-        Ok(Entry { key: key.into(), revision, body, digits, labels, fields })
+        Ok(Entry { key: key.into(), body, digits, labels, fields })
     }
 
     /// The same object with other bytes, which carry no revision: the answer of a dry run.
     pub fn unstored(other: &Entry, body: Bytes) -> Self {
-        Entry {
-            key: other.key.clone(),
-            revision: 0,
-            body,
-            digits: 0..0,
-            labels: other.labels.clone(),
-            fields: other.fields.clone(),
-        }
+        Entry { key: other.key.clone(), body, digits: 0..0, labels: other.labels.clone(), fields: other.fields.clone() }
     }
 
     pub fn name(&self) -> &str {

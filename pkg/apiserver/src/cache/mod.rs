@@ -81,10 +81,6 @@ impl Hub {
         *self.revision.borrow()
     }
 
-    pub fn subscribe(&self) -> watch::Receiver<Revision> {
-        self.revision.subscribe()
-    }
-
     /// Waits until all that is committed now is in the caches, and returns that revision.
     pub async fn fresh(&self) -> Result<Revision, Status> {
         let (newest, _) = self.store.revisions().await.map_err(store_status)?;

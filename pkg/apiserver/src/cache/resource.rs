@@ -211,12 +211,9 @@ impl Cache {
         Snapshot { revision: content.revision, entries: content.entries.clone() }
     }
 
-    pub fn len(&self) -> usize {
+    /// How many objects there are.
+    pub fn count(&self) -> usize {
         self.content.lock().entries.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     pub fn watchers(&self) -> usize {

@@ -6,7 +6,6 @@ pub mod negotiate;
 pub mod splice;
 pub mod table;
 
-use crate::cache::entry::Entry;
 use bytes::Bytes;
 use isopod_kinds::Kind;
 use isopod_schema::facts;
@@ -109,9 +108,4 @@ pub fn meta_object(kind: &str) -> Option<std::sync::Arc<isopod_schema::types::Ob
 pub fn type_of(value: &Value) -> (String, String) {
     let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     (text("apiVersion"), text("kind"))
-}
-
-/// The object of an entry, in the version that `kind` serves.
-pub fn entry_value(kind: &Kind, entry: &Entry) -> Value {
-    served(kind, &entry.body)
 }

@@ -70,15 +70,17 @@ async fn node_status(response: Response) -> Status {
 }
 
 async fn target(server: &ApiServer, call: &Call) -> Result<Option<Target>, Status> {
-    let read = server.read("", &call.info.resource, &call.info.namespace, &call.info.name).await?;
-    let object = read.ok_or_else(|| Status::not_found(&call.kind.gvr(), &call.info.name))?;
+    let proxied = call.info.subresource == "proxy";
+    let name = if proxied { split_name(&call.info.name).1 } else { &call.info.name };
+    let read = server.read("", &call.info.resource, &call.info.namespace, name).await?;
+    let object = read.ok_or_else(|| Status::not_found(&call.kind.gvr(), name))?;
     match (call.info.resource.as_str(), call.info.subresource.as_str()) {
         ("pods", "proxy") => pod_proxy(call, &object).map(Some),
         ("pods", _) => pod(server, call, &object).await,
         ("nodes", _) => {
             let port = kubelet_port(&object);
             let path = with_query(&format!("/{}", call.info.rest), call.parts.uri.query());
-            Ok(Some(Target { node: call.info.name.clone(), address: format!("127.0.0.1:{port}"), tls: true, path }))
+            Ok(Some(Target { node: name.to_owned(), address: format!("127.0.0.1:{port}"), tls: true, path }))
         }
         ("services", _) => service_proxy(server, call, &object).await.map(Some),
         _ => Err(Status::no_such_path()),

@@ -1,0 +1,115 @@
+//! Forms of answers: tables, metadata only, YAML, protobuf, gzip; discovery and health.
+
+use axum::body::Body;
+use http::Request;
+use http_body_util::BodyExt;
+use isopod_schema::{facts, proto};
+use isopod_testkit::{Answer, TestServer};
+use serde_json::{Value, json};
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
+async fn get(s: &TestServer, uri: &str, accept: &str) -> Answer {
+    s.send(Request::get(uri).header("accept", accept).body(Body::empty()).unwrap()).await
+}
+
+fn map(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"a": "b"}})
+}
+
+#[tokio::test]
+async fn tables_and_metadata() {
+    let s = TestServer::start().await;
+    s.post(MAPS, map("m")).await;
+    let table = get(&s, MAPS, "application/json;as=Table;v=v1;g=meta.k8s.io,application/json").await;
+    assert_eq!(
+        (&table.json["kind"], &table.json["apiVersion"]),
+        (&json!("Table"), &json!("meta.k8s.io/v1")),
+        "{}",
+        table.text
+    );
+    let columns: Vec<&str> =
+        table.json["columnDefinitions"].as_array().unwrap().iter().filter_map(|c| c["name"].as_str()).collect();
+    assert_eq!(columns, ["Name", "Data", "Age"]);
+    let row = &table.json["rows"][0];
+    assert_eq!((&row["cells"][0], &row["cells"][1]), (&json!("m"), &json!(1)));
+    assert_eq!(row["object"]["kind"], "PartialObjectMetadata");
+    let list = get(&s, MAPS, "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io").await;
+    assert_eq!(list.json["kind"], "PartialObjectMetadataList");
+    assert_eq!(
+        (&list.json["items"][0]["metadata"]["name"], &list.json["items"][0]["data"]),
+        (&json!("m"), &Value::Null)
+    );
+    let yaml = get(&s, &format!("{MAPS}/m"), "application/yaml").await;
+    assert!(yaml.text.contains("kind: ConfigMap\n"), "{}", yaml.text);
+    let none = get(&s, MAPS, "text/html").await;
+    assert_eq!((none.code, &none.json["reason"]), (406, &json!("NotAcceptable")));
+}
+
+#[tokio::test]
+async fn protobuf_in_and_out() {
+    let s = TestServer::start().await;
+    let schema = facts::builtin().object("io.k8s.api.core.v1.ConfigMap").unwrap();
+    let body = proto::envelope::wrap("v1", "ConfigMap", &proto::encode(&map("p"), &schema));
+    let request =
+        Request::post(MAPS).header("content-type", PROTOBUF).header("accept", PROTOBUF).body(Body::from(body));
+    let response = s.open(request.unwrap()).await;
+    assert_eq!((response.status().as_u16(), response.headers()["content-type"].to_str().unwrap()), (201, PROTOBUF));
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    let unknown = proto::envelope::unwrap(&bytes).unwrap();
+    assert_eq!((unknown.kind.as_str(), unknown.api_version.as_str()), ("ConfigMap", "v1"));
+    let made = proto::decode(unknown.raw, &schema).unwrap();
+    assert_eq!((&made["metadata"]["name"], &made["data"]), (&json!("p"), &json!({"a": "b"})));
+
+    let list = s.open(Request::get(MAPS).header("accept", PROTOBUF).body(Body::empty()).unwrap()).await;
+    let bytes = list.into_body().collect().await.unwrap().to_bytes();
+    let unknown = proto::envelope::unwrap(&bytes).unwrap();
+    let schema = facts::builtin().object("io.k8s.api.core.v1.ConfigMapList").unwrap();
+    let list = proto::decode(unknown.raw, &schema).unwrap();
+    assert_eq!(list["items"][0]["metadata"]["name"], "p");
+    assert!(list["metadata"]["resourceVersion"].as_str().is_some_and(|v| !v.is_empty()));
+}
+
+#[tokio::test]
+async fn large_lists_are_zipped() {
+    let s = TestServer::start().await;
+    for i in 0..40 {
+        let mut large = map(&format!("m{i}"));
+        large["data"]["x"] = "x".repeat(8 << 10).into();
+        s.post(MAPS, large).await;
+    }
+    let request = Request::get(MAPS).header("accept-encoding", "gzip").body(Body::empty()).unwrap();
+    let response = s.open(request).await;
+    assert_eq!(response.headers()["content-encoding"], "gzip");
+    let zipped = response.into_body().collect().await.unwrap().to_bytes();
+    let list: Value = serde_json::from_reader(flate2::read::GzDecoder::new(&zipped[..])).unwrap();
+    assert_eq!(list["items"].as_array().unwrap().len(), 40);
+}
+
+#[tokio::test]
+async fn discovery_and_health() {
+    let s = TestServer::start().await;
+    let v1 = s.get("/api/v1").await;
+    let pods = v1.json["resources"].as_array().unwrap().iter().find(|r| r["name"] == "pods").unwrap().clone();
+    assert_eq!((&pods["kind"], &pods["shortNames"]), (&json!("Pod"), &json!(["po"])));
+    let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
+    let all = get(&s, "/apis", accept).await;
+    assert_eq!(all.json["kind"], "APIGroupDiscoveryList");
+    assert!(all.json["items"].as_array().unwrap().iter().any(|g| g["metadata"]["name"] == "apps"));
+    let etag = all.headers["etag"].to_str().unwrap().to_owned();
+    let again = Request::get("/apis").header("accept", accept).header("if-none-match", etag).body(Body::empty());
+    assert_eq!(s.send(again.unwrap()).await.code, 304);
+    for path in ["/healthz", "/livez", "/readyz", "/readyz/etcd"] {
+        let answer = s.get(path).await;
+        assert_eq!((answer.code, answer.text.as_str()), (200, "ok"), "{path}");
+    }
+    assert_eq!(s.get("/readyz/nothing").await.code, 404);
+    let metrics = s.get("/metrics").await;
+    assert!(
+        metrics.text.contains("apiserver_request_total{verb=\"LIST\"")
+            || metrics.text.contains("apiserver_request_total{"),
+        "{}",
+        metrics.text
+    );
+}

@@ -1,0 +1,127 @@
+//! From a client through the API server and a node's tunnel to its kubelet and its pods.
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use isopod_client::tunnel;
+use isopod_pki::{CertAuthority, Leaf, Usage, tls};
+use isopod_testkit::TestServer;
+use kube::client::Body;
+use serde_json::json;
+use std::convert::Infallible;
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Answers with the path that it was asked for; upgrades echo.
+async fn kubelet(mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let uri = request.uri().to_string();
+    if !request.headers().contains_key("upgrade") {
+        let code = if uri.contains("tailLines=0") { 400 } else { 200 };
+        return Ok(Response::builder().status(code).body(Full::from(uri)).unwrap());
+    }
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let mut io = TokioIo::new(upgrade.await.unwrap());
+        io.write_all(format!("{uri}\n").as_bytes()).await.unwrap();
+        let mut word = [0; 4];
+        io.read_exact(&mut word).await.unwrap();
+        io.write_all(&word).await.unwrap();
+    });
+    let answer = Response::builder().status(101).header("connection", "Upgrade").header("upgrade", "websocket");
+    Ok(answer.body(Full::default()).unwrap())
+}
+
+/// Serves `kubelet` on a free port, with TLS if there is a configuration.
+async fn serve(tls: Option<Arc<rustls::ServerConfig>>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let tls = tls.clone();
+            tokio::spawn(async move {
+                let service = hyper::service::service_fn(kubelet);
+                let http = hyper::server::conn::http1::Builder::new();
+                let _ = match tls {
+                    None => http.serve_connection(TokioIo::new(stream), service).with_upgrades().await,
+                    Some(tls) => {
+                        let stream = tokio_rustls::TlsAcceptor::from(tls).accept(stream).await.unwrap();
+                        http.serve_connection(TokioIo::new(stream), service).with_upgrades().await
+                    }
+                };
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logs_exec_and_proxy_run_through_the_tunnel() {
+    tls::install_provider();
+    let dir = tempfile::tempdir().unwrap();
+    let ca = CertAuthority::load_or_create(dir.path(), "kubelets").unwrap();
+    let leaf =
+        |name, usage| Leaf { common_name: name, organizations: &[], dns_names: vec!["n1".into()], ips: vec![], usage };
+    let serving = ca.issue(&leaf("system:node:n1", Usage::Server)).unwrap();
+    let client = ca.issue(&leaf("kube-apiserver", Usage::Client)).unwrap();
+    let kubelet_tls = tls::client("kubelet", Some(&client), &ca.cert_pem, &["http/1.1"]).unwrap();
+    let mut serving = tls::server("kubelet", &serving, &ca.cert_pem).unwrap();
+    serving.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let s = TestServer::start_with(|c| c.kubelet_tls = Some(Arc::new(kubelet_tls))).await;
+    let (secure, plain) = (serve(Some(Arc::new(serving))).await, serve(None).await);
+
+    let node =
+        json!({"metadata": {"name": "n1"}, "status": {"daemonEndpoints": {"kubeletEndpoint": {"Port": secure}}}});
+    assert_eq!(s.post("/api/v1/nodes", node).await.code, 201);
+    s.post("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})).await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod =
+        json!({"metadata": {"name": "a"}, "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]}});
+    assert_eq!(s.post(pods, pod).await.code, 201);
+    let status = json!({"status": {"podIP": "127.0.0.1"}});
+    s.patch(&format!("{pods}/a/status"), "application/merge-patch+json", status).await;
+    let without = s.get(&format!("{pods}/a/log")).await;
+    assert_eq!(without.code, 500);
+    assert!(without.json["message"].as_str().unwrap().starts_with("error dialing backend: "), "{}", without.text);
+
+    let at = s.listen().await;
+    let client = isopod_client::tls(&at.kubeconfig, "test").await.unwrap();
+    let stop = CancellationToken::new();
+    let dial = Arc::new(tunnel::TcpDial(|_| true));
+    let agent = tokio::spawn(tunnel::run(client.clone(), "n1".into(), dial, stop.clone()));
+    while s.server.dialer().nodes().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let log = s.get(&format!("{pods}/a/log?follow=true&tailLines=5")).await;
+    assert_eq!((log.code, log.text.as_str()), (200, "/containerLogs/default/a/c?follow=true&tailLines=5"));
+    let refused = s.get(&format!("{pods}/a/log?tailLines=0")).await;
+    assert_eq!((refused.code, &refused.json["reason"]), (400, &json!("BadRequest")), "{}", refused.text);
+    let wrong = s.get(&format!("{pods}/a/log?container=x")).await;
+    assert_eq!(wrong.json["message"], "container x is not valid for pod a");
+    let proxied = s.get(&format!("{pods}/a:{plain}/proxy/hello?x=1")).await;
+    assert_eq!((proxied.code, proxied.text.as_str()), (200, "/hello?x=1"));
+    let node = s.get("/api/v1/nodes/n1/proxy/stats/summary").await;
+    assert_eq!(node.text, "/stats/summary");
+
+    let exec = Request::get(format!("{pods}/a/exec?command=echo&command=a%20b&stdin=true&stdout=true"))
+        .header("connection", "Upgrade")
+        .header("upgrade", "websocket")
+        .body(Body::empty());
+    let response = client.send(exec.unwrap()).await.unwrap();
+    assert_eq!(response.status(), 101);
+    let mut io = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    let want = "/exec/default/a/c?input=1&output=1&command=echo&command=a%20b\n";
+    let mut line = vec![0; want.len()];
+    io.read_exact(&mut line).await.unwrap();
+    assert_eq!(String::from_utf8(line).unwrap(), want);
+    io.write_all(b"ping").await.unwrap();
+    let mut word = [0; 4];
+    io.read_exact(&mut word).await.unwrap();
+    assert_eq!(&word, b"ping");
+
+    stop.cancel();
+    let _ = agent.await;
+}
