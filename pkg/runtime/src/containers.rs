@@ -6,9 +6,7 @@ use crate::records::ContainerRecord;
 use crate::runtime::{Container, IsopodRuntime, blocking, io_error, now};
 use crate::sandboxes::{VANISH, limits, new_id};
 use crate::spec;
-use crate::types::{
-    ContainerConfig, ContainerStats, NamespaceMode, Resources, Result, RuntimeError, RuntimeEvent,
-};
+use crate::types::{ContainerConfig, ContainerStats, NamespaceMode, Resources, Result, RuntimeError, RuntimeEvent};
 use crate::users;
 use isopod_shim_protocol::{Request, Response, Rootfs, Start};
 use nix::libc::{SIGKILL, SIGTERM};
@@ -148,7 +146,8 @@ impl IsopodRuntime {
         if container.record.started_at != 0 || container.record.start_failure.is_some() {
             return Err(RuntimeError::StartContainer(format!("container {id} was started before")));
         }
-        let shim = self.shim_of(&container).ok_or_else(|| RuntimeError::NotRunning(container.record.sandbox_id.clone()))?;
+        let shim =
+            self.shim_of(&container).ok_or_else(|| RuntimeError::NotRunning(container.record.sandbox_id.clone()))?;
         let (runtime, record) = (self.clone(), container.record.clone());
         let prepared = blocking(move || runtime.prepare_start(&record)).await?;
         let answer = match prepared {

@@ -226,7 +226,8 @@ impl IsopodRuntime {
             let Some(s) = table.sandboxes.get_mut(sandbox) else { return };
             s.shim = None;
             let (uid, group) = (s.record.config.id.uid.clone(), s.record.config.cgroup_parent.clone());
-            let running = |c: &&Container| c.record.sandbox_id == sandbox && c.exit.is_none() && c.record.started_at != 0;
+            let running =
+                |c: &&Container| c.record.sandbox_id == sandbox && c.exit.is_none() && c.record.started_at != 0;
             let running: Vec<String> = table.containers.values().filter(running).map(|c| c.record.id.clone()).collect();
             (uid, group, running)
         };

@@ -248,7 +248,8 @@ mod tests {
     #[test]
     fn dns_settings_become_a_file() {
         let list = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
-        let dns = DnsConfig { servers: list(&["10.43.0.10"]), searches: list(&["a.b", "b"]), options: list(&["ndots:5"]) };
+        let dns =
+            DnsConfig { servers: list(&["10.43.0.10"]), searches: list(&["a.b", "b"]), options: list(&["ndots:5"]) };
         assert_eq!(resolv_conf(&dns).unwrap(), "search a.b b\nnameserver 10.43.0.10\noptions ndots:5\n");
     }
 

@@ -143,7 +143,8 @@ impl Runtime for IsopodRuntime {
         let mountpoint = self.paths.images();
         let measured = mountpoint.clone();
         let usage = blocking(move || isopod_sys::mount::usage(&measured)).await?;
-        let ([capacity, available, used], [inodes, inodes_free]) = usage.map_err(io_error("measure the image store"))?;
+        let ([capacity, available, used], [inodes, inodes_free]) =
+            usage.map_err(io_error("measure the image store"))?;
         Ok(FsUsage { mountpoint, capacity, available, used, inodes, inodes_free })
     }
 }

@@ -2,8 +2,8 @@
 
 use crate::types::{Result, RuntimeError};
 use isopod_shim_protocol::{self as protocol, Ready, Request, Response, ShimConfig};
-use isopod_sys::process::{SealedProgram, alive, start_time};
 use isopod_sys::fdpass;
+use isopod_sys::process::{SealedProgram, alive, start_time};
 use parking_lot::Mutex;
 use std::io::{self, BufRead};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

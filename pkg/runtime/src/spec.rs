@@ -14,8 +14,17 @@ use std::path::{Path, PathBuf};
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 const MASKED: [&str; 11] = [
-    "/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-    "/proc/timer_list", "/proc/timer_stats", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
 ];
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
@@ -220,8 +229,8 @@ fn devices(config: &ContainerConfig) -> Result<(Vec<Value>, Vec<DeviceRule>), Ru
         host_devices(Path::new("/dev"), &mut nodes);
     }
     for (host, container, access) in &config.devices {
-        let (node, kind, a, b) = device(host, container)
-            .ok_or_else(|| refused(format!("{} is not a device", host.display())))?;
+        let (node, kind, a, b) =
+            device(host, container).ok_or_else(|| refused(format!("{} is not a device", host.display())))?;
         nodes.push(node);
         rules.push(rule(kind, Some(a), Some(b), if access.is_empty() { "rwm" } else { access }));
     }
@@ -246,7 +255,19 @@ fn device(host: &Path, container: &Path) -> Option<(Value, char, u32, u32)> {
 /// All of the node's devices, for a privileged container; not those that each container has of its own.
 fn host_devices(dir: &Path, nodes: &mut Vec<Value>) {
     const OWN: [&str; 14] = [
-        "pts", "shm", "fd", "mqueue", "console", "null", "zero", "full", "random", "urandom", "tty", "ptmx", ".lxc",
+        "pts",
+        "shm",
+        "fd",
+        "mqueue",
+        "console",
+        "null",
+        "zero",
+        "full",
+        "random",
+        "urandom",
+        "tty",
+        "ptmx",
+        ".lxc",
         ".lxd-mounts",
     ];
     let Ok(entries) = std::fs::read_dir(dir) else { return };
@@ -276,7 +297,8 @@ fn seccomp_profile(
         SeccompProfile::RuntimeDefault => Ok(Some(seccomp::default_profile(granted))),
         SeccompProfile::Localhost(path) => {
             let path = parts.seccomp_root.join(path);
-            let said = |e: &dyn std::fmt::Display| refused(format!("cannot load seccomp profile {:?}: {e}", path.display()));
+            let said =
+                |e: &dyn std::fmt::Display| refused(format!("cannot load seccomp profile {:?}: {e}", path.display()));
             let text = std::fs::read(&path).map_err(|e| said(&e))?;
             serde_json::from_slice(&text).map(Some).map_err(|e| said(&e))
         }
@@ -326,7 +348,8 @@ mod tests {
 
     #[test]
     fn the_request_wins_over_the_image() {
-        let image = RunConfig { cmd: list(&["c"]), env: list(&["A=1", "B=2"]), working_dir: "/w".into(), ..Default::default() };
+        let image =
+            RunConfig { cmd: list(&["c"]), env: list(&["A=1", "B=2"]), working_dir: "/w".into(), ..Default::default() };
         let config = ContainerConfig { env: vec![("A".into(), "3".into())], ..Default::default() };
         let made = made(&config, &image).unwrap();
         assert_eq!(made.spec["process"]["env"], json!([PATH, "HOSTNAME=pod", "A=3", "B=2"]));
@@ -360,9 +383,11 @@ mod tests {
     fn mounts_of_the_request_replace_the_runtimes_own() {
         let image = RunConfig { cmd: list(&["c"]), ..Default::default() };
         let at = |path: &str| Mount { host_path: "/tmp".into(), container_path: path.into(), ..Default::default() };
-        let config = ContainerConfig { mounts: vec![at("/a/b"), at("/a"), at("/etc/resolv.conf")], ..Default::default() };
+        let config =
+            ContainerConfig { mounts: vec![at("/a/b"), at("/a"), at("/etc/resolv.conf")], ..Default::default() };
         let spec = made(&config, &image).unwrap().spec;
-        let order: Vec<&str> = spec["mounts"].as_array().unwrap().iter().filter_map(|m| m["destination"].as_str()).collect();
+        let order: Vec<&str> =
+            spec["mounts"].as_array().unwrap().iter().filter_map(|m| m["destination"].as_str()).collect();
         assert_eq!(order[order.len() - 3..], ["/a", "/a/b", "/etc/resolv.conf"]);
         assert_eq!(order.iter().filter(|d| **d == "/etc/resolv.conf").count(), 1);
     }

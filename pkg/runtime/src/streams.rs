@@ -48,7 +48,13 @@ impl Running {
 }
 
 impl IsopodRuntime {
-    async fn begin_exec(&self, id: &str, cmd: Vec<String>, tty: bool, fds: &[OwnedFd]) -> Result<(Running, Option<OwnedFd>)> {
+    async fn begin_exec(
+        &self,
+        id: &str,
+        cmd: Vec<String>,
+        tty: bool,
+        fds: &[OwnedFd],
+    ) -> Result<(Running, Option<OwnedFd>)> {
         let (container, shim) = self.running(id)?;
         let (process, seccomp) = self.exec_process(id, cmd, tty)?;
         let exec = Exec { id: id.to_owned(), process, seccomp, cgroup: container.record.cgroup, tty };
@@ -76,7 +82,8 @@ impl IsopodRuntime {
         let mut process = spec["process"].take();
         process["args"] = json!(cmd);
         process["terminal"] = json!(tty);
-        if tty && let Some(env) = process["env"].as_array_mut()
+        if tty
+            && let Some(env) = process["env"].as_array_mut()
             && !env.iter().any(|v| v.as_str().is_some_and(|v| v.starts_with("TERM=")))
         {
             env.push(json!("TERM=xterm"));
@@ -84,7 +91,12 @@ impl IsopodRuntime {
         Ok((process, seccomp))
     }
 
-    pub(crate) async fn run_exec_sync(&self, id: &str, cmd: Vec<String>, timeout: Option<Duration>) -> Result<ExecOutput> {
+    pub(crate) async fn run_exec_sync(
+        &self,
+        id: &str,
+        cmd: Vec<String>,
+        timeout: Option<Duration>,
+    ) -> Result<ExecOutput> {
         let failed = || io_error("make the exec's pipes");
         let null = File::open("/dev/null").map_err(failed())?;
         let (out_read, out_write) = io::pipe().map_err(failed())?;
@@ -245,7 +257,8 @@ impl IsopodRuntime {
         let host = entry.record.config.network == NamespaceMode::Node;
         let connected = blocking(move || -> io::Result<std::net::TcpStream> {
             let netns = format!("/proc/{}/ns/net", shim.pid);
-            let stream = if host { connect()? } else { isopod_sys::process::in_network_namespace(Path::new(&netns), connect)? };
+            let stream =
+                if host { connect()? } else { isopod_sys::process::in_network_namespace(Path::new(&netns), connect)? };
             stream.set_nonblocking(true)?;
             Ok(stream)
         });

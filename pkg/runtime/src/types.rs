@@ -215,9 +215,20 @@ pub struct ContainerStatus {
 /// Says that something about this sandbox or container changed: look again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RuntimeEvent {
-    ContainerStarted { sandbox_id: String, container_id: String, pod_uid: String },
-    ContainerExited { sandbox_id: String, container_id: String, pod_uid: String },
-    SandboxExited { sandbox_id: String, pod_uid: String },
+    ContainerStarted {
+        sandbox_id: String,
+        container_id: String,
+        pod_uid: String,
+    },
+    ContainerExited {
+        sandbox_id: String,
+        container_id: String,
+        pod_uid: String,
+    },
+    SandboxExited {
+        sandbox_id: String,
+        pod_uid: String,
+    },
     /// Events were lost: relist.
     Lagged,
 }

@@ -44,9 +44,10 @@ pub fn resolve(security: &SecurityContext, image_user: &str, image: &Merged) -> 
         (None, Some(name)) => name.clone(),
         (None, None) => from_image.to_owned(),
     };
-    let entry = passwd.lines().map(|l| l.split(':').collect::<Vec<_>>()).find(|f| {
-        f.len() >= 4 && (f[0] == wanted || (f[2] == wanted && wanted.bytes().all(|b| b.is_ascii_digit())))
-    });
+    let entry = passwd
+        .lines()
+        .map(|l| l.split(':').collect::<Vec<_>>())
+        .find(|f| f.len() >= 4 && (f[0] == wanted || (f[2] == wanted && wanted.bytes().all(|b| b.is_ascii_digit()))));
     let (name, uid, own_group) = match (&entry, wanted.as_str()) {
         (Some(f), _) => (f[0].to_owned(), f[2].parse().unwrap_or(0), f[3].parse().unwrap_or(0)),
         (None, "") => (String::new(), 0, 0),
@@ -96,7 +97,8 @@ mod tests {
         std::fs::create_dir(dir.path().join("etc")).unwrap();
         let passwd = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n";
         std::fs::write(dir.path().join("etc/passwd"), passwd).unwrap();
-        std::fs::write(dir.path().join("etc/group"), "root:x:0:\nextra:x:50:web,other\nweb:x:34:\nwheel:x:10:root\n").unwrap();
+        std::fs::write(dir.path().join("etc/group"), "root:x:0:\nextra:x:50:web,other\nweb:x:34:\nwheel:x:10:root\n")
+            .unwrap();
         let merged = Merged::new(vec![dir.path().into()]);
         (dir, merged)
     }
@@ -113,7 +115,10 @@ mod tests {
         assert_eq!(user(&none, "33").unwrap(), u(33, 34, &[34, 50]));
         assert_eq!(user(&none, "web:extra").unwrap(), u(33, 50, &[50]));
         assert_eq!(user(&none, "1234:5").unwrap(), u(1234, 5, &[5]));
-        assert_eq!(user(&none, "nobody").unwrap_err(), "unable to find user nobody: no matching entries in passwd file");
+        assert_eq!(
+            user(&none, "nobody").unwrap_err(),
+            "unable to find user nobody: no matching entries in passwd file"
+        );
         let s = SecurityContext { run_as_user: Some(1000), supplemental_groups: vec![7], ..Default::default() };
         assert_eq!(user(&s, "web:extra").unwrap(), u(1000, 0, &[0, 7]));
         let s = SecurityContext {

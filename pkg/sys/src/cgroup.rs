@@ -52,7 +52,17 @@ pub struct Usage {
 
 const CPUSET: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
 const CONTROLLERS: [&str; 12] = [
-    "cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "hugetlb", "net_cls", "net_prio",
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "memory",
+    "devices",
+    "freezer",
+    "blkio",
+    "pids",
+    "hugetlb",
+    "net_cls",
+    "net_prio",
     "perf_event",
 ];
 

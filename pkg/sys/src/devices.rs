@@ -213,6 +213,23 @@ mod tests {
         assert_eq!(run(&program(&[rule(Kind::Any, None, None, "rwm")]), 1, write, 8, 0), 1);
     }
 
+    /// With the kernel's own verifier and a real group, where this machine has the version 2 hierarchy.
+    #[test]
+    fn the_kernel_takes_and_obeys_the_program() {
+        use crate::cgroup::Hierarchies;
+        let hierarchies = Hierarchies::detect().unwrap();
+        let group = hierarchies.group(&format!("/isopod-devices-{}", std::process::id())).unwrap();
+        let Some(dir) = group.unified().filter(|_| nix::unistd::geteuid().is_root()) else { return };
+        std::fs::create_dir(&dir).unwrap();
+        let attached = attach(&dir, &[rule(Kind::Char, Some(1), Some(3), "rw")]);
+        let script = format!("echo $$ > {}/cgroup.procs; : < /dev/null && : < /dev/full", dir.display());
+        let run = std::process::Command::new("/bin/sh").args(["-c", &script]).output().unwrap();
+        std::fs::remove_dir(&dir).unwrap();
+        attached.unwrap();
+        let said = String::from_utf8_lossy(&run.stderr);
+        assert!(!run.status.success() && said.contains("/dev/full") && !said.contains("/dev/null"), "{said}");
+    }
+
     #[test]
     fn rules_have_version_1_words() {
         assert_eq!(rule(Kind::Char, Some(1), None, "rw").to_string(), "c 1:* rw");

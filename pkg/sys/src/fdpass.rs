@@ -37,12 +37,7 @@ pub fn receive(from: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<Own
     let mut space = nix::cmsg_space!([i32; MAX_FDS]);
     let mut iov = [IoSliceMut::new(buffer)];
     loop {
-        let got = recvmsg::<UnixAddr>(
-            from.as_fd().as_raw_fd(),
-            &mut iov,
-            Some(&mut space),
-            MsgFlags::MSG_CMSG_CLOEXEC,
-        );
+        let got = recvmsg::<UnixAddr>(from.as_fd().as_raw_fd(), &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC);
         let message = match got {
             Err(nix::errno::Errno::EINTR) => continue,
             other => other?,

@@ -50,13 +50,18 @@ impl Puller {
     }
 
     /// Tries every endpoint with every set of credentials; the last failure of the registry itself is what is told.
-    pub async fn pull(&self, image: &Reference, auths: &[RegistryAuth], progress: Option<ProgressFn>) -> Result<Digest> {
+    pub async fn pull(
+        &self,
+        image: &Reference,
+        auths: &[RegistryAuth],
+        progress: Option<ProgressFn>,
+    ) -> Result<Digest> {
         let say = |p: PullProgress| progress.iter().for_each(|f| f(p.clone()));
         say(PullProgress::Resolving);
-        let endpoints = self.registries.endpoints(image).map_err(|e| ImageError::Registry {
-            registry: image.registry.clone(),
-            why: Chain(&e).to_string(),
-        })?;
+        let endpoints = self
+            .registries
+            .endpoints(image)
+            .map_err(|e| ImageError::Registry { registry: image.registry.clone(), why: Chain(&e).to_string() })?;
         let mut failure = None;
         for endpoint in &endpoints {
             let config = self.registries.config(&endpoint.host, &image.registry);
@@ -97,7 +102,9 @@ impl Puller {
             .map_err(ImageError::json("the image's config"))?;
         let layers = &fetched.manifest.layers;
         if config.rootfs.diff_ids.len() != layers.len() {
-            return Err(ImageError::Malformed("the image's config and manifest differ in their number of layers".into()));
+            return Err(ImageError::Malformed(
+                "the image's config and manifest differ in their number of layers".into(),
+            ));
         }
         let mut parent: Option<Digest> = None;
         let mut wanted = Vec::new();
@@ -130,13 +137,23 @@ impl Puller {
             .map_err(|e| ImageError::io("unpack the image")(io::Error::other(e)))?
     }
 
-    async fn download_layer(&self, session: &Session, layer: &Descriptor, say: &(dyn Fn(PullProgress) + Send + Sync)) -> Result<()> {
+    async fn download_layer(
+        &self,
+        session: &Session,
+        layer: &Descriptor,
+        say: &(dyn Fn(PullProgress) + Send + Sync),
+    ) -> Result<()> {
         let name = layer.digest.to_string();
         self.download(session, layer, &|done, all| say(PullProgress::Layer(name.clone(), done, all))).await
     }
 
     /// Brings a blob in, taking up what an earlier attempt left.
-    async fn download(&self, session: &Session, blob: &Descriptor, say: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<()> {
+    async fn download(
+        &self,
+        session: &Session,
+        blob: &Descriptor,
+        say: &(dyn Fn(u64, u64) + Send + Sync),
+    ) -> Result<()> {
         if self.store.blob(&blob.digest).exists() {
             return Ok(());
         }
@@ -157,7 +174,12 @@ impl Puller {
         }
     }
 
-    async fn download_once(&self, session: &Session, blob: &Descriptor, say: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<()> {
+    async fn download_once(
+        &self,
+        session: &Session,
+        blob: &Descriptor,
+        say: &(dyn Fn(u64, u64) + Send + Sync),
+    ) -> Result<()> {
         use oci_client::client::BlobResponse;
         let failed = |e| ImageError::io(format!("write blob {}", blob.digest))(e);
         let path = self.store.partial(&blob.digest);
@@ -211,18 +233,19 @@ fn enter(store: &Store, mut image: Image, blobs: &[Digest], manifest: &[u8]) -> 
 /// The caller's credentials, the configured ones, and none at all.
 fn credentials(given: &[RegistryAuth], configured: &Auth) -> Vec<ClientAuth> {
     let mut all: Vec<ClientAuth> = given.iter().filter_map(client_auth).collect();
-    let configured = match base64::engine::general_purpose::STANDARD.decode(&configured.auth).ok().map(String::from_utf8) {
-        Some(Ok(pair)) if pair.contains(':') => {
-            let (username, password) = pair.split_once(':').unwrap_or_default();
-            RegistryAuth { username: username.into(), password: password.into(), ..Default::default() }
-        }
-        _ => RegistryAuth {
-            username: configured.username.clone(),
-            password: configured.password.clone(),
-            identity_token: configured.identity_token.clone(),
-            ..Default::default()
-        },
-    };
+    let configured =
+        match base64::engine::general_purpose::STANDARD.decode(&configured.auth).ok().map(String::from_utf8) {
+            Some(Ok(pair)) if pair.contains(':') => {
+                let (username, password) = pair.split_once(':').unwrap_or_default();
+                RegistryAuth { username: username.into(), password: password.into(), ..Default::default() }
+            }
+            _ => RegistryAuth {
+                username: configured.username.clone(),
+                password: configured.password.clone(),
+                identity_token: configured.identity_token.clone(),
+                ..Default::default()
+            },
+        };
     all.extend(client_auth(&configured));
     all.push(ClientAuth::Anonymous);
     all
@@ -286,7 +309,10 @@ impl Session {
         if let Some(expected) = digest
             && Digest::of(&bytes) != *expected
         {
-            return Err(ImageError::WrongDigest { expected: expected.to_string(), found: Digest::of(&bytes).to_string() });
+            return Err(ImageError::WrongDigest {
+                expected: expected.to_string(),
+                found: Digest::of(&bytes).to_string(),
+            });
         }
         let manifest = serde_json::from_slice(&bytes).map_err(ImageError::json("the manifest"))?;
         Ok(Fetched { bytes, manifest })

@@ -171,7 +171,8 @@ mod tests {
         )
         .unwrap();
         let ask = |name: &str| r.endpoints(&Reference::parse(name).unwrap()).unwrap();
-        let e = |https, host: &str, repository: &str| Endpoint { https, host: host.into(), repository: repository.into() };
+        let e =
+            |https, host: &str, repository: &str| Endpoint { https, host: host.into(), repository: repository.into() };
         assert_eq!(
             ask("busybox"),
             [

@@ -173,7 +173,8 @@ impl Store {
             if !self.has_layer(&chain) {
                 progress(i);
                 let from = open(i).map_err(ImageError::io(format!("open layer {diff_id}")))?;
-                let below = Merged::new(layers.iter().rev().map(|l| self.layers().join(short(&l.chain)).join("fs")).collect());
+                let below =
+                    Merged::new(layers.iter().rev().map(|l| self.layers().join(short(&l.chain)).join("fs")).collect());
                 self.unpack_layer(from, &chain, diff_id, &below, &dir)?;
             }
             let size = fs::read_to_string(dir.join("size")).ok().and_then(|t| t.parse().ok()).unwrap_or(0);
@@ -251,7 +252,8 @@ impl Store {
     /// Removes layers and blobs that no image needs and no container stands on (`lowers` as [`Image::lowers`] names them).
     pub fn collect(&self, lowers: &BTreeSet<String>) -> Result<()> {
         let index = self.index.lock();
-        let mut layers: BTreeSet<String> = lowers.iter().filter_map(|l| Some(l.split_once('/')?.0.to_owned())).collect();
+        let mut layers: BTreeSet<String> =
+            lowers.iter().filter_map(|l| Some(l.split_once('/')?.0.to_owned())).collect();
         let mut blobs = BTreeSet::new();
         for image in index.values() {
             layers.extend(image.layers.iter().map(|l| short(&l.chain).to_owned()));

@@ -71,7 +71,9 @@ fn clean(bytes: &[u8]) -> io::Result<PathBuf> {
     for part in Path::new(OsStr::from_bytes(bytes)).components() {
         match part {
             Component::Normal(name) => path.push(name),
-            Component::ParentDir => return Err(io::Error::new(io::ErrorKind::InvalidData, "the path leaves the layer")),
+            Component::ParentDir => {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "the path leaves the layer"));
+            }
             _ => {}
         }
     }
@@ -115,7 +117,13 @@ impl Unpacker<'_> {
         })
     }
 
-    fn make<R: Read>(&mut self, entry: &mut Entry<'_, R>, kind: EntryType, dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    fn make<R: Read>(
+        &mut self,
+        entry: &mut Entry<'_, R>,
+        kind: EntryType,
+        dir: &OwnedFd,
+        name: &OsStr,
+    ) -> io::Result<()> {
         let replaced = clear(dir, name, kind.is_dir())?;
         match kind {
             EntryType::Directory => {
@@ -157,7 +165,13 @@ impl Unpacker<'_> {
     }
 
     /// Owner, mode, attributes and time of what was made.
-    fn finish<R: Read>(&mut self, entry: &mut Entry<'_, R>, dir: &OwnedFd, name: &OsStr, path: &Path) -> io::Result<()> {
+    fn finish<R: Read>(
+        &mut self,
+        entry: &mut Entry<'_, R>,
+        dir: &OwnedFd,
+        name: &OsStr,
+        path: &Path,
+    ) -> io::Result<()> {
         let kind = entry.header().entry_type();
         if kind == EntryType::Link {
             return Ok(());
@@ -371,14 +385,14 @@ mod tests {
     fn a_directory_that_is_not_listed_looks_as_below() {
         let below = tempfile::tempdir().unwrap();
         fs::create_dir(below.path().join("home")).unwrap();
-        fs::set_permissions(below.path().join("home"), fs::Permissions::from_mode(0o2750)).unwrap();
+        fs::set_permissions(below.path().join("home"), fs::Permissions::from_mode(0o1750)).unwrap();
         symlink("home", below.path().join("alias")).unwrap();
         let mut b = Builder::new(vec![]);
         file(&mut b, "home/new/file", "x");
         let (dir, done) = unpacked(b, &Merged::new(vec![below.path().into()]));
         done.unwrap();
         let mode = |p: &str| fs::metadata(dir.path().join("layer").join(p)).unwrap().permissions().mode() & 0o7777;
-        assert_eq!((mode("home"), mode("home/new")), (0o2750, 0o755));
+        assert_eq!((mode("home"), mode("home/new")), (0o1750, 0o755));
     }
 
     #[test]

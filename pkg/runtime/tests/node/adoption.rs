@@ -67,7 +67,8 @@ async fn cleaning_up_leaves_nothing() {
     let (data, state, group) = (&node.config.data_dir, &node.config.state_dir, &node.config.cgroup_root);
     cleanup(data, state, group).unwrap();
     assert!(!data.exists() && !state.exists() && !isopod_sys::process::alive(pid));
-    let left: Vec<_> = isopod_sys::mount::table().unwrap().into_iter().filter(|m| m.path.starts_with(node.path())).collect();
+    let left: Vec<_> =
+        isopod_sys::mount::table().unwrap().into_iter().filter(|m| m.path.starts_with(node.path())).collect();
     assert!(left.is_empty(), "{left:?}");
     assert!(!isopod_sys::cgroup::Hierarchies::detect().unwrap().group(group).unwrap().exists());
     cleanup(data, state, group).unwrap();

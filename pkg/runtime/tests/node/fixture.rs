@@ -30,7 +30,8 @@ impl Node {
     pub async fn new() -> Self {
         assert!(nix::unistd::geteuid().is_root(), "these tests need root");
         let dir = tempfile::tempdir().unwrap();
-        let cgroup_root = format!("/isopod-test-{}", dir.path().file_name().unwrap().to_string_lossy().replace('.', ""));
+        let cgroup_root =
+            format!("/isopod-test-{}", dir.path().file_name().unwrap().to_string_lossy().replace('.', ""));
         let config = RuntimeConfig {
             data_dir: dir.path().join("data"),
             state_dir: dir.path().join("state"),
@@ -190,9 +191,7 @@ pub fn blobs() -> (String, BTreeMap<String, Vec<u8>>) {
     }))
     .unwrap();
     let media = ["application/vnd.oci.image.layer.v1.tar+gzip", "application/vnd.oci.image.layer.v1.tar+zstd"];
-    let layer = |i: usize| {
-        serde_json::json!({"mediaType": media[i], "digest": format!("sha256:{}", sha(&packed[i])), "size": packed[i].len()})
-    };
+    let layer = |i: usize| serde_json::json!({"mediaType": media[i], "digest": format!("sha256:{}", sha(&packed[i])), "size": packed[i].len()});
     let manifest = serde_json::to_vec(&serde_json::json!({
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": {"mediaType": "application/vnd.oci.image.config.v1+json",

@@ -34,10 +34,7 @@ async fn an_archive_is_imported_once_and_removed() {
     node.runtime.import_images(std::io::Cursor::new(archive())).await.unwrap();
     node.runtime.remove_image(IMAGE).await.unwrap();
     assert_eq!(count(), 0);
-    assert!(matches!(
-        node.runtime.create_container("none", shell("c", "")).await,
-        Err(RuntimeError::NoSuchSandbox(_))
-    ));
+    assert!(matches!(node.runtime.create_container("none", shell("c", "")).await, Err(RuntimeError::NoSuchSandbox(_))));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,7 +162,8 @@ impl Registry {
         let index = serde_json::json!({
             "schemaVersion": 2, "mediaType": index_kind, "manifests": [entry(architecture)],
         });
-        let put = self.request("PUT", &format!("/v2/{repository}/manifests/index"), index_kind, index.to_string().as_bytes());
+        let put =
+            self.request("PUT", &format!("/v2/{repository}/manifests/index"), index_kind, index.to_string().as_bytes());
         assert_eq!(put.0, 201);
         manifest
     }
@@ -201,7 +199,9 @@ async fn images_are_pulled_from_a_registry_and_its_mirror() {
 
     // A mirror with a rewrite, in another runtime.
     let mirrored = Node::new().await;
-    let text = format!("mirrors:\n  docker.io:\n    endpoint: [\"http://{host}\"]\n    rewrite:\n      \"^library/(.*)\": \"team/$1\"\n");
+    let text = format!(
+        "mirrors:\n  docker.io:\n    endpoint: [\"http://{host}\"]\n    rewrite:\n      \"^library/(.*)\": \"team/$1\"\n"
+    );
     std::fs::write(&mirrored.config.registries, text).unwrap();
     let runtime = IsopodRuntime::open(mirrored.config.clone()).await.unwrap();
     assert_eq!(runtime.pull_image("box:v1", vec![], None).await.unwrap(), id);
