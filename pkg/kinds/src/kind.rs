@@ -143,6 +143,7 @@ pub trait Hooks: Send + Sync {
     }
     /// Converts a value of the served version to the stored one, and back. The default leaves it alone.
     fn to_storage(&self, _obj: &mut Value) {}
+    #[allow(clippy::wrong_self_convention)]
     fn from_storage(&self, _obj: &mut Value) {}
 }
 

@@ -63,8 +63,7 @@ const fn column(name: &'static str, kind: &'static str, cell: Cell) -> Column {
 
 pub(crate) const NAME: Column =
     Column { format: "name", description: "Name of the object", ..column("Name", "string", |o, _| name(o)) };
-pub(crate) const AGE: Column =
-    Column { description: "Time since the object was made", ..column("Age", "string", |o, now| age(o, now)) };
+pub(crate) const AGE: Column = Column { description: "Time since the object was made", ..column("Age", "string", age) };
 const DATE_AGE: Column = Column { kind: "date", ..AGE };
 const CREATED_AT: Column = Column {
     description: "When the object was made",

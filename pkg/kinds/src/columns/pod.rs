@@ -53,10 +53,10 @@ impl<'a> Restarts<'a> {
     fn add(&mut self, status: &'a Value) {
         self.count += status.int_or("restartCount", 0);
         let at = status.text("lastState.terminated.finishedAt");
-        if let Some(t) = isopod_api::time::parse(at) {
-            if self.last.is_none_or(|(before, _)| before < t) {
-                self.last = Some((t, at));
-            }
+        if let Some(t) = isopod_api::time::parse(at)
+            && self.last.is_none_or(|(before, _)| before < t)
+        {
+            self.last = Some((t, at));
         }
     }
 }

@@ -96,7 +96,7 @@ fn pod_group_status(o: &Value, _: Timestamp) -> Value {
 fn migration_status(o: &Value, _: Timestamp) -> Value {
     let known = ["Running", "Failed", "Succeeded"];
     let all = o.list("status.conditions").iter().filter(|c| c.text("status") == "True").map(|c| c.text("type"));
-    all.filter(|t| known.contains(t)).last().unwrap_or("Unknown").into()
+    all.rev().find(|t| known.contains(t)).unwrap_or("Unknown").into()
 }
 
 fn certificates(kind: &str) -> Option<Vec<Column>> {
@@ -122,7 +122,7 @@ fn certificates(kind: &str) -> Option<Vec<Column>> {
             text("SignerName", field!(text "spec.signerName")),
             text("State", |o, _| {
                 let all = o.list("status.conditions").iter().map(|c| c.text("type"));
-                all.filter(|t| ["Issued", "Denied", "Failed"].contains(t)).last().unwrap_or("Pending").into()
+                all.rev().find(|t| ["Issued", "Denied", "Failed"].contains(t)).unwrap_or("Pending").into()
             }),
             text("UnverifiedUserAnnotations", |o, _| map_text(o.at("spec.unverifiedUserAnnotations")).into()),
         ],

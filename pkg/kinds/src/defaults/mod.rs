@@ -121,7 +121,7 @@ mod tests {
                 "containers": [{"name": "a", "image": "a@sha256:00", "ports": [{"containerPort": 80}],
                 "resources": {"limits": {"cpu": "1.5m"}, "requests": {"memory": "1Gi"}}}]}}),
         );
-        assert_eq!(v.flag("spec.enableServiceLinks"), true);
+        assert!(v.flag("spec.enableServiceLinks"));
         assert_eq!(v.text("spec.serviceAccountName"), "x");
         let c = &v.list("spec.containers")[0];
         assert_eq!(c.list("ports")[0]["hostPort"], 80);
@@ -141,7 +141,7 @@ mod tests {
         );
         let v = defaulted("core.v1.Service", json!({"spec": {"type": "LoadBalancer", "sessionAffinity": "ClientIP"}}));
         assert_eq!(v.int("spec.sessionAffinityConfig.clientIP.timeoutSeconds"), Some(10800));
-        assert_eq!(v.flag("spec.allocateLoadBalancerNodePorts"), true);
+        assert!(v.flag("spec.allocateLoadBalancerNodePorts"));
         assert_eq!(v.text("spec.externalTrafficPolicy"), "Cluster");
     }
 

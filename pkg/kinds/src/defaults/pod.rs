@@ -128,10 +128,10 @@ fn http_get(v: &mut Value) {
 pub(super) fn round_to_milli(list: &mut Value) {
     let Value::Object(map) = list else { return };
     for q in map.values_mut() {
-        if let Some(mut n) = q.as_str().and_then(|s| Quantity::parse(s).ok()) {
-            if !n.round_up(-3) {
-                *q = n.to_string().into();
-            }
+        if let Some(mut n) = q.as_str().and_then(|s| Quantity::parse(s).ok())
+            && !n.round_up(-3)
+        {
+            *q = n.to_string().into();
         }
     }
 }

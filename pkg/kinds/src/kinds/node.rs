@@ -43,11 +43,11 @@ fn pod_cidrs(new: &Value, p: &Path) -> FieldErrors {
             "may specify no more than one CIDR for each IP family",
         ));
     }
-    if let [a, b] = cidrs[..] {
-        if a.contains(':') == b.contains(':') {
-            let m = "may specify no more than one CIDR for each IP family";
-            errs.push(FieldError::invalid(&p, new.at("spec.podCIDRs").clone(), m));
-        }
+    if let [a, b] = cidrs[..]
+        && a.contains(':') == b.contains(':')
+    {
+        let m = "may specify no more than one CIDR for each IP family";
+        errs.push(FieldError::invalid(&p, new.at("spec.podCIDRs").clone(), m));
     }
     errs
 }

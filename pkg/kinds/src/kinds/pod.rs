@@ -270,7 +270,7 @@ mod tests {
         let full = json!({"requests": both, "limits": both});
         for (pod, want) in [
             (pod(&[json!({})]), "BestEffort"),
-            (pod(&[full.clone()]), "Guaranteed"),
+            (pod(std::slice::from_ref(&full)), "Guaranteed"),
             (pod(&[full.clone(), json!({})]), "Burstable"),
             (pod(&[json!({"requests": {"cpu": "1"}})]), "Burstable"),
             (pod(&[json!({"requests": {"cpu": "1"}, "limits": {"cpu": "1000m"}})]), "Burstable"),

@@ -182,11 +182,11 @@ fn limit_order(item: &Value, k: &str, kind: &str, path: &Path) -> FieldErrors {
     let mut errs = Vec::new();
     let mut above =
         |a: &Option<Quantity>, b: &Option<Quantity>, shown: &Option<Quantity>, list: &str, text: [&str; 2]| {
-            if let (Some(a), Some(b), Some(s)) = (a, b, shown) {
-                if a > b {
-                    let m = format!("{} {a} is greater than {} {b}", text[0], text[1]);
-                    errs.push(FieldError::invalid(&path.child(list).key(k), s.to_string(), m));
-                }
+            if let (Some(a), Some(b), Some(s)) = (a, b, shown)
+                && a > b
+            {
+                let m = format!("{} {a} is greater than {} {b}", text[0], text[1]);
+                errs.push(FieldError::invalid(&path.child(list).key(k), s.to_string(), m));
             }
         };
     above(&min, &max, &min, "min", ["min value", "max value"]);
@@ -208,11 +208,11 @@ fn limit_order(item: &Value, k: &str, kind: &str, path: &Path) -> FieldErrors {
             }
         }
     }
-    if let (Some(d), Some(r), false) = (&default, &request, overcommit_allowed(k)) {
-        if d != r {
-            let m = format!("default value {d} must equal to defaultRequest value {r} in {k}");
-            errs.push(FieldError::invalid(&path.child("defaultRequest").key(k), r.to_string(), m));
-        }
+    if let (Some(d), Some(r), false) = (&default, &request, overcommit_allowed(k))
+        && d != r
+    {
+        let m = format!("default value {d} must equal to defaultRequest value {r} in {k}");
+        errs.push(FieldError::invalid(&path.child("defaultRequest").key(k), r.to_string(), m));
     }
     errs
 }

@@ -48,11 +48,11 @@ fn generated_selector(job: &Value) -> FieldErrors {
         }
     }
     let own: serde_json::Map<String, Value> = expected.iter().map(|(k, v)| ((*k).to_owned(), (*v).into())).collect();
-    if let Ok(s) = LabelSelector::from_object(Some(job.at("spec.selector"))) {
-        if !s.matches(&own) {
-            let m = "`selector` not auto-generated";
-            errs.push(FieldError::invalid(&spec_path().child("selector"), job.at("spec.selector").clone(), m));
-        }
+    if let Ok(s) = LabelSelector::from_object(Some(job.at("spec.selector")))
+        && !s.matches(&own)
+    {
+        let m = "`selector` not auto-generated";
+        errs.push(FieldError::invalid(&spec_path().child("selector"), job.at("spec.selector").clone(), m));
     }
     errs
 }
@@ -82,11 +82,11 @@ fn selected_spec(spec: &Value, path: &Path) -> FieldErrors {
     }
     let labels = spec.at("template.metadata.labels");
     let empty = serde_json::Map::new();
-    if let Ok(sel) = LabelSelector::from_object((!s.is_null()).then_some(s)) {
-        if !sel.matches(labels.as_object().unwrap_or(&empty)) {
-            let m = "`selector` does not match template `labels`";
-            errs.push(FieldError::invalid(&child(path, "template.metadata.labels"), labels.clone(), m));
-        }
+    if let Ok(sel) = LabelSelector::from_object((!s.is_null()).then_some(s))
+        && !sel.matches(labels.as_object().unwrap_or(&empty))
+    {
+        let m = "`selector` does not match template `labels`";
+        errs.push(FieldError::invalid(&child(path, "template.metadata.labels"), labels.clone(), m));
     }
     errs
 }

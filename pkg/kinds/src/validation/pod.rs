@@ -82,15 +82,16 @@ pub fn all_containers<'a>(spec: &'a Value, path: &'a Path) -> impl Iterator<Item
 pub fn pod_annotations(meta: &Value, spec: &Value, path: &Path) -> FieldErrors {
     let mut errs = Vec::new();
     let all = meta.at("annotations");
-    if let Some(v) = all.get(MIRROR).and_then(Value::as_str) {
-        if spec.text("nodeName").is_empty() {
-            let m = "must set spec.nodeName if mirror pod annotation is set";
-            errs.push(FieldError::invalid(&path.key(MIRROR), v, m));
-        }
+    if let Some(v) = all.get(MIRROR).and_then(Value::as_str)
+        && spec.text("nodeName").is_empty()
+    {
+        let m = "must set spec.nodeName if mirror pod annotation is set";
+        errs.push(FieldError::invalid(&path.key(MIRROR), v, m));
     }
     const COST: &str = "controller.kubernetes.io/pod-deletion-cost";
     if let Some(v) = all.get(COST).and_then(Value::as_str) {
-        let plain = !v.starts_with('+') && !(v.len() > 1 && v.trim_start_matches('-').starts_with('0'));
+        let padded = v.len() > 1 && v.trim_start_matches('-').starts_with('0');
+        let plain = !padded && !v.starts_with('+');
         if !plain || v.parse::<i32>().is_err() {
             errs.push(FieldError::invalid(&path.key(COST), v, "must be a 32bit integer"));
         }
@@ -461,12 +462,12 @@ fn host_process(spec: &Value, path: &Path) -> FieldErrors {
     for (c, p) in all_containers(spec, path) {
         all += 1;
         let own = c.at("securityContext.windowsOptions.hostProcess").as_bool();
-        if let (Some(a), Some(b)) = (of_pod, own) {
-            if a != b {
-                let p = child(&p, "securityContext.windowsOptions.hostProcess");
-                let m = format!("pod hostProcess value must be identical if both are specified, was {a}");
-                errs.push(FieldError::invalid(&p, b, m));
-            }
+        if let (Some(a), Some(b)) = (of_pod, own)
+            && a != b
+        {
+            let p = child(&p, "securityContext.windowsOptions.hostProcess");
+            let m = format!("pod hostProcess value must be identical if both are specified, was {a}");
+            errs.push(FieldError::invalid(&p, b, m));
         }
         host += usize::from(own.or(of_pod).unwrap_or(false));
     }

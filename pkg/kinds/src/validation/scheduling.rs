@@ -251,7 +251,7 @@ pub fn node_affinity_only_narrows(new: &Value, old: &Value, path: &Path) -> Fiel
             let (a, b) = (n.list(f), o.list(f));
             a.len() >= b.len() && a.iter().zip(b).all(|(x, y)| same(x, y))
         };
-        (!was_empty || is_empty) && lists.iter().all(|f| prefix(&f))
+        (!was_empty || is_empty) && lists.iter().all(prefix)
     };
     let changed = now.iter().zip(before).enumerate().filter(|(_, (n, o))| !grown(n, o));
     let m = "only additions are allowed (no mutations or deletions)";
