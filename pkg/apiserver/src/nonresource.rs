@@ -52,7 +52,7 @@ pub async fn serve(
         _ if path == "/api" || path == "/apis" || path.starts_with("/api/") || path.starts_with("/apis/") => {
             discovery::serve(server, path, headers, query)
         }
-        _ => match health::one(server, path, query).await {
+        _ => match health::one(server, path).await {
             Some(response) => Ok(response),
             None => Err(chain::no_such_path()),
         },

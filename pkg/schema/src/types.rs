@@ -136,6 +136,8 @@ pub struct Field {
     pub nullable: bool,
     /// `x-kubernetes-map-type: atomic` at this place, of an object whose definition does not say so.
     pub atomic: bool,
+    /// `x-kubernetes-map-type: granular` at this place, of an object whose definition says atomic, or of a map.
+    pub granular: bool,
     /// OpenAPI v3 shows a zero default (`""`, `0`, `{}`), which is no default.
     pub zero_default: bool,
     /// Names of the Go structs that are inlined on the way to the field (`VolumeSource`, `TypeMeta`), else empty: type
@@ -162,6 +164,7 @@ impl Field {
             default: None,
             nullable: false,
             atomic: false,
+            granular: false,
             zero_default: false,
             embedded: Box::default(),
             go_type: None,

@@ -102,6 +102,11 @@ impl Catalog {
         INDEX.texts.iter().map(|t| parse::definition_name(t))
     }
 
+    /// The tables as they were compiled in: what a fingerprint of the built-in API is made of.
+    pub fn tables(&self) -> [&'static str; 3] {
+        [KINDS, GVKS, TYPES]
+    }
+
     /// `x-kubernetes-unions` of a definition, as JSON text.
     pub fn unions(&self, name: &str) -> Option<&'static str> {
         let row = *INDEX.by_name.get(name)?;

@@ -115,7 +115,10 @@ fn attribute(f: &mut Field, shape: &mut Shape, key: &str, value: &'static str) {
             });
         }
         "keys" => shape.keys = value.split(',').map(str::to_owned).collect(),
-        "map" => shape.atomic_map = value == "atomic",
+        "map" => {
+            shape.atomic_map = value == "atomic";
+            f.granular = value == "granular";
+        }
         "default" => f.default = serde_json::from_str(value).ok(),
         _ => {}
     }

@@ -8,7 +8,7 @@ mod decode;
 mod encode;
 pub mod envelope;
 mod layout;
-mod wire;
+pub mod wire;
 
 pub use decode::decode;
 pub use encode::{encode, list, watch_event};

@@ -4,14 +4,15 @@
 
 use super::ProtoError;
 
-pub(super) const VARINT: u8 = 0;
-pub(super) const FIXED64: u8 = 1;
-pub(super) const BYTES: u8 = 2;
+pub const VARINT: u8 = 0;
+pub const FIXED64: u8 = 1;
+pub const BYTES: u8 = 2;
 const START_GROUP: u8 = 3;
 const END_GROUP: u8 = 4;
 const FIXED32: u8 = 5;
 
-pub(super) fn put_varint(out: &mut Vec<u8>, mut v: u64) {
+/// A varint.
+pub fn put_varint(out: &mut Vec<u8>, mut v: u64) {
     while v >= 0x80 {
         out.push(v as u8 | 0x80);
         v >>= 7;
@@ -19,23 +20,23 @@ pub(super) fn put_varint(out: &mut Vec<u8>, mut v: u64) {
     out.push(v as u8);
 }
 
-pub(super) fn put_tag(out: &mut Vec<u8>, tag: u32, wire_type: u8) {
+pub fn put_tag(out: &mut Vec<u8>, tag: u32, wire_type: u8) {
     put_varint(out, u64::from(tag) << 3 | u64::from(wire_type));
 }
 
-pub(super) fn put_int(out: &mut Vec<u8>, tag: u32, v: i64) {
+pub fn put_int(out: &mut Vec<u8>, tag: u32, v: i64) {
     put_tag(out, tag, VARINT);
     put_varint(out, v as u64);
 }
 
-pub(super) fn put_bytes(out: &mut Vec<u8>, tag: u32, bytes: &[u8]) {
+pub fn put_bytes(out: &mut Vec<u8>, tag: u32, bytes: &[u8]) {
     put_tag(out, tag, BYTES);
     put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
 
 /// Writes a message whose length is known only after its content.
-pub(super) fn put_message(out: &mut Vec<u8>, tag: u32, content: impl FnOnce(&mut Vec<u8>)) {
+pub fn put_message(out: &mut Vec<u8>, tag: u32, content: impl FnOnce(&mut Vec<u8>)) {
     put_tag(out, tag, BYTES);
     let start = out.len();
     out.push(0);
@@ -45,18 +46,18 @@ pub(super) fn put_message(out: &mut Vec<u8>, tag: u32, content: impl FnOnce(&mut
     out.splice(start..=start, length);
 }
 
-pub(super) struct Reader<'a>(&'a [u8]);
+pub struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    pub fn new(bytes: &'a [u8]) -> Self {
         Reader(bytes)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub(super) fn varint(&mut self) -> Result<u64, ProtoError> {
+    pub fn varint(&mut self) -> Result<u64, ProtoError> {
         let mut v = 0u64;
         for (i, b) in self.0.iter().enumerate() {
             if i >= 10 {
@@ -72,7 +73,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Field number and wire type.
-    pub(super) fn tag(&mut self) -> Result<(u64, u8), ProtoError> {
+    pub fn tag(&mut self) -> Result<(u64, u8), ProtoError> {
         let v = self.varint()?;
         let (tag, wire_type) = (v >> 3, (v & 7) as u8);
         match wire_type {
@@ -89,18 +90,18 @@ impl<'a> Reader<'a> {
     }
 
     /// A length and that many bytes.
-    pub(super) fn bytes(&mut self) -> Result<&'a [u8], ProtoError> {
+    pub fn bytes(&mut self) -> Result<&'a [u8], ProtoError> {
         let n = self.varint()?;
         self.take(usize::try_from(n).map_err(|_| ProtoError::UnexpectedEof)?)
     }
 
-    pub(super) fn fixed64(&mut self) -> Result<u64, ProtoError> {
+    pub fn fixed64(&mut self) -> Result<u64, ProtoError> {
         let bytes = self.take(8)?;
         Ok(bytes.iter().rev().fold(0, |v, b| v << 8 | u64::from(*b)))
     }
 
     /// Drops the value of an unknown field.
-    pub(super) fn skip(&mut self, wire_type: u8) -> Result<(), ProtoError> {
+    pub fn skip(&mut self, wire_type: u8) -> Result<(), ProtoError> {
         let mut groups = 0u32;
         let mut wire_type = wire_type;
         loop {

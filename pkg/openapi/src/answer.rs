@@ -1,0 +1,181 @@
+//! What a server answers to a request for a document, without any HTTP library.
+
+use crate::{V2_PROTOBUF, V3_PROTOBUF, hash, v2, v2_protobuf, v3, v3_index, v3_protobuf};
+use isopod_kinds::Kind;
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
+
+const JSON: &str = "application/json";
+/// Names that older clients give to the protobuf forms.
+const V2_PROTOBUF_OLD: &str = "application/com.github.googleapis.gnostic.OpenAPIv2@68f4ded+protobuf";
+const V2_PROTOBUF_DEPRECATED: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+const V3_PROTOBUF_DEPRECATED: &str = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf";
+
+/// A complete answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// 200, 301 (see `location`) or 406.
+    pub status: u16,
+    pub content_type: &'static str,
+    /// Without quotes; empty where there is none. A server may answer 304 to an `If-None-Match` of it.
+    pub etag: String,
+    /// The request named the right hash: the answer may be cached for ever (`Cache-Control: public, immutable`).
+    pub immutable: bool,
+    pub location: Option<String>,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    fn ok(content_type: &'static str, etag: String, body: Vec<u8>) -> Self {
+        Answer { status: 200, content_type, etag, immutable: false, location: None, body }
+    }
+}
+
+/// Media types of an `Accept` header in the order of preference, parameters dropped.
+fn accepted(accept: &str) -> Vec<String> {
+    let mut clauses: Vec<(String, u32)> = accept
+        .split(',')
+        .filter_map(|clause| {
+            let mut parts = clause.split(';').map(str::trim);
+            let media_type = parts.next().filter(|m| !m.is_empty())?.to_owned();
+            let q = parts.find_map(|p| p.strip_prefix("q=")).and_then(|q| q.parse::<f32>().ok()).unwrap_or(1.0);
+            Some((media_type, (q * 1000.0) as u32))
+        })
+        .collect();
+    clauses.sort_by_key(|(_, q)| std::cmp::Reverse(*q));
+    if clauses.is_empty() {
+        return vec!["*/*".to_owned()];
+    }
+    clauses.into_iter().map(|(media_type, _)| media_type).collect()
+}
+
+/// Chooses between JSON and protobuf; `None`: neither is wanted.
+fn negotiate(accept: &str, protobuf: &[&'static str]) -> Option<&'static str> {
+    accepted(accept).iter().find_map(|wanted| match wanted.as_str() {
+        JSON | "*/*" | "application/*" => Some(JSON),
+        // The name with `@` is no valid media type: answers carry the one with dots.
+        other => protobuf.iter().find(|p| other.eq_ignore_ascii_case(p)).and_then(|_| protobuf.last().copied()),
+    })
+}
+
+/// Answers `GET /openapi/…`. `requested_hash` is the query parameter `hash`, empty without one. `None`: no such document.
+pub fn answer(kinds: &[Arc<Kind>], path: &str, requested_hash: &str, accept: &str) -> Option<Answer> {
+    match path.trim_matches('/') {
+        "openapi/v2" => Some(swagger(kinds, accept)),
+        "openapi/v3" => {
+            let body = v3_index(kinds).to_string().into_bytes();
+            Some(Answer::ok(JSON, hex::encode_upper(Sha256::digest(&body)), body))
+        }
+        other => group_version(kinds, other.strip_prefix("openapi/v3/")?, requested_hash, accept),
+    }
+}
+
+fn not_acceptable() -> Answer {
+    Answer { status: 406, ..Answer::ok(JSON, String::new(), Vec::new()) }
+}
+
+fn swagger(kinds: &[Arc<Kind>], accept: &str) -> Answer {
+    let Some(content_type) = negotiate(accept, &[V2_PROTOBUF, V2_PROTOBUF_OLD, V2_PROTOBUF_DEPRECATED]) else {
+        return not_acceptable();
+    };
+    let mut digest = Sha256::new();
+    crate::group_versions(kinds).iter().for_each(|gv| digest.update(hash(kinds, gv)));
+    let document = v2(kinds);
+    let body = if content_type == JSON { document.to_string().into_bytes() } else { v2_protobuf(&document) };
+    Answer::ok(content_type, hex::encode_upper(digest.finalize()), body)
+}
+
+fn group_version(kinds: &[Arc<Kind>], path: &str, requested_hash: &str, accept: &str) -> Option<Answer> {
+    if !crate::group_versions(kinds).contains(path) {
+        return None;
+    }
+    let Some(content_type) = negotiate(accept, &[V3_PROTOBUF, V3_PROTOBUF_DEPRECATED]) else {
+        return Some(not_acceptable());
+    };
+    let current = hash(kinds, path);
+    if !requested_hash.is_empty() && requested_hash != current {
+        let location = format!("/openapi/v3/{path}?hash={current}");
+        return Some(Answer { status: 301, location: Some(location), ..Answer::ok(content_type, current, Vec::new()) });
+    }
+    let document = v3(kinds, path)?;
+    let body = if content_type == JSON { document.to_string().into_bytes() } else { v3_protobuf(&document) };
+    Some(Answer { immutable: !requested_hash.is_empty(), ..Answer::ok(content_type, current, body) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use isopod_kinds::table;
+    use isopod_schema::proto::wire::Reader;
+
+    #[test]
+    fn negotiation_and_caching() {
+        let kinds = table::builtin();
+        let get = |path: &str, hash: &str, accept: &str| answer(&kinds, path, hash, accept);
+        let index = get("/openapi/v3", "", "application/json").expect("served");
+        let index: serde_json::Value = serde_json::from_slice(&index.body).expect("JSON");
+        let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().expect("listed");
+        let (path, hash) = url.split_once("?hash=").expect("with its hash");
+
+        let json = get(path, hash, "*/*").expect("served");
+        assert_eq!((json.status, json.content_type, json.immutable), (200, JSON, true));
+        let proto = get(path, hash, V3_PROTOBUF).expect("served");
+        assert_eq!((proto.status, proto.content_type), (200, V3_PROTOBUF));
+        assert_eq!(proto.etag, json.etag);
+        let old = get(path, "old", JSON).expect("served");
+        assert_eq!((old.status, old.location.as_deref()), (301, Some(url)));
+        assert!(!get(path, "", JSON).expect("served").immutable);
+        assert_eq!(get(path, "", "text/html").expect("served").status, 406);
+        assert_eq!(get("/openapi/v3/apis/nothing/v1", "", JSON), None);
+        let preferred = format!("text/html, {JSON};q=0.5, {V3_PROTOBUF}");
+        assert_eq!(get(path, "", &preferred).expect("served").content_type, V3_PROTOBUF);
+    }
+
+    /// The bytes of the first field with this number, of the message at the end of a path of numbers.
+    fn find<'a>(message: &'a [u8], path: &[(u64, Option<&str>)]) -> Option<&'a [u8]> {
+        let Some(((wanted, name), rest)) = path.split_first() else { return Some(message) };
+        let mut r = Reader::new(message);
+        while !r.is_empty() {
+            let (tag, wire_type) = r.tag().expect("valid");
+            if wire_type != 2 {
+                r.skip(wire_type).expect("valid");
+                continue;
+            }
+            let content = r.bytes().expect("valid");
+            let named = |n: &str| find(content, &[(1, None)]) == Some(n.as_bytes());
+            if tag == *wanted && name.is_none_or(named) {
+                let found = find(content, rest);
+                if found.is_some() {
+                    return found;
+                }
+            }
+        }
+        None
+    }
+
+    /// What kubectl looks for before it sends `fieldValidation` and `dryRun`.
+    #[test]
+    fn kubectl_finds_query_parameters_in_protobuf() {
+        let kinds = table::builtin();
+        let document = answer(&kinds, "/openapi/v3/apis/apps/v1", "", V3_PROTOBUF).expect("served").body;
+        let path = "/apis/apps/v1/namespaces/{namespace}/deployments/{name}";
+        // Document.paths.path[name].value.patch
+        let patch = find(&document, &[(4, None), (1, Some(path)), (2, None), (10, None)]).expect("a PATCH operation");
+        let extension = "x-kubernetes-group-version-kind";
+        let yaml = find(patch, &[(13, Some(extension)), (2, None), (2, None)]).expect("the extension");
+        let gvk: serde_json::Value = serde_json::from_slice(yaml).expect("JSON is YAML");
+        assert_eq!(gvk, serde_json::json!({"group": "apps", "version": "v1", "kind": "Deployment"}));
+        for name in ["fieldValidation", "dryRun"] {
+            // Operation.parameters[].parameter.name
+            let mut r = Reader::new(patch);
+            let mut names = Vec::new();
+            while !r.is_empty() {
+                match r.tag().expect("valid") {
+                    (6, 2) => names.extend(find(r.bytes().expect("valid"), &[(1, None), (1, None)])),
+                    (_, wire_type) => r.skip(wire_type).expect("valid"),
+                }
+            }
+            assert!(names.contains(&name.as_bytes()), "{name}");
+        }
+    }
+}

@@ -1,0 +1,418 @@
+//! Schemas as OpenAPI shows them.
+
+use crate::descriptions::Descriptions;
+use crate::swagger;
+use isopod_kinds::Kind;
+use isopod_schema::facts;
+use isopod_schema::types::{Constraints, Field, ListType, Node, Object};
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+pub const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
+const EXTENSIONS: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.";
+const RAW_EXTENSION: &str = "io.k8s.apimachinery.pkg.runtime.RawExtension";
+const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
+const INT_OR_STRING: &str = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Flavor {
+    V2,
+    V3,
+}
+
+/// Makes definitions by name.
+pub struct Definitions {
+    flavor: Flavor,
+    descriptions: Descriptions,
+    /// `x-kubernetes-group-version-kind` of each definition that stands for kinds.
+    gvks: HashMap<String, BTreeSet<(String, String, String)>>,
+    /// Some kind can be watched, which its paths do not show.
+    watchable: bool,
+    /// Custom resources and their lists, by definition name.
+    custom: HashMap<String, Custom>,
+}
+
+struct Custom {
+    schema: Arc<Object>,
+    list: bool,
+    item: String,
+}
+
+/// The definition's name of a kind: from its schema, or, for a custom resource, upstream's form of group, version and kind.
+pub fn definition_name(kind: &Kind) -> String {
+    if !kind.schema.custom && !kind.schema.name.is_empty() {
+        return kind.schema.name.clone();
+    }
+    let mut parts: Vec<&str> = kind.gvk.group.split('.').rev().collect();
+    parts.extend([kind.gvk.version.as_str(), kind.gvk.kind.as_str()]);
+    parts.join(".")
+}
+
+/// `apps/v1` → (`apps`, `v1`).
+fn split(api_version: &str) -> (String, String) {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    (group.to_owned(), version.to_owned())
+}
+
+impl Definitions {
+    /// `kinds` are those that the document is about.
+    pub fn new(kinds: &[Arc<Kind>], flavor: Flavor) -> Self {
+        let mut gvks: HashMap<String, BTreeSet<(String, String, String)>> = HashMap::new();
+        let mut add = |definition: String, gv: (String, String), kind: &str| {
+            gvks.entry(definition).or_default().insert((gv.0, gv.1, kind.to_owned()));
+        };
+        for (api_version, kind, definition) in facts::builtin().gvks() {
+            add(definition.to_owned(), split(api_version), kind);
+        }
+        let mut custom = HashMap::new();
+        for kind in kinds {
+            let gv = (kind.gvk.group.clone(), kind.gvk.version.clone());
+            for shared in ["DeleteOptions", "WatchEvent"] {
+                add(format!("{META}{shared}"), gv.clone(), shared);
+            }
+            if kind.schema.custom {
+                let name = definition_name(kind);
+                let item = Custom { schema: kind.schema.clone(), list: false, item: name.clone() };
+                let list = Custom { schema: kind.schema.clone(), list: true, item: name.clone() };
+                let list_kind = format!("{}List", kind.gvk.kind);
+                add(name.clone(), gv.clone(), &kind.gvk.kind);
+                add(format!("{name}List"), gv, &list_kind);
+                custom.insert(format!("{name}List"), list);
+                custom.insert(name, item);
+            }
+        }
+        let watchable = kinds.iter().any(|k| k.verbs.iter().any(|v| v == "watch"));
+        Definitions { flavor, descriptions: Descriptions::unpack(), gvks, watchable, custom }
+    }
+
+    /// Every definition that `root` refers to, and those that these refer to.
+    pub fn reachable(&self, root: &Value) -> Value {
+        let mut out = BTreeMap::new();
+        let mut queue = BTreeSet::new();
+        references(root, &mut queue);
+        if self.watchable {
+            queue.insert(format!("{META}WatchEvent"));
+        }
+        while let Some(name) = queue.pop_first() {
+            if out.contains_key(&name) {
+                continue;
+            }
+            let definition = self.definition(&name);
+            references(&definition, &mut queue);
+            out.insert(name, definition);
+        }
+        Value::Object(out.into_iter().collect())
+    }
+
+    fn reference(&self, name: &str) -> Value {
+        match self.flavor {
+            Flavor::V2 => json!({"$ref": format!("#/definitions/{name}")}),
+            Flavor::V3 => json!({"$ref": format!("#/components/schemas/{name}")}),
+        }
+    }
+
+    fn definition(&self, name: &str) -> Value {
+        let mut out = match (self.custom.get(name), self.special(name)) {
+            (Some(custom), _) if custom.list => self.custom_list(custom),
+            (Some(custom), _) => self.custom(&custom.schema, true),
+            (_, Some(special)) => special,
+            _ => match facts::builtin().object(name) {
+                Some(object) => self.object(&object),
+                None => Map::new(),
+            },
+        };
+        if let Some(text) = self.descriptions.definition(name) {
+            out.entry("description").or_insert(Value::String(text));
+        }
+        if let Some(gvks) = self.gvks.get(name) {
+            let list = gvks.iter().map(|(g, v, k)| json!({"group": g, "version": v, "kind": k})).collect();
+            out.insert("x-kubernetes-group-version-kind".to_owned(), Value::Array(list));
+        }
+        Value::Object(out)
+    }
+
+    /// Definitions that are no structs in JSON.
+    fn special(&self, name: &str) -> Option<Map<String, Value>> {
+        let v3 = self.flavor == Flavor::V3;
+        let value = match name {
+            QUANTITY if v3 => json!({"oneOf": [{"type": "string"}, {"type": "number"}]}),
+            QUANTITY => json!({"type": "string"}),
+            INT_OR_STRING if v3 => {
+                json!({"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]})
+            }
+            INT_OR_STRING => json!({"format": "int-or-string", "type": "string"}),
+            RAW_EXTENSION => json!({"type": "object"}),
+            "io.k8s.apimachinery.pkg.version.Info" => version_info(v3),
+            _ => match (name.strip_prefix(META), name.strip_prefix(EXTENSIONS)) {
+                (Some("Time" | "MicroTime"), _) => json!({"format": "date-time", "type": "string"}),
+                (Some("Duration"), _) => json!({"type": "string"}),
+                (Some("FieldsV1" | "Patch"), _) => json!({"type": "object"}),
+                (
+                    _,
+                    Some("JSON" | "JSONSchemaPropsOrArray" | "JSONSchemaPropsOrBool" | "JSONSchemaPropsOrStringArray"),
+                ) => json!({}),
+                _ => return None,
+            },
+        };
+        value.as_object().cloned()
+    }
+
+    fn object(&self, object: &Object) -> Map<String, Value> {
+        let mut out = Map::new();
+        out.insert("type".to_owned(), json!("object"));
+        let properties: Map<String, Value> =
+            object.fields.iter().map(|f| (f.name.clone(), self.property(object, f))).collect();
+        if !properties.is_empty() {
+            out.insert("properties".to_owned(), Value::Object(properties));
+        }
+        required(&mut out, object);
+        if object.atomic {
+            out.insert("x-kubernetes-map-type".to_owned(), json!("atomic"));
+        }
+        if let Some(unions) = facts::builtin().unions(&object.name).and_then(|t| serde_json::from_str(t).ok()) {
+            out.insert("x-kubernetes-unions".to_owned(), unions);
+        }
+        out
+    }
+
+    fn property(&self, object: &Object, f: &Field) -> Value {
+        let mut out = match self.node(&f.node, f.go_type.as_deref()) {
+            Value::Object(map) => map,
+            _ => Map::new(),
+        };
+        let description = self.descriptions.field(&object.name, &f.name);
+        let default = self.default(f);
+        // v3 allows no siblings of a reference.
+        if self.flavor == Flavor::V3 && out.contains_key("$ref") && (description.is_some() || default.is_some()) {
+            out = [("allOf".to_owned(), Value::Array(vec![Value::Object(out)]))].into_iter().collect();
+        }
+        if let Some(text) = description {
+            out.insert("description".to_owned(), Value::String(text));
+        }
+        if let Some(default) = default {
+            out.insert("default".to_owned(), default);
+        }
+        if f.atomic {
+            out.insert("x-kubernetes-map-type".to_owned(), json!("atomic"));
+        }
+        if f.granular {
+            out.insert("x-kubernetes-map-type".to_owned(), json!("granular"));
+        }
+        patch_strategy(&mut out, f);
+        Value::Object(out)
+    }
+
+    /// Only v3 shows defaults, of which most are zero values.
+    fn default(&self, f: &Field) -> Option<Value> {
+        if self.flavor == Flavor::V2 {
+            return None;
+        }
+        if !f.zero_default {
+            return f.default.clone();
+        }
+        Some(match &f.node {
+            Node::String | Node::Bytes => json!(""),
+            Node::Bool => json!(false),
+            Node::Int32 | Node::Int64 | Node::Double => json!(0),
+            _ => json!({}),
+        })
+    }
+
+    /// The schema of a value. `go` is the name of its Go type, which tells the kinds of "any JSON" apart.
+    fn node(&self, node: &Node, go: Option<&str>) -> Value {
+        let meta = |name: &str| self.reference(&format!("{META}{name}"));
+        let extension = |name: &str| self.reference(&format!("{EXTENSIONS}{name}"));
+        match node {
+            Node::Bool => json!({"type": "boolean"}),
+            Node::Int32 => json!({"type": "integer", "format": "int32"}),
+            Node::Int64 => json!({"type": "integer", "format": "int64"}),
+            Node::Double => json!({"type": "number", "format": "double"}),
+            Node::String => json!({"type": "string"}),
+            Node::Bytes => json!({"type": "string", "format": "byte"}),
+            Node::Quantity => self.reference(QUANTITY),
+            Node::IntOrString => self.reference(INT_OR_STRING),
+            Node::Time => meta("Time"),
+            Node::MicroTime => meta("MicroTime"),
+            Node::Duration => meta("Duration"),
+            Node::FieldsV1 => meta("FieldsV1"),
+            Node::Any if go.is_some_and(|g| g.ends_with(".JSON")) => extension("JSON"),
+            Node::Any if go.is_some_and(|g| g.contains("interface")) => json!({}),
+            Node::Any => self.reference(RAW_EXTENSION),
+            Node::Object(o) => self.reference(&o.get().name),
+            Node::SchemaOrBool(_) => extension("JSONSchemaPropsOrBool"),
+            Node::SchemaOrArray(_) => extension("JSONSchemaPropsOrArray"),
+            Node::SchemaOrStringArray(_) => extension("JSONSchemaPropsOrStringArray"),
+            Node::List(list) => {
+                let mut out = json!({"type": "array", "items": self.node(&list.item, go)});
+                list_type(&mut out, node);
+                out
+            }
+            Node::Map(m) => {
+                let mut out = json!({"type": "object", "additionalProperties": self.node(&m.value, None)});
+                if m.atomic {
+                    out["x-kubernetes-map-type"] = json!("atomic");
+                }
+                out
+            }
+            _ => json!({}),
+        }
+    }
+
+    /// A custom resource's schema, where objects have no names of their own and constraints are kept.
+    fn custom(&self, object: &Object, root: bool) -> Map<String, Value> {
+        let mut out = match &object.constraints {
+            Some(Value::Object(map)) => map.clone(),
+            _ => Map::new(),
+        };
+        if !object.fields.is_empty() || !object.preserve_unknown {
+            out.insert("type".to_owned(), json!("object"));
+        }
+        let mut properties = Map::new();
+        for f in &object.fields {
+            let schema = match (&f.node, f.name.as_str()) {
+                (_, "metadata") if root => self.reference(&format!("{META}ObjectMeta")),
+                _ => self.custom_field(f),
+            };
+            properties.insert(f.name.clone(), schema);
+        }
+        if root {
+            for (name, schema) in type_meta() {
+                properties.insert(name, schema);
+            }
+            properties.entry("metadata").or_insert_with(|| self.reference(&format!("{META}ObjectMeta")));
+        }
+        if !properties.is_empty() {
+            out.insert("properties".to_owned(), Value::Object(properties));
+        }
+        required(&mut out, object);
+        if object.preserve_unknown {
+            out.insert("x-kubernetes-preserve-unknown-fields".to_owned(), json!(true));
+        }
+        if object.embedded_resource {
+            out.insert("x-kubernetes-embedded-resource".to_owned(), json!(true));
+        }
+        if object.atomic {
+            out.insert("x-kubernetes-map-type".to_owned(), json!("atomic"));
+        }
+        if self.flavor == Flavor::V2 {
+            swagger::structural(&mut out);
+        }
+        out
+    }
+
+    fn custom_field(&self, f: &Field) -> Value {
+        let mut out = self.custom_node(&f.node, &f.constraints);
+        if let Value::Object(map) = &mut out {
+            if let Some(default) = &f.default {
+                map.insert("default".to_owned(), default.clone());
+            }
+            if f.nullable {
+                map.insert("nullable".to_owned(), json!(true));
+            }
+            if self.flavor == Flavor::V2 {
+                swagger::structural(map);
+            }
+        }
+        out
+    }
+
+    fn custom_node(&self, node: &Node, constraints: &Constraints) -> Value {
+        let mut out = match node {
+            Node::Object(o) if o.get().custom || o.get().name.is_empty() => Value::Object(self.custom(o.get(), false)),
+            Node::List(list) => {
+                let mut out = json!({"type": "array", "items": self.custom_node(&list.item, &list.item_constraints)});
+                list_type(&mut out, node);
+                out
+            }
+            Node::Map(m) => {
+                json!({"type": "object", "additionalProperties": self.custom_node(&m.value, &m.value_constraints)})
+            }
+            Node::IntOrString => json!({"x-kubernetes-int-or-string": true}),
+            Node::Any => json!({"x-kubernetes-preserve-unknown-fields": true}),
+            other => self.node(other, None),
+        };
+        if let (Value::Object(map), Some(raw)) = (&mut out, constraints.as_deref().and_then(Value::as_object)) {
+            for (key, value) in raw {
+                map.entry(key.as_str()).or_insert_with(|| value.clone());
+            }
+        }
+        out
+    }
+
+    fn custom_list(&self, custom: &Custom) -> Map<String, Value> {
+        let mut properties = type_meta();
+        properties.insert("metadata".to_owned(), self.reference(&format!("{META}ListMeta")));
+        properties.insert("items".to_owned(), json!({"type": "array", "items": self.reference(&custom.item)}));
+        let list = json!({"type": "object", "required": ["items"], "properties": properties});
+        list.as_object().cloned().unwrap_or_default()
+    }
+}
+
+fn type_meta() -> Map<String, Value> {
+    ["apiVersion", "kind"].into_iter().map(|name| (name.to_owned(), json!({"type": "string"}))).collect()
+}
+
+fn required(out: &mut Map<String, Value>, object: &Object) {
+    let names: Vec<&str> = object.fields.iter().filter(|f| f.required).map(|f| f.name.as_str()).collect();
+    if !names.is_empty() {
+        out.insert("required".to_owned(), json!(names));
+    }
+}
+
+fn list_type(out: &mut Value, node: &Node) {
+    let Node::List(list) = node else { return };
+    let name = match list.list_type {
+        ListType::Map => "map",
+        ListType::Set => "set",
+        ListType::Atomic if list.list_type_stated => "atomic",
+        ListType::Atomic => return,
+    };
+    out["x-kubernetes-list-type"] = json!(name);
+    if !list.map_keys.is_empty() {
+        out["x-kubernetes-list-map-keys"] = json!(list.map_keys);
+    }
+}
+
+fn patch_strategy(out: &mut Map<String, Value>, f: &Field) {
+    let words: Vec<&str> =
+        [(f.patch.merge, "merge"), (f.patch.replace, "replace"), (f.patch.retain_keys, "retainKeys")]
+            .into_iter()
+            .filter_map(|(on, word)| on.then_some(word))
+            .collect();
+    if !words.is_empty() {
+        out.insert("x-kubernetes-patch-strategy".to_owned(), json!(words.join(",")));
+    }
+    if !f.patch.merge_key.is_empty() {
+        out.insert("x-kubernetes-patch-merge-key".to_owned(), json!(f.patch.merge_key));
+    }
+}
+
+/// `/version` answers with it; it is no API type.
+fn version_info(v3: bool) -> Value {
+    let optional = ["emulationMajor", "emulationMinor", "minCompatibilityMajor", "minCompatibilityMinor"];
+    let needed =
+        ["buildDate", "compiler", "gitCommit", "gitTreeState", "gitVersion", "goVersion", "major", "minor", "platform"];
+    let mut properties: Map<String, Value> =
+        optional.iter().chain(&needed).map(|n| ((*n).to_owned(), json!({"type": "string"}))).collect();
+    for name in needed.iter().filter(|_| v3) {
+        properties[*name]["default"] = json!("");
+    }
+    json!({"type": "object", "properties": properties, "required": needed})
+}
+
+/// Collects the names of definitions that a value refers to.
+fn references(value: &Value, into: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(map) => {
+            if let Some(Value::String(target)) = map.get("$ref")
+                && let Some((_, name)) = target.rsplit_once('/')
+            {
+                into.insert(name.to_owned());
+            }
+            map.values().for_each(|v| references(v, into));
+        }
+        Value::Array(items) => items.iter().for_each(|v| references(v, into)),
+        _ => {}
+    }
+}

@@ -1,0 +1,284 @@
+//! Operations in the form of OpenAPI v3.
+
+use crate::definitions::META;
+use crate::paths::capital;
+use isopod_api::Gvk;
+use isopod_kinds::Kind;
+use serde_json::{Map, Value, json};
+
+const JSON: &str = "application/json";
+const YAML: &str = "application/yaml";
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
+/// Query parameters of reads that select and page.
+const LIST: &[(&str, &str)] = &[
+    ("continue", "string"),
+    ("fieldSelector", "string"),
+    ("labelSelector", "string"),
+    ("limit", "integer"),
+    ("resourceVersion", "string"),
+    ("resourceVersionMatch", "string"),
+    ("sendInitialEvents", "boolean"),
+    ("shardSelector", "string"),
+    ("timeoutSeconds", "integer"),
+];
+const WATCH: &[(&str, &str)] = &[("allowWatchBookmarks", "boolean"), ("watch", "boolean")];
+const WRITE: &[(&str, &str)] = &[("dryRun", "string"), ("fieldManager", "string"), ("fieldValidation", "string")];
+const DELETE: &[(&str, &str)] = &[
+    ("dryRun", "string"),
+    ("gracePeriodSeconds", "integer"),
+    ("ignoreStoreReadErrorWithClusterBreakingPotential", "boolean"),
+    ("orphanDependents", "boolean"),
+    ("propagationPolicy", "string"),
+];
+
+/// Kinds whose deletion answers with the object instead of a `Status` (`ReturnDeletedObject` of upstream's strategies).
+const RETURNS_DELETED: &[(&str, &[&str])] = &[
+    (
+        "",
+        &[
+            "PersistentVolume",
+            "PersistentVolumeClaim",
+            "Pod",
+            "PodTemplate",
+            "ResourceQuota",
+            "Service",
+            "ServiceAccount",
+        ],
+    ),
+    ("resource.k8s.io", &["DeviceClass", "ResourceClaim", "ResourceClaimTemplate", "ResourceSlice"]),
+    ("storage.k8s.io", &["CSIDriver", "CSINode", "StorageClass", "VolumeAttachment", "VolumeAttributesClass"]),
+];
+
+fn returns_deleted(gvk: &Gvk) -> bool {
+    RETURNS_DELETED.iter().any(|(group, kinds)| *group == gvk.group && kinds.contains(&gvk.kind.as_str()))
+}
+
+/// A parameter with a simple schema.
+pub fn parameter(name: &str, place: &str, kind: &str) -> Value {
+    let mut out = json!({"name": name, "in": place, "schema": {"type": kind, "uniqueItems": true}});
+    if place == "path" {
+        out["required"] = json!(true);
+    }
+    out
+}
+
+fn query(parameters: &[(&str, &str)]) -> Vec<Value> {
+    parameters.iter().map(|(name, kind)| parameter(name, "query", kind)).collect()
+}
+
+fn reference(definition: &str) -> Value {
+    json!({"$ref": format!("#/components/schemas/{definition}")})
+}
+
+/// How operations of a group version are called.
+pub struct Names {
+    /// `AppsV1`.
+    camel: String,
+    /// `apps_v1`.
+    tag: String,
+}
+
+impl Names {
+    pub fn new(group: &str, version: &str) -> Self {
+        let group = if group.is_empty() { "core" } else { group.strip_suffix(".k8s.io").unwrap_or(group) };
+        let mut words = group.split('.');
+        let first = words.next().unwrap_or_default();
+        let rest: String = words.map(capital).collect();
+        let tag = if version.is_empty() { format!("{first}{rest}") } else { format!("{first}{rest}_{version}") };
+        Names { camel: format!("{}{rest}{}", capital(first), capital(version)), tag }
+    }
+
+    /// Paths that belong to no group.
+    pub fn plain(tag: &str) -> Self {
+        Names { camel: String::new(), tag: tag.to_owned() }
+    }
+
+    /// `listAppsV1NamespacedDeployment`.
+    pub fn id(&self, verb: &str, noun: &str) -> String {
+        format!("{verb}{}{noun}", self.camel)
+    }
+
+    /// The path item of a discovery document.
+    pub fn discovery(&self, verb: &str, what: &str, definition: &str) -> Value {
+        let response = response("OK", &content(&[JSON, PROTOBUF, YAML], &reference(definition)));
+        self.get(self.id(verb, what), response)
+    }
+
+    /// The path item of a document that exists in JSON only.
+    pub fn json_only(&self, id: &str, definition: &str) -> Value {
+        self.get(id.to_owned(), response("OK", &content(&[JSON], &reference(definition))))
+    }
+
+    fn get(&self, id: String, ok: Value) -> Value {
+        json!({"get": {
+            "operationId": id, "tags": [self.tag],
+            "responses": {"200": ok, "401": {"description": "Unauthorized"}},
+        }})
+    }
+}
+
+fn content(types: &[&str], schema: &Value) -> Value {
+    Value::Object(types.iter().map(|t| ((*t).to_owned(), json!({"schema": schema}))).collect())
+}
+
+fn response(description: &str, content: &Value) -> Value {
+    json!({"description": description, "content": content})
+}
+
+/// One operation, still without the parameters of its path.
+pub struct Operation {
+    /// `x-kubernetes-action`.
+    action: String,
+    method: String,
+    id: String,
+    pub gvk: Gvk,
+    definition: String,
+    /// Answers with text (logs).
+    pub text: bool,
+    custom: bool,
+}
+
+impl Operation {
+    pub fn new(action: &str, id: String, kind: &Kind, definition: &str) -> Self {
+        let method = match action {
+            "list" => "get",
+            "deletecollection" => "delete",
+            other => other,
+        };
+        Operation {
+            action: action.to_owned(),
+            method: method.to_owned(),
+            id,
+            gvk: kind.gvk.clone(),
+            definition: definition.to_owned(),
+            text: false,
+            custom: kind.schema.custom,
+        }
+    }
+
+    pub fn connect(method: &str, id: String, gvk: &Gvk) -> Self {
+        Operation {
+            action: "connect".to_owned(),
+            method: method.to_owned(),
+            id,
+            gvk: gvk.clone(),
+            definition: String::new(),
+            text: false,
+            custom: false,
+        }
+    }
+
+    fn parameters(&self) -> Vec<Value> {
+        let mut out = match self.action.as_str() {
+            "list" => query(LIST).into_iter().chain(query(WATCH)).collect(),
+            "post" | "put" => query(WRITE),
+            "patch" => query(WRITE).into_iter().chain(query(&[("force", "boolean")])).collect(),
+            "delete" => query(DELETE),
+            "deletecollection" => query(LIST).into_iter().chain(query(DELETE)).collect(),
+            _ => Vec::new(),
+        };
+        sort(&mut out);
+        out
+    }
+
+    fn body(&self) -> Option<Value> {
+        let patch = format!("{META}Patch");
+        match self.action.as_str() {
+            "post" | "put" => {
+                Some(json!({"content": content(&["*/*"], &reference(&self.definition)), "required": true}))
+            }
+            "delete" | "deletecollection" => {
+                Some(json!({"content": content(&["*/*"], &reference(&format!("{META}DeleteOptions")))}))
+            }
+            "patch" => {
+                let mut types =
+                    vec!["application/apply-patch+yaml", "application/json-patch+json", "application/merge-patch+json"];
+                if !self.custom {
+                    types.push("application/strategic-merge-patch+json");
+                }
+                Some(json!({"content": content(&types, &reference(&patch)), "required": true}))
+            }
+            _ => None,
+        }
+    }
+
+    fn responses(&self) -> Value {
+        let mut types = vec![JSON, YAML];
+        if !self.custom {
+            types.push(PROTOBUF);
+        }
+        let mut definition = self.definition.clone();
+        let codes: &[(&str, &str)] = match self.action.as_str() {
+            "post" => &[("200", "OK"), ("201", "Created"), ("202", "Accepted")],
+            "put" | "patch" => &[("200", "OK"), ("201", "Created")],
+            "delete" => &[("200", "OK"), ("202", "Accepted")],
+            _ => &[("200", "OK")],
+        };
+        let mut schema = None;
+        match self.action.as_str() {
+            "list" => {
+                definition.push_str("List");
+                types.push("application/json;stream=watch");
+                if !self.custom {
+                    types.push("application/vnd.kubernetes.protobuf;stream=watch");
+                }
+            }
+            "deletecollection" => definition = format!("{META}Status"),
+            "delete" if !returns_deleted(&self.gvk) => definition = format!("{META}Status"),
+            "connect" => {
+                types = vec!["*/*"];
+                schema = Some(json!({"type": "string"}));
+            }
+            _ if self.text => {
+                types.push("text/plain");
+                schema = Some(json!({"type": "string"}));
+            }
+            _ => {}
+        }
+        let content = content(&types, &schema.unwrap_or_else(|| reference(&definition)));
+        let mut out: Map<String, Value> =
+            codes.iter().map(|(code, text)| ((*code).to_owned(), response(text, &content))).collect();
+        out.insert("401".to_owned(), json!({"description": "Unauthorized"}));
+        Value::Object(out)
+    }
+
+    fn value(&self, names: &Names, parameters: Vec<Value>) -> Value {
+        let gvk = json!({"group": self.gvk.group, "version": self.gvk.version, "kind": self.gvk.kind});
+        let mut out = json!({
+            "operationId": self.id, "tags": [names.tag], "responses": self.responses(),
+            "x-kubernetes-action": self.action, "x-kubernetes-group-version-kind": gvk,
+        });
+        if !parameters.is_empty() {
+            out["parameters"] = Value::Array(parameters);
+        }
+        if let Some(body) = self.body() {
+            out["requestBody"] = body;
+        }
+        out
+    }
+}
+
+fn sort(parameters: &mut [Value]) {
+    parameters.sort_by(|a, b| {
+        a["name"].as_str().cmp(&b["name"].as_str()).then_with(|| a["in"].as_str().cmp(&b["in"].as_str()))
+    });
+}
+
+/// A path with its operations. Parameters that all operations share belong to the path.
+pub fn path_item(operations: Vec<Operation>, names: &Names, mut parameters: Vec<Value>) -> Value {
+    let own: Vec<Vec<Value>> = operations.iter().map(|o| o.parameters()).collect();
+    let shared: Vec<Value> =
+        own.first().into_iter().flatten().filter(|p| own.iter().all(|list| list.contains(p))).cloned().collect();
+    let mut out = Map::new();
+    for (operation, own) in operations.iter().zip(own) {
+        let rest = own.into_iter().filter(|p| !shared.contains(p)).collect();
+        out.insert(operation.method.clone(), operation.value(names, rest));
+    }
+    parameters.extend(shared);
+    sort(&mut parameters);
+    if !parameters.is_empty() {
+        out.insert("parameters".to_owned(), Value::Array(parameters));
+    }
+    Value::Object(out)
+}

@@ -1,0 +1,201 @@
+//! The paths of a group version: one path item for each of a resource's addresses.
+
+use crate::definitions::{META, definition_name};
+use crate::operations::{Names, Operation, parameter, path_item};
+use isopod_kinds::{Kind, Subresource};
+use isopod_schema::facts;
+use isopod_schema::types::Node;
+use serde_json::{Map, Value};
+use std::sync::Arc;
+
+/// The paths of one entry of the index: `api/v1`, `apis/apps/v1`, or a path without resources (`api`, `apis/apps`, `version`).
+pub fn of(kinds: &[Arc<Kind>], entry: &str) -> Map<String, Value> {
+    let mut out = Map::new();
+    let base = format!("/{entry}");
+    let parts: Vec<&str> = entry.split('/').collect();
+    let gv = match parts.as_slice() {
+        ["api", version] => Some(("", *version)),
+        ["apis", group, version] => Some((*group, *version)),
+        _ => None,
+    };
+    let Some((group, version)) = gv else {
+        out.insert(format!("{base}/"), discovery(&parts));
+        return out;
+    };
+    let names = Names::new(group, version);
+    out.insert(format!("{base}/"), names.discovery("get", "APIResources", &format!("{META}APIResourceList")));
+    for kind in kinds.iter().filter(|k| k.gvk.group == group && k.gvk.version == version) {
+        resource(&mut out, kind, &base, &names);
+    }
+    out
+}
+
+/// The paths that only list what there is.
+fn discovery(parts: &[&str]) -> Value {
+    match parts {
+        ["api"] => Names::new("", "").discovery("get", "APIVersions", &format!("{META}APIVersions")),
+        ["apis"] => Names::plain("apis").discovery("get", "APIVersions", &format!("{META}APIGroupList")),
+        ["apis", group] => Names::new(group, "").discovery("get", "APIGroup", &format!("{META}APIGroup")),
+        _ => Names::plain("version").json_only("getCodeVersion", "io.k8s.apimachinery.pkg.version.Info"),
+    }
+}
+
+fn resource(out: &mut Map<String, Value>, kind: &Kind, base: &str, names: &Names) {
+    let can = |verb: &str| kind.verbs.iter().any(|v| v == verb);
+    let definition = definition_name(kind);
+    let scope = if kind.namespaced { "Namespaced" } else { "" };
+    let collection = if kind.namespaced {
+        format!("{base}/namespaces/{{namespace}}/{}", kind.resource)
+    } else {
+        format!("{base}/{}", kind.resource)
+    };
+    let item = format!("{collection}/{{name}}");
+    let noun = kind.gvk.kind.as_str();
+    let op = |verb: &str, id: String| Operation::new(verb, id, kind, &definition);
+
+    let list = can("list").then(|| op("list", names.id("list", &format!("{scope}{noun}"))));
+    let create = can("create").then(|| op("post", names.id("create", &format!("{scope}{noun}"))));
+    let delete_all = can("deletecollection")
+        .then(|| op("deletecollection", names.id("delete", &format!("Collection{scope}{noun}"))));
+    let mut common = vec![parameter("pretty", "query", "string")];
+    if kind.namespaced {
+        common.push(parameter("namespace", "path", "string"));
+    }
+    put(out, &collection, [list, create, delete_all], names, common.clone());
+    if kind.namespaced && can("list") {
+        let all = op("list", names.id("list", &format!("{noun}ForAllNamespaces")));
+        put(
+            out,
+            &format!("{base}/{}", kind.resource),
+            [Some(all)],
+            names,
+            vec![parameter("pretty", "query", "string")],
+        );
+    }
+    common.push(parameter("name", "path", "string"));
+    let single = [
+        ("get", "get", "read"),
+        ("update", "put", "replace"),
+        ("patch", "patch", "patch"),
+        ("delete", "delete", "delete"),
+    ]
+    .map(|(verb, action, word)| can(verb).then(|| op(action, names.id(word, &format!("{scope}{noun}")))));
+    put(out, &item, single, names, common.clone());
+    for sub in &kind.subresources {
+        subresource(out, kind, sub, &item, names, &common);
+    }
+}
+
+fn put<const N: usize>(
+    out: &mut Map<String, Value>,
+    path: &str,
+    operations: [Option<Operation>; N],
+    names: &Names,
+    parameters: Vec<Value>,
+) {
+    let operations: Vec<Operation> = operations.into_iter().flatten().collect();
+    if !operations.is_empty() {
+        out.insert(path.to_owned(), path_item(operations, names, parameters));
+    }
+}
+
+/// The name of a definition by kind.
+fn definition_of(gvk: &isopod_api::Gvk) -> String {
+    facts::builtin().object_of(gvk).map(|o| o.name.clone()).unwrap_or_default()
+}
+
+fn subresource(
+    out: &mut Map<String, Value>,
+    kind: &Kind,
+    sub: &Subresource,
+    item: &str,
+    names: &Names,
+    common: &[Value],
+) {
+    let path = format!("{item}/{}", sub.name);
+    let scope = if kind.namespaced { "Namespaced" } else { "" };
+    let noun = format!("{scope}{}{}", kind.gvk.kind, capital(&sub.name));
+    let gvk = sub.gvk.clone().unwrap_or_else(|| kind.gvk.clone());
+    if gvk.kind.ends_with("Options") {
+        return connect(out, &gvk, sub, &path, &noun, names, common);
+    }
+    let definition = if sub.gvk.is_some() { definition_of(&gvk) } else { definition_name(kind) };
+    let can = |verb: &str| sub.verbs.iter().any(|v| v == verb);
+    let mut parameters = common.to_vec();
+    let log = sub.name == "log";
+    if log {
+        let options = isopod_api::Gvk::new("", "v1", "PodLogOptions");
+        parameters.extend(option_parameters(&options).into_iter().filter(|p| p["name"] != "sinceTime"));
+    }
+    let verbs = [
+        ("get", "get", "read"),
+        ("update", "put", "replace"),
+        ("patch", "patch", "patch"),
+        ("delete", "delete", "delete"),
+        ("create", "post", "create"),
+    ];
+    let operations = verbs.map(|(verb, action, word)| {
+        can(verb).then(|| {
+            let mut op = Operation::new(action, names.id(word, &noun), kind, &definition);
+            op.gvk = gvk.clone();
+            op.text = log;
+            op
+        })
+    });
+    put(out, &path, operations, names, parameters);
+}
+
+/// Connections: every method means the same, options stand in the query.
+fn connect(
+    out: &mut Map<String, Value>,
+    gvk: &isopod_api::Gvk,
+    sub: &Subresource,
+    path: &str,
+    noun: &str,
+    names: &Names,
+    common: &[Value],
+) {
+    let methods: &[&str] = if sub.verbs.iter().any(|v| v == "delete") {
+        &["get", "put", "post", "delete", "options", "head", "patch"]
+    } else {
+        &["get", "post"]
+    };
+    let mut parameters: Vec<Value> = common.iter().filter(|p| p["name"] != "pretty").cloned().collect();
+    parameters.extend(option_parameters(gvk));
+    let operations = |suffix: &str| -> Vec<Operation> {
+        methods
+            .iter()
+            .map(|m| Operation::connect(m, names.id("connect", &format!("{}{noun}{suffix}", capital(m))), gvk))
+            .collect()
+    };
+    out.insert(path.to_owned(), path_item(operations(""), names, parameters.clone()));
+    if sub.name == "proxy" {
+        parameters.push(parameter("path", "path", "string"));
+        out.insert(format!("{path}/{{path}}"), path_item(operations("WithPath"), names, parameters));
+    }
+}
+
+/// The fields of an options kind as query parameters.
+fn option_parameters(gvk: &isopod_api::Gvk) -> Vec<Value> {
+    let Some(object) = facts::builtin().object_of(gvk) else { return Vec::new() };
+    let fields = object.fields.iter().filter(|f| !matches!(f.name.as_str(), "apiVersion" | "kind"));
+    let named = fields.map(|f| {
+        let scalar = match &f.node {
+            Node::List(l) => &l.item,
+            other => other,
+        };
+        let kind = match scalar {
+            Node::Bool => "boolean",
+            Node::Int32 | Node::Int64 => "integer",
+            _ => "string",
+        };
+        parameter(&f.name, "query", kind)
+    });
+    named.collect()
+}
+
+/// `pods` → `Pods`, `get` → `Get`.
+pub fn capital(word: &str) -> String {
+    let mut chars = word.chars();
+    chars.next().map_or_else(String::new, |c| c.to_uppercase().chain(chars).collect())
+}

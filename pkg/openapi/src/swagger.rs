@@ -1,0 +1,105 @@
+//! From OpenAPI v3 to v2: parameters lose their schema object, bodies become parameters, media types move to the operation.
+
+use serde_json::{Map, Value, json};
+
+/// Rewrites every reference of a value.
+fn relocate(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            if let Some(Value::String(target)) = map.get_mut("$ref") {
+                *target = target.replacen("#/components/schemas/", "#/definitions/", 1);
+            }
+            map.values_mut().for_each(relocate);
+        }
+        Value::Array(items) => items.iter_mut().for_each(relocate),
+        _ => {}
+    }
+}
+
+/// A path item.
+pub fn path_item(item: Value) -> Value {
+    let Value::Object(item) = item else { return item };
+    let mut out = Map::new();
+    for (key, mut value) in item {
+        relocate(&mut value);
+        let converted = match (key.as_str(), value) {
+            ("parameters", Value::Array(list)) => Value::Array(list.into_iter().map(parameter).collect()),
+            (_, Value::Object(operation)) => self::operation(operation),
+            (_, other) => other,
+        };
+        out.insert(key, converted);
+    }
+    Value::Object(out)
+}
+
+fn parameter(mut parameter: Value) -> Value {
+    if let Value::Object(map) = &mut parameter
+        && let Some(Value::Object(schema)) = map.remove("schema")
+    {
+        map.extend(schema);
+    }
+    parameter
+}
+
+/// The schema that all media types of a content share, and the media types.
+fn unpack(content: Option<Value>) -> (Option<Value>, Vec<String>) {
+    let Some(Value::Object(content)) = content else { return (None, Vec::new()) };
+    let schema = content.values().next().and_then(|c| c.get("schema")).cloned();
+    (schema, content.into_iter().map(|(media_type, _)| media_type).collect())
+}
+
+fn operation(mut operation: Map<String, Value>) -> Value {
+    let mut parameters: Vec<Value> = match operation.remove("parameters") {
+        Some(Value::Array(list)) => list.into_iter().map(parameter).collect(),
+        _ => Vec::new(),
+    };
+    let mut consumes = vec!["*/*".to_owned()];
+    if let Some(Value::Object(mut body)) = operation.remove("requestBody") {
+        let (schema, media_types) = unpack(body.remove("content"));
+        consumes = media_types;
+        let mut parameter = json!({"in": "body", "name": "body", "schema": schema});
+        if body.contains_key("required") {
+            parameter["required"] = json!(true);
+        }
+        parameters.insert(0, parameter);
+    }
+    let mut produces = Vec::new();
+    if let Some(Value::Object(responses)) = operation.get_mut("responses") {
+        for response in responses.values_mut().filter_map(Value::as_object_mut) {
+            let (schema, media_types) = unpack(response.remove("content"));
+            if let Some(schema) = schema {
+                response.insert("schema".to_owned(), schema);
+                produces = media_types;
+            }
+        }
+    }
+    if !operation.contains_key("x-kubernetes-action") {
+        // Discovery takes what it gives.
+        consumes = produces.clone();
+    }
+    if !parameters.is_empty() {
+        operation.insert("parameters".to_owned(), Value::Array(parameters));
+    }
+    operation.insert("consumes".to_owned(), json!(consumes));
+    operation.insert("produces".to_owned(), json!(produces));
+    operation.insert("schemes".to_owned(), json!(["https"]));
+    Value::Object(operation)
+}
+
+/// Takes out of a custom resource's schema what v2 cannot say (`ToStructuralOpenAPIV2` upstream): alternatives, defaults, and
+/// everything about a value that may be null.
+pub fn structural(schema: &mut Map<String, Value>) {
+    for key in ["allOf", "anyOf", "oneOf", "not", "default"] {
+        schema.remove(key);
+    }
+    if schema.remove("nullable") == Some(json!(true)) {
+        for key in ["type", "items", "properties", "additionalProperties", "format", "enum"] {
+            schema.remove(key);
+        }
+    }
+    if schema.get("x-kubernetes-preserve-unknown-fields") == Some(&json!(true)) {
+        for key in ["items", "properties", "type"] {
+            schema.remove(key);
+        }
+    }
+}
