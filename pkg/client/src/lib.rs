@@ -8,6 +8,7 @@ pub mod calls;
 pub mod discovery;
 pub mod error;
 pub mod events;
+mod https;
 pub mod informer;
 pub mod lease;
 pub mod queue;

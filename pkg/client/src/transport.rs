@@ -1,13 +1,14 @@
 //! The two ways to reach the API server: a `tower` service in this process, or TLS to a kubeconfig's server.
 
 use crate::Error;
+use crate::https::Https;
 use http::{Request, Response};
 use isopod_api::UserInfo;
-use kube::client::{Body, ClientBuilder};
+use kube::client::{Body, ConfigExt};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use std::path::Path;
-use tower::{BoxError, Service, ServiceExt};
+use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
 
 /// A client whose requests go straight to `service` as `user`. Must be called within a tokio runtime.
 ///
@@ -44,12 +45,15 @@ pub async fn tls(kubeconfig: &Path, user_agent: &str) -> Result<Client, Error> {
 pub async fn from_kubeconfig(kubeconfig: Kubeconfig, user_agent: &str) -> Result<Client, Error> {
     let options = KubeConfigOptions::default();
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(Error::Kubeconfig)?;
-    // Watches are quiet for minutes: their own deadline ends them, not the transport's.
-    config.read_timeout = None;
-    // Who calls decides what to try again: a create that timed out may have happened.
-    config.default_retry = false;
     if let Ok(agent) = http::HeaderValue::from_str(user_agent) {
         config.headers.push((http::header::USER_AGENT, agent));
     }
-    Ok(ClientBuilder::try_from(config).map_err(Error::Client)?.build())
+    // Nothing is tried again here: who calls decides, because a create that timed out may have happened.
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer().map_err(Error::Client)?)
+        .layer(config.extra_headers_layer().map_err(Error::Client)?)
+        .map_err(BoxError::from)
+        .service(Https::new(&config)?);
+    Ok(Client::new(service, config.default_namespace))
 }

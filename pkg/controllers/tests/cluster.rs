@@ -28,6 +28,11 @@ struct Cluster {
 
 impl Cluster {
     async fn start() -> Self {
+        Self::start_at(Clock::system()).await
+    }
+
+    /// The controllers live by this clock.
+    async fn start_at(clock: Clock) -> Self {
         let server = TestServer::start_with(|config| {
             let access = Access::new();
             config.authorizer = access.authorizer();
@@ -41,7 +46,7 @@ impl Cluster {
         let options = Options { root_ca_pem: "PEM".into(), ..Options::default() };
         tokio::spawn({
             let stop = stop.clone();
-            async move { isopod_controllers::run(factory, options, Clock::system(), stop).await }
+            async move { isopod_controllers::run(factory, options, clock, stop).await }
         });
         let informers = Informers::new(server.admin());
         Cluster { server, informers, _stop: stop.drop_guard() }
@@ -355,4 +360,92 @@ async fn pods_leave_a_node_that_says_it_is_not_ready() {
     .await;
     let n2: Node = nodes.get("", "n2").await.unwrap();
     assert!(n2.spec.taints.iter().any(|t| t.key == "node.kubernetes.io/not-ready" && t.effect == "NoExecute"));
+}
+
+/// Moves a fake clock on until it is dropped, ten seconds at a time, leaving the tasks that it wakes room to run.
+struct Pump(tokio::task::JoinHandle<()>);
+
+impl Pump {
+    fn start(clock: Clock) -> Self {
+        Pump(tokio::spawn(async move {
+            let mut beat = tokio::time::interval(Duration::from_millis(20));
+            loop {
+                beat.tick().await;
+                clock.advance(Duration::from_secs(10));
+            }
+        }))
+    }
+}
+
+impl Drop for Pump {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_falls_silent_becomes_unknown_and_recovers() {
+    let clock = Clock::fake(isopod_api::time::parse("2026-01-01T00:00:00Z").unwrap());
+    let c = Cluster::start_at(clock.clone()).await;
+    c.pretend_node("n1").await;
+    c.calls(Deployment::resource()).create::<Value>("default", &deployment("default", "web:1")).await.unwrap();
+    c.until::<Pod>(Pod::resource(), "three ready pods", |all| all.iter().filter(|p| p.is_ready()).count() == 3).await;
+    let _pump = Pump::start(clock);
+    let nodes = c
+        .until::<Node>(Node::resource(), "the node is unknown and tainted", |all| {
+            all.iter().any(|n| {
+                n.condition("Ready").is_some_and(|c| c.status == "Unknown")
+                    && n.spec
+                        .taints
+                        .iter()
+                        .any(|t| t.key == "node.kubernetes.io/unreachable" && t.effect == "NoSchedule")
+            })
+        })
+        .await;
+    assert_eq!(nodes[0].condition("Ready").unwrap().message, "Kubelet stopped posting node status.");
+    // The only node: nothing is evicted, but nothing gets traffic either.
+    assert!(nodes[0].spec.taints.iter().all(|t| t.effect != "NoExecute"));
+    c.until::<Pod>(Pod::resource(), "no pod is ready", |all| all.len() == 3 && all.iter().all(|p| !p.is_ready())).await;
+
+    let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady",
+        "message": "", "lastHeartbeatTime": "2026-01-01T03:00:00Z", "lastTransitionTime": "2026-01-01T03:00:00Z"}]}});
+    let none = Preconditions::default();
+    c.calls(Node::resource()).patch::<Value>("", "n1", Some("status"), Patch::Merge(ready), &none).await.unwrap();
+    c.until::<Node>(Node::resource(), "no taint is left", |all| all[0].spec.taints.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_of_a_node_that_is_gone_are_taken_away() {
+    let clock = Clock::fake(isopod_api::time::parse("2026-01-01T00:00:00Z").unwrap());
+    let c = Cluster::start_at(clock.clone()).await;
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "lost", "namespace": "default"},
+        "spec": {"nodeName": "gone", "containers": [{"name": "c", "image": "i"}]}});
+    c.until::<ServiceAccount>(ServiceAccount::resource(), "the account", |all| {
+        all.iter().any(|a| a.metadata.namespace == "default")
+    })
+    .await;
+    c.calls(Pod::resource()).create::<Value>("default", &pod).await.unwrap();
+    c.until::<Pod>(Pod::resource(), "the pod", |all| all.len() == 1).await;
+    let _pump = Pump::start(clock);
+    c.until::<Pod>(Pod::resource(), "no pod", |all| all.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_tls_an_informer_sees_the_same() {
+    let server = TestServer::start().await;
+    let listening = server.listen().await;
+    let client = isopod_client::tls(&listening.kubeconfig, "isopod-test").await.unwrap();
+    let informers = Informers::new(client.clone());
+    let namespaces: Informer<Namespace> = informers.get(Namespace::resource(), ListScope::all());
+    let mut changes = namespaces.subscribe();
+    namespaces.synced().await;
+    assert!(namespaces.get("", "kube-system").is_some());
+    let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "new"}});
+    Calls::new(client, Namespace::resource()).create::<Value>("", &object).await.unwrap();
+    let seen = async {
+        while namespaces.get("", "new").is_none() {
+            changes.recv().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, seen).await.unwrap();
 }
