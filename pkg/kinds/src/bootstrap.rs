@@ -43,4 +43,21 @@ mod tests {
         assert_eq!(names(objects(&[])).len(), 6);
         assert_eq!(names(objects(&["10.43.0.0/16".into()])).last().map(String::as_str), Some("kubernetes"));
     }
+
+    #[test]
+    fn they_pass_their_own_validation() {
+        let kinds = crate::table::builtin();
+        let user = isopod_api::UserInfo::default();
+        let ctx = crate::Ctx { now: jiff::Timestamp::UNIX_EPOCH, user: &user, subresource: "", dry_run: false };
+        for mut obj in objects(&["10.43.0.0/16".into()]) {
+            let (version, name) = (obj["apiVersion"].as_str().unwrap(), obj["kind"].as_str().unwrap());
+            let same = |k: &&std::sync::Arc<crate::Kind>| k.gvk.api_version() == version && k.gvk.kind == name;
+            let kind = kinds.iter().find(same).unwrap().clone();
+            crate::defaults::apply(&mut obj, &kind.schema);
+            kind.hooks.default(&mut obj);
+            kind.hooks.prepare_create(&ctx, &mut obj);
+            assert_eq!(crate::metadata::validate_create(&kind, &obj), Vec::new(), "{obj}");
+            assert_eq!(kind.hooks.validate_create(&ctx, &obj), Vec::new(), "{obj}");
+        }
+    }
 }

@@ -6,6 +6,7 @@ mod certificates;
 pub mod config;
 pub mod endpoints;
 pub mod event;
+mod flowcontrol;
 pub mod lease;
 pub mod namespace;
 pub mod networking;
@@ -56,6 +57,7 @@ pub fn strategy(gvk: &Gvk) -> Strategy {
         "internal.apiserver.k8s.io" | "storagemigration.k8s.io" => {
             Strategy { generation: false, unconditional_update: false, ..PLAIN }
         }
+        "flowcontrol.apiserver.k8s.io" => flowcontrol::strategy(kind),
         "apiextensions.k8s.io" => Strategy { unconditional_update: false, ..PLAIN },
         "apiregistration.k8s.io" => admission::API_SERVICE,
         _ => PLAIN,
