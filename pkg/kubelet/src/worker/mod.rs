@@ -36,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 /// The first wait after a failed try; it doubles up to [`MAX_RETRY`].
 const RETRY: Duration = Duration::from_millis(500);
 const MAX_RETRY: Duration = Duration::from_secs(60);
+const MAX_SAID: usize = 64;
 
 /// What of a pod the runtime had before its worker started.
 #[derive(Clone, Debug, Default)]
@@ -94,7 +95,7 @@ pub struct Worker {
     /// Everything on the node but the records has been taken away.
     torn_down: bool,
     failures: u32,
-    /// Events that are said once until the state changes.
+    /// Events that were said and need not be said again.
     said: HashSet<String>,
 }
 
@@ -269,9 +270,17 @@ impl Worker {
         Addresses { pod_ips: self.pod_ips(), host_ips: self.shared.host_ips().to_vec() }
     }
 
-    /// Says a warning about the pod once, until [`Worker::forget_said`].
+    /// True the first time; after many other texts it may be said again.
+    fn first_time(&mut self, text: String) -> bool {
+        if self.said.len() >= MAX_SAID {
+            self.said.clear();
+        }
+        self.said.insert(text)
+    }
+
+    /// Says a warning about the pod, not over and over.
     fn warn_once(&mut self, reason: &str, message: String) {
-        if self.said.insert(format!("{reason} {message}")) {
+        if self.first_time(format!("{reason} {message}")) {
             self.shared.recorder.warning(&self.pod.reference(), reason, message);
         }
     }

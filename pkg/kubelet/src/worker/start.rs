@@ -84,7 +84,7 @@ impl Worker {
         }
         if let Some((until, delay)) = self.backoff.waits(&c.name, since, now) {
             let (name, pod) = (&c.name, self.pod.display());
-            if self.said.insert(format!("BackOff {id}")) {
+            if self.first_time(format!("BackOff {id}")) {
                 let message = format!("Back-off restarting failed container {name} in pod {pod}");
                 self.shared.recorder.warning(&self.pod.container_reference(name), "BackOff", message);
             }
