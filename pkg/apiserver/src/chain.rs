@@ -72,11 +72,6 @@ pub fn failure(status: &Status, form: &Form) -> Response {
     if retry > 0 {
         response.headers_mut().insert(header::RETRY_AFTER, retry.into());
     }
-    if status.code == 401 {
-        let realm = HeaderValue::from_static("Basic realm=\"kubernetes-master\"");
-        // Upstream sends it for basic authentication only; bearer clients ignore it.
-        let _ = realm;
-    }
     response
 }
 

@@ -64,7 +64,7 @@ fn group(name: &str, versions: &[(&str, Vec<&Arc<Kind>>)]) -> Value {
 }
 
 /// Groups in upstream's order of preference: built-in ones before others, then by name.
-fn ordered<'a>(registry: &'a Registry) -> Vec<(&'a str, Vec<(&'a str, Vec<&'a Arc<Kind>>)>)> {
+fn ordered(registry: &Registry) -> Vec<(&str, Vec<(&str, Vec<&Arc<Kind>>)>)> {
     const FIRST: [&str; 18] = [
         "apiregistration.k8s.io",
         "apps",

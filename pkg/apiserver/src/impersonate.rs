@@ -23,8 +23,6 @@ pub async fn apply(server: &ApiServer, headers: &HeaderMap, requestor: UserInfo)
         if groups.is_empty() && uid.is_empty() && extra.is_empty() {
             return Ok(requestor);
         }
-        let m = "requested [{UserExtra scopes}] without impersonating a user";
-        let _ = m;
         return Err(Status::internal("requested impersonation of groups, uid or extra without impersonating a user"));
     }
     let ask = async |group: &str, resource: &str, subresource: &str, namespace: &str, name: &str| {

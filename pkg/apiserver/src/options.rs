@@ -188,7 +188,7 @@ impl ListOptions {
                 .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {v:?}: invalid syntax"))),
         };
         let options = ListOptions {
-            resource_version: resource_version("ListOptions", query.get("resourceVersion"))?,
+            resource_version: resource_version(query.get("resourceVersion"))?,
             version_match: match query.get("resourceVersionMatch").unwrap_or_default() {
                 "" => None,
                 "Exact" => Some(Match::Exact),
@@ -250,12 +250,11 @@ impl ListOptions {
 }
 
 /// Parses `resourceVersion`; empty is `None`.
-pub fn resource_version(kind: &str, text: Option<&str>) -> Result<Option<i64>, Status> {
+pub fn resource_version(text: Option<&str>) -> Result<Option<i64>, Status> {
     match text.unwrap_or_default() {
         "" => Ok(None),
         v => v.parse::<u64>().map(|n| Some(n as i64)).map_err(|_| {
             let why = format!("strconv.ParseUint: parsing {v:?}: invalid syntax");
-            let _ = kind;
             Status::bad_request(format!("Invalid value: {v:?}: {why}"))
         }),
     }

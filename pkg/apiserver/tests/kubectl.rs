@@ -58,9 +58,9 @@ async fn the_everyday_commands_work() {
     run(&["version"], "", &["Server Version: v1.37.0+isopod"]).await;
     run(&["api-resources"], "", &["deployments", "apps/v1", "NAMESPACED"]).await;
     run(&["get", "namespaces"], "", &["NAME", "STATUS", "AGE", "kube-system", "Active"]).await;
-    run(&["apply", "--validate=false", "-f", "-"], MANIFEST, &["deployment.apps/web created", "service/web created"])
+    run(&["apply", "-f", "-"], MANIFEST, &["deployment.apps/web created", "service/web created"])
         .await;
-    run(&["apply", "--validate=false", "-f", "-"], MANIFEST, &["deployment.apps/web unchanged"]).await;
+    run(&["apply", "-f", "-"], MANIFEST, &["deployment.apps/web unchanged"]).await;
     run(&["get", "deployments,services,configmaps"], "", &["READY", "0/2", "NodePort", "443/TCP", "settings"]).await;
     run(
         &["get", "deployment", "web", "-o", "yaml"],
@@ -68,6 +68,7 @@ async fn the_everyday_commands_work() {
         &["kind: Deployment", "replicas: 2", "terminationGracePeriodSeconds: 30"],
     )
     .await;
+    run(&["explain", "pod.spec.containers"], "", &["FIELDS:", "image", "<string>"]).await;
     run(&["scale", "deployment", "web", "--replicas=3"], "", &["deployment.apps/web scaled"]).await;
     run(&["get", "deployment", "web", "-o", "jsonpath={.spec.replicas}"], "", &["3"]).await;
     run(&["label", "configmap", "settings", "tier=x"], "", &["labeled"]).await;

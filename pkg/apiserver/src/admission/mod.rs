@@ -42,7 +42,7 @@ impl Request<'_> {
         let text = |key: &str| meta.and_then(|m| m[key].as_str()).filter(|s| !s.is_empty());
         let name = match text("name").or(Some(&self.intent.name).filter(|n| !n.is_empty()).map(String::as_str)) {
             Some(name) => name.to_owned(),
-            None => text("generateName").map(|g| format!("{g}")).unwrap_or_else(|| "Unknown".into()),
+            None => text("generateName").map(str::to_owned).unwrap_or_else(|| "Unknown".into()),
         };
         Status::forbidden(&self.intent.kind.gvr(), &name, why)
     }

@@ -105,7 +105,7 @@ async fn claim(server: &ApiServer, intent: &Intent, budget: &Value) -> Result<()
         let allowed = status["disruptionsAllowed"].as_i64().unwrap_or(0);
         let disrupted = status["disruptedPods"].as_object().map_or(0, serde_json::Map::len);
         if disrupted > MAX_DISRUPTED {
-            let m = format!("DisruptedPods map too big - too many evictions not confirmed by PDB controller");
+            let m = "DisruptedPods map too big - too many evictions not confirmed by PDB controller";
             return Err(Status::new(403, "Forbidden", m));
         }
         if allowed <= 0 {

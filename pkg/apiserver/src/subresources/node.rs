@@ -214,7 +214,9 @@ fn join(ip: &str, port: &str) -> String {
 async fn service_proxy(server: &ApiServer, call: &Call, service: &Value) -> Result<Target, Status> {
     let (_, name, port) = split_name(&call.info.name);
     let ports = service["spec"]["ports"].as_array().cloned().unwrap_or_default();
-    let wanted = ports.iter().find(|p| port.is_empty() || p["name"] == port || p["port"].to_string() == port);
+    let number = port.parse::<u64>().ok();
+    let by_number = |p: &Value| number.is_some() && p["port"].as_u64() == number;
+    let wanted = ports.iter().find(|p| port.is_empty() || p["name"] == port || by_number(p));
     let unavailable = || Status::service_unavailable(format!("no endpoints available for service {name:?}"));
     let wanted = wanted.ok_or_else(unavailable)?;
     let slices = server.read_all("discovery.k8s.io", "endpointslices", &call.info.namespace).await?;

@@ -9,7 +9,7 @@ use isopod_api::Status;
 pub async fn get(server: &ApiServer, call: &Call) -> Result<Response, Status> {
     let form = call.form()?;
     // Every read is fresh, so a lower bound for the revision is met by itself unless it lies in the future.
-    if let Some(version) = resource_version("GetOptions", call.query.get("resourceVersion"))?.filter(|v| *v > 0) {
+    if let Some(version) = resource_version(call.query.get("resourceVersion"))?.filter(|v| *v > 0) {
         server.hub.wait_for_client(version).await?;
     }
     let entry = server.get_entry(&call.kind, &call.info.namespace, &call.info.name).await?;
