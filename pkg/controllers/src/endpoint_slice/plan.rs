@@ -107,7 +107,7 @@ fn plan_group(service: &Service, family: &str, ports: &[Port], group: Group) -> 
     kept.sort_by_key(|(_, endpoints, changed)| (!changed, std::cmp::Reverse(endpoints.len())));
     for (_, endpoints, changed) in &mut kept {
         let room = MAX_ENDPOINTS.saturating_sub(endpoints.len()).min(new.len());
-        if room > 0 && !endpoints.is_empty() || *changed && room > 0 {
+        if (*changed || !endpoints.is_empty()) && room > 0 {
             endpoints.extend(new.drain(..room));
             *changed = true;
         }
