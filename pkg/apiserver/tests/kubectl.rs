@@ -58,8 +58,7 @@ async fn the_everyday_commands_work() {
     run(&["version"], "", &["Server Version: v1.37.0+isopod"]).await;
     run(&["api-resources"], "", &["deployments", "apps/v1", "NAMESPACED"]).await;
     run(&["get", "namespaces"], "", &["NAME", "STATUS", "AGE", "kube-system", "Active"]).await;
-    run(&["apply", "-f", "-"], MANIFEST, &["deployment.apps/web created", "service/web created"])
-        .await;
+    run(&["apply", "-f", "-"], MANIFEST, &["deployment.apps/web created", "service/web created"]).await;
     run(&["apply", "-f", "-"], MANIFEST, &["deployment.apps/web unchanged"]).await;
     run(&["get", "deployments,services,configmaps"], "", &["READY", "0/2", "NodePort", "443/TCP", "settings"]).await;
     run(

@@ -29,11 +29,20 @@ pub struct Decoded {
     pub warnings: Vec<String>,
 }
 
+/// How much of a body that is too large is read and dropped, so that the client has sent it all and reads the answer.
+const LINGER: usize = 16 << 20;
+
 /// Reads a body of at most [`LIMIT`] bytes.
-pub async fn read(body: Body) -> Result<Bytes, Status> {
-    match Limited::new(body, LIMIT).collect().await {
+pub async fn read(mut body: Body) -> Result<Bytes, Status> {
+    match Limited::new(&mut body, LIMIT).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(e) if e.downcast_ref::<LengthLimitError>().is_some() => {
+            let mut dropped = 0;
+            while dropped < LINGER
+                && let Some(Ok(frame)) = body.frame().await
+            {
+                dropped += frame.data_ref().map_or(0, Bytes::len);
+            }
             Err(Status::request_entity_too_large(format!("limit is {LIMIT}")))
         }
         Err(e) => Err(Status::bad_request(format!("cannot read the request's body: {e}"))),
