@@ -71,16 +71,16 @@ def test_get_in_all_forms(cluster, k, ns, version):
 @each
 def test_watch(cluster, k, ns, version):
     args = cluster.kubectl_args("get", "configmaps", "--watch", "-o", "name", version=version, ns=ns)
-    watcher = subprocess.Popen(args, stdout=subprocess.PIPE, text=True, env=cluster.env())
+    watcher = subprocess.Popen(args, stdout=subprocess.PIPE, env=cluster.env())
     try:
         k("create", "configmap", "one", "--from-literal=a=b")
         k("label", "configmap", "one", "x=y")
         k("delete", "configmap", "one")
-        seen = []
-        while seen.count("configmap/one") < 3:
+        seen = ""
+        while seen.count("configmap/one\n") < 3:
             ready, _, _ = select.select([watcher.stdout], [], [], 30)
             assert ready, f"the watch is silent after {seen}"
-            seen.append(watcher.stdout.readline().strip())
+            seen += os.read(watcher.stdout.fileno(), 4096).decode()
     finally:
         watcher.kill()
         watcher.wait()
@@ -125,8 +125,8 @@ def test_apply_diff_edit_patch(cluster, k, ns, version):
     assert k("get", "deployment", "web", "-o", "jsonpath={.metadata.annotations.note}") == "edited"
     bad = k("patch", "deployment", "web", "--type=json", "-p", '[{"op":"remove","path":"/spec/nothing"}]', check=False, full=True)
     assert bad.returncode != 0, bad
-    k("replace", "-f", "-", input=json.dumps(wanted))
     assert k("apply", "view-last-applied", "deployment/web").startswith("apiVersion: apps/v1")
+    k("replace", "-f", "-", input=json.dumps(wanted))
 
 
 @each

@@ -142,7 +142,7 @@ fn bootstrap(settings: &Settings) -> Vec<Value> {
     objects.extend(isopod_auth::bootstrap::objects());
     if !settings.args.disable_agent {
         objects.push(dns_service(settings));
-        objects.extend(dns_rights());
+        objects.extend(node_rights());
     }
     objects
 }
@@ -158,15 +158,23 @@ fn dns_service(settings: &Settings) -> Value {
     })
 }
 
-/// What the nodes' DNS servers read.
-fn dns_rights() -> [Value; 2] {
-    let (group, name) = ("rbac.authorization.k8s.io", super::node::DNS_USER);
+/// What proxies and DNS servers of nodes read beyond upstream's roles: host ports, and names of pods.
+fn node_rights() -> Vec<Value> {
     let rule = |group: &str, resources: &[&str]| json!({"apiGroups": [group], "resources": resources, "verbs": ["list", "watch"]});
-    [
-        json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRole", "metadata": {"name": name}, "rules": [
-            rule("", &["services", "namespaces", "pods"]), rule("discovery.k8s.io", &["endpointslices"])]}),
+    let mut objects = rights("system:isopod-proxy", super::node::PROXY_USER, json!([rule("", &["pods"])]));
+    let core = rule("", &["services", "namespaces", "pods"]);
+    let slices = rule("discovery.k8s.io", &["endpointslices"]);
+    objects.extend(rights("system:isopod-dns", super::node::DNS_USER, json!([core, slices])));
+    objects
+}
+
+/// A cluster role, and its binding to a user.
+fn rights(name: &str, user: &str, rules: Value) -> Vec<Value> {
+    let group = "rbac.authorization.k8s.io";
+    vec![
+        json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRole", "metadata": {"name": name}, "rules": rules}),
         json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding", "metadata": {"name": name},
             "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": name},
-            "subjects": [{"apiGroup": group, "kind": "User", "name": name}]}),
+            "subjects": [{"apiGroup": group, "kind": "User", "name": user}]}),
     ]
 }

@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// The users as which proxy and DNS read the API.
-const PROXY_USER: &str = "system:kube-proxy";
+pub const PROXY_USER: &str = "system:kube-proxy";
 pub const DNS_USER: &str = "system:isopod-dns";
 /// Bytes under way in the in-process tunnel.
 const PIPE: usize = 256 << 10;
@@ -120,6 +120,8 @@ fn kubelet_config(settings: &Settings, listen: SocketAddr) -> anyhow::Result<Kub
         resolv_conf: args.resolv_conf.clone(),
         listen,
         max_pods: args.max_pods,
+        // Secure by default: a pod that names no profile gets the runtime's (KEP-2413).
+        seccomp_default: true,
         ..Default::default()
     })
 }

@@ -29,6 +29,8 @@ const SILENCE: Duration = Duration::from_secs(60);
 pub struct Puller {
     store: Arc<Store>,
     registries: Registries,
+    /// One image at a time, as upstream's kubelet by default: images share layers, and three replicas ask for the same one.
+    turn: tokio::sync::Mutex<()>,
 }
 
 /// One registry with one set of credentials.
@@ -46,10 +48,10 @@ struct Fetched {
 
 impl Puller {
     pub fn new(store: Arc<Store>, registries: Registries) -> Self {
-        Puller { store, registries }
+        Puller { store, registries, turn: tokio::sync::Mutex::default() }
     }
 
-    /// Tries every endpoint with every set of credentials; the last failure of the registry itself is what is told.
+    /// Tries every endpoint with every set of credentials; when all fail, every failure is told.
     pub async fn pull(
         &self,
         image: &Reference,
@@ -62,7 +64,7 @@ impl Puller {
             .registries
             .endpoints(image)
             .map_err(|e| ImageError::Registry { registry: image.registry.clone(), why: Chain(&e).to_string() })?;
-        let mut failure = None;
+        let mut failures: Vec<ImageError> = Vec::new();
         for endpoint in &endpoints {
             let config = self.registries.config(&endpoint.host, &image.registry);
             for auth in credentials(auths, &config.auth) {
@@ -73,13 +75,13 @@ impl Puller {
                             say(PullProgress::Done);
                             return Ok(id);
                         }
-                        Err(e) => failure = Some(e),
+                        Err(e) => failures.push(e),
                     },
-                    Err(e) => failure = Some(e),
+                    Err(e) => failures.push(e),
                 }
             }
         }
-        Err(failure.unwrap_or_else(|| ImageError::Malformed("the image has no endpoint".into())))
+        Err(together(failures))
     }
 
     async fn pull_from(
@@ -89,6 +91,7 @@ impl Puller {
         top: Fetched,
         say: &(dyn Fn(PullProgress) + Send + Sync),
     ) -> Result<Digest> {
+        let _turn = self.turn.lock().await;
         let _in_use = self.store.in_use.read().await;
         let named = Digest::of(&top.bytes);
         let fetched = match &top.manifest.manifests {
@@ -215,6 +218,23 @@ impl Puller {
         }
         file.flush().await.map_err(failed)
     }
+}
+
+/// One error for all that was tried; the same text is said once.
+fn together(mut failures: Vec<ImageError>) -> ImageError {
+    if failures.len() == 1
+        && let Some(only) = failures.pop()
+    {
+        return only;
+    }
+    let mut texts: Vec<String> = Vec::new();
+    for failure in &failures {
+        let text = Chain(failure).to_string();
+        if !texts.contains(&text) {
+            texts.push(text);
+        }
+    }
+    ImageError::Malformed(if texts.is_empty() { "the image has no endpoint".into() } else { texts.join("; ") })
 }
 
 /// Unpacks and enters a downloaded image. Its layers' archives are not kept.
