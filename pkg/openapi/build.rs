@@ -1,65 +1,128 @@
-//! Takes the descriptions of the built-in types from `k8s-openapi`'s schemas and embeds them as one compressed text, so that
-//! no upstream text is committed and none lies in memory uncompressed.
+//! Takes the descriptions of the built-in types from the source of `k8s-openapi` and embeds them as one compressed text, so
+//! that no upstream text is committed and none lies in memory uncompressed.
+//!
+//! That crate's `schemars` feature holds them as `json_schema!` blocks, which its generator writes in one fixed layout. They
+//! are read as text: compiling the feature for the build host takes minutes, again for every set of features.
 //!
 //! The text has a line for each definition and below it, indented by a tab, one for each field: name, tab, description,
 //! where line breaks and backslashes are escaped.
 
-use schemars::SchemaGenerator;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-/// Asks the generator for types, which brings along everything that they refer to.
-macro_rules! visit {
-    ($generator:ident; $($module:path { $($name:ident),+ })+) => {
-        $({
-            use $module as module;
-            $($generator.subschema_for::<module::$name>();)+
-        })+
-    };
+/// The API version whose types are read, as a module of `k8s-openapi`.
+const MODULE: &str = "src/v1_37";
+
+/// A definition's description and those of its fields.
+#[derive(Default)]
+struct Definition {
+    description: String,
+    fields: BTreeMap<String, String>,
 }
 
-fn visit(generator: &mut SchemaGenerator) {
-    visit! { generator;
-        k8s_openapi::api::core::v1 {
-            Binding, ComponentStatus, ConfigMap, Endpoints, Event, LimitRange, Namespace, Node, PersistentVolume,
-            PersistentVolumeClaim, Pod, PodTemplate, ReplicationController, ResourceQuota, Secret, Service, ServiceAccount
+/// The directory of `k8s-openapi`, which the workspace depends on.
+fn source() -> Result<PathBuf, Box<dyn Error>> {
+    let cargo = std::env::var("CARGO")?;
+    let target = std::env::var("TARGET")?;
+    let manifest = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("Cargo.toml");
+    // Without the network first; then whatever is missing is fetched.
+    for extra in [&["--offline"][..], &[]] {
+        let mut command = Command::new(&cargo);
+        command.args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--locked",
+            "--filter-platform",
+            &target,
+            "--manifest-path",
+        ]);
+        let out = command.arg(&manifest).args(extra).output()?;
+        if !out.status.success() {
+            println!(
+                "cargo::warning=cargo metadata {extra:?}: {}",
+                String::from_utf8_lossy(&out.stderr).replace('\n', " ")
+            );
+            continue;
         }
-        k8s_openapi::api::admissionregistration::v1 {
-            MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding, MutatingWebhookConfiguration, ValidatingAdmissionPolicy,
-            ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration
-        }
-        k8s_openapi::api::apps::v1 { ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet }
-        k8s_openapi::api::authentication::v1 { SelfSubjectReview, TokenRequest, TokenReview }
-        k8s_openapi::api::authorization::v1 {
-            LocalSubjectAccessReview, SelfSubjectAccessReview, SelfSubjectRulesReview, SubjectAccessReview
-        }
-        k8s_openapi::api::autoscaling::v1 { HorizontalPodAutoscaler, Scale }
-        k8s_openapi::api::autoscaling::v2 { HorizontalPodAutoscaler }
-        k8s_openapi::api::batch::v1 { CronJob, Job }
-        k8s_openapi::api::certificates::v1 { CertificateSigningRequest, ClusterTrustBundle, PodCertificateRequest }
-        k8s_openapi::api::coordination::v1 { Lease }
-        k8s_openapi::api::discovery::v1 { EndpointSlice }
-        k8s_openapi::api::events::v1 { Event }
-        k8s_openapi::api::flowcontrol::v1 { FlowSchema, PriorityLevelConfiguration }
-        k8s_openapi::api::networking::v1 { IPAddress, Ingress, IngressClass, NetworkPolicy, ServiceCIDR }
-        k8s_openapi::api::node::v1 { RuntimeClass }
-        k8s_openapi::api::policy::v1 { Eviction, PodDisruptionBudget }
-        k8s_openapi::api::rbac::v1 { ClusterRole, ClusterRoleBinding, Role, RoleBinding }
-        k8s_openapi::api::resource::v1 { DeviceClass, DeviceTaintRule, ResourceClaim, ResourceClaimTemplate, ResourceSlice }
-        k8s_openapi::api::scheduling::v1 { PriorityClass }
-        k8s_openapi::api::storage::v1 {
-            CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment, VolumeAttributesClass
-        }
-        k8s_openapi::api::storagemigration::v1 { StorageVersionMigration }
-        k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 { CustomResourceDefinition }
-        k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1 { APIService }
-        k8s_openapi::apimachinery::pkg::apis::meta::v1 {
-            APIGroup, APIGroupList, APIResourceList, APIVersions, DeleteOptions, ListMeta, ObjectMeta, Patch, Status
-        }
-        k8s_openapi::apimachinery::pkg::version { Info }
+        let metadata: Value = serde_json::from_slice(&out.stdout)?;
+        let packages = metadata["packages"].as_array().into_iter().flatten();
+        let found = packages.filter(|p| p["name"] == "k8s-openapi").find_map(|p| p["manifest_path"].as_str());
+        let found = found.ok_or("the workspace does not depend on k8s-openapi")?;
+        return Path::new(found).parent().map(Path::to_owned).ok_or_else(|| "a manifest has a directory".into());
     }
+    Err("cargo metadata fails".into())
+}
+
+/// The first Rust string literal of a text, unescaped, and what follows it.
+fn literal(text: &str) -> Option<(String, &str)> {
+    let start = text.find('"')? + 1;
+    let mut out = String::new();
+    let mut chars = text[start..].char_indices();
+    while let Some((i, c)) = chars.next() {
+        match c {
+            '"' => return Some((out, &text[start + i + 1..])),
+            '\\' => match chars.next()?.1 {
+                'n' => out.push('\n'),
+                't' => out.push('\t'),
+                'r' => out.push('\r'),
+                other => out.push(other),
+            },
+            c => out.push(c),
+        }
+    }
+    None
+}
+
+/// Reads the `JsonSchema` implementations of one file.
+fn read(text: &str, into: &mut BTreeMap<String, Definition>) {
+    for block in text.split("impl crate::schemars::JsonSchema for ").skip(1) {
+        let Some((name, rest)) = block.split_once("fn schema_name()").and_then(|(_, rest)| literal(rest)) else {
+            continue;
+        };
+        let definition = into.entry(name).or_default();
+        let mut field = None;
+        for line in rest.lines() {
+            let content = line.trim_start();
+            let after = |prefix: &str| content.strip_prefix(prefix).and_then(literal).map(|(text, _)| text);
+            let description = || {
+                after("\"description\":").or_else(|| after("schema_obj.ensure_object().insert(\"description\".into(),"))
+            };
+            match line.len() - content.len() {
+                // The schema's own members.
+                12 => {
+                    definition.description =
+                        description().unwrap_or_else(|| std::mem::take(&mut definition.description))
+                }
+                // Members of `properties`.
+                16 => field = literal(content).map(|(name, _)| name),
+                // Members of a property.
+                20 => {
+                    if let (Some(name), Some(text)) = (&field, description()) {
+                        definition.fields.insert(name.clone(), text);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn walk(directory: &Path, into: &mut BTreeMap<String, Definition>) -> Result<(), Box<dyn Error>> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            walk(&path, into)?;
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            read(&fs::read_to_string(&path)?, into);
+        }
+    }
+    Ok(())
 }
 
 fn escaped(description: &str) -> String {
@@ -67,19 +130,22 @@ fn escaped(description: &str) -> String {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    println!("cargo:rerun-if-changed=build.rs");
-    let mut generator = SchemaGenerator::default();
-    visit(&mut generator);
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=../../Cargo.lock");
+    let mut definitions = BTreeMap::new();
+    walk(&source()?.join(MODULE), &mut definitions)?;
     let mut text = String::new();
-    let description = |v: &Value| v.get("description").and_then(Value::as_str).map(escaped).unwrap_or_default();
-    for (name, definition) in generator.definitions() {
-        writeln!(text, "{name}\t{}", description(definition))?;
-        for (field, schema) in definition.get("properties").and_then(Value::as_object).into_iter().flatten() {
-            writeln!(text, "\t{field}\t{}", description(schema))?;
+    for (name, definition) in &definitions {
+        writeln!(text, "{name}\t{}", escaped(&definition.description))?;
+        for (field, description) in &definition.fields {
+            writeln!(text, "\t{field}\t{}", escaped(description))?;
         }
     }
-    assert!(text.lines().count() > 2000, "k8s-openapi's schemas have shrunk to {} lines", text.lines().count());
+    let described = text.lines().filter(|l| !l.ends_with('\t')).count();
+    if described < 3000 {
+        return Err(format!("only {described} descriptions are found in k8s-openapi: has its layout changed?").into());
+    }
     let out = PathBuf::from(std::env::var("OUT_DIR")?).join("descriptions.zst");
-    std::fs::write(out, zstd::encode_all(text.as_bytes(), 19)?)?;
+    fs::write(out, zstd::encode_all(text.as_bytes(), 19)?)?;
     Ok(())
 }

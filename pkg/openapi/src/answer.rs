@@ -6,10 +6,10 @@ use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
 const JSON: &str = "application/json";
-/// Names that older clients give to the protobuf forms.
+/// Names that clients still use. With `@` they are no valid media types, so answers carry the ones with dots.
+const V2_PROTOBUF_AT: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 const V2_PROTOBUF_OLD: &str = "application/com.github.googleapis.gnostic.OpenAPIv2@68f4ded+protobuf";
-const V2_PROTOBUF_DEPRECATED: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-const V3_PROTOBUF_DEPRECATED: &str = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf";
+const V3_PROTOBUF_AT: &str = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf";
 
 /// A complete answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,12 +49,12 @@ fn accepted(accept: &str) -> Vec<String> {
     clauses.into_iter().map(|(media_type, _)| media_type).collect()
 }
 
-/// Chooses between JSON and protobuf; `None`: neither is wanted.
+/// Chooses between JSON and protobuf, whose first name is the one that answers carry; `None`: neither is wanted.
 fn negotiate(accept: &str, protobuf: &[&'static str]) -> Option<&'static str> {
     accepted(accept).iter().find_map(|wanted| match wanted.as_str() {
         JSON | "*/*" | "application/*" => Some(JSON),
-        // The name with `@` is no valid media type: answers carry the one with dots.
-        other => protobuf.iter().find(|p| other.eq_ignore_ascii_case(p)).and_then(|_| protobuf.last().copied()),
+        other if protobuf.iter().any(|p| other.eq_ignore_ascii_case(p)) => protobuf.first().copied(),
+        _ => None,
     })
 }
 
@@ -75,7 +75,7 @@ fn not_acceptable() -> Answer {
 }
 
 fn swagger(kinds: &[Arc<Kind>], accept: &str) -> Answer {
-    let Some(content_type) = negotiate(accept, &[V2_PROTOBUF, V2_PROTOBUF_OLD, V2_PROTOBUF_DEPRECATED]) else {
+    let Some(content_type) = negotiate(accept, &[V2_PROTOBUF, V2_PROTOBUF_AT, V2_PROTOBUF_OLD]) else {
         return not_acceptable();
     };
     let mut digest = Sha256::new();
@@ -89,7 +89,7 @@ fn group_version(kinds: &[Arc<Kind>], path: &str, requested_hash: &str, accept: 
     if !crate::group_versions(kinds).contains(path) {
         return None;
     }
-    let Some(content_type) = negotiate(accept, &[V3_PROTOBUF, V3_PROTOBUF_DEPRECATED]) else {
+    let Some(content_type) = negotiate(accept, &[V3_PROTOBUF, V3_PROTOBUF_AT]) else {
         return Some(not_acceptable());
     };
     let current = hash(kinds, path);
@@ -119,7 +119,7 @@ mod tests {
 
         let json = get(path, hash, "*/*").expect("served");
         assert_eq!((json.status, json.content_type, json.immutable), (200, JSON, true));
-        let proto = get(path, hash, V3_PROTOBUF).expect("served");
+        let proto = get(path, hash, V3_PROTOBUF_AT).expect("served");
         assert_eq!((proto.status, proto.content_type), (200, V3_PROTOBUF));
         assert_eq!(proto.etag, json.etag);
         let old = get(path, "old", JSON).expect("served");

@@ -24,9 +24,9 @@ use std::sync::Arc;
 /// The version that documents carry in `info`: that of the API that is served.
 pub const API_VERSION: &str = "v1.37.0";
 
-/// Media types of the protobuf forms.
-pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
-pub const V3_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf";
+/// Media types of the protobuf forms, as answers carry them. Clients also ask for older names of theirs.
+pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+pub const V3_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf";
 
 fn info() -> Value {
     json!({"title": "Kubernetes", "version": API_VERSION})
