@@ -322,7 +322,7 @@ fn add(records: &mut Vec<Record>, record: Record) {
 
 /// The address of a complete reverse name.
 fn reverse(name: &Name) -> Option<IpAddr> {
-    let arpa = name.iter().last().is_some_and(|l| l == b"arpa");
+    let arpa = name.iter().next_back().is_some_and(|l| l == b"arpa");
     let net = arpa.then(|| name.parse_arpa_name().ok()).flatten()?;
     (net.prefix_len() == net.max_prefix_len()).then(|| net.addr())
 }

@@ -28,6 +28,7 @@ const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 const BY_SERVICE: &str = "service";
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_WAIT_FOR_PODS: Duration = Duration::from_secs(5);
 /// A batch larger than this is committed on a thread that may block.
 const INLINE_BATCH: usize = 64 << 10;
 
@@ -127,12 +128,16 @@ impl Sources {
         }
     }
 
-    /// Waits for complete lists and answers that everything is to be planned.
-    async fn first(&mut self) -> Dirty {
+    /// Waits for complete lists and answers that everything is to be planned. Services do not wait long for host ports: an
+    /// identity that may not list pods must not cost the node its services.
+    async fn first(&mut self, clock: &Clock) -> Dirty {
         self.services.synced().await;
         self.slices.synced().await;
         if let Some(pods) = &self.pods {
-            pods.synced().await;
+            tokio::select! {
+                () = pods.synced() => {}
+                () = clock.sleep(LONGEST_WAIT_FOR_PODS) => tracing::warn!("host ports are not served yet: pods cannot be listed"),
+            }
         }
         let mut dirty = Dirty { node: true, host_ports: true, ..Dirty::default() };
         self.drain(&mut dirty);
@@ -218,7 +223,7 @@ impl Dirty {
 async fn run(config: ProxyConfig, informers: Informers, clock: Clock) -> Result<(), ProxyError> {
     let mut sources = Sources::new(&config, &informers);
     let mut writer = Writer::new(&config)?;
-    let mut dirty = sources.first().await;
+    let mut dirty = sources.first(&clock).await;
     let mut pause = FIRST_PAUSE;
     loop {
         let started = Instant::now();

@@ -232,11 +232,7 @@ impl Expr {
                 numbers(w, &[(1, register(*reg)), (2, *op as u32)]);
                 w.nest(3, |w| w.attr(1, value));
             }
-            Expr::Bitwise { from, to, mask, xor } => {
-                numbers(w, &[(1, register(*from)), (2, register(*to)), (3, mask.len() as u32)]);
-                w.nest(4, |w| w.attr(1, mask));
-                w.nest(5, |w| w.attr(1, xor));
-            }
+            Expr::Bitwise { from, to, mask, xor } => write_bitwise(w, *from, *to, mask, xor),
             Expr::Load { to, value } => {
                 w.be32(1, register(*to));
                 w.nest(2, |w| w.attr(1, value));
@@ -304,6 +300,12 @@ fn write_set(w: &mut Writer, set: &SetRef) {
     if let Some(id) = set.id {
         w.be32(4, id);
     }
+}
+
+fn write_bitwise(w: &mut Writer, from: Reg, to: Reg, mask: &[u8], xor: &[u8]) {
+    numbers(w, &[(1, register(from)), (2, register(to)), (3, mask.len() as u32)]);
+    w.nest(4, |w| w.attr(1, mask));
+    w.nest(5, |w| w.attr(1, xor));
 }
 
 fn write_dynset(w: &mut Writer, set: &str, operation: u32, key: Reg, data: Option<Reg>) {
