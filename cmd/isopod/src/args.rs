@@ -193,7 +193,11 @@ fn cidr(s: &str) -> Result<String, String> {
     match parsed {
         Some((ip, len)) if (8..=28).contains(&len) => {
             let network = Ipv4Addr::from(u32::from(ip) & (u32::MAX << (32 - len)));
-            if network == ip { Ok(s.to_owned()) } else { Err(format!("host bits are set; did you mean {network}/{len}?")) }
+            if network == ip {
+                Ok(s.to_owned())
+            } else {
+                Err(format!("host bits are set; did you mean {network}/{len}?"))
+            }
         }
         Some(_) => Err("the prefix length must be between 8 and 28".into()),
         None => Err("write an IPv4 network, such as 10.42.0.0/16".into()),

@@ -62,7 +62,10 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<()> {
         }
     }
     if failed > 0 {
-        bail!("{failed} of {} checks failed; mend what is listed as MISSING and run `isopod check` again", checks.len());
+        bail!(
+            "{failed} of {} checks failed; mend what is listed as MISSING and run `isopod check` again",
+            checks.len()
+        );
     }
     println!("This machine can run a cluster: `isopod server`");
     Ok(())
@@ -153,7 +156,10 @@ fn links() -> Verdict {
     };
     match attempt() {
         Ok(()) => Good("work".into()),
-        Err(e) => bad(Chain(e.as_ref()).to_string(), "use a kernel with CONFIG_BRIDGE and CONFIG_VETH (`modprobe bridge veth`)"),
+        Err(e) => bad(
+            Chain(e.as_ref()).to_string(),
+            "use a kernel with CONFIG_BRIDGE and CONFIG_VETH (`modprobe bridge veth`)",
+        ),
     }
 }
 
@@ -187,17 +193,18 @@ fn memory() -> Verdict {
     let value = text.lines().find_map(|l| l.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<u64>().ok());
     match value.map(|kib| kib / 1024) {
         Some(mib) if mib >= MIN_MEMORY_MIB => Good(format!("{mib} MiB")),
-        Some(mib) => Warning {
-            found: format!("{mib} MiB"),
-            remedy: format!("{MIN_MEMORY_MIB} MiB or more leave room for pods"),
-        },
+        Some(mib) => {
+            Warning { found: format!("{mib} MiB"), remedy: format!("{MIN_MEMORY_MIB} MiB or more leave room for pods") }
+        }
         None => bad("unknown", "mount /proc"),
     }
 }
 
 fn disk(data_dir: &Path) -> Verdict {
     // The directory may not be there yet: its nearest ancestor tells.
-    let Some(place) = data_dir.ancestors().find(|p| p.exists()) else { return bad("no such place", "choose another --data-dir") };
+    let Some(place) = data_dir.ancestors().find(|p| p.exists()) else {
+        return bad("no such place", "choose another --data-dir");
+    };
     match mount::usage(place) {
         Ok(([_, available, _], _)) if available >> 20 >= MIN_DISK_MIB => {
             Good(format!("{} MiB free for {}", available >> 20, data_dir.display()))
@@ -213,9 +220,10 @@ fn disk(data_dir: &Path) -> Verdict {
 fn port(port: u16, flag: &str) -> Verdict {
     match TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)) {
         Ok(_) => Good(format!("{port} is free")),
-        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
-            bad(format!("{port} is in use"), format!("stop what listens there (`ss -ltnp`), or choose another with {flag}"))
-        }
+        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => bad(
+            format!("{port} is in use"),
+            format!("stop what listens there (`ss -ltnp`), or choose another with {flag}"),
+        ),
         Err(e) => bad(format!("{port}: {e}"), format!("choose another with {flag}")),
     }
 }

@@ -54,8 +54,7 @@ fn named_file(args: &[OsString]) -> (PathBuf, bool) {
 /// The file as `(key, --key=value)`.
 fn flags(text: &str, path: &Path) -> anyhow::Result<Vec<(String, OsString)>> {
     let file = path.display();
-    let value: Value =
-        serde_yaml_ng::from_str(text).with_context(|| format!("{file} is not valid YAML"))?;
+    let value: Value = serde_yaml_ng::from_str(text).with_context(|| format!("{file} is not valid YAML"))?;
     let map = match value {
         Value::Null => return Ok(Vec::new()),
         Value::Mapping(m) => m,
@@ -68,7 +67,9 @@ fn flags(text: &str, path: &Path) -> anyhow::Result<Vec<(String, OsString)>> {
         let key = key.as_str().with_context(|| format!("{file}: a key is not text"))?.to_owned();
         let known = server.get_arguments().any(|a| a.get_long() == Some(key.as_str())) && key != "config";
         if !known {
-            bail!("{file}: unknown key {key:?}; keys are the flags that `isopod server --help` shows, without dashes in front");
+            bail!(
+                "{file}: unknown key {key:?}; keys are the flags that `isopod server --help` shows, without dashes in front"
+            );
         }
         let values = match value {
             Value::Sequence(list) => list,
@@ -129,7 +130,8 @@ mod tests {
     #[test]
     fn the_command_line_wins() {
         let file = tempfile_with("node-name: file\ntls-san: [a]\n");
-        let args = ["isopod", "server", "--config", file.to_str().unwrap(), "--node-name=cli"].map(OsString::from).to_vec();
+        let args =
+            ["isopod", "server", "--config", file.to_str().unwrap(), "--node-name=cli"].map(OsString::from).to_vec();
         let all = expand(args).unwrap();
         let all: Vec<_> = all.iter().map(|a| a.to_str().unwrap()).collect();
         assert_eq!(all[2], "--tls-san=a");

@@ -102,7 +102,9 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
                 "the port is in use; stop what listens there (`ss -ltnp`) or choose another with --https-listen-port"
             }
             std::io::ErrorKind::PermissionDenied => "not permitted; choose a port above 1023 with --https-listen-port",
-            std::io::ErrorKind::AddrNotAvailable => "this machine has no such address; choose another with --bind-address",
+            std::io::ErrorKind::AddrNotAvailable => {
+                "this machine has no such address; choose another with --bind-address"
+            }
             _ => return anyhow::Error::new(e).context(format!("cannot listen on {address}")),
         };
         anyhow::anyhow!("cannot listen on {address}: {why}")
@@ -113,7 +115,11 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 async fn narrate(cluster: &Cluster, start: Instant) -> anyhow::Result<()> {
     let took = || format!("{:.2} s", start.elapsed().as_secs_f64());
     let args = &cluster.settings.args;
-    println!("Isopod {}: Kubernetes v1.37, data in {}", env!("CARGO_PKG_VERSION"), cluster.settings.paths.data.display());
+    println!(
+        "Isopod {}: Kubernetes v1.37, data in {}",
+        env!("CARGO_PKG_VERSION"),
+        cluster.settings.paths.data.display()
+    );
     cluster.api_ready().await?;
     println!("API ready    https://{}:{} ({})", cluster.settings.advertise, args.https_listen_port, took());
     println!("Kubeconfig   {}", args.write_kubeconfig.display());

@@ -18,10 +18,8 @@ fn sources() -> Vec<(String, String)> {
     let out = Command::new("git").args(["ls-files", "*.rs"]).current_dir(root()).output().unwrap();
     assert!(out.status.success(), "git ls-files: {}", String::from_utf8_lossy(&out.stderr));
     let list = String::from_utf8(out.stdout).unwrap();
-    let files: Vec<_> = list
-        .lines()
-        .filter_map(|f| Some((f.to_owned(), fs::read_to_string(root().join(f)).ok()?)))
-        .collect();
+    let files: Vec<_> =
+        list.lines().filter_map(|f| Some((f.to_owned(), fs::read_to_string(root().join(f)).ok()?))).collect();
     assert!(files.len() > 50, "found only {} sources", files.len());
     files
 }

@@ -61,7 +61,9 @@ impl CertAuthority {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         // The time tells the CAs of two clusters apart in a user's trust store.
-        params.distinguished_name.push(DnType::CommonName, format!("isopod-{name}@{}", now.unix_timestamp_nanos() / 1000));
+        params
+            .distinguished_name
+            .push(DnType::CommonName, format!("isopod-{name}@{}", now.unix_timestamp_nanos() / 1000));
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages =
             vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];

@@ -120,8 +120,8 @@ fn open_store(settings: &Settings, clock: Clock) -> anyhow::Result<Arc<dyn Store
         return Ok(Arc::new(MemoryStore::new(options)));
     }
     let dir = settings.paths.store();
-    let store = SqliteStore::open(&dir, options)
-        .with_context(|| format!("cannot open the datastore in {}", dir.display()))?;
+    let store =
+        SqliteStore::open(&dir, options).with_context(|| format!("cannot open the datastore in {}", dir.display()))?;
     Ok(Arc::new(store))
 }
 

@@ -102,8 +102,7 @@ fn kubelet_config(settings: &Settings, listen: SocketAddr) -> anyhow::Result<Kub
     let args = &settings.args;
     let mut labels = std::collections::BTreeMap::new();
     for label in &args.node_label {
-        let (key, value) =
-            label.split_once('=').with_context(|| format!("--node-label {label:?}: write KEY=VALUE"))?;
+        let (key, value) = label.split_once('=').with_context(|| format!("--node-label {label:?}: write KEY=VALUE"))?;
         labels.insert(key.to_owned(), value.to_owned());
     }
     let taints = args.node_taint.iter().map(|t| Taint::parse(t)).collect::<Result<Vec<_>, _>>()?;
@@ -169,7 +168,9 @@ async fn follow_pod_range(f: Followed) {
         }
         match open_network(&f, &new.spec.pod_cidr) {
             Ok(gateway) => return start_services(&f, gateway),
-            Err(e) => tracing::error!(cidr = new.spec.pod_cidr, error = %isopod_base::errors::Chain(e.as_ref()), "cannot set up the pod network"),
+            Err(e) => {
+                tracing::error!(cidr = new.spec.pod_cidr, error = %isopod_base::errors::Chain(e.as_ref()), "cannot set up the pod network")
+            }
         }
     }
 }
@@ -188,12 +189,8 @@ fn start_services(f: &Followed, gateway: Ipv4Addr) {
     let mut proxy = ProxyConfig::new(&f.settings.node_name, cidr(&args.cluster_cidr).unwrap_or((gateway, 32)));
     proxy.service_cidr = cidr(&args.service_cidr);
     proxy.table_prefix = TABLE_PREFIX.into();
-    proxy.local_overrides = vec![LocalOverride {
-        namespace: "kube-system".into(),
-        name: "kube-dns".into(),
-        port: 53,
-        target: resolver,
-    }];
+    proxy.local_overrides =
+        vec![LocalOverride { namespace: "kube-system".into(), name: "kube-dns".into(), port: 53, target: resolver }];
     let (informers, clock, stop) = (f.proxy.clone(), f.clock.clone(), f.services.token());
     f.services.spawn("proxy", move || Proxy::run(proxy.clone(), informers.clone(), clock.clone(), stop.clone()));
     let mut dns = DnsConfig::new(&args.cluster_domain, vec![resolver.into()]);
