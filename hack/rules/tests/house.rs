@@ -1,5 +1,7 @@
 //! House rules: layer edges, file headers, lengths, names, unwrap, unsafe. Each failure names the place and the rule.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,5 +1,7 @@
 //! Forms of answers: tables, metadata only, YAML, protobuf, gzip; discovery and health.
 
+#![allow(clippy::unwrap_used)]
+
 use axum::body::Body;
 use http::Request;
 use http_body_util::BodyExt;

@@ -1,5 +1,7 @@
 //! A stock kubectl against the TLS listener.
 
+#![allow(clippy::unwrap_used)]
+
 use isopod_testkit::{Listening, TestServer};
 use std::io::Write;
 use std::process::{Command, Output, Stdio};

@@ -1,5 +1,7 @@
 //! Subresources, allocation and graceful deletion, as clients see them.
 
+#![allow(clippy::unwrap_used)]
+
 use isopod_testkit::TestServer;
 use serde_json::{Value, json};
 

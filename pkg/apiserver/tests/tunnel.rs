@@ -1,5 +1,7 @@
 //! From a client through the API server and a node's tunnel to its kubelet and its pods.
 
+#![allow(clippy::unwrap_used)]
+
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;

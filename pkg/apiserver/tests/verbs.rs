@@ -1,5 +1,7 @@
 //! The verbs over in-process requests: what a client sees of create, get, list, update, patch, delete.
 
+#![allow(clippy::unwrap_used)]
+
 use isopod_testkit::TestServer;
 use serde_json::{Value, json};
 

@@ -1,5 +1,7 @@
 //! Watches: what a client sees from which revision, with selectors, bookmarks and initial events.
 
+#![allow(clippy::unwrap_used)]
+
 use axum::body::Body;
 use http::Request;
 use http_body_util::BodyExt;

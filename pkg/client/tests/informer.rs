@@ -1,5 +1,7 @@
 //! The informer against a scripted API server: list, watch, resume, bookmarks, 410, indexes, sharing.
 
+#![allow(clippy::unwrap_used)]
+
 use http::{Request, Response};
 use http_body_util::{BodyExt, StreamBody, combinators::BoxBody};
 use hyper::body::Frame;

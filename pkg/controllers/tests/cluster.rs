@@ -1,5 +1,7 @@
 //! All controllers on an in-process API server with upstream's roles, and a node that only pretends to run pods.
 
+#![allow(clippy::unwrap_used)]
+
 use isopod_apiserver::Access;
 use isopod_base::clock::Clock;
 use isopod_client::transport::component;

@@ -1,5 +1,7 @@
 //! Every form of name, against a small cluster; then the same over sockets, with a server to forward to.
 
+#![allow(clippy::unwrap_used)]
+
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};

@@ -1,5 +1,7 @@
 //! Documents of custom resources.
 
+#![allow(clippy::unwrap_used)]
+
 use isopod_api::Gvk;
 use isopod_kinds::{Kind, NoHooks, Storage};
 use isopod_schema::types::{Field, List, Map, Node, Object, ObjectRef};

@@ -4,6 +4,8 @@
 //! Not compared: descriptions, the deprecated `/watch/` paths and CBOR, which are not served, and group versions that are off
 //! by default.
 
+#![allow(clippy::unwrap_used)]
+
 use isopod_kinds::{Kind, table};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;

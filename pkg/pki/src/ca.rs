@@ -106,10 +106,11 @@ impl CertAuthority {
     pub fn load_or_issue(&self, dir: &Path, name: &str, leaf: &Leaf<'_>) -> Result<Identity, PkiError> {
         let cert_path = dir.join(format!("{name}.crt"));
         let key_path = dir.join(format!("{name}.key"));
-        if let (Some(cert_pem), Some(key_pem)) = (files::read(&cert_path)?, files::read(&key_path)?) {
-            if self.still_fits(&cert_pem, leaf) && KeyPair::from_pem(&key_pem).is_ok() {
-                return Ok(Identity { cert_pem, key_pem });
-            }
+        if let (Some(cert_pem), Some(key_pem)) = (files::read(&cert_path)?, files::read(&key_path)?)
+            && self.still_fits(&cert_pem, leaf)
+            && KeyPair::from_pem(&key_pem).is_ok()
+        {
+            return Ok(Identity { cert_pem, key_pem });
         }
         let identity = self.issue(leaf)?;
         files::write_atomic(&key_path, identity.key_pem.as_bytes(), 0o600)?;

@@ -1,5 +1,7 @@
 //! The table in the kernel, with real connections between namespaces. Needs root.
 
+#![allow(clippy::unwrap_used)]
+
 mod lab;
 
 use isopod_proxy::plan::{HOST_PORTS, host_port_rows};

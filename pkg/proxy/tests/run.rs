@@ -1,5 +1,7 @@
 //! The loop against an API server that answers lists and watches, on a node of namespaces. Needs root.
 
+#![allow(clippy::unwrap_used)]
+
 mod lab;
 
 use http::{Request, Response};

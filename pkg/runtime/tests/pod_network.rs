@@ -1,5 +1,7 @@
 //! Pods' networks in namespaces of the tests' own, with real connections. Needs root.
 
+#![allow(clippy::unwrap_used)]
+
 use isopod_runtime::network::{Cidr, NetworkConfig, NetworkError, PodNetwork};
 use isopod_sys::netlink::{NetNs, RouteSocket, Veth};
 use isopod_sys::nft::{Batch, Chain, ChainKind, Data, Element, Expr, Hook, NftSocket, Rule, Set, Table, Type};

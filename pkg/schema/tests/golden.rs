@@ -1,6 +1,8 @@
 //! Upstream's own golden files (`testdata/HEAD` of its modules: JSON, YAML and protobuf of every kind, all fields set) against
 //! the decoders and encoders. The files are read from the Go module cache, where `hack/facts/go.mod` puts them.
 
+#![allow(clippy::unwrap_used)]
+
 use isopod_schema::{facts, json, proto::envelope};
 use serde_json::Value;
 use std::path::{Path, PathBuf};

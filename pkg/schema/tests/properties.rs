@@ -1,5 +1,7 @@
 //! Properties that hold for any input: no panic on arbitrary bytes, round trips, and laws of patches.
 
+#![allow(clippy::unwrap_used)]
+
 use isopod_api::Gvk;
 use isopod_schema::types::{Node, Object};
 use isopod_schema::{default, facts, json, patch, proto, validate};

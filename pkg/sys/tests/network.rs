@@ -1,5 +1,7 @@
 //! The kernel's answers to what this crate says over netlink, in namespaces of the tests' own. Needs root.
 
+#![allow(clippy::unwrap_used)]
+
 use isopod_sys::conntrack;
 use isopod_sys::netlink::{Address, Bridge, NetNs, Route, RouteSocket, Veth, read_sysctl, set_sysctl};
 use isopod_sys::nft::*;

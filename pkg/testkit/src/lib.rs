@@ -4,6 +4,8 @@
 //! Invariant: nothing outlives the test but what the test itself leaves behind; nothing is written outside temporary
 //! directories.
 
+#![allow(clippy::unwrap_used)]
+
 mod authorizer;
 mod server;
 

@@ -249,7 +249,7 @@ impl Reader {
     async fn open(&mut self, id: u32, fin: bool, headers: Headers) -> Result<(), ConnectionError> {
         // Streams whose both sides have ended are forgotten here, where the table would grow.
         self.streams.retain(|_, open| open.to_reader.is_some() || Arc::strong_count(&open.credit) > 1);
-        if id % 2 == 0 || id <= self.last {
+        if id.is_multiple_of(2) || id <= self.last {
             return self.send(Frame::Reset { id, status: reset::PROTOCOL_ERROR }).await;
         }
         self.last = id;
