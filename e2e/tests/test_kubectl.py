@@ -359,11 +359,11 @@ def test_cordon_drain_taint(cluster):
             k("drain", "box", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=60s", timeout=70)
             pods = wait("two pods pending", lambda: [p for p in cluster.get("pods", ns="drain")["items"] if p["status"]["phase"] == "Pending"])
             assert not old & {f"pod/{p['metadata']['name']}" for p in pods}
-            wait("why", lambda: "1 node(s) were unschedulable" in k("describe", "pods", ns="drain"))
+            wait("why", lambda: "1 node(s) were unschedulable" in k("get", "events", ns="drain"))
             k("uncordon", "box")
             k("rollout", "status", "deployment/web", "--timeout=60s", ns="drain", timeout=70)
             k("taint", "node", "box", "colour=blue:NoSchedule")
             k("delete", "pods", "--all", ns="drain")
-            wait("untolerated taint", lambda: "untolerated taint" in k("describe", "pods", ns="drain"))
+            wait("untolerated taint", lambda: "untolerated taint" in k("get", "events", ns="drain"))
             k("taint", "node", "box", "colour-")
             k("rollout", "status", "deployment/web", "--timeout=60s", ns="drain", timeout=70)

@@ -78,7 +78,7 @@ def test_reachable_by_every_name(cluster):
         assert curl(cluster, f"http://{NODE_IP}:{node_port}/", outside=True).endswith(" v1\n")
         # From a pod.
         for url in (f"http://{ip}/", "http://web/", f"http://web.{ns}/", f"http://{name}/", f"http://{NODE_IP}:{node_port}/"):
-            assert inside_pod(cluster, ns, "wget", "-T5", "-qO-", url).endswith(" v1\n"), url
+            assert inside_pod(cluster, ns, "timeout", "5", "wget", "-qO-", url).endswith(" v1\n"), url
         reply = inside_pod(cluster, ns, "sh", "-c", f"echo hello | timeout 5 nc -u -w1 {ip} 80")
         assert reply.startswith("web-") and "hello" in reply, reply
         # A pod reaches itself through its own service.
@@ -87,7 +87,7 @@ def test_reachable_by_every_name(cluster):
         cluster.apply({**service("mine"), "spec": {**service("mine")["spec"], "selector": {"self": "yes"}}}, ns=ns)
         mine = cluster.get("service", "mine", ns=ns)["spec"]["clusterIP"]
         wait("the slice", lambda: curl(cluster, f"http://{mine}/").split()[0] == one)
-        own = cluster.kubectl("exec", one, "--", "wget", "-T5", "-qO-", f"http://{mine}/", ns=ns)
+        own = cluster.kubectl("exec", one, "--", "timeout", "5", "wget", "-qO-", f"http://{mine}/", ns=ns)
         assert own.split()[0] == one, own
 
 
@@ -130,7 +130,7 @@ def test_killed_containers_restart_and_deleted_pods_are_replaced(cluster):
     with cluster.namespace("heal") as ns:
         up(cluster, ns)
         name = cluster.get("pods", "-l", "app=web", ns=ns)["items"][0]["metadata"]["name"]
-        cluster.kubectl("exec", name, "--", "sh", "-c", "kill -9 1; wget -T2 -qO- http://127.0.0.1:8080/exit?9", ns=ns, check=False)
+        cluster.kubectl("exec", name, "--", "sh", "-c", "kill -9 1; timeout 2 wget -qO- http://127.0.0.1:8080/exit?9", ns=ns, check=False)
 
         def restarted():
             status = cluster.get("pod", name, ns=ns)["status"]["containerStatuses"][0]
