@@ -1,11 +1,11 @@
-//! The bootstrap policy against upstream's own, which the k8s.io/kubernetes module keeps as test data. Where no Go module
-//! cache holds it there is nothing to compare with: `make verify` fetches it.
+//! The bootstrap policy against upstream's own, which the k8s.io/kubernetes module keeps as test data. `go mod download`
+//! brings the module to the Go module cache.
 
 #![allow(clippy::unwrap_used)]
 
 use serde::Deserialize;
 use serde_json::Value;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const FILES: [&str; 6] = [
@@ -17,19 +17,22 @@ const FILES: [&str; 6] = [
     "namespace-role-bindings",
 ];
 
-fn testdata() -> Option<PathBuf> {
-    let cache = Command::new("go").args(["env", "GOMODCACHE"]).output().ok()?;
-    let cache = PathBuf::from(String::from_utf8(cache.stdout).ok()?.trim());
-    let dir = cache.join("k8s.io/kubernetes@v1.37.0/plugin/pkg/auth/authorizer/rbac/bootstrappolicy/testdata");
-    dir.is_dir().then_some(dir)
+/// The release that `hack/facts` takes its facts from.
+const UPSTREAM: &str = "k8s.io/kubernetes@v1.37.0";
+
+fn testdata() -> PathBuf {
+    let facts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../hack/facts");
+    let out = Command::new("go").args(["mod", "download", "-json", UPSTREAM]).current_dir(facts).output();
+    let out = out.unwrap_or_else(|e| panic!("`go` cannot be run ({e}); this test needs Go to find {UPSTREAM}"));
+    assert!(out.status.success(), "go mod download {UPSTREAM}: {}", String::from_utf8_lossy(&out.stderr));
+    let module: Value = serde_json::from_slice(&out.stdout).expect("go prints JSON");
+    let module = PathBuf::from(module["Dir"].as_str().expect("a directory"));
+    module.join("plugin/pkg/auth/authorizer/rbac/bootstrappolicy/testdata")
 }
 
 #[test]
 fn the_policy_is_upstreams() {
-    let Some(dir) = testdata() else {
-        println!("upstream's test data are not in the Go module cache");
-        return;
-    };
+    let dir = testdata();
     let mut want = Vec::new();
     for file in FILES {
         let text = std::fs::read_to_string(dir.join(file).with_extension("yaml")).unwrap();

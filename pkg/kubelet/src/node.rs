@@ -84,7 +84,7 @@ impl NodeKeeper {
             }
         };
         let disk = isopod_sys::mount::usage(&shared.cfg.root_dir)
-            .map_or(100, |([capacity, available, _], _)| if capacity == 0 { 100 } else { available * 100 / capacity });
+            .map_or(100, |([capacity, available, _], _)| (available * 100).checked_div(capacity).unwrap_or(100));
         let observed = Observed {
             runtime_version: &shared.runtime.version(),
             images: &images,

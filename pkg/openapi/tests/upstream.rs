@@ -49,10 +49,10 @@ fn normal(value: &Value, served: &BTreeSet<(String, String)>, root: &Value) -> V
                 }
                 return normal(&Value::Object(out), served, root);
             }
-            let keep = |key: &str, v: &Value| {
-                !(key == "description" && v.is_string()) && !key.contains("/watch/") && !key.contains("cbor")
+            let left_out = |key: &str, v: &Value| {
+                (key == "description" && v.is_string()) || key.contains("/watch/") || key.contains("cbor")
             };
-            let entries = map.iter().filter(|(k, v)| keep(k, v));
+            let entries = map.iter().filter(|(k, v)| !left_out(k, v));
             entries.map(|(k, v)| (k.clone(), member(k, v, served, root))).collect::<Map<_, _>>().into()
         }
         Value::Array(items) => {

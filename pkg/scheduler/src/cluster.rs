@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn sums_follow_the_pods() {
         let bound = json!({"metadata": {"uid": "a"}, "spec": {"nodeName": "n", "containers": [{"resources": {"requests": {"cpu": "1"}}}]}});
-        let mut c = cluster(&[node("n", json!({}))], &[bound.clone()]);
+        let mut c = cluster(&[node("n", json!({}))], std::slice::from_ref(&bound));
         assert_eq!(c.node("n").unwrap().requested.cpu, 1000);
         // Seen again, it counts once.
         c.observe(&Arc::new(serde_json::from_value(bound.clone()).unwrap()));

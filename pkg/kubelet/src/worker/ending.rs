@@ -122,7 +122,7 @@ impl Worker {
         let logs = self.shared.cfg.log_dir(self.pod.ns(), self.pod.pod_name(), self.pod.uid());
         match std::fs::remove_dir_all(&logs) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(RuntimeError::Io { context: format!("cannot remove {}", logs.display()), source });
+                Err(RuntimeError::Io { context: format!("cannot remove {}", logs.display()), source })
             }
             _ => Ok(()),
         }

@@ -14,7 +14,7 @@ async fn an_archive_is_imported_once_and_removed() {
     assert_eq!(image.repo_tags, [IMAGE]);
     assert!(image.repo_digests[0].starts_with("docker.io/library/box@sha256:") && image.size > 100_000, "{image:?}");
     let again = node.runtime.import_images(std::io::Cursor::new(archive())).await.unwrap();
-    assert_eq!(again, [image.id.clone()]);
+    assert_eq!(again, std::slice::from_ref(&image.id));
     assert_eq!(node.runtime.images().await.unwrap().len(), 1);
     for name in ["box:test", &image.id, &image.id[7..20]] {
         assert_eq!(node.runtime.image_status(name).await.unwrap().unwrap().id, image.id, "{name}");

@@ -168,12 +168,15 @@ mod tests {
     #[test]
     fn required_rules() {
         let db = bound("db", "a", json!({}));
-        assert_eq!(fits(rule("podAffinity", "zone", "db"), &[db.clone()]), ["a", "b"]);
-        assert_eq!(fits(rule("podAntiAffinity", "zone", "db"), &[db.clone()]), ["c"]);
-        assert_eq!(fits(rule("podAntiAffinity", "kubernetes.io/hostname", "db"), &[db.clone()]), ["b", "c"]);
+        assert_eq!(fits(rule("podAffinity", "zone", "db"), std::slice::from_ref(&db)), ["a", "b"]);
+        assert_eq!(fits(rule("podAntiAffinity", "zone", "db"), std::slice::from_ref(&db)), ["c"]);
+        assert_eq!(
+            fits(rule("podAntiAffinity", "kubernetes.io/hostname", "db"), std::slice::from_ref(&db)),
+            ["b", "c"]
+        );
         // No db anywhere: nothing fits. A pod that wants its own kind may be the first.
-        assert!(fits(rule("podAffinity", "zone", "none"), &[db.clone()]).is_empty());
-        assert_eq!(fits(rule("podAffinity", "zone", "web"), &[db.clone()]), ["a", "b", "c"]);
+        assert!(fits(rule("podAffinity", "zone", "none"), std::slice::from_ref(&db)).is_empty());
+        assert_eq!(fits(rule("podAffinity", "zone", "web"), std::slice::from_ref(&db)), ["a", "b", "c"]);
         // A pod that is there keeps others out.
         let hermit = bound("hermit", "c", rule("podAntiAffinity", "zone", "web"));
         assert_eq!(fits(json!({}), &[hermit]), ["a", "b"]);

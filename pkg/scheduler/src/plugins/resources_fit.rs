@@ -74,7 +74,7 @@ mod tests {
             json!({"status": {"allocatable": {"cpu": "1", "memory": "1Gi", "pods": "2", "example.com/gpu": "1"}}}),
         );
         let bound = json!({"spec": {"nodeName": "n", "containers": [{"resources": {"requests": {"cpu": "500m", "example.com/gpu": "1"}}}]}});
-        let c = cluster(&[small], &[bound.clone()]);
+        let c = cluster(&[small], std::slice::from_ref(&bound));
         let full = cluster(&[node("n", json!({"status": {"allocatable": {"pods": "1"}}}))], &[bound]);
         let ask = |requests| pod(json!({"containers": [{"resources": {"requests": requests}}]}));
         for (requests, want) in [
