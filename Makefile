@@ -7,7 +7,6 @@ OUT = $(CARGO_TARGET_DIR)/$(HOST)
 PROFILE ?= ci
 TOOLS := $(CACHE)/tools
 DATA_DIR ?= /var/lib/isopod
-export LIBSECCOMP_LIB_PATH ?= $(dir $(firstword $(wildcard /usr/lib/*/libseccomp.a /usr/lib/libseccomp.a)))
 
 .PHONY: help run build release test ci unit e2e verify lint fmt tools bench clean
 help:
@@ -47,7 +46,8 @@ fmt:
 lint:
 	@hack/deps.sh build
 	cargo fmt --all --check
-	cargo clippy --profile ci --workspace --all-targets -- -D warnings
+	cargo build --profile ci -p isopod-shim
+	ISOPOD_SHIM=$(OUT)/ci/isopod-shim cargo clippy --profile ci --workspace --all-targets -- -D warnings
 	@if command -v cargo-deny >/dev/null; then cargo deny --offline check licenses bans sources; fi
 
 unit:
