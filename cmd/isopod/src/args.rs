@@ -22,7 +22,7 @@ pub enum Command {
     /// Run the API server, datastore, controllers and scheduler, and (unless --disable-agent) a node
     Server(Box<ServerArgs>),
     /// List, pull, import and remove the node's container images
-    //IMAGE Image(ImageArgs),
+    Image(ImageArgs),
     /// Tell whether this machine can run a cluster, and what to do if not
     Check(CheckArgs),
     /// Stop every pod and remove all that Isopod made on this machine, data included

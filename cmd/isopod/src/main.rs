@@ -5,7 +5,7 @@ mod args;
 mod check;
 mod cleanup;
 mod config;
-// mod image;
+mod image;
 mod node;
 mod paths;
 mod server;
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     isopod_pki::tls::install_provider();
     let result = match cli.command {
         args::Command::Server(a) => run(server::run(a)),
-        //IMAGE
+        args::Command::Image(a) => run(image::run(a)),
         args::Command::Check(a) => check::run(&a),
         args::Command::Cleanup(a) => run(cleanup::run(a)),
         args::Command::Completion { shell } => {

@@ -5,6 +5,7 @@ use crate::persist;
 use crate::records::ContainerRecord;
 use crate::runtime::{Container, IsopodRuntime, blocking, io_error, now};
 use crate::sandboxes::{VANISH, limits, new_id};
+use crate::service::image_error;
 use crate::spec;
 use crate::types::{ContainerConfig, ContainerStats, NamespaceMode, Resources, Result, RuntimeError, RuntimeEvent};
 use crate::users;
@@ -46,7 +47,7 @@ impl IsopodRuntime {
             return Err(RuntimeError::CreateContainer(format!("sandbox {sandbox_id} is not running")));
         }
         // No layer goes while it is being taken into use.
-        let _in_use = self.store.in_use.read().await;
+        let _in_use = self.store.in_use().await.map_err(|e| image_error(&e))?;
         let find = || self.store.find(&config.image_id).or_else(|| self.store.find(&config.image));
         let image = find().ok_or_else(|| RuntimeError::ImageNotPresent(config.image.clone()))?;
         let pid_namespace = self.pid_namespace(&sandbox, &config)?;

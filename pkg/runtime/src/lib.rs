@@ -10,6 +10,7 @@ mod cleanup;
 mod config;
 mod containers;
 pub mod image;
+mod images;
 pub mod network;
 mod persist;
 mod records;
@@ -25,5 +26,6 @@ mod users;
 
 pub use cleanup::cleanup;
 pub use config::RuntimeConfig;
+pub use images::{Images, ImagesError};
 pub use runtime::{IsopodRuntime, OpenError};
 pub use types::*;

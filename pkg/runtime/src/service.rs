@@ -9,7 +9,7 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
-fn image_status(image: &Image) -> ImageStatus {
+pub(crate) fn image_status(image: &Image) -> ImageStatus {
     let config = &image.config.config;
     let user = config.user.split(':').next().unwrap_or_default();
     let uid = user.parse::<i64>().ok();
@@ -26,7 +26,7 @@ fn image_status(image: &Image) -> ImageStatus {
     }
 }
 
-fn image_error(e: &ImageError) -> RuntimeError {
+pub(crate) fn image_error(e: &ImageError) -> RuntimeError {
     io_error("manage images")(std::io::Error::other(Chain(e).to_string()))
 }
 
@@ -115,6 +115,7 @@ impl Runtime for IsopodRuntime {
     }
 
     async fn images(&self) -> Result<Vec<ImageStatus>> {
+        self.collect_leftovers();
         Ok(self.store.list().iter().map(image_status).collect())
     }
 
@@ -130,7 +131,7 @@ impl Runtime for IsopodRuntime {
 
     async fn remove_image(&self, image: &str) -> Result<()> {
         let Some(found) = self.store.find(image) else { return Ok(()) };
-        let _alone = self.store.in_use.write().await;
+        let _alone = self.store.alone().await.map_err(|e| image_error(&e))?;
         let runtime = self.arc();
         let removed = blocking(move || {
             runtime.store.remove(&found.id)?;
@@ -150,9 +151,26 @@ impl Runtime for IsopodRuntime {
 }
 
 impl IsopodRuntime {
+    /// Removes the layers of images that another process took out of the index; images in use put it off.
+    fn collect_leftovers(&self) {
+        if !self.store.has_garbage() {
+            return;
+        }
+        let runtime = self.arc();
+        tokio::task::spawn_blocking(move || {
+            let collect = || match runtime.store.try_alone()? {
+                Some(_alone) => runtime.store.collect(&runtime.lowers_in_use()),
+                None => Ok(()),
+            };
+            if let Err(e) = collect() {
+                tracing::warn!(error = %Chain(&e), "cannot remove the layers of removed images");
+            }
+        });
+    }
+
     /// Imports the images of an OCI or `docker save` archive; answers their ids.
     pub async fn import_images(self: &Arc<Self>, from: impl Read + Send + 'static) -> Result<Vec<String>> {
-        let _in_use = self.store.in_use.read().await;
+        let _in_use = self.store.in_use().await.map_err(|e| image_error(&e))?;
         let runtime = Arc::clone(self);
         let imported = blocking(move || {
             let scratch = runtime.paths.data.join(format!("import-{}", uuid::Uuid::new_v4().simple()));

@@ -2,6 +2,7 @@
 
 pub mod archive;
 mod digest;
+mod lock;
 mod manifest;
 mod merged;
 mod pull;

@@ -92,7 +92,7 @@ impl Puller {
         say: &(dyn Fn(PullProgress) + Send + Sync),
     ) -> Result<Digest> {
         let _turn = self.turn.lock().await;
-        let _in_use = self.store.in_use.read().await;
+        let _in_use = self.store.in_use().await?;
         let named = Digest::of(&top.bytes);
         let fetched = match &top.manifest.manifests {
             Some(platforms) => session.manifest(Some(&for_this_platform(platforms)?.digest)).await?,
@@ -100,7 +100,7 @@ impl Puller {
         };
         let missing = || ImageError::Malformed("the manifest has no config".into());
         let config_blob = fetched.manifest.config.as_ref().ok_or_else(missing)?;
-        self.download(session, config_blob, &|_, _| {}).await?;
+        self.download(session, config_blob, None, &|_, _| {}).await?;
         let config: ImageConfig = serde_json::from_slice(&self.store.read_blob(&config_blob.digest)?)
             .map_err(ImageError::json("the image's config"))?;
         let layers = &fetched.manifest.layers;
@@ -114,16 +114,16 @@ impl Puller {
         for (layer, diff_id) in layers.iter().zip(&config.rootfs.diff_ids) {
             let chain = Digest::chained(parent.as_ref(), diff_id);
             if !self.store.has_layer(&chain) {
-                wanted.push(layer);
+                wanted.push((layer, chain.clone()));
             }
             parent = Some(chain);
         }
         let mut downloads: Vec<BoxFuture<'_, Result<()>>> = Vec::new();
-        for &layer in &wanted {
-            downloads.push(Box::pin(self.download_layer(session, layer, say)));
+        for (layer, chain) in &wanted {
+            downloads.push(Box::pin(self.download_layer(session, layer, chain, say)));
         }
         futures::stream::iter(downloads).buffer_unordered(PARALLEL).try_collect::<Vec<()>>().await?;
-        if let Some(layer) = wanted.first() {
+        if let Some((layer, _)) = wanted.first() {
             say(PullProgress::Unpacking(layer.digest.to_string()));
         }
         let (store, blobs) = (self.store.clone(), layers.iter().map(|l| l.digest.clone()).collect::<Vec<_>>());
@@ -144,20 +144,31 @@ impl Puller {
         &self,
         session: &Session,
         layer: &Descriptor,
+        chain: &Digest,
         say: &(dyn Fn(PullProgress) + Send + Sync),
     ) -> Result<()> {
         let name = layer.digest.to_string();
-        self.download(session, layer, &|done, all| say(PullProgress::Layer(name.clone(), done, all))).await
+        self.download(session, layer, Some(chain), &|done, all| say(PullProgress::Layer(name.clone(), done, all))).await
     }
 
-    /// Brings a blob in, taking up what an earlier attempt left.
+    /// Brings a blob in, taking up what an earlier attempt left. `chain` is the layer it is for.
     async fn download(
         &self,
         session: &Session,
         blob: &Descriptor,
+        chain: Option<&Digest>,
         say: &(dyn Fn(u64, u64) + Send + Sync),
     ) -> Result<()> {
         if self.store.blob(&blob.digest).exists() {
+            return Ok(());
+        }
+        let (store, digest) = (self.store.clone(), blob.digest.clone());
+        let _claim = tokio::task::spawn_blocking(move || store.claim_partial(&digest))
+            .await
+            .map_err(|e| ImageError::io("claim a download")(io::Error::other(e)))??;
+        // Somebody else may have brought it in meanwhile, and even unpacked it.
+        if self.store.blob(&blob.digest).exists() || chain.is_some_and(|c| self.store.has_layer(c)) {
+            let _ = std::fs::remove_file(self.store.partial(&blob.digest));
             return Ok(());
         }
         let mut attempt = 1;
