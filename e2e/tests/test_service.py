@@ -33,6 +33,14 @@ import json; print(json.dumps({"ok": ok, "failed": failed}))
 """
 
 
+# Sends a datagram and prints the answer.
+UDP = r"""
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(5)
+s.sendto(b"hello", (sys.argv[1], int(sys.argv[2]))); print(s.recv(2048).decode())
+"""
+
+
 def service(name, kind="ClusterIP", app=None, **spec):
     ports = [{"name": "http", "port": 80, "targetPort": "http"}, {"name": "echo", "port": 80, "targetPort": 8080, "protocol": "UDP"}]
     spec = {"type": kind, "selector": {"app": app or name}, "ports": ports, **spec}
@@ -79,7 +87,7 @@ def test_reachable_by_every_name(cluster):
         # From a pod.
         for url in (f"http://{ip}/", "http://web/", f"http://web.{ns}/", f"http://{name}/", f"http://{NODE_IP}:{node_port}/"):
             assert inside_pod(cluster, ns, "timeout", "5", "wget", "-qO-", url).endswith(" v1\n"), url
-        reply = inside_pod(cluster, ns, "sh", "-c", f"echo hello | timeout 5 nc -u -w1 {ip} 80")
+        reply = run(cluster.net.inside(["python3", "-c", UDP, ip, "80"])).stdout
         assert reply.startswith("web-") and "hello" in reply, reply
         # A pod reaches itself through its own service.
         one = cluster.get("pods", "-l", "app=web", ns=ns)["items"][0]["metadata"]["name"]
@@ -146,9 +154,14 @@ def test_no_endpoints_are_refused_at_once(cluster):
     with cluster.namespace("empty") as ns:
         cluster.apply(service("nobody", "NodePort"), ns=ns)
         spec = cluster.get("service", "nobody", ns=ns)["spec"]
-        wait("refused", lambda: "refused" in run(cluster.net.inside(["curl", "-sS", "--max-time", "5", f"http://{spec['clusterIP']}/"]), check=False).stderr)
         port = spec["ports"][0]["nodePort"]
-        wait("refused outside", lambda: "refused" in run(cluster.net.outside(["curl", "-sS", "--max-time", "5", f"http://{NODE_IP}:{port}/"]), check=False).stderr)
+
+        def refused(where, url):
+            # 7: could not connect; a packet that is dropped would be 28, a timeout.
+            return run(where(["curl", "-sS", "--max-time", "5", url]), check=False).returncode == 7
+
+        wait("refused", lambda: refused(cluster.net.inside, f"http://{spec['clusterIP']}/"))
+        wait("refused outside", lambda: refused(cluster.net.outside, f"http://{NODE_IP}:{port}/"))
 
 
 def test_session_affinity_and_host_ports(cluster):

@@ -121,6 +121,11 @@ impl ApiServer {
         };
         match pipeline::create(self, &intent, object).await {
             Err(e) if e.reason != "AlreadyExists" => {
+                // An address that it has itself is refused before its name is looked at.
+                let kind = &intent.kind;
+                if self.read(&kind.gvk.group, &kind.resource, &intent.namespace, &intent.name).await?.is_some() {
+                    return Ok(());
+                }
                 tracing::error!(kind = %object["kind"], name = %object["metadata"]["name"], error = %e, "bootstrap");
                 Err(e)
             }
