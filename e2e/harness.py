@@ -52,6 +52,9 @@ class Network:
         self.node, self.client = f"iso-{tag}-n", f"iso-{tag}-c"
         for ns in (self.node, self.client):
             run(["ip", "netns", "add", ns])
+            # Link-local addresses come and go by themselves, some seconds later: not in what the tests compare.
+            off = "for f in all default; do echo 1 > /proc/sys/net/ipv6/conf/$f/disable_ipv6; done"
+            run(["nsenter", f"--net=/run/netns/{ns}", "sh", "-c", off])
             run(["ip", "-n", ns, "link", "set", "lo", "up"])
         run(["ip", "-n", self.node, "link", "add", "eth0", "type", "veth", "peer", "eth0", "netns", self.client])
         for ns, ip in ((self.node, NODE_IP), (self.client, CLIENT_IP)):

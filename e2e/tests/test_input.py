@@ -45,7 +45,7 @@ def test_requests_answer_with_a_status(cluster):
         ("GET", maps + "/nothing", None, [], 404, "NotFound", 'configmaps "nothing" not found'),
         ("GET", "/apis/nothing/v1/things", None, [], 404, "NotFound", ""),
         ("GET", maps + "?labelSelector=a%20b", None, [], 400, "BadRequest", "unable to parse requirement"),
-        ("GET", maps + "?fieldSelector=spec.x%3D1", None, [], 400, "BadRequest", "field label not supported: spec.x"),
+        ("GET", maps + "?fieldSelector=spec.x%3D1", None, [], 400, "BadRequest", '"spec.x" is not a known field selector'),
         ("GET", maps + "?resourceVersion=abc", None, [], 400, "BadRequest", "" ),
         ("GET", maps + "?limit=1&continue=garbage", None, [], 400, "BadRequest", "continue"),
         ("GET", maps, None, ["Accept: text/html"], 406, "NotAcceptable", ""),

@@ -93,7 +93,7 @@ pub fn generate(base: &str) -> String {
     format!("{}{suffix}", &base[..end])
 }
 
-fn name_mismatch(object: &str, url: &str) -> Status {
+pub fn name_mismatch(object: &str, url: &str) -> Status {
     Status::bad_request(format!("the name of the object ({object}) does not match the name on the URL ({url})"))
 }
 

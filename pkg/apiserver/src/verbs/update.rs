@@ -4,6 +4,7 @@ use super::Call;
 use crate::ApiServer;
 use crate::candidate::update::Update;
 use crate::encode::decode;
+use crate::metadata;
 use crate::options::WriteOptions;
 use crate::pipeline;
 use axum::body::Body;
@@ -21,6 +22,9 @@ pub async fn update(server: &ApiServer, call: &Call, body: Body) -> Result<Respo
             "the name of the object ({} based on URL) was undeterminable: name must be provided",
             call.info.name
         )));
+    }
+    if name != call.info.name {
+        return Err(metadata::name_mismatch(name, &call.info.name));
     }
     let intent = call.intent(&options);
     let candidate = Update { object: decoded.value, warnings: decoded.warnings };
