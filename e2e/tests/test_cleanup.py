@@ -57,7 +57,8 @@ def machine(cluster):
                 command, groups = f.read().replace(b"\0", b" ").decode(errors="replace").strip(), g.read()
         except OSError:
             continue
-        if cluster.cgroup in groups or (cluster.data in command and " cleanup " not in command):
+        # An empty one is dead already: its parent has not looked yet.
+        if command and cluster.cgroup in groups or (cluster.data in command and " cleanup " not in command):
             found.add(f"process {command}")
     own = f"isopod-{fnv1a(cluster.data):08x}"
     for top in ("/run", "/var/lib", "/var/log", "/etc", "/tmp"):
