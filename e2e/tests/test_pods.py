@@ -141,11 +141,17 @@ def test_security_context(cluster):
         log = once(cluster, ns, "strict", "id; touch /x 2>&1; grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/self/status", container={"securityContext": strict}, securityContext={"supplementalGroups": [4000], "fsGroup": 5000})
         assert "uid=1000(app) gid=3000 groups=" in log and "4000" in log and "5000" in log, log
         assert "Read-only file system" in log and "CapEff:\t0000000000000000" in log and "NoNewPrivs:\t1" in log, log
-        log = once(cluster, ns, "plain", "id -u; grep -E 'CapEff|Seccomp:' /proc/self/status; ls -d /etc/removed /etc/from-below 2>&1")
+        log = once(cluster, ns, "plain", "id -u; grep -E 'CapEff|Seccomp:' /proc/self/status")
         assert log.startswith("0\n") and "CapEff:\t00000000a80425fb" in log and "Seccomp:\t2" in log, log
         cluster.apply(pod("nobody", cluster.image("app:v1"), container={"securityContext": {"runAsNonRoot": True, "runAsUser": 0}}), ns=ns)
         waiting = lambda: cluster.get("pod", "nobody", ns=ns)["status"]["containerStatuses"][0]["state"]["waiting"]  # noqa: E731
-        wait("refused", lambda: waiting()["reason"] == "CreateContainerConfigError" and "runAsNonRoot" in waiting()["message"])
+        wait("refused", lambda: waiting()["reason"] == "CreateContainerConfigError" and "runAsUser breaks non-root policy" in waiting()["message"])
+        # A whiteout in the image's upper layer hides the file of the layer below.
+        layers = pod("layers", cluster.image("app:v1"), ["sh", "-c", "ls /etc/removed /etc/from-below"], restartPolicy="Never")
+        cluster.apply(layers, ns=ns)
+        phase(cluster, ns, "layers", "Failed")
+        listed = cluster.kubectl("logs", "layers", ns=ns)
+        assert "/etc/from-below\n" in listed and "/etc/removed: No such file" in listed, listed
         host = once(cluster, ns, "host", "hostname; ip -o addr show eth0", hostNetwork=True)
         assert "192.0.2.2" in host, host
 
