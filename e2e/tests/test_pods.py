@@ -206,4 +206,5 @@ def test_objects_of_every_kind_are_served(cluster):
         assert json.loads(cluster.kubectl("get", name, "-A", "-o", "json"))["kind"] == "List", name
     with cluster.namespace("quiet") as ns:
         cluster.apply(deployment("web", cluster.image("app:v1"), 0), ns=ns)
-        wait("observed", lambda: cluster.get("deployment", "web", ns=ns)["status"].get("observedGeneration") == 1)
+        web = lambda: cluster.get("deployment", "web", ns=ns)  # noqa: E731
+        wait("observed", lambda: web()["status"].get("observedGeneration") == web()["metadata"]["generation"])

@@ -3,8 +3,8 @@
 //!
 //! A pod has its address as a /32 and reaches everything, its neighbours too, through the bridge's address. So every packet
 //! between two pods passes the node's IP stack, where connection tracking undoes the proxy's address translation, whether
-//! or not the kernel has `br_netfilter`. A pod that reaches itself through a service needs no hairpin port for the same
-//! reason: the node sends the packet back, not the bridge.
+//! or not the kernel has `br_netfilter`. Where it has, a packet that a pod sends to itself through a service is translated
+//! inside the bridge and needs a hairpin port; where it has not, the node sends it back.
 //!
 //! Invariants: an address is in one file before any interface has it, and that file goes after the interface; MAC addresses
 //! are made from IP addresses, so a reused address never meets a stale neighbour entry. Everything belongs to the network
@@ -301,6 +301,9 @@ fn connect(
         peer_mac: mac(ip),
         peer_netns: ns.as_fd(),
     })?;
+    // Where br_netfilter is on, what a pod sends to itself through a service is turned round inside the bridge.
+    let port = links.link(name)?.ok_or_else(|| NetworkError::LinkMissing(name.to_owned()))?;
+    links.set_hairpin(port.index)?;
     let mut pod = RouteSocket::open_in(ns)?;
     let all = pod.links()?;
     let index = |name: &str| {
