@@ -151,6 +151,8 @@ impl IsopodRuntime {
             self.shim_of(&container).ok_or_else(|| RuntimeError::NotRunning(container.record.sandbox_id.clone()))?;
         let (runtime, record) = (self.clone(), container.record.clone());
         let prepared = blocking(move || runtime.prepare_start(&record)).await?;
+        // Before the shim is asked: a short program may have ended by the time its answer is here.
+        let asked = now();
         let answer = match prepared {
             Ok(start) => shim.call(&Request::Start(Box::new(start))).await,
             Err(e) => Err(e),
@@ -159,7 +161,7 @@ impl IsopodRuntime {
             let mut table = self.table.lock();
             let Some(c) = table.containers.get_mut(id) else { return Ok(()) };
             match &answer {
-                Ok(Response::Started { pid }) => (c.record.started_at, c.record.pid) = (now(), *pid),
+                Ok(Response::Started { pid }) => (c.record.started_at, c.record.pid) = (asked, *pid),
                 Ok(other) => c.record.start_failure = Some(format!("the shim answered {other:?}")),
                 Err(RuntimeError::Shim { why, .. }) => c.record.start_failure = Some(why.clone()),
                 Err(e) => c.record.start_failure = Some(isopod_base::errors::Chain(e).to_string()),
