@@ -50,14 +50,14 @@ lint:
 	ISOPOD_SHIM=$(OUT)/ci/isopod-shim cargo clippy --profile ci --workspace --all-targets -- -D warnings
 	@if command -v cargo-deny >/dev/null; then cargo deny --offline check licenses bans sources; fi
 
-unit:
-	@hack/deps.sh test
+unit: tools
 	cargo build --profile ci -p isopod-shim
-	ISOPOD_SHIM=$(OUT)/ci/isopod-shim cargo test --profile ci --workspace
+	ISOPOD_SHIM=$(OUT)/ci/isopod-shim PATH="$$PATH:$(TOOLS)/bin" cargo test --profile ci --workspace
 
 tools:
 	@hack/deps.sh test
 	@python3 hack/kubectl.py $(TOOLS) 32 37
+	@mkdir -p $(TOOLS)/bin && ln -sf ../kubectl-1.37 $(TOOLS)/bin/kubectl
 
 e2e: tools test-programs
 	python3 e2e/run.py --isopod $(OUT)/$(PROFILE)/isopod --tools $(TOOLS) $(if $(ONLY),--only $(ONLY))
