@@ -117,8 +117,8 @@ class Bench:
     def pods(self, cluster):
         pid = server_pid(cluster)
         one = [self.pod_start(cluster, n) for n in range(20)]
-        self.row("pod start, image present, p50", statistics.median(one) * 1000, "ms", "100")
-        self.row("pod start, image present, p99", max(one) * 1000, "ms", "300")
+        self.row("pod start with kubectl's own, image present, p50", statistics.median(one) * 1000, "ms", "100")
+        self.row("pod start with kubectl's own, image present, p99", max(one) * 1000, "ms", "300")
         cluster.kubectl("delete", "pods", "--all", "--grace-period=0", "--force")
         wait("gone", lambda: not cluster.get("pods")["items"])
         before = pss([pid])
@@ -133,22 +133,20 @@ class Bench:
 
     def pod_start(self, cluster, n):
         name = f"quick-{n}"
-        args = cluster.kubectl_args("get", "pods", "--watch-only", "-o", "jsonpath={.metadata.name} {.status.phase}\n")
+        args = cluster.kubectl_args("get", "pods", "--watch", "-o", "jsonpath={.metadata.name} {.status.phase}\n")
         watcher = subprocess.Popen(args, stdout=subprocess.PIPE, text=True, env=cluster.env())
         try:
             body = json.dumps(pod(name, cluster.image("busybox:1.36"), ["sleep", "100000"]))
-            created = None
+            # From before kubectl starts: its own start is in the figure, so the figure is never too good.
+            begin = time.monotonic()
             cluster.kubectl("create", "--raw", "/api/v1/namespaces/default/pods", "-f", "-", input=body)
             for line in watcher.stdout:
-                if line.split()[:1] == [name]:
-                    # Both ends as one watcher sees them: kubectl's own start does not count.
-                    created = created or time.monotonic()
-                    if line.split()[1:] == ["Running"]:
-                        return time.monotonic() - created
+                if line.split() == [name, "Running"]:
+                    return time.monotonic() - begin
         finally:
             watcher.kill()
             watcher.wait()
-        return 0
+        raise SystemExit(f"the watch ended before {name} ran")
 
     def throughput(self):
         cluster = self.cluster(agent=False)
