@@ -28,10 +28,7 @@ fn namespace(intent: &Intent, object: &mut Value) -> Result<(), Status> {
     let meta = meta(object);
     let given = meta.get("namespace").and_then(Value::as_str).unwrap_or_default();
     if !intent.kind.namespaced {
-        // A namespace in a cluster-wide object is nonsense that upstream drops on the way in.
-        if !given.is_empty() {
-            return Err(Status::bad_request("namespace may not be set on a cluster-scoped object"));
-        }
+        // A namespace in a cluster-wide object is nonsense that is dropped on the way in.
         meta.remove("namespace");
         return Ok(());
     }
@@ -50,7 +47,8 @@ pub fn on_create(intent: &Intent, new: &mut Value) -> Result<(), Status> {
     for field in SYSTEM {
         meta.remove(field);
     }
-    if meta.get("resourceVersion").and_then(Value::as_str).is_some_and(|v| !v.is_empty()) {
+    // A dry run does not get as far as the storage that refuses it.
+    if !intent.dry_run && meta.get("resourceVersion").and_then(Value::as_str).is_some_and(|v| !v.is_empty()) {
         return Err(Status::internal("resourceVersion should not be set on objects to be created"));
     }
     meta.remove("resourceVersion");
@@ -118,7 +116,9 @@ pub fn on_update(intent: &Intent, new: &mut Value, old: &Value) -> Result<(), St
     if version.is_empty() && !intent.kind.hooks.unconditional_update() {
         let path = isopod_api::Path::new("metadata").child("resourceVersion");
         let error = isopod_api::FieldError::invalid(&path, 0, "must be specified for an update");
-        return Err(Status::invalid(&intent.kind.gvk, &intent.name, &[error]));
+        // Upstream names the resource here, not the kind.
+        let named = isopod_api::Gvk::new(&gvr.group, &gvr.version, &gvr.resource);
+        return Err(Status::invalid(&named, &intent.name, &[error]));
     }
     if !version.is_empty() && version != "0" && version != old_version {
         return Err(Status::outdated(&gvr, &intent.name));

@@ -41,14 +41,20 @@ impl WriteOptions {
 }
 
 fn dry_run<'a>(kind: &str, values: impl Iterator<Item = &'a str>) -> Result<bool, Status> {
-    let mut on = false;
-    for value in values.filter(|v| !v.is_empty()) {
-        if value != "All" {
-            return Err(refuse(kind, FieldError::not_supported(&Path::new("dryRun"), value, &["All"])));
-        }
-        on = true;
+    let values: Vec<&str> = values.filter(|v| !v.is_empty()).collect();
+    if values.iter().any(|v| *v != "All") {
+        return Err(refuse(kind, FieldError::not_supported(&Path::new("dryRun"), values, &["All"])));
     }
-    Ok(on)
+    Ok(!values.is_empty())
+}
+
+/// Options are decoded without naming what they were to become.
+fn without_type(mut status: Status, kind: &str) -> Status {
+    let prefix = format!("{kind} in version \"v1\" cannot be handled as a {kind}: ");
+    if let Some(rest) = status.message.strip_prefix(&prefix) {
+        status.message = rest.to_owned();
+    }
+    status
 }
 
 /// What happens to dependents.
@@ -119,7 +125,8 @@ impl DeleteOptions {
                 if let Some(object) = parsed.as_object_mut() {
                     object.remove("apiVersion");
                 }
-                decode::value(parsed, &gvk, &schema, FieldValidation::Ignore)?.value
+                let decoded = decode::value(parsed, &gvk, &schema, FieldValidation::Ignore);
+                decoded.map_err(|e| without_type(e, "DeleteOptions"))?.value
             }
         };
         let text = |v: &Value| v.as_str().filter(|s| !s.is_empty()).map(str::to_owned);
@@ -183,8 +190,8 @@ impl ListOptions {
         let number = |key: &str| match query.get(key).filter(|v| !v.is_empty()) {
             None => Ok(None),
             Some(v) => v
-                .parse::<u64>()
-                .map(Some)
+                .parse::<i64>()
+                .map(|n| Some(n.max(0) as u64))
                 .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {v:?}: invalid syntax"))),
         };
         let options = ListOptions {
@@ -224,7 +231,10 @@ impl ListOptions {
                 }
                 (Some(_), Some(Match::Exact)) => {
                     let path = Path::new("resourceVersionMatch");
-                    Err(refuse("ListOptions", FieldError::not_supported(&path, "Exact", &["NotOlderThan"])))
+                    let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+                    let errors =
+                        [FieldError::forbidden(&path, why), FieldError::not_supported(&path, "Exact", &["NotOlderThan"])];
+                    Err(Status::invalid(&Gvk::new("meta.k8s.io", "v1", "ListOptions"), "", &errors))
                 }
                 _ => Ok(()),
             };

@@ -238,7 +238,7 @@ fn prepare_update(intent: &Intent, new: &mut Value, old: &Value) {
     if intent.subresource != "binding" {
         kind.hooks.prepare_update(&intent.ctx(), new, old);
     }
-    if kind.hooks.generation() {
+    if kind.hooks.generation() && intent.subresource != "binding" {
         metadata::bump_generation(new, old);
     }
 }
