@@ -1,0 +1,158 @@
+// What must differ between two servers, made equal: uids, recent times, revisions, addresses, generated names, tokens.
+// Only values that have the form of such a thing are replaced, so that a missing or misshapen one still differs.
+
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"regexp"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+)
+
+var (
+	uuid       = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`)
+	stamp      = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`)
+	goTime     = regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)? [+-]\d{4} \w+( m=[+-][\d.]+)?`)
+	token      = regexp.MustCompile(`eyJ[\w-]+\.[\w-]+\.[\w-]+`)
+	clusterIP  = regexp.MustCompile(`\b10\.43\.\d+\.\d+\b`)
+	loopback   = regexp.MustCompile(`127\.0\.0\.1:\d+`)
+	digits     = regexp.MustCompile(`^[1-9]\d*$`)
+	age        = regexp.MustCompile(`^\d+(ms|s)$`)
+	duration   = regexp.MustCompile(`\b\d+(\.\d+)?(ms|µs|s)\b`)
+	revisionIn = regexp.MustCompile(`(?i)(resource ?version[^0-9]{1,24})(\d{2,})`)
+	openapiTag = regexp.MustCompile(`hash=[0-9A-F]{16,}`)
+)
+
+// normalizer is bound to a case: it knows what the case named by hand and may therefore be compared.
+type normalizer struct {
+	kase *Case
+	id   string
+	sent string // everything that the case says, to tell given addresses and ports from allocated ones
+}
+
+func (n *normalizer) value(key string, v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		return n.object(v)
+	case []any:
+		out := make([]any, 0, len(v))
+		for _, e := range v {
+			if !fromController(e) {
+				out = append(out, n.value(key, e))
+			}
+		}
+		return out
+	case string:
+		return n.text(key, v)
+	case float64:
+		if (key == "nodePort" || key == "healthCheckNodePort") && v >= 30000 && v <= 32767 && !n.given(strconv.Itoa(int(v))) {
+			return "<node port>"
+		}
+	}
+	return v
+}
+
+func (n *normalizer) given(text string) bool { return strings.Contains(n.sent, text) }
+
+func (n *normalizer) object(o map[string]any) any {
+	out := make(map[string]any, len(o))
+	for k, v := range o {
+		if k == "managedFields" && !n.kase.keeps("managedFields") {
+			continue
+		}
+		out[n.text("", k)] = n.value(k, v)
+	}
+	if generate, ok := o["generateName"].(string); ok && generate != "" {
+		if name, _ := o["name"].(string); strings.HasPrefix(name, generate) && len(name) == len(generate)+5 {
+			out["name"] = generate + "<suffix>"
+		}
+	}
+	return out
+}
+
+// fromController recognizes what controllers put into every namespace; only one side has controllers.
+func fromController(v any) bool {
+	name, _ := getAt(v, pointer("/metadata/name")).(string)
+	if name == "" {
+		name, _ = getAt(v, pointer("/object/metadata/name")).(string)
+	}
+	return name == "kube-root-ca.crt"
+}
+
+func (n *normalizer) text(key, s string) string {
+	switch {
+	case key == "resourceVersion" && digits.MatchString(s):
+		return "<revision>"
+	case key == "continue" && s != "":
+		return "<continue>"
+	case key == "cells" && age.MatchString(s):
+		return "<age>"
+	}
+	s = uuid.ReplaceAllStringFunc(s, func(u string) string {
+		if n.given(u) {
+			return u
+		}
+		return "<uid>"
+	})
+	s = stamp.ReplaceAllStringFunc(s, recent)
+	s = goTime.ReplaceAllString(s, "<time>")
+	s = token.ReplaceAllString(s, "<token>")
+	s = clusterIP.ReplaceAllStringFunc(s, func(ip string) string {
+		if n.given(ip) {
+			return ip
+		}
+		return "<cluster IP>"
+	})
+	s = loopback.ReplaceAllString(s, "<server>")
+	s = openapiTag.ReplaceAllString(s, "hash=<hash>")
+	return revisionIn.ReplaceAllString(s, "$1<revision>")
+}
+
+// recent replaces times of about now, keeping how exact they are.
+func recent(s string) string {
+	t, err := time.Parse(time.RFC3339Nano, s)
+	if err != nil || time.Since(t).Abs() > 48*time.Hour {
+		return s
+	}
+	if dot := strings.IndexByte(s, '.'); dot > 0 {
+		return fmt.Sprintf("<time.%d>", len(s)-dot-2)
+	}
+	return "<time>"
+}
+
+// comparedHeaders are those that clients read. Of some only the presence can be compared.
+var comparedHeaders = map[string]bool{
+	"Content-Type": true, "Warning": true, "Cache-Control": true, "Location": true, "Www-Authenticate": true,
+	"Retry-After": true, "Allow": true, "Vary": true, "Audit-Id": false, "Etag": false,
+}
+
+func (n *normalizer) headers(h http.Header) map[string]any {
+	out := map[string]any{}
+	take := func(name string, whole bool) {
+		values := append([]string(nil), h.Values(name)...)
+		if len(values) == 0 {
+			return
+		}
+		sort.Strings(values)
+		for i := range values {
+			values[i] = n.text("", values[i])
+		}
+		if whole {
+			out[name] = strings.Join(values, " | ")
+		} else {
+			out[name] = "<present>"
+		}
+	}
+	for name, whole := range comparedHeaders {
+		take(name, whole)
+	}
+	for _, name := range n.kase.Headers {
+		// Fields of priority and fairness are uids.
+		take(http.CanonicalHeaderKey(name), !strings.HasPrefix(http.CanonicalHeaderKey(name), "X-Kubernetes-Pf-"))
+	}
+	return out
+}
