@@ -19,49 +19,79 @@ type Result struct {
 	Diff []string
 }
 
-// compare returns the case's result, and one for each part that its steps name.
+// compare returns one result for each step, named case#step, or plain case where only one step is compared; and one for
+// each part that a step names. A step of its own in the list of differences keeps the others of its case from hiding.
 func compare(kase *Case, upstream, isopod *play) []Result {
 	text, _ := json.Marshal(kase)
 	base, _ := json.Marshal(upstream.objects[kase.Base])
-	n := &normalizer{kase: kase, id: upstream.id, sent: string(text) + string(base)}
-	whole := Result{Name: kase.Name}
-	var parts []Result
-	for i := range kase.Steps {
-		s := &kase.Steps[i]
-		u, o := upstream.answers[i], isopod.answers[i]
-		if s.Expect != 0 && u.status != s.Expect {
+	sent := string(text) + string(base)
+	n := &normalizer{kase: kase, port: portOf(upstream), sent: sent}
+	m := &normalizer{kase: kase, port: portOf(isopod), sent: sent}
+	compared := 0
+	for i, s := range kase.Steps {
+		if u := upstream.answers[i]; s.Expect != 0 && u.status != s.Expect {
 			broken := fmt.Sprintf("step %d (%s): upstream answers %d, not %d: %s %v", i+1, s.Do, u.status, s.Expect, short(u.body), u.err)
 			return []Result{{Name: kase.Name, Broken: broken}}
 		}
-		if s.Quiet {
-			continue
-		}
-		uBody, oBody := n.value("", u.body), n.value("", o.body)
-		for _, p := range s.Parts {
-			parts = append(parts, compareParts(kase.Name, p, uBody, oBody)...)
-			uBody, oBody = without(uBody, pointer(p)), without(oBody, pointer(p))
-		}
-		for p := range kase.Ignore {
-			uBody, oBody = without(uBody, pointer(p)), without(oBody, pointer(p))
-		}
-		var lines []string
-		if u.status != o.status {
-			lines = append(lines, line("status", float64(u.status), float64(o.status)))
-		}
-		if (u.err == nil) != (o.err == nil) {
-			lines = append(lines, fmt.Sprintf("error: upstream %v | isopod %v", u.err, o.err))
-		}
-		lines = append(lines, diff("header ", mapOrNil(n.headers(u.header)), mapOrNil(n.headers(o.header)))...)
-		lines = append(lines, diff("", uBody, oBody)...)
-		if len(lines) > 0 {
-			whole.Diff = append(whole.Diff, fmt.Sprintf("step %d: %s", i+1, s.Do))
-			whole.Diff = append(whole.Diff, lines...)
+		if !s.Quiet {
+			compared++
 		}
 	}
-	return append([]Result{whole}, parts...)
+	var results []Result
+	for i := range kase.Steps {
+		if s := &kase.Steps[i]; !s.Quiet {
+			name := kase.Name
+			if compared > 1 {
+				name = fmt.Sprintf("%s#%d", kase.Name, i+1)
+			}
+			results = append(results, compareStep(n, m, s, name, upstream.answers[i], isopod.answers[i])...)
+		} else if upstream.answers[i].status != isopod.answers[i].status {
+			// What follows cannot be compared.
+			return []Result{{Name: kase.Name, Diff: append([]string{"preparing " + s.Do}, diffStep(n, m, n.answer(upstream.answers[i]), m.answer(isopod.answers[i]))...)}}
+		}
+	}
+	return results
 }
 
-func mapOrNil(m map[string]any) any { return m }
+func compareStep(n, m *normalizer, s *Step, name string, u, o *answer) []Result {
+	u, o = n.answer(u), m.answer(o)
+	var parts []Result
+	for _, p := range s.Parts {
+		parts = append(parts, compareParts(n.kase.Name, p, u.body, o.body)...)
+		u.body, o.body = without(u.body, pointer(p)), without(o.body, pointer(p))
+	}
+	r := Result{Name: name, Diff: diffStep(n, m, u, o)}
+	if len(r.Diff) > 0 {
+		r.Diff = append([]string{s.Do}, r.Diff...)
+	}
+	return append([]Result{r}, parts...)
+}
+
+// diffStep compares two normalized answers. Where the statuses differ the bodies do too, and only what they say is shown.
+func diffStep(n, m *normalizer, u, o *answer) []string {
+	if (u.err == nil) != (o.err == nil) {
+		return []string{fmt.Sprintf("error\n    upstream %v\n    isopod   %v", u.err, o.err)}
+	}
+	if u.status != o.status {
+		return []string{line("status", said(u), said(o))}
+	}
+	for _, p := range sortedKeys(n.kase.Ignore) {
+		u.body, o.body = without(u.body, pointer(p)), without(o.body, pointer(p))
+	}
+	lines := diff("header ", any(n.headers(u.header)), any(m.headers(o.header)))
+	return append(lines, diff("", u.body, o.body)...)
+}
+
+func portOf(p *play) string { return p.c.server[strings.LastIndexByte(p.c.server, ':')+1:] }
+
+// said is an answer's status with its message.
+func said(a *answer) any {
+	text := fmt.Sprint(a.status)
+	if message, _ := getAt(a.body, pointer("/message")).(string); message != "" {
+		text += " " + message
+	}
+	return text
+}
 
 // compareParts compares each entry below a pointer by itself; lists are taken as maps by name.
 func compareParts(name, at string, upstream, isopod any) []Result {
@@ -175,8 +205,7 @@ func diffLists(at string, u, o []any) []string {
 		return lines
 	}
 	var lines []string
-	for i, extra := range subtract(u, o) {
-		_ = i
+	for _, extra := range subtract(u, o) {
 		lines = append(lines, line(at+"[]", extra, absent{}))
 	}
 	for _, extra := range subtract(o, u) {

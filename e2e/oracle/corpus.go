@@ -27,13 +27,15 @@ type Case struct {
 	Edit
 	// Serial cases run alone, after all others: they change what others would see.
 	Serial bool `json:"serial,omitempty"`
-	// Keep lists what is otherwise left out of the comparison: managedFields.
+	// Keep lists what is otherwise left out of the comparison: managedFields, and descriptions in OpenAPI and tables.
 	Keep []string `json:"keep,omitempty"`
 	// Headers are response headers to compare beyond the usual ones.
 	Headers []string `json:"headers,omitempty"`
 	// Ignore lists JSON pointers (* is any key) that are not compared, with the reason.
 	Ignore map[string]string `json:"ignore,omitempty"`
-	Steps  []Step            `json:"steps"`
+	// Unordered lists JSON pointers below which the order of lists says nothing.
+	Unordered []string `json:"unordered,omitempty"`
+	Steps     []Step   `json:"steps"`
 }
 
 // Edit changes an object: values by JSON pointer, then removals.
@@ -89,7 +91,7 @@ func (c *Case) check(objects map[string]any) error {
 		return fmt.Errorf("no object %s", c.Base)
 	}
 	for _, k := range c.Keep {
-		if k != "managedFields" {
+		if k != "managedFields" && k != "descriptions" {
 			return fmt.Errorf("keep: %s is not known", k)
 		}
 	}

@@ -33,6 +33,9 @@ var volatileKinds = map[string]bool{
 	"prioritylevelconfigurations": true, "nodes": true, "namespaces": true, "ipaddresses": true,
 }
 
+// volatileCells are the columns that show volatile status.
+var volatileCells = map[string]string{"flowschemas": "5", "apiservices": "2", "customresourcedefinitions": "7"}
+
 func (k *kind) id() string {
 	if strings.Contains(k.group, "-") || k.resource == "events" && k.group != "core" {
 		return k.group + "." + k.resource
@@ -131,6 +134,19 @@ type generator struct {
 	cases   []*Case
 }
 
+// Where options are read and errors are worded is the same for all kinds: these few stand for them.
+var representative = map[string]bool{
+	"configmaps": true, "pods": true, "services": true, "nodes": true, "deployments": true, "jobs": true, "leases": true,
+	"clusterroles": true, "customresourcedefinitions": true, "horizontalpodautoscalers": true, "events": true,
+}
+
+// addGeneral adds a case for the representative kinds alone.
+func (g *generator) addGeneral(area string, k *kind, name string, c Case) {
+	if representative[k.resource] && k.group != "autoscaling-v1" {
+		g.add(area, k, name, c)
+	}
+}
+
 func (g *generator) add(area string, k *kind, name string, c Case) {
 	c.Name = area + "/" + k.id() + "/" + name
 	if k.volatile {
@@ -138,7 +154,13 @@ func (g *generator) add(area string, k *kind, name string, c Case) {
 		for _, p := range []string{"/status", "/items/*/status", "/metadata/generation"} {
 			c.Ignore[p] = "written by controllers inside upstream's server"
 		}
+		if cell, ok := volatileCells[k.resource]; ok {
+			c.Ignore["/rows/*/cells/"+cell] = "shows a condition that a controller inside upstream's server writes"
+		}
+		c.Keep = nil
 	}
+	// Upstream gives services addresses out of any ServiceCIDR.
+	c.Serial = k.resource == "servicecidrs"
 	g.cases = append(g.cases, &c)
 }
 

@@ -80,6 +80,10 @@ func (g *generator) encodings(k *kind, list string) {
 func (g *generator) lists(k *kind) {
 	c := k.collection()
 	own := only(k, "minimal")
+	namespace := "none"
+	if k.namespaced {
+		namespace = "{ns}"
+	}
 	g.add("list", k, "selectors", Case{
 		Why: "Label and field selectors, also ones that the kind does not have.", Base: k.base("minimal"), Edit: edit("/metadata/labels", map[string]any{"l": "{name}"}),
 		Steps: []Step{
@@ -94,16 +98,17 @@ func (g *generator) lists(k *kind) {
 			{Do: "GET " + c + "?fieldSelector=spec.nothing%3Dx"},
 			{Do: "GET " + c + "?fieldSelector=metadata.name"},
 			{Do: "GET " + c + "?fieldSelector=status.phase%3DRunning&labelSelector=l%3D{name}"},
-			{Do: "GET " + c + "?fieldSelector=metadata.namespace%3D{ns}&labelSelector=l%3D{name}"},
+			{Do: "GET " + c + "?fieldSelector=metadata.namespace%3D" + namespace + "&labelSelector=l%3D{name}"},
 		},
 	})
-	g.add("list", k, "versions", Case{
+	g.addGeneral("list", k, "versions", Case{
 		Why: "resourceVersion and resourceVersionMatch, alone and together.", Base: k.base("minimal"),
 		Steps: []Step{
 			prepare(k),
-			{Do: "GET " + c + "?" + own + "&resourceVersion=0&limit=0"},
-			{Do: "GET " + c + "?" + own + "&resourceVersion={rv}&resourceVersionMatch=Exact"},
+			// First, so that the watch cache has the object.
 			{Do: "GET " + c + "?" + own + "&resourceVersion={rv}&resourceVersionMatch=NotOlderThan"},
+			{Do: "GET " + c + "?" + own + "&resourceVersion={rv}&resourceVersionMatch=Exact"},
+			{Do: "GET " + c + "?" + own + "&resourceVersion=0&limit=0"},
 			{Do: "GET " + c + "?" + own + "&resourceVersionMatch=Exact"},
 			{Do: "GET " + c + "?" + own + "&resourceVersion=0&resourceVersionMatch=Exact"},
 			{Do: "GET " + c + "?" + own + "&resourceVersion=x"},
@@ -170,7 +175,7 @@ func (g *generator) watches(k *kind) {
 			{Do: w, Accept: partialType, Events: 1},
 		},
 	})
-	g.add("watch", k, "initial", Case{
+	g.addGeneral("watch", k, "initial", Case{
 		Why: "A streamed list: the objects, then the bookmark that ends them.", Base: k.base("minimal"),
 		Steps: []Step{
 			prepare(k),

@@ -19,19 +19,34 @@ var (
 	goTime     = regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)? [+-]\d{4} \w+( m=[+-][\d.]+)?`)
 	token      = regexp.MustCompile(`eyJ[\w-]+\.[\w-]+\.[\w-]+`)
 	clusterIP  = regexp.MustCompile(`\b10\.43\.\d+\.\d+\b`)
-	loopback   = regexp.MustCompile(`127\.0\.0\.1:\d+`)
 	digits     = regexp.MustCompile(`^[1-9]\d*$`)
 	age        = regexp.MustCompile(`^\d+(ms|s)$`)
 	duration   = regexp.MustCompile(`\b\d+(\.\d+)?(ms|µs|s)\b`)
 	revisionIn = regexp.MustCompile(`(?i)(resource ?version[^0-9]{1,24})(\d{2,})`)
+	credential = regexp.MustCompile(`X509SHA256=[0-9a-f]{64}`)
+	tokenMount = regexp.MustCompile(`\bkube-api-access-[a-z0-9]{5}\b`)
+	nodePort   = regexp.MustCompile(`\b3[0-2]\d{3}/(TCP|UDP)`)
+	nodePortIn = regexp.MustCompile(`([nN]odePort\\*":)3[0-2]\d{3}\b`)
+	suffix     = regexp.MustCompile(`\b([gG]en[-_])[bcdfghjklmnpqrstvwxz2456789]{5}\b`)
+	managedIn  = regexp.MustCompile(`,?\\*"managedFields\\*":\[[^\]]*\]`)
 	openapiTag = regexp.MustCompile(`hash=[0-9A-F]{16,}`)
 )
 
 // normalizer is bound to a case: it knows what the case named by hand and may therefore be compared.
 type normalizer struct {
 	kase *Case
-	id   string
+	port string // of the server, which other processes on this machine decide
 	sent string // everything that the case says, to tell given addresses and ports from allocated ones
+}
+
+func (n *normalizer) answer(a *answer) *answer {
+	body := n.value("", a.body)
+	for _, p := range n.kase.Unordered {
+		if there := getAt(body, pointer(p)); there != nil {
+			body, _ = setAt(body, pointer(p), sorted(there))
+		}
+	}
+	return &answer{status: a.status, header: a.header, body: body, err: a.err}
 }
 
 func (n *normalizer) value(key string, v any) any {
@@ -52,6 +67,11 @@ func (n *normalizer) value(key string, v any) any {
 		if (key == "nodePort" || key == "healthCheckNodePort") && v >= 30000 && v <= 32767 && !n.given(strconv.Itoa(int(v))) {
 			return "<node port>"
 		}
+		if strings.EqualFold(key, "port") || key == "targetPort" {
+			if strconv.Itoa(int(v)) == n.port {
+				return "<port>"
+			}
+		}
 	}
 	return v
 }
@@ -64,6 +84,9 @@ func (n *normalizer) object(o map[string]any) any {
 		if k == "managedFields" && !n.kase.keeps("managedFields") {
 			continue
 		}
+		if _, prose := v.(string); prose && k == "description" && described(o) && !n.kase.keeps("descriptions") {
+			continue
+		}
 		out[n.text("", k)] = n.value(k, v)
 	}
 	if generate, ok := o["generateName"].(string); ok && generate != "" {
@@ -72,6 +95,37 @@ func (n *normalizer) object(o map[string]any) any {
 		}
 	}
 	return out
+}
+
+// described says whether an object is a schema, a parameter, a response or a column: their descriptions are prose, which
+// Isopod does not copy.
+func described(o map[string]any) bool {
+	for _, k := range []string{"type", "$ref", "allOf", "schema", "content", "operationId", "properties", "additionalProperties", "x-kubernetes-group-version-kind", "in", "format"} {
+		if _, ok := o[k]; ok {
+			return true
+		}
+	}
+	return len(o) == 1
+}
+
+// sorted returns a value with all lists in it in one order, for places where the order says nothing.
+func sorted(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for k, e := range v {
+			out[k] = sorted(e)
+		}
+		return out
+	case []any:
+		out := make([]any, len(v))
+		for i := range v {
+			out[i] = sorted(v[i])
+		}
+		sort.Slice(out, func(i, j int) bool { return short(out[i]) < short(out[j]) })
+		return out
+	}
+	return v
 }
 
 // fromController recognizes what controllers put into every namespace; only one side has controllers.
@@ -107,7 +161,16 @@ func (n *normalizer) text(key, s string) string {
 		}
 		return "<cluster IP>"
 	})
-	s = loopback.ReplaceAllString(s, "<server>")
+	s = strings.ReplaceAll(s, "127.0.0.1:"+n.port, "<server>")
+	s = strings.ReplaceAll(s, ":"+n.port, ":<port>")
+	s = credential.ReplaceAllString(s, "X509SHA256=<hash>")
+	s = tokenMount.ReplaceAllString(s, "kube-api-access-<suffix>")
+	s = nodePort.ReplaceAllString(s, "<node port>/$1")
+	s = nodePortIn.ReplaceAllString(s, "$1<node port>")
+	s = suffix.ReplaceAllString(s, "$1<suffix>")
+	if !n.kase.keeps("managedFields") {
+		s = managedIn.ReplaceAllString(s, "")
+	}
 	s = openapiTag.ReplaceAllString(s, "hash=<hash>")
 	return revisionIn.ReplaceAllString(s, "$1<revision>")
 }

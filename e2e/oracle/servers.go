@@ -151,7 +151,7 @@ func upstreamFiles(dir, url string) error {
 			return err
 		}
 	}
-	cert, key, err := ca.issue("oracle-admin", "system:masters")
+	cert, key, err := ca.issue("system:admin", "system:masters")
 	if err != nil {
 		return err
 	}
