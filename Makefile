@@ -14,6 +14,7 @@ help:
 	@echo "make build    the release binary: $(OUT)/release/isopod"
 	@echo "make test     lint, unit tests, end-to-end tests with real containers (root)"
 	@echo "make e2e      the end-to-end tests alone; ONLY=name runs those whose name holds it"
+	@echo "make oracle   compare with upstream's API server, request by request; ONLY=name narrows (needs Go)"
 	@echo "make verify   regenerate the schema facts and compare them with what is committed (needs Go)"
 	@echo "make bench    measure start, memory, disk, throughput (root)"
 
@@ -61,6 +62,11 @@ tools:
 
 e2e: tools test-programs
 	python3 e2e/run.py --isopod $(OUT)/$(PROFILE)/isopod --tools $(TOOLS) $(if $(ONLY),--only $(ONLY))
+
+# Upstream's programs are built once and kept; the list of known differences may only shrink.
+oracle: binary
+	upstream=$$(e2e/oracle/upstream/build.sh $(CACHE)/upstream) && cd e2e/oracle && go build -o $(CACHE)/oracle . && \
+		$(CACHE)/oracle ratchet && $(CACHE)/oracle run -upstream $$upstream -isopod $(OUT)/$(PROFILE)/isopod $(ONLY)
 
 verify:
 	hack/verify-facts.sh

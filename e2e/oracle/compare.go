@@ -131,6 +131,9 @@ func itemName(i int, e any) string {
 			return s
 		}
 	}
+	if i == 0 && getAt(e, pointer("/versions")) != nil {
+		return "core" // the group without a name
+	}
 	return fmt.Sprint(i)
 }
 

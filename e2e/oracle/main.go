@@ -172,7 +172,7 @@ func update(ctx context.Context, o options, filters []string) error {
 		case len(r.Diff) > 0:
 			list[r.Name] = o.reason
 			if o.reason == "" {
-				list[r.Name] = summary(r.Diff)
+				list[r.Name] = explain(r.Diff)
 			}
 		}
 	}
@@ -180,21 +180,6 @@ func update(ctx context.Context, o options, filters []string) error {
 		return fmt.Errorf("%d broken cases", broken)
 	}
 	return writeDifferences(o.dir, list)
-}
-
-// summary is a difference's first place with both values, on one line.
-func summary(lines []string) string {
-	for _, l := range lines {
-		if strings.HasPrefix(l, "step ") {
-			continue
-		}
-		s := strings.Join(strings.Fields(l), " ")
-		if r := []rune(s); len(r) > 200 {
-			s = string(r[:200]) + "…"
-		}
-		return s
-	}
-	return "differs"
 }
 
 // up serves as upstream's side of a benchmark: etcd is durable, as in production.
