@@ -27,6 +27,8 @@ type Case struct {
 	Edit
 	// Serial cases run alone, after all others: they change what others would see.
 	Serial bool `json:"serial,omitempty"`
+	// First cases run before all others, and before Isopod's controllers are silenced: they look at bootstrapped roles.
+	First bool `json:"first,omitempty"`
 	// Keep lists what is otherwise left out of the comparison: managedFields, and descriptions in OpenAPI and tables.
 	Keep []string `json:"keep,omitempty"`
 	// Headers are response headers to compare beyond the usual ones.

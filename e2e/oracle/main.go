@@ -120,13 +120,16 @@ func results(ctx context.Context, o options, filters []string) ([]Result, map[st
 	}
 	defer p.close()
 	began := time.Now()
-	found := runCases(ctx, p, all, cases, o.parallel)
+	found, err := runCases(ctx, p, all, cases, o.parallel)
+	if err != nil {
+		return nil, nil, err
+	}
 	if ctx.Err() != nil {
 		return nil, nil, fmt.Errorf("interrupted")
 	}
 	fmt.Printf("%d cases, %d comparisons in %.0f s\n", len(cases), len(found), time.Since(began).Seconds())
 	if o.report != "" {
-		header := fmt.Sprintf("Rerun: go -C e2e/oracle run . run -upstream %s -isopod PATH CASE\n\n", o.upstream)
+		header := fmt.Sprintf("Rerun one: go -C e2e/oracle run . run -upstream %s -isopod PATH CASE\n\n", o.upstream)
 		if err := writeReport(o.report, header, found, known); err != nil {
 			return nil, nil, err
 		}

@@ -16,7 +16,7 @@ import (
 const caseTimeout = 90 * time.Second
 
 // runCases returns the results of all cases, sorted by name.
-func runCases(ctx context.Context, p *pair, all *corpus, cases []*Case, parallel int) []Result {
+func runCases(ctx context.Context, p *pair, all *corpus, cases []*Case, parallel int) ([]Result, error) {
 	upstream, isopod := newClient(p.upstream.access), newClient(p.isopod.access)
 	var mu sync.Mutex
 	var results []Result
@@ -26,29 +26,32 @@ func runCases(ctx context.Context, p *pair, all *corpus, cases []*Case, parallel
 		defer mu.Unlock()
 		results = append(results, r...)
 	}
-	queue := make(chan *Case)
-	var workers sync.WaitGroup
-	for range parallel {
-		workers.Go(func() {
-			for kase := range queue {
-				one(kase)
+	queue := func(workers int, which func(*Case) bool) {
+		waiting := make(chan *Case)
+		var group sync.WaitGroup
+		for range workers {
+			group.Go(func() {
+				for kase := range waiting {
+					one(kase)
+				}
+			})
+		}
+		for _, kase := range cases {
+			if which(kase) {
+				waiting <- kase
 			}
-		})
-	}
-	for _, kase := range cases {
-		if !kase.Serial {
-			queue <- kase
 		}
+		close(waiting)
+		group.Wait()
 	}
-	close(queue)
-	workers.Wait()
-	for _, kase := range cases {
-		if kase.Serial {
-			one(kase)
-		}
+	queue(parallel, func(c *Case) bool { return c.First })
+	if err := p.silence(ctx, isopod); err != nil {
+		return nil, err
 	}
+	queue(parallel, func(c *Case) bool { return !c.First && !c.Serial })
+	queue(1, func(c *Case) bool { return c.Serial })
 	sort.Slice(results, func(i, j int) bool { return results[i].Name < results[j].Name })
-	return results
+	return results, nil
 }
 
 func runCase(ctx context.Context, upstream, isopod *client, kase *Case, objects map[string]any) []Result {

@@ -72,8 +72,10 @@ func (p *process) tail() string {
 
 // server is a running side of the comparison.
 type server struct {
-	name      string
-	processes []*process
+	name string
+	// controllers says that some run inside the server and write behind the client's back.
+	controllers bool
+	processes   []*process
 	*access
 }
 
@@ -231,12 +233,14 @@ func startIsopod(dir, program string) (*server, error) {
 		"--write-kubeconfig=" + file("kubeconfig"), "--private-registry=" + file("registries.yaml"),
 		"--resolv-conf=" + file("resolv.conf"), "--node-name=oracle",
 	}
+	s := &server{name: "isopod"}
 	for _, flag := range []string{"--disable-controller-manager", "--disable-scheduler"} {
 		if strings.Contains(string(help), flag) {
 			args = append(args, flag)
+		} else {
+			s.controllers = true
 		}
 	}
-	s := &server{name: "isopod"}
 	p, err := start(dir, "isopod", program, args...)
 	if err != nil {
 		return nil, err
