@@ -211,6 +211,28 @@ func (g *generator) patches(k *kind) {
 			patch(strategicPatch, meta("noSuchField", 1)),
 		},
 	})
+	g.apply(k)
+	g.addGeneral("patch", k, "errors", Case{
+		Why: "Patches of an unknown type, of nothing, and with bad options.", Base: k.base("full"),
+		Steps: []Step{
+			{Do: "PATCH " + item, Type: mergePatch, Body: meta("labels", op("a", "b"))},
+			{Do: "PATCH " + item, Type: "application/json", Body: meta("labels", op("a", "b"))},
+			{Do: "PATCH " + item + "?dryRun=Some", Type: mergePatch, Body: meta("labels", op("a", "b"))},
+			{Do: "PATCH " + item + "?fieldManager=a%0Ab", Type: mergePatch, Body: meta("labels", op("a", "b"))},
+			{Do: "PATCH " + item + "?force=true", Type: mergePatch, Body: meta("labels", op("a", "b"))},
+		},
+	})
+}
+
+// apply: server-side apply, where managedFields are part of the answer.
+func (g *generator) apply(k *kind) {
+	op := func(fields ...string) any {
+		labels := map[string]any{}
+		for i := 0; i < len(fields); i += 2 {
+			labels[fields[i]] = fields[i+1]
+		}
+		return labels
+	}
 	g.add("patch", k, "apply", Case{
 		Why: "Server-side apply creates, changes, and takes away what its manager owned.", Base: k.base("minimal"),
 		Keep: []string{"managedFields"},
@@ -220,16 +242,6 @@ func (g *generator) patches(k *kind) {
 			{Do: "PATCH " + k.item("minimal") + "?fieldManager=two", Type: applyPatch, Send: "base", Edit: edit("/metadata/labels", op("a", "2"))},
 			{Do: "PATCH " + k.item("minimal") + "?fieldManager=two&force=true", Type: applyPatch, Send: "base", Edit: edit("/metadata/labels", op("a", "2"))},
 			{Do: "PATCH " + k.item("minimal"), Type: applyPatch, Send: "base"},
-		},
-	})
-	g.addGeneral("patch", k, "errors", Case{
-		Why: "Patches of an unknown type, of nothing, and with bad options.", Base: k.base("full"),
-		Steps: []Step{
-			{Do: "PATCH " + item, Type: mergePatch, Body: meta("labels", op("a", "b"))},
-			{Do: "PATCH " + item, Type: "application/json", Body: meta("labels", op("a", "b"))},
-			{Do: "PATCH " + item + "?dryRun=Some", Type: mergePatch, Body: meta("labels", op("a", "b"))},
-			{Do: "PATCH " + item + "?fieldManager=a%0Ab", Type: mergePatch, Body: meta("labels", op("a", "b"))},
-			{Do: "PATCH " + item + "?force=true", Type: mergePatch, Body: meta("labels", op("a", "b"))},
 		},
 	})
 }

@@ -65,8 +65,22 @@ const tableText = `# Compared with upstream
 
 ` + "`make oracle`" + ` sends the same requests to upstream's kube-apiserver v1.37.2 on etcd and to ` + "`isopod server`" + `, and compares
 status, headers, bodies and watch events. The cases are data in ` + "`e2e/oracle/cases`" + `; what is known to differ stands in
-` + "`e2e/oracle/differences.txt`" + ` with its reason and may only shrink. This table is written by ` + "`oracle table`" + `. A difference may be
-a part of a case: a path or a definition of an OpenAPI document.
+` + "`e2e/oracle/differences.txt`" + ` with its reason and may only shrink. This table is written by ` + "`oracle table`" + `. A difference is
+a step of a case (` + "`case#2`" + `) or a part of an answer, such as a path or a definition of an OpenAPI document (` + "`case#/apis/`" + `).
+
+From ` + "`e2e/oracle`" + `, with ` + "`up=$(upstream/build.sh ~/.cache/isopod/upstream)`" + `:
+
+| command | what it does |
+| --- | --- |
+| ` + "`go run . run -upstream $up -isopod PATH CASE`" + ` | the cases whose name holds CASE, with all that differs unexpectedly |
+| ` + "`go run . run -upstream $up -isopod upstream`" + ` | upstream against itself: whatever differs is a fault of the oracle |
+| ` + "`go run . update -upstream $up -isopod PATH`" + ` | rewrites differences.txt; reasons that are there stay, ` + "`-reason TEXT`" + ` gives new lines theirs |
+| ` + "`go run . gen -upstream $up`" + ` | writes the generated cases anew; those without its mark are written by hand |
+
+A case names a base object (` + "`e2e/oracle/objects`" + `), edits it by JSON pointer, and lists steps. ` + "`expect`" + ` is upstream's status: where
+upstream answers otherwise the case is broken, and fails whatever Isopod answers. Not compared are managedFields and descriptions
+(unless a case keeps them), and values that must differ: uids, revisions, times of now, allocated addresses and ports, generated
+suffixes, tokens, build information. Isopod's controllers and scheduler do not write during a run.
 
 | area | cases | known differences |
 | --- | ---: | ---: |

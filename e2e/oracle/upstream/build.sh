@@ -2,6 +2,7 @@
 # Builds upstream's etcd and kube-apiserver once for each set of pinned modules, below the directory given, and prints
 # where they are. Without cgo, so that the Go build cache is shared with whatever else builds these modules.
 set -eu
+command -v go >/dev/null || { echo "the oracle needs Go, to build upstream's programs" >&2; exit 1; }
 cache=$1
 cd "$(dirname "$0")"
 version=$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
