@@ -56,8 +56,12 @@ func compare(kase *Case, upstream, isopod *play) []Result {
 func compareStep(n, m *normalizer, s *Step, name string, u, o *answer) []Result {
 	u, o = n.answer(u), m.answer(o)
 	var parts []Result
+	prefix := n.kase.Name + "#"
+	if n.kase.stepsWithParts() > 1 {
+		prefix = name + ":"
+	}
 	for _, p := range s.Parts {
-		parts = append(parts, compareParts(n.kase.Name, p, u.body, o.body)...)
+		parts = append(parts, compareParts(prefix, p, u.body, o.body)...)
 		u.body, o.body = without(u.body, pointer(p)), without(o.body, pointer(p))
 	}
 	r := Result{Name: name, Diff: diffStep(n, m, u, o)}
@@ -94,7 +98,7 @@ func said(a *answer) any {
 }
 
 // compareParts compares each entry below a pointer by itself; lists are taken as maps by name.
-func compareParts(name, at string, upstream, isopod any) []Result {
+func compareParts(prefix, at string, upstream, isopod any) []Result {
 	u, o := entries(getAt(upstream, pointer(at))), entries(getAt(isopod, pointer(at)))
 	keys := map[string]bool{}
 	for k := range u {
@@ -105,7 +109,7 @@ func compareParts(name, at string, upstream, isopod any) []Result {
 	}
 	var results []Result
 	for _, k := range sortedKeys(keys) {
-		results = append(results, Result{Name: name + "#" + k, Diff: diff("", u[k], o[k])})
+		results = append(results, Result{Name: prefix + k, Diff: diff("", u[k], o[k])})
 	}
 	return results
 }

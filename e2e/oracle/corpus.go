@@ -83,6 +83,16 @@ func (c *Case) namespaced() bool {
 	return false
 }
 
+func (c *Case) stepsWithParts() int {
+	n := 0
+	for _, s := range c.Steps {
+		if len(s.Parts) > 0 {
+			n++
+		}
+	}
+	return n
+}
+
 func (c *Case) area() string { return c.Name[:strings.IndexByte(c.Name+"/", '/')] }
 
 func (c *Case) check(objects map[string]any) error {

@@ -165,16 +165,18 @@ func update(ctx context.Context, o options, filters []string) error {
 	if err != nil {
 		return err
 	}
-	list := map[string]string{}
-	if len(filters) > 0 {
-		for k, v := range known {
-			list[k] = v
+	list, ran := map[string]string{}, map[string]bool{}
+	for _, r := range found {
+		ran[caseOf(r.Name)] = true
+	}
+	for name, reason := range known {
+		if len(filters) > 0 && !ran[caseOf(name)] {
+			list[name] = reason
 		}
 	}
 	broken := 0
 	for _, r := range found {
 		reason := known[r.Name]
-		delete(list, r.Name)
 		switch {
 		case r.Broken != "":
 			broken++

@@ -51,6 +51,11 @@ func runCases(ctx context.Context, p *pair, all *corpus, cases []*Case, parallel
 	queue(parallel, func(c *Case) bool { return !c.First && !c.Serial })
 	queue(1, func(c *Case) bool { return c.Serial })
 	sort.Slice(results, func(i, j int) bool { return results[i].Name < results[j].Name })
+	for i := 1; i < len(results); i++ {
+		if results[i].Name == results[i-1].Name {
+			results[i].Broken = "two comparisons have this name"
+		}
+	}
 	return results, nil
 }
 
