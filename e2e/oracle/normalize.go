@@ -82,11 +82,8 @@ func (n *normalizer) object(o map[string]any) any {
 	out := make(map[string]any, len(o))
 	build := o["gitVersion"] != nil && o["goVersion"] != nil
 	for k, v := range o {
-		if text, ok := v.(string); ok && build && k != "major" && k != "minor" {
+		if _, ok := v.(string); ok && build && k != "major" && k != "minor" {
 			v = "<" + k + ">"
-			if text == "" {
-				v = "<empty>"
-			}
 		}
 		if k == "managedFields" && !n.kase.keeps("managedFields") {
 			continue
