@@ -15,6 +15,7 @@ help:
 	@echo "make build    the release binary: $(OUT)/release/isopod"
 	@echo "make test     lint, unit tests, end-to-end tests with real containers (root)"
 	@echo "make e2e      the end-to-end tests alone; ONLY=name runs those whose name holds it"
+	@echo "make oracle   compare with upstream's API server, request by request; ONLY=name narrows"
 	@echo "make verify   regenerate the schema facts and compare them with what is committed (downloads modules)"
 	@echo "make bench    measure start, memory, disk, throughput (root)"
 
@@ -69,12 +70,23 @@ tools:
 e2e: tools test-programs
 	python3 e2e/run.py --isopod $(OUT)/$(PROFILE)/isopod --tools $(TOOLS) $(if $(ONLY),--only $(ONLY))
 
+# Upstream's programs are built once and kept; the list of known differences may only shrink.
+UPSTREAM = $(WITH_TOOLS) $(CURDIR)/e2e/oracle/upstream/build.sh $(CACHE)/upstream
+.PHONY: oracle-program
+oracle-program: tools
+	$(WITH_TOOLS) go -C e2e/oracle build -o $(CACHE)/oracle .
+
+oracle: binary oracle-program
+	cd e2e/oracle && $(CACHE)/oracle ratchet && \
+		$(CACHE)/oracle run -upstream $$($(UPSTREAM)) -isopod $(OUT)/$(PROFILE)/isopod $(ONLY)
+
 verify: tools
 	$(WITH_TOOLS) hack/verify-facts.sh
 
 bench: PROFILE = release
-bench: tools test-programs
-	python3 e2e/bench.py --isopod $(OUT)/release/isopod --tools $(TOOLS) --out $(CACHE)/bench.json
+bench: test-programs oracle-program
+	python3 e2e/bench.py --isopod $(OUT)/release/isopod --tools $(TOOLS) --out $(CACHE)/bench.json \
+		--oracle $(CACHE)/oracle --upstream $$($(UPSTREAM))
 
 clean:
 	cargo clean
