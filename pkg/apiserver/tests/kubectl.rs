@@ -81,7 +81,7 @@ async fn the_everyday_commands_work() {
     run(&["auth", "can-i", "create", "pods"], "", &["yes"]).await;
     run(&["auth", "whoami"], "", &["admin", "system:masters"]).await;
     run(&["get", "--raw", "/readyz?verbose"], "", &["[+]etcd ok", "readyz check passed"]).await;
-    let mine = "{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}, data: {color: green, size: \"2\"}}";
+    let mine = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata: {color: green, size: \"2\"}\n";
     let apply = &["apply", "--server-side", "--field-manager=team", "-f", "-"];
     let refused = kubectl(&at, home.path(), apply, mine).await;
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();

@@ -61,3 +61,22 @@ pub fn signing_request(subresource: &str) -> Filter {
         _ => Filter::All,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::table;
+
+    #[test]
+    fn spec_and_status_have_owners_of_their_own() {
+        let mut with_status = 0;
+        for kind in table::builtin() {
+            let of = |subresource: &str, path: &[&str]| kind.hooks.owned(subresource).excludes(path);
+            let has_status = kind.subresources.iter().any(|s| s.name == "status");
+            assert_eq!(of("", &["status"]), has_status, "{}", kind.gvk);
+            assert_eq!(of("status", &["spec", "x"]), has_status, "{}", kind.gvk);
+            assert!(!of("scale", &["spec"]) && !of("status", &["status"]), "{}", kind.gvk);
+            with_status += usize::from(has_status);
+        }
+        assert!(with_status > 20, "{with_status}");
+    }
+}
