@@ -52,7 +52,6 @@ pub fn on_create(intent: &Intent, new: &mut Value) -> Result<(), Status> {
         return Err(Status::internal("resourceVersion should not be set on objects to be created"));
     }
     meta.remove("resourceVersion");
-    meta.remove("managedFields");
     meta.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
     meta.insert("creationTimestamp".into(), time::format(intent.now).into());
     unique_owners(meta);
@@ -95,8 +94,9 @@ pub fn name_mismatch(object: &str, url: &str) -> Status {
     Status::bad_request(format!("the name of the object ({object}) does not match the name on the URL ({url})"))
 }
 
-/// A new state of an object: identity and times stay, an outdated revision is a conflict.
-pub fn on_update(intent: &Intent, new: &mut Value, old: &Value) -> Result<(), Status> {
+/// A new state of an object: identity and times stay, an outdated revision is a conflict. `put`: the uid of the new state is
+/// a precondition; elsewhere it is a field that may not change.
+pub fn on_update(intent: &Intent, new: &mut Value, old: &Value, put: bool) -> Result<(), Status> {
     namespace(intent, new)?;
     let old_meta = old["metadata"].as_object().cloned().unwrap_or_default();
     let gvr = intent.kind.gvr();
@@ -108,7 +108,8 @@ pub fn on_update(intent: &Intent, new: &mut Value, old: &Value) -> Result<(), St
     }
     let (version, uid) = (text("resourceVersion"), text("uid"));
     let old_uid = old_meta.get("uid").and_then(Value::as_str).unwrap_or_default();
-    if !uid.is_empty() && uid != old_uid {
+    let other_uid = !uid.is_empty() && uid != old_uid;
+    if other_uid && put {
         let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {old_uid}");
         return Err(Status::conflict(&gvr, &intent.name, why));
     }
@@ -123,6 +124,11 @@ pub fn on_update(intent: &Intent, new: &mut Value, old: &Value) -> Result<(), St
     if !version.is_empty() && version != "0" && version != old_version {
         return Err(Status::outdated(&gvr, &intent.name));
     }
+    if other_uid {
+        let path = isopod_api::Path::new("metadata").child("uid");
+        let error = isopod_api::FieldError::invalid(&path, uid, "field is immutable");
+        return Err(Status::invalid(&intent.kind.gvk, &intent.name, &[error]));
+    }
     // A deletion's time only ever gets shorter, and not by an update.
     for field in SYSTEM.into_iter().chain(["name", "generateName"]) {
         match old_meta.get(field) {
@@ -130,7 +136,6 @@ pub fn on_update(intent: &Intent, new: &mut Value, old: &Value) -> Result<(), St
             None => meta.remove(field),
         };
     }
-    meta.remove("managedFields");
     meta.insert("resourceVersion".into(), old_version.into());
     unique_owners(meta);
     Ok(())

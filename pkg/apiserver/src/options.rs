@@ -3,7 +3,8 @@
 use crate::encode::decode::{self, FieldValidation};
 use crate::request::Query;
 use http::HeaderMap;
-use isopod_api::{FieldError, Gvk, Path, Status};
+use isopod_api::{FieldError, FieldErrors, Gvk, Path, Status};
+use isopod_kinds::metadata;
 use isopod_schema::facts;
 use serde_json::Value;
 
@@ -17,11 +18,36 @@ fn refuse(kind: &str, error: FieldError) -> Status {
 pub struct WriteOptions {
     pub dry_run: bool,
     pub validation: FieldValidation,
+    /// Empty: the client's program is the manager.
+    pub field_manager: String,
+    /// An apply takes fields from other managers.
+    pub force: bool,
 }
 
 impl WriteOptions {
-    /// `kind`: `CreateOptions`, `UpdateOptions` or `PatchOptions`.
+    /// `kind`: `CreateOptions` or `UpdateOptions`.
     pub fn parse(kind: &str, query: &Query) -> Result<Self, Status> {
+        Self::read(kind, query, Vec::new())
+    }
+
+    /// `PatchOptions`; `apply`: of server-side apply.
+    pub fn parse_patch(query: &Query, apply: bool) -> Result<Self, Status> {
+        let mut errors = Vec::new();
+        if apply && query.get("fieldManager").unwrap_or_default().is_empty() {
+            errors.push(FieldError::required(&Path::new("fieldManager"), "is required for apply patch"));
+        }
+        if !apply && query.has("force") {
+            errors.push(FieldError::forbidden(&Path::new("force"), "may not be specified for non-apply patch"));
+        }
+        Self::read("PatchOptions", query, errors)
+    }
+
+    fn read(kind: &str, query: &Query, mut errors: FieldErrors) -> Result<Self, Status> {
+        let field_manager = query.get("fieldManager").unwrap_or_default().to_owned();
+        errors.extend(metadata::field_manager(&field_manager, &Path::new("fieldManager")));
+        if !errors.is_empty() {
+            return Err(Status::invalid(&Gvk::new("meta.k8s.io", "v1", kind), "", &errors));
+        }
         let validation = match query.get("fieldValidation").unwrap_or_default() {
             "" | "Warn" => FieldValidation::Warn,
             "Ignore" => FieldValidation::Ignore,
@@ -32,11 +58,7 @@ impl WriteOptions {
             }
         };
         let dry_run = dry_run(kind, query.all("dryRun"))?;
-        // It is recorded in managedFields once ownership of fields is kept; its rules hold now.
-        if query.get("fieldManager").is_some_and(|m| m.len() > 128) {
-            return Err(refuse(kind, FieldError::too_long(&Path::new("fieldManager"), 128)));
-        }
-        Ok(WriteOptions { dry_run, validation })
+        Ok(WriteOptions { dry_run, validation, field_manager, force: query.flag("force") })
     }
 }
 
