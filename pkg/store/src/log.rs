@@ -4,13 +4,17 @@
 //! since `history_from`, ascending by (revision, sub). Readers give the revision at which they read, so what the writer
 //! has appended but not published is invisible to them and can be taken back.
 
-use crate::{Event, EventKind, KeyRange, KeyValue, RangeRequest, RangeResponse, Result, Revision, StoreError};
+use crate::hash::{HistoryHasher, is_hashed};
+use crate::{
+    Event, EventKind, HistoryEntry, KeyRange, KeyValue, RangeRequest, RangeResponse, Result, Revision, StoreError,
+};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 
 struct Entry {
     rev: Revision,
+    sub: u32,
     /// `None`: deleted at `rev`.
     kv: Option<KeyValue>,
 }
@@ -42,7 +46,7 @@ impl MemLog {
     /// Puts a key in without history: what an earlier run left.
     pub fn restore(&mut self, kv: KeyValue) {
         self.bytes += (kv.key.len() + kv.value.len() + 128) as u64;
-        self.keys.insert(kv.key.clone(), vec![Entry { rev: kv.mod_revision, kv: Some(kv) }]);
+        self.keys.insert(kv.key.clone(), vec![Entry { rev: kv.mod_revision, sub: 0, kv: Some(kv) }]);
     }
 
     /// Nothing is known about changes up to and with `rev`.
@@ -54,7 +58,7 @@ impl MemLog {
     pub fn append(&mut self, rev: Revision, sub: u32, event: &Event) {
         self.bytes += weight(event);
         let kv = (event.kind == EventKind::Put).then(|| event.kv.clone());
-        self.keys.entry(event.kv.key.clone()).or_default().push(Entry { rev, kv });
+        self.keys.entry(event.kv.key.clone()).or_default().push(Entry { rev, sub, kv });
         self.history.push_back(Logged { rev, sub, event: event.clone() });
     }
 
@@ -98,6 +102,9 @@ impl MemLog {
             }
             if req.limit != 0 && out.kvs.len() == req.limit {
                 out.more = true;
+                if req.uncounted {
+                    break;
+                }
                 continue;
             }
             out.kvs.push(shaped(kv.clone(), req.keys_only));
@@ -153,6 +160,35 @@ impl MemLog {
             if let Some(l) = self.history.pop_front() {
                 self.bytes = self.bytes.saturating_sub(weight(&l.event));
             }
+        }
+    }
+
+    /// Every entry up to and with `at`, in order.
+    pub fn export(&self, at: Revision) -> Vec<HistoryEntry> {
+        let mut out: Vec<HistoryEntry> = Vec::new();
+        for (key, entries) in &self.keys {
+            let seen = entries.iter().take_while(|e| e.rev <= at);
+            out.extend(seen.map(|e| HistoryEntry { revision: e.rev, sub: e.sub, key: key.clone(), kv: e.kv.clone() }));
+        }
+        out.sort_by_key(|e| (e.revision, e.sub));
+        out
+    }
+
+    pub fn compacted(&self) -> Revision {
+        self.compacted
+    }
+
+    /// Adds every entry up to and with `at`.
+    pub fn hash(&self, hasher: &mut HistoryHasher, at: Revision) {
+        let mut counted: Vec<(&Bytes, &Entry)> = Vec::new();
+        for (key, entries) in &self.keys {
+            let seen = &entries[..entries.partition_point(|e| e.rev <= at)];
+            let counts = |i: usize, e: &Entry| is_hashed(e.rev, self.compacted, e.kv.is_none(), i + 1 < seen.len());
+            counted.extend(seen.iter().enumerate().filter(|(i, e)| counts(*i, e)).map(|(_, e)| (key, e)));
+        }
+        counted.sort_by_key(|(_, e)| (e.rev, e.sub));
+        for (key, entry) in counted {
+            hasher.add(entry.rev, entry.sub, key, entry.kv.as_ref());
         }
     }
 

@@ -2,17 +2,21 @@
 
 use super::queries::{self, failed};
 use super::schema;
+use crate::hash::HistoryHasher;
 use crate::hub::{Committed, Hub};
 use crate::log::{Logged, MemLog, transactions};
+use crate::select::select;
 use crate::*;
 use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 const CONNECTIONS: usize = 4;
 const CACHE_KIB: u32 = 256;
+/// Entries that an export holds at a time.
+const EXPORT_PART: usize = 256;
 
 pub(crate) struct Readers {
     path: PathBuf,
@@ -112,7 +116,7 @@ impl Snapshot {
     /// A read at the newest revision, or at `req.revision`.
     pub fn range(&self, conn: &Connection, req: &RangeRequest) -> Result<RangeResponse> {
         loop {
-            match self.try_range(conn, req) {
+            match select(req, |plain| self.try_range(conn, plain)) {
                 // A compaction passed between choosing the newest revision and reading memory at it: choose again.
                 Err(StoreError::Compacted { .. }) if req.revision == 0 => {}
                 other => return other,
@@ -125,7 +129,25 @@ impl Snapshot {
         let memory = self.memory.read();
         let newest = self.hub.published();
         let at = if req.revision > 0 { req.revision } else { newest };
-        Ok(RangeResponse { revision: newest, ..memory.range(req, at)? })
+        Ok(RangeResponse { revision: newest, ..select(req, |plain| memory.range(plain, at))? })
+    }
+
+    /// The durable history in its order, then the ephemeral one.
+    pub fn hash(&self, conn: &Connection, rev: Revision) -> Result<HistoryHash> {
+        let published = self.hub.published();
+        let transaction = conn.unchecked_transaction().map_err(failed("begin to read"))?;
+        let revision = published.max(queries::last_revision(conn)?);
+        let compact_revision = queries::meta(conn, "compacted")?.unwrap_or(0);
+        let hash_revision = if rev > 0 { rev } else { revision };
+        if hash_revision < compact_revision {
+            return Err(StoreError::Compacted { requested: rev, compacted: compact_revision });
+        }
+        let mut hasher = HistoryHasher::new();
+        queries::hash(conn, &mut hasher, compact_revision, hash_revision)?;
+        drop(transaction);
+        self.hub.wait_for(revision)?;
+        self.memory.read().hash(&mut hasher, hash_revision);
+        Ok(HistoryHash { hash: hasher.finish(), hash_revision, compact_revision, revision })
     }
 
     fn try_range(&self, conn: &Connection, req: &RangeRequest) -> Result<RangeResponse> {
@@ -153,6 +175,36 @@ impl Snapshot {
         }
         answer.revision = newest;
         Ok(answer)
+    }
+
+    /// Tells the revision and the compacted one, then sends the entries, on a thread that may wait for who takes them.
+    pub fn export(
+        &self,
+        conn: &Connection,
+        began: oneshot::Sender<(Revision, Revision)>,
+        out: &mpsc::Sender<Result<Vec<HistoryEntry>>>,
+    ) -> Result<()> {
+        let published = self.hub.published();
+        let transaction = conn.unchecked_transaction().map_err(failed("begin to read"))?;
+        let revision = published.max(queries::last_revision(conn)?);
+        let compacted = queries::meta(conn, "compacted")?.unwrap_or(0);
+        self.hub.wait_for(revision)?;
+        let mut kept = self.memory.read().export(revision).into_iter().peekable();
+        let _ = began.send((revision, compacted));
+        let mut part = Vec::new();
+        queries::all_entries(conn, &mut |entry| {
+            let place = (entry.revision, entry.sub);
+            while let Some(earlier) = kept.next_if(|k| (k.revision, k.sub) < place) {
+                part.push(earlier);
+            }
+            part.push(entry);
+            // False: nobody takes them any more.
+            part.len() < EXPORT_PART || out.blocking_send(Ok(std::mem::take(&mut part))).is_ok()
+        })?;
+        drop(transaction);
+        part.extend(kept);
+        let _ = out.blocking_send(Ok(part));
+        Ok(())
     }
 
     pub fn history(
