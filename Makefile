@@ -8,13 +8,14 @@ PROFILE ?= ci
 TOOLS := $(CACHE)/tools
 DATA_DIR ?= /var/lib/isopod
 
-.PHONY: help run build release test ci unit e2e verify lint fmt tools bench clean
+.PHONY: help run build release test ci unit e2e verify lint fmt tools bench clean conformance conformance-ci ratchet
 help:
 	@echo "make run      build the release binary and run a whole cluster here (root; Ctrl-C stops the server)"
 	@echo "make build    the release binary: $(OUT)/release/isopod"
 	@echo "make test     lint, unit tests, end-to-end tests with real containers (root)"
 	@echo "make e2e      the end-to-end tests alone; ONLY=name runs those whose name holds it"
 	@echo "make verify   regenerate the schema facts and compare them with what is committed (needs Go)"
+	@echo "make conformance  upstream's conformance suite (root, Go); SIG=apps FOCUS=regexp PARALLEL=4 RESUME=1 narrow it"
 	@echo "make bench    measure start, memory, disk, throughput (root)"
 
 build: release
@@ -64,6 +65,23 @@ e2e: tools test-programs
 
 verify:
 	hack/verify-facts.sh
+
+# Upstream's suite is built once, outside of the clone. ARGS=--write-docs and the like: see e2e/conformance/run.py.
+PARALLEL ?= 4
+CONFORMANCE = python3 e2e/conformance/run.py --isopod $(OUT)/$(PROFILE)/isopod --tools $(TOOLS) --cache $(CACHE) --parallel $(PARALLEL)
+conformance: tools binary
+	@hack/deps.sh conformance
+	$(CONFORMANCE) $(if $(SIG),--sig '$(SIG)') $(if $(FOCUS),--focus '$(FOCUS)') $(if $(RESUME),--resume) $(ARGS)
+
+# Specs that pass, drawn anew by each commit: about ten minutes.
+MINUTES ?= 10
+conformance-ci: tools binary ratchet
+	@hack/deps.sh conformance
+	$(CONFORMANCE) --ci $(MINUTES) --out target/conformance-ci
+
+# The list of failing conformance specs may only shrink.
+ratchet:
+	python3 e2e/conformance/run.py --check-ratchet
 
 bench: PROFILE = release
 bench: tools test-programs

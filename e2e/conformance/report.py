@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 
 import specs
@@ -31,6 +32,14 @@ def save(out, sig, results, binary, seconds):
     with open(f"{out}/{sig}.json.part", "w") as f:
         json.dump(kept, f, indent=1)
     os.rename(f"{out}/{sig}.json.part", f"{out}/{sig}.json")
+
+
+def forget(out, sig):
+    """Takes away what an earlier run left of this SIG."""
+    if os.path.exists(f"{out}/{sig}.json"):
+        os.remove(f"{out}/{sig}.json")
+    for stage in ("parallel", "serial"):
+        shutil.rmtree(f"{out}/{sig}-{stage}", ignore_errors=True)
 
 
 def _saved(out, sig):

@@ -8,7 +8,6 @@ that `--resume` goes on after the last complete SIG. Closes with `N passed, N fa
 import argparse
 import os
 import re
-import shutil
 import sys
 import time
 
@@ -62,18 +61,19 @@ def ratchet():
 
 def run(args, upstream, chosen):
     """Runs SIG by SIG; what `--resume` finds complete is left out."""
-    missing = suite.images(upstream) - catalog.references(catalog.table())
+    rows = catalog.table()
+    missing = suite.images(upstream) - catalog.references(rows) - set(rows["not_conformance"])
     for name in sorted(missing):
         print(f"no source for the image {name}")
     by_sig = report.group(chosen)
     binary = report.binary_id(args.isopod)
     if args.resume:
         by_sig = {s: names for s, names in by_sig.items() if not report.complete(args.out, s, names, binary)}
-    else:
-        shutil.rmtree(args.out, ignore_errors=True)
     if not by_sig:
         return
     os.makedirs(args.out, exist_ok=True)
+    for sig in by_sig:
+        report.forget(args.out, sig)
     storage = catalog.storage(upstream, f"{args.cache}/conformance")
     with suite.Runner(args, upstream, storage) as runner:
         for sig, names in by_sig.items():
