@@ -68,7 +68,7 @@ class Runner:
     def _stage(self, title, names, processes):
         out = f"{self.args.out}/{title}"
         os.makedirs(out, exist_ok=True)
-        command = self.cluster.outside([
+        command = self.cluster.net.outside([
             f"{self.upstream}/ginkgo", f"--procs={processes}", "--no-color", f"--timeout={TIMEOUT}",
             f"--focus={specs.focus(names)}", f"--output-dir={out}", "--json-report=report.json", "--silence-skips",
             f"{self.upstream}/e2e.test", "--",
