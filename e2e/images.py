@@ -59,14 +59,14 @@ class Packed:
         self.digest = sha(self.data)
 
 
-def busybox(layer):
-    """Debian's static busybox, a link for each applet, and the directories and accounts that a shell expects."""
+def busybox(layer, binary=BUSYBOX):
+    """A static busybox, a link for each applet, and the directories and accounts that a shell expects."""
     for d in ("bin", "etc", "home", "root", "usr", "usr/bin", "var"):
         layer.directory(d)
     layer.directory("tmp", 0o1777)
-    with open(BUSYBOX, "rb") as f:
+    with open(binary, "rb") as f:
         layer.file("bin/busybox", f.read(), 0o755)
-    for applet in subprocess.run([BUSYBOX, "--list"], check=True, capture_output=True, text=True).stdout.split():
+    for applet in subprocess.run([binary, "--list"], check=True, capture_output=True, text=True).stdout.split():
         if applet != "busybox":
             layer.link(f"bin/{applet}", "/bin/busybox")
     layer.file("etc/passwd", PASSWD.encode())

@@ -16,8 +16,10 @@ import tomllib
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
+import busybox  # noqa: E402
+import images  # noqa: E402
 import rootfs  # noqa: E402
-from images import BUSYBOX, GROUP, PASSWD, Image, Layer, Packed, busybox  # noqa: E402
+from images import Image, Layer, Packed  # noqa: E402
 from registry import Registry  # noqa: E402
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -53,7 +55,8 @@ class Maker:
         if name not in self.packed:
             if name == "busybox":
                 layer = Layer()
-                busybox(layer)
+                images.busybox(layer, busybox.binary(self.cache))
+                layer.link("usr/bin/env", "/bin/busybox")
                 self.packed[name] = Packed(layer.bytes())
             else:
                 self.packed[name] = Packed(self.tree(name).raw)
@@ -92,7 +95,7 @@ def _agnhost(maker, top):
     groups = b"user-defined-in-image:x:1000:\ngroup-defined-in-image:x:50000:user-defined-in-image\n"
     top.file("etc/passwd", tree.read("etc/passwd") + user)
     top.file("etc/group", tree.read("etc/group") + groups)
-    applets = subprocess.run([BUSYBOX, "--list"], check=True, capture_output=True, text=True).stdout.split()
+    applets = subprocess.run([images.BUSYBOX, "--list"], check=True, capture_output=True, text=True).stdout.split()
     places = ("bin", "sbin", "usr/bin", "usr/sbin", "usr/local/bin")
     for applet in applets:
         if not any(f"{place}/{applet}" in tree.names for place in places):
@@ -143,7 +146,7 @@ EXTRAS = {"agnhost": _agnhost, "nginx": _nginx}
 
 def _digest(upstream):
     """Of all that images are made from."""
-    digest = hashlib.sha256(repr((rootfs.SUITE, rootfs.TREES, rootfs.LEFT_OUT, PASSWD, GROUP)).encode())
+    digest = hashlib.sha256(repr((rootfs.SUITE, rootfs.TREES, rootfs.LEFT_OUT, images.PASSWD, images.GROUP, busybox.VERSION)).encode())
     files = [f"{HERE}/images.toml", f"{HERE}/catalog.py", f"{upstream}/stamp"]
     for path in files:
         with open(path, "rb") as f:
@@ -157,6 +160,24 @@ def _free_port():
         return s.getsockname()[1]
 
 
+def use(storage):
+    """Says that a run serves this storage; the file that is returned must stay open for as long."""
+    held = os.open(storage, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_SH)
+    return held
+
+
+def _remove_unless_used(storage):
+    held = os.open(storage, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(storage, ignore_errors=True)
+    except BlockingIOError:
+        pass  # another run serves it: the next one removes it
+    finally:
+        os.close(held)
+
+
 def storage(upstream, cache):
     os.makedirs(cache, exist_ok=True)
     with open(f"{cache}/lock", "w") as lock:
@@ -166,7 +187,7 @@ def storage(upstream, cache):
             return path
         for old in os.listdir(cache):
             if old.startswith("registry-"):
-                shutil.rmtree(f"{cache}/{old}", ignore_errors=True)
+                _remove_unless_used(f"{cache}/{old}")
         work = tempfile.mkdtemp(prefix="part-", dir=cache)
         rows, maker = table(), Maker(upstream, cache)
         registry = Registry([], storage=f"{work}/registry", port=_free_port())

@@ -28,6 +28,7 @@ class Runner:
 
     def __init__(self, args, upstream, storage):
         self.args, self.upstream = args, upstream
+        self.held = catalog.use(storage)
         registry = Registry(catalog.hosts(catalog.table()), storage=storage)
         self.cluster = Cluster(args.isopod, args.tools, None, registry=registry)
         self.kubeconfig = f"{self.cluster.dir}/outside.kubeconfig"
@@ -46,6 +47,7 @@ class Runner:
         if os.path.exists(log):
             shutil.copyfile(log, f"{self.args.out}/server.log")
         self.cluster.close()
+        os.close(self.held)
 
     def _kubeconfig(self):
         """As an administrator elsewhere would have it: the node's address instead of loopback."""
