@@ -93,7 +93,9 @@ def read(path, names):
     for one in suites:
         for spec in one.get("SpecReports") or []:
             name = " ".join([*(spec.get("ContainerHierarchyTexts") or []), spec.get("LeafNodeText", "")])
-            if name not in wanted or spec["State"] in ("skipped", "pending") and not spec.get("NumAttempts"):
+            # Not selected, or cut off by whoever stopped the run: no result.
+            never = spec["State"] in ("skipped", "pending") and not spec.get("NumAttempts")
+            if name not in wanted or never or spec["State"] in ("interrupted", "aborted"):
                 continue
             failure = spec.get("Failure") or {}
             results[name] = {
