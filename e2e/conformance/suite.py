@@ -10,7 +10,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
 import catalog  # noqa: E402
 import specs  # noqa: E402
-from harness import NODE_IP, Cluster  # noqa: E402
+from harness import CLIENT_IP, NODE_IP, Cluster  # noqa: E402
 from registry import Registry  # noqa: E402
 
 # Upstream's own for the whole suite; specs have their own within it.
@@ -32,13 +32,15 @@ class Runner:
         registry = Registry(catalog.hosts(catalog.table()), storage=storage)
         self.cluster = Cluster(args.isopod, args.tools, None, registry=registry)
         self.kubeconfig = f"{self.cluster.dir}/outside.kubeconfig"
+        self.nameserver = None
 
     def __enter__(self):
         try:
+            self._nameserver()
             self.cluster.start()
             self._kubeconfig()
         except BaseException:
-            self.cluster.close()
+            self._close()
             raise
         return self
 
@@ -46,8 +48,20 @@ class Runner:
         log = f"{self.cluster.dir}/server.log"
         if os.path.exists(log):
             shutil.copyfile(log, f"{self.args.out}/server.log")
+        self._close()
+
+    def _close(self):
+        if self.nameserver:
+            self.nameserver.kill()
+            self.nameserver.wait()
         self.cluster.close()
         os.close(self.held)
+
+    def _nameserver(self):
+        command = self.cluster.net.outside([sys.executable, f"{os.path.dirname(HERE)}/nameserver.py", CLIENT_IP])
+        self.nameserver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        if self.nameserver.stdout.readline().strip() != "ready":
+            raise RuntimeError("the name server outside the cluster did not start")
 
     def _kubeconfig(self):
         """As an administrator elsewhere would have it: the node's address instead of loopback."""
