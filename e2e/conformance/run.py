@@ -8,6 +8,7 @@ that `--resume` goes on after the last complete SIG. Closes with `N passed, N fa
 import argparse
 import os
 import re
+import signal
 import sys
 import time
 
@@ -85,6 +86,8 @@ def run(args, upstream, chosen):
 
 
 def main():
+    # Ended from outside, a run takes its cluster away all the same.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     args = arguments()
     if args.check_ratchet:
         sys.exit(0 if ratchet() else 1)
