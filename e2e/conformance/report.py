@@ -56,10 +56,10 @@ def complete(out, sig, names, binary):
     return kept["binary"] == binary and set(names) <= set(kept["results"])
 
 
-def load(out, names):
+def load(out, titles):
     results = {}
-    for sig in group(names):
-        results |= _saved(out, sig)["results"]
+    for title in titles:
+        results |= _saved(out, title)["results"]
     return results
 
 

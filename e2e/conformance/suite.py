@@ -70,7 +70,7 @@ class Runner:
         with open(self.kubeconfig, "w") as f:
             f.write(text.replace("127.0.0.1", NODE_IP))
 
-    def run(self, sig, names):
+    def run(self, title, names):
         """Results by name: {state, seconds, message}."""
         results = {}
         for stage, group, processes in (
@@ -78,7 +78,7 @@ class Runner:
             ("serial", [n for n in names if specs.serial(n)], 1),
         ):
             if group:
-                results |= self._stage(f"{sig}-{stage}", group, processes)
+                results |= self._stage(f"{title}-{stage}", group, processes)
         return results
 
     def _stage(self, title, names, processes):
