@@ -4,7 +4,7 @@
 set -euo pipefail
 build=(gcc make pkg-config libseccomp-dev)
 test=(busybox-static docker-registry etcd-server iproute2 nftables conntrack python3 curl git procps)
-conformance=(bzip2 mmdebstrap)
+conformance=(bzip2 libc6-dev mmdebstrap)
 want=("${build[@]}")
 case "${1:-build}" in
   test) want+=("${test[@]}") ;;
