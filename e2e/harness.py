@@ -31,7 +31,7 @@ def run(args, *, input=None, check=True, timeout=60, env=None, binary=False):
     return done
 
 
-def wait(what, condition, timeout=60):
+def wait(what, condition, timeout=60, every=0.05):
     """Waits until `condition()` is true (its value is returned); what it last saw is in the error."""
     end, last = time.monotonic() + timeout, None
     while time.monotonic() < end:
@@ -41,7 +41,7 @@ def wait(what, condition, timeout=60):
                 return last
         except (Failure, OSError, ValueError, KeyError, IndexError, subprocess.TimeoutExpired) as e:
             last = e
-        time.sleep(0.05)
+        time.sleep(every)
     raise Failure(f"waited {timeout} s for: {what}; last saw: {last}")
 
 

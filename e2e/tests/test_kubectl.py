@@ -45,6 +45,47 @@ def start(cluster, k, *objects):
 
 
 @each
+def test_server_side_apply(cluster, k, ns, version):
+    def config(**data):
+        return json.dumps({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "shared"}, "data": data})
+
+    def apply(manager, *args, **data):
+        return k("apply", "--server-side", f"--field-manager={manager}", *args, "-f", "-", input=config(**data), check=False, full=True)
+
+    def stored():
+        return json.loads(k("get", "configmap", "shared", "-o", "json", "--show-managed-fields"))
+
+    def owners(key):
+        entries = stored()["metadata"]["managedFields"]
+        return sorted(e["manager"] for e in entries if f"f:{key}" in e["fieldsV1"].get("f:data", {}))
+
+    first = apply("alpha", color="red", size="1")
+    assert "configmap/shared serverside-applied" in first.stdout, first
+    refused = apply("beta", color="blue")
+    assert refused.returncode != 0, refused
+    for text in ("Apply failed with 1 conflict: conflict with \"alpha\": .data.color", "--force-conflicts"):
+        assert text in refused.stderr, refused.stderr
+    assert apply("beta", "--force-conflicts", color="blue").returncode == 0
+    assert (stored()["data"], owners("color"), owners("size")) == ({"color": "blue", "size": "1"}, ["beta"], ["alpha"])
+    # What a manager no longer says is gone, unless another one says it.
+    assert apply("alpha", shape="round").returncode == 0
+    assert stored()["data"] == {"color": "blue", "shape": "round"}
+    k("patch", "configmap", "shared", "-p", '{"data":{"note":"x"}}', "--field-manager=human")
+    assert owners("note") == ["human"]
+    diff = k("diff", "--server-side", "--field-manager=beta", "-f", "-", input=config(color="green"), check=False, full=True)
+    assert diff.returncode == 1 and "+  color: green" in diff.stdout, diff
+    assert stored()["data"]["color"] == "blue"
+    # From client-side apply to server-side apply and back.
+    client = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "moved"}, "data": {"a": "1"}}
+    k("apply", "-f", "-", input=json.dumps(client))
+    client["data"] = {"a": "2"}
+    assert "serverside-applied" in k("apply", "--server-side", "-f", "-", input=json.dumps(client))
+    client["data"] = {"a": "3"}
+    assert "configured" in k("apply", "-f", "-", input=json.dumps(client))
+    assert k("get", "configmap", "moved", "-o", "jsonpath={.data.a}") == "3"
+
+
+@each
 def test_get_in_all_forms(cluster, k, ns, version):
     start(cluster, k, sleeper(cluster))
     table = k("get", "pods").splitlines()

@@ -18,8 +18,8 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// The shim, run from a sealed in-memory file for every pod.
-pub static SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shim"));
+/// The shim (zstd), run from a sealed in-memory file for every pod.
+pub static SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shim.zst"));
 
 fn main() -> ExitCode {
     let expanded = match config::expand(std::env::args_os().collect()) {

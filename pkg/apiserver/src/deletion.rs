@@ -79,7 +79,10 @@ async fn store(
 }
 
 fn check(intent: &Intent, old: &Value, options: &DeleteOptions) -> Result<(), Status> {
-    let conflict = |why: String| Err(Status::conflict(&intent.kind.gvr(), &intent.name, why));
+    // Upstream names the kind here, not the resource.
+    let gvk = &intent.kind.gvk;
+    let named = isopod_api::Gvr::new(&gvk.group, &gvk.version, &gvk.kind);
+    let conflict = |why: String| Err(Status::conflict(&named, &intent.name, why));
     let uid = metadata::uid(old).unwrap_or_default();
     if let Some(want) = options.uid.as_deref().filter(|w| *w != uid) {
         return conflict(format!(

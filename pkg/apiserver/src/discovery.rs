@@ -5,6 +5,7 @@ use crate::encode::negotiate::{self, Form, Media};
 use crate::encode::{self, body};
 use crate::registry::Registry;
 use crate::request::Query;
+use crate::nonresource;
 use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, header};
@@ -25,15 +26,14 @@ pub fn serve(server: &ApiServer, path: &str, headers: &HeaderMap, query: &Query)
         ["api"] => core_versions(server),
         ["apis"] => group_list(&registry),
         ["api", version] => resources(&registry, "", version)?,
-        ["apis", group] => group_document(&registry, group)?,
+        ["apis", group] => match group_document(&registry, group) {
+            Some(document) => document,
+            None => return Ok(nonresource::not_found()),
+        },
         ["apis", group, version] => resources(&registry, group, version)?,
         _ => return Err(Status::no_such_path()),
     };
-    let mut response = body::response(200, &form, encode::value(&document, &form));
-    if parts.len() == 1 {
-        response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
-    }
-    Ok(response)
+    Ok(body::response(200, &form, encode::value(&document, &form)))
 }
 
 /// The root's list of paths.
@@ -53,7 +53,7 @@ pub fn paths(server: &ApiServer) -> Vec<String> {
 
 fn core_versions(server: &ApiServer) -> Value {
     let address = format!("{}:{}", server.config.advertise_address, server.config.port);
-    json!({"kind": "APIVersions", "apiVersion": "v1", "versions": ["v1"],
+    json!({"kind": "APIVersions", "versions": ["v1"],
         "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}]})
 }
 
@@ -65,7 +65,7 @@ fn group(name: &str, versions: &[(&str, Vec<&Arc<Kind>>)]) -> Value {
 
 /// Groups in upstream's order of preference: built-in ones before others, then by name.
 fn ordered(registry: &Registry) -> Vec<(&str, Vec<(&str, Vec<&Arc<Kind>>)>)> {
-    const FIRST: [&str; 18] = [
+    const FIRST: [&str; 20] = [
         "apiregistration.k8s.io",
         "apps",
         "events.k8s.io",
@@ -84,6 +84,8 @@ fn ordered(registry: &Registry) -> Vec<(&str, Vec<(&str, Vec<&Arc<Kind>>)>)> {
         "coordination.k8s.io",
         "node.k8s.io",
         "discovery.k8s.io",
+        "resource.k8s.io",
+        "flowcontrol.apiserver.k8s.io",
     ];
     let mut groups: Vec<_> = registry.groups().into_iter().filter(|(g, _)| !g.is_empty()).collect();
     groups.sort_by_key(|(g, _)| (FIRST.iter().position(|f| f == g).unwrap_or(FIRST.len()), *g));
@@ -95,13 +97,13 @@ fn group_list(registry: &Registry) -> Value {
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
-fn group_document(registry: &Registry, name: &str) -> Result<Value, Status> {
+fn group_document(registry: &Registry, name: &str) -> Option<Value> {
     let groups = registry.groups();
-    let versions = groups.get(name).filter(|_| !name.is_empty()).ok_or_else(Status::no_such_path)?;
+    let versions = groups.get(name).filter(|_| !name.is_empty())?;
     let mut document = group(name, versions);
     document["kind"] = "APIGroup".into();
     document["apiVersion"] = "v1".into();
-    Ok(document)
+    Some(document)
 }
 
 fn resources(registry: &Registry, group: &str, version: &str) -> Result<Value, Status> {
@@ -118,7 +120,8 @@ fn resources(registry: &Registry, group: &str, version: &str) -> Result<Value, S
         if !kind.categories.is_empty() {
             resource["categories"] = json!(kind.categories);
         }
-        if kind.verbs.iter().any(|v| v == "list") {
+        // Component statuses are asked for, not stored.
+        if kind.verbs.iter().any(|v| v == "watch") {
             resource["storageVersionHash"] = storage_hash(kind).into();
         }
         list.push(resource);
@@ -136,7 +139,11 @@ fn resources(registry: &Registry, group: &str, version: &str) -> Result<Value, S
     }
     list.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
     let gv = isopod_api::GroupVersion::new(group, version).to_string();
-    Ok(json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": gv, "resources": list}))
+    let mut document = json!({"kind": "APIResourceList", "groupVersion": gv, "resources": list});
+    if !group.is_empty() {
+        document["apiVersion"] = "v1".into();
+    }
+    Ok(document)
 }
 
 /// Tells clients when the stored version of a resource has changed.

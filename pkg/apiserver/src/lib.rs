@@ -30,6 +30,7 @@ mod nonresource;
 mod objects;
 mod openapi;
 mod options;
+mod ownership;
 mod pipeline;
 mod registry;
 mod request;

@@ -28,10 +28,7 @@ fn namespace(intent: &Intent, object: &mut Value) -> Result<(), Status> {
     let meta = meta(object);
     let given = meta.get("namespace").and_then(Value::as_str).unwrap_or_default();
     if !intent.kind.namespaced {
-        // A namespace in a cluster-wide object is nonsense that upstream drops on the way in.
-        if !given.is_empty() {
-            return Err(Status::bad_request("namespace may not be set on a cluster-scoped object"));
-        }
+        // A namespace in a cluster-wide object is nonsense that is dropped on the way in.
         meta.remove("namespace");
         return Ok(());
     }
@@ -50,11 +47,11 @@ pub fn on_create(intent: &Intent, new: &mut Value) -> Result<(), Status> {
     for field in SYSTEM {
         meta.remove(field);
     }
-    if meta.get("resourceVersion").and_then(Value::as_str).is_some_and(|v| !v.is_empty()) {
+    // A dry run does not get as far as the storage that refuses it.
+    if !intent.dry_run && meta.get("resourceVersion").and_then(Value::as_str).is_some_and(|v| !v.is_empty()) {
         return Err(Status::internal("resourceVersion should not be set on objects to be created"));
     }
     meta.remove("resourceVersion");
-    meta.remove("managedFields");
     meta.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
     meta.insert("creationTimestamp".into(), time::format(intent.now).into());
     unique_owners(meta);
@@ -97,8 +94,9 @@ pub fn name_mismatch(object: &str, url: &str) -> Status {
     Status::bad_request(format!("the name of the object ({object}) does not match the name on the URL ({url})"))
 }
 
-/// A new state of an object: identity and times stay, an outdated revision is a conflict.
-pub fn on_update(intent: &Intent, new: &mut Value, old: &Value) -> Result<(), Status> {
+/// A new state of an object: identity and times stay, an outdated revision is a conflict. `put`: the uid of the new state is
+/// a precondition; elsewhere it is a field that may not change.
+pub fn on_update(intent: &Intent, new: &mut Value, old: &Value, put: bool) -> Result<(), Status> {
     namespace(intent, new)?;
     let old_meta = old["metadata"].as_object().cloned().unwrap_or_default();
     let gvr = intent.kind.gvr();
@@ -110,7 +108,8 @@ pub fn on_update(intent: &Intent, new: &mut Value, old: &Value) -> Result<(), St
     }
     let (version, uid) = (text("resourceVersion"), text("uid"));
     let old_uid = old_meta.get("uid").and_then(Value::as_str).unwrap_or_default();
-    if !uid.is_empty() && uid != old_uid {
+    let other_uid = !uid.is_empty() && uid != old_uid;
+    if other_uid && put {
         let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {old_uid}");
         return Err(Status::conflict(&gvr, &intent.name, why));
     }
@@ -118,10 +117,17 @@ pub fn on_update(intent: &Intent, new: &mut Value, old: &Value) -> Result<(), St
     if version.is_empty() && !intent.kind.hooks.unconditional_update() {
         let path = isopod_api::Path::new("metadata").child("resourceVersion");
         let error = isopod_api::FieldError::invalid(&path, 0, "must be specified for an update");
-        return Err(Status::invalid(&intent.kind.gvk, &intent.name, &[error]));
+        // Upstream names the resource here, not the kind.
+        let named = isopod_api::Gvk::new(&gvr.group, &gvr.version, &gvr.resource);
+        return Err(Status::invalid(&named, &intent.name, &[error]));
     }
     if !version.is_empty() && version != "0" && version != old_version {
         return Err(Status::outdated(&gvr, &intent.name));
+    }
+    if other_uid {
+        let path = isopod_api::Path::new("metadata").child("uid");
+        let error = isopod_api::FieldError::invalid(&path, uid, "field is immutable");
+        return Err(Status::invalid(&intent.kind.gvk, &intent.name, &[error]));
     }
     // A deletion's time only ever gets shorter, and not by an update.
     for field in SYSTEM.into_iter().chain(["name", "generateName"]) {
@@ -130,7 +136,6 @@ pub fn on_update(intent: &Intent, new: &mut Value, old: &Value) -> Result<(), St
             None => meta.remove(field),
         };
     }
-    meta.remove("managedFields");
     meta.insert("resourceVersion".into(), old_version.into());
     unique_owners(meta);
     Ok(())

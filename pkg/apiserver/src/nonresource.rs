@@ -7,7 +7,7 @@ use crate::request::{Query, RequestInfo};
 use crate::{ApiServer, chain, discovery, health, openapi, tunnel};
 use axum::body::Body;
 use axum::response::Response;
-use http::{HeaderValue, Method, Request, header};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use isopod_api::{Status, UserInfo};
 use serde_json::json;
 use std::sync::Arc;
@@ -23,7 +23,8 @@ pub async fn serve(
     if path == tunnel::PATH {
         return tunnel::accept(server, request, &user);
     }
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+    // Health is for every method, as upstream has it.
+    if !matches!(*request.method(), Method::GET | Method::HEAD) && !health::is_path(path) {
         return Err(crate::verbs::not_allowed());
     }
     let headers = request.headers();
@@ -54,9 +55,17 @@ pub async fn serve(
         }
         _ => match health::one(server, path).await {
             Some(response) => Ok(response),
-            None => Err(chain::no_such_path()),
+            None => Ok(not_found()),
         },
     }
+}
+
+/// A path that nothing is registered for: Go's own answer, which is no `Status`.
+pub fn not_found() -> Response {
+    let mut response = text("text/plain; charset=utf-8", "404 page not found\n");
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 /// A plain body of a given type.

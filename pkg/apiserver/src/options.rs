@@ -3,7 +3,8 @@
 use crate::encode::decode::{self, FieldValidation};
 use crate::request::Query;
 use http::HeaderMap;
-use isopod_api::{FieldError, Gvk, Path, Status};
+use isopod_api::{FieldError, FieldErrors, Gvk, Path, Status};
+use isopod_kinds::metadata;
 use isopod_schema::facts;
 use serde_json::Value;
 
@@ -17,11 +18,36 @@ fn refuse(kind: &str, error: FieldError) -> Status {
 pub struct WriteOptions {
     pub dry_run: bool,
     pub validation: FieldValidation,
+    /// Empty: the client's program is the manager.
+    pub field_manager: String,
+    /// An apply takes fields from other managers.
+    pub force: bool,
 }
 
 impl WriteOptions {
-    /// `kind`: `CreateOptions`, `UpdateOptions` or `PatchOptions`.
+    /// `kind`: `CreateOptions` or `UpdateOptions`.
     pub fn parse(kind: &str, query: &Query) -> Result<Self, Status> {
+        Self::read(kind, query, Vec::new())
+    }
+
+    /// `PatchOptions`; `apply`: of server-side apply.
+    pub fn parse_patch(query: &Query, apply: bool) -> Result<Self, Status> {
+        let mut errors = Vec::new();
+        if apply && query.get("fieldManager").unwrap_or_default().is_empty() {
+            errors.push(FieldError::required(&Path::new("fieldManager"), "is required for apply patch"));
+        }
+        if !apply && query.has("force") {
+            errors.push(FieldError::forbidden(&Path::new("force"), "may not be specified for non-apply patch"));
+        }
+        Self::read("PatchOptions", query, errors)
+    }
+
+    fn read(kind: &str, query: &Query, mut errors: FieldErrors) -> Result<Self, Status> {
+        let field_manager = query.get("fieldManager").unwrap_or_default().to_owned();
+        errors.extend(metadata::field_manager(&field_manager, &Path::new("fieldManager")));
+        if !errors.is_empty() {
+            return Err(Status::invalid(&Gvk::new("meta.k8s.io", "v1", kind), "", &errors));
+        }
         let validation = match query.get("fieldValidation").unwrap_or_default() {
             "" | "Warn" => FieldValidation::Warn,
             "Ignore" => FieldValidation::Ignore,
@@ -32,23 +58,25 @@ impl WriteOptions {
             }
         };
         let dry_run = dry_run(kind, query.all("dryRun"))?;
-        // It is recorded in managedFields once ownership of fields is kept; its rules hold now.
-        if query.get("fieldManager").is_some_and(|m| m.len() > 128) {
-            return Err(refuse(kind, FieldError::too_long(&Path::new("fieldManager"), 128)));
-        }
-        Ok(WriteOptions { dry_run, validation })
+        Ok(WriteOptions { dry_run, validation, field_manager, force: query.flag("force") })
     }
 }
 
 fn dry_run<'a>(kind: &str, values: impl Iterator<Item = &'a str>) -> Result<bool, Status> {
-    let mut on = false;
-    for value in values.filter(|v| !v.is_empty()) {
-        if value != "All" {
-            return Err(refuse(kind, FieldError::not_supported(&Path::new("dryRun"), value, &["All"])));
-        }
-        on = true;
+    let values: Vec<&str> = values.filter(|v| !v.is_empty()).collect();
+    if values.iter().any(|v| *v != "All") {
+        return Err(refuse(kind, FieldError::not_supported(&Path::new("dryRun"), values, &["All"])));
     }
-    Ok(on)
+    Ok(!values.is_empty())
+}
+
+/// Options are decoded without naming what they were to become.
+fn without_type(mut status: Status, kind: &str) -> Status {
+    let prefix = format!("{kind} in version \"v1\" cannot be handled as a {kind}: ");
+    if let Some(rest) = status.message.strip_prefix(&prefix) {
+        status.message = rest.to_owned();
+    }
+    status
 }
 
 /// What happens to dependents.
@@ -119,7 +147,8 @@ impl DeleteOptions {
                 if let Some(object) = parsed.as_object_mut() {
                     object.remove("apiVersion");
                 }
-                decode::value(parsed, &gvk, &schema, FieldValidation::Ignore)?.value
+                let decoded = decode::value(parsed, &gvk, &schema, FieldValidation::Ignore);
+                decoded.map_err(|e| without_type(e, "DeleteOptions"))?.value
             }
         };
         let text = |v: &Value| v.as_str().filter(|s| !s.is_empty()).map(str::to_owned);
@@ -183,8 +212,8 @@ impl ListOptions {
         let number = |key: &str| match query.get(key).filter(|v| !v.is_empty()) {
             None => Ok(None),
             Some(v) => v
-                .parse::<u64>()
-                .map(Some)
+                .parse::<i64>()
+                .map(|n| Some(n.max(0) as u64))
                 .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {v:?}: invalid syntax"))),
         };
         let options = ListOptions {
@@ -224,7 +253,10 @@ impl ListOptions {
                 }
                 (Some(_), Some(Match::Exact)) => {
                     let path = Path::new("resourceVersionMatch");
-                    Err(refuse("ListOptions", FieldError::not_supported(&path, "Exact", &["NotOlderThan"])))
+                    let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+                    let errors =
+                        [FieldError::forbidden(&path, why), FieldError::not_supported(&path, "Exact", &["NotOlderThan"])];
+                    Err(Status::invalid(&Gvk::new("meta.k8s.io", "v1", "ListOptions"), "", &errors))
                 }
                 _ => Ok(()),
             };

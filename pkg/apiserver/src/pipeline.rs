@@ -5,11 +5,12 @@ use crate::ApiServer;
 use crate::admission::{self, Operation};
 use crate::allocate;
 use crate::cache::entry::Entry;
-use crate::candidate::Candidate;
+use crate::candidate::{Candidate, Creates};
 use crate::encode::{splice, to_json};
-use crate::metadata;
 use crate::objects::{self, Change, Current};
+use crate::{chain, metadata, ownership};
 use isopod_api::{Status, UserInfo};
+use isopod_auth::Attributes;
 use isopod_kinds::{Ctx, Kind};
 use isopod_schema::{default, json, validate};
 use isopod_store::Revision;
@@ -35,6 +36,8 @@ pub struct Intent {
     /// `""`, or the subresource through which an update comes.
     pub subresource: String,
     pub user: UserInfo,
+    /// Who owns the fields that are written.
+    pub manager: String,
     pub dry_run: bool,
     /// Texts for `Warning` headers.
     pub warnings: Arc<Mutex<Vec<String>>>,
@@ -79,11 +82,18 @@ pub struct Done {
 
 /// Creates an object.
 pub async fn create(server: &ApiServer, intent: &Intent, body: &Value) -> Result<Done, Status> {
+    create_as(server, intent, body, false).await
+}
+
+/// Creates an object. `owned`: its `managedFields` say already who owns what.
+async fn create_as(server: &ApiServer, intent: &Intent, body: &Value, owned: bool) -> Result<Done, Status> {
     for attempt in 1.. {
         let mut new = body.clone();
         metadata::on_create(intent, &mut new)?;
         apply_defaults(intent, &mut new);
-        // Ownership of fields (managedFields) is recorded here.
+        if !owned {
+            ownership::record(server, intent, &mut new, None);
+        }
         admission::mutate(server, intent, Operation::Create, &mut new, None).await?;
         apply_defaults(intent, &mut new);
         json::canonicalize(&mut new, &intent.kind.schema);
@@ -101,7 +111,7 @@ pub async fn create(server: &ApiServer, intent: &Intent, body: &Value) -> Result
             let entry = entry_of(server, intent, &name, &new, 0)?;
             return Ok(Done { entry, created: true, removed: false });
         }
-        let stored = stored_bytes(intent, &new)?;
+        let stored = fitting_bytes(intent, &mut new, owned)?;
         let change = Change {
             key: objects::key(&intent.kind, &intent.namespace, &name),
             expected: 0,
@@ -135,20 +145,23 @@ pub async fn update(server: &ApiServer, intent: &Intent, candidate: &dyn Candida
         let old = current.value(&intent.kind);
         let made = candidate.make(Some(&old))?;
         intent.warn(made.warnings);
-        let mut new = made.object;
-        metadata::on_update(intent, &mut new, &old)?;
+        let (mut new, owned) = (made.object, made.owned);
+        metadata::on_update(intent, &mut new, &old, candidate.creates() == Creates::IfAllowed)?;
         apply_defaults(intent, &mut new);
-        // Ownership of fields (managedFields) is recorded here.
+        if !owned {
+            ownership::record(server, intent, &mut new, Some(&old));
+        }
         admission::mutate(server, intent, Operation::Update, &mut new, Some(&old)).await?;
         apply_defaults(intent, &mut new);
         json::canonicalize(&mut new, &intent.kind.schema);
         prepare_update(intent, &mut new, &old);
         let mut allocation = allocate::on_update(server, intent, &mut new, &old).await?;
         json::canonicalize(&mut new, &intent.kind.schema);
+        ownership::settle(&mut new, &old);
         validate_update(intent, &new, &old)?;
         admission::validate(server, intent, Operation::Update, Some(&new), Some(&old)).await?;
         let removed = is_finished(intent, &new);
-        let stored = stored_bytes(intent, &new)?;
+        let stored = fitting_bytes(intent, &mut new, owned)?;
         if stored == current.stored && !removed {
             return Ok(Done { entry: current.entry, created: false, removed: false });
         }
@@ -178,20 +191,44 @@ pub async fn update(server: &ApiServer, intent: &Intent, candidate: &dyn Candida
 
 /// A PUT, or an apply, to a name that is not there.
 async fn create_by_update(server: &ApiServer, intent: &Intent, candidate: &dyn Candidate) -> Result<Done, Status> {
-    if !intent.kind.hooks.create_on_update() || !intent.subresource.is_empty() {
+    let creates = match candidate.creates() {
+        Creates::Never => false,
+        Creates::IfAllowed => intent.kind.hooks.create_on_update(),
+        Creates::Always => true,
+    };
+    if !creates || !intent.subresource.is_empty() {
         return Err(intent.not_found());
     }
     let made = candidate.make(None)?;
     intent.warn(made.warnings);
-    if metadata::uid(&made.object).is_some() {
-        let why = format!(
-            "Precondition failed: UID in precondition: {}, UID in object meta: ",
-            metadata::uid(&made.object).unwrap_or_default()
-        );
+    if let Some(uid) = metadata::uid(&made.object) {
+        let why = match candidate.creates() {
+            Creates::Always => {
+                format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found")
+            }
+            _ => format!("Precondition failed: UID in precondition: {uid}, UID in object meta: "),
+        };
         return Err(Status::conflict(&intent.kind.gvr(), &intent.name, why));
     }
+    chain::check(server, &may_create(intent)).await?;
     // Boxed: create and update would else make a future of unknown size.
-    Box::pin(create(server, intent, &made.object)).await
+    Box::pin(create_as(server, intent, &made.object, made.owned)).await
+}
+
+/// What a create of the object would have to be allowed.
+fn may_create(intent: &Intent) -> Attributes {
+    let gvr = intent.kind.gvr();
+    Attributes {
+        user: intent.user.clone(),
+        verb: "create".into(),
+        is_resource: true,
+        group: gvr.group,
+        version: gvr.version,
+        resource: gvr.resource,
+        namespace: intent.namespace.clone(),
+        name: intent.name.clone(),
+        ..Attributes::default()
+    }
 }
 
 fn apply_defaults(intent: &Intent, object: &mut Value) {
@@ -231,6 +268,7 @@ fn prepare_update(intent: &Intent, new: &mut Value, old: &Value) {
                 .filter(|k| !matches!(k.as_str(), "apiVersion" | "kind" | "metadata" | "status"))
                 .collect();
             keys.iter().for_each(|k| keep(new, old, k));
+            keep_metadata(kind, new, old);
         }
         _ => {}
     }
@@ -238,8 +276,18 @@ fn prepare_update(intent: &Intent, new: &mut Value, old: &Value) {
     if intent.subresource != "binding" {
         kind.hooks.prepare_update(&intent.ctx(), new, old);
     }
-    if kind.hooks.generation() {
+    if kind.hooks.generation() && intent.subresource != "binding" {
         metadata::bump_generation(new, old);
+    }
+}
+
+/// Metadata that a write of the status cannot own stays.
+fn keep_metadata(kind: &Kind, new: &mut Value, old: &Value) {
+    let owned = kind.hooks.owned("status");
+    for key in ["labels", "annotations", "finalizers", "ownerReferences"] {
+        if owned.excludes(&["metadata", key]) {
+            keep(&mut new["metadata"], &old["metadata"], key);
+        }
     }
 }
 
@@ -283,6 +331,17 @@ fn is_finished(intent: &Intent, new: &Value) -> bool {
         && !(intent.kind.resource == "namespaces"
             && intent.kind.gvk.group.is_empty()
             && !list_is_empty(&new["spec"]["finalizers"]))
+}
+
+/// The bytes to store. An object that is too large loses its `managedFields`, unless it was applied.
+fn fitting_bytes(intent: &Intent, object: &mut Value, applied: bool) -> Result<bytes::Bytes, Status> {
+    match stored_bytes(intent, object) {
+        Err(e) if e.code == 413 && !applied => {
+            ownership::set(object, None);
+            stored_bytes(intent, object)
+        }
+        other => other,
+    }
 }
 
 /// The bytes to store, in the stored version.

@@ -7,7 +7,7 @@ use crate::verbs::Call;
 use crate::{ApiServer, chain};
 use axum::body::Body;
 use axum::response::Response;
-use isopod_api::{Status, UserInfo};
+use isopod_api::{Gvk, Status, UserInfo};
 use isopod_auth::review::{self, AccessReview};
 use isopod_kinds::Kind;
 use isopod_schema::json as schema_json;
@@ -74,7 +74,9 @@ async fn token(server: &ApiServer, spec: &Value) -> Result<Value, Status> {
 async fn access(server: &ApiServer, call: &Call, review: &Value, kind: AccessReview) -> Result<Value, Status> {
     let errors = review::validate(review, kind);
     if !errors.is_empty() {
-        return Err(Status::invalid(&call.kind.gvk, "", &errors));
+        // Upstream leaves the kind out.
+        let gvk = Gvk::new(&call.kind.gvk.group, &call.kind.gvk.version, "");
+        return Err(Status::invalid(&gvk, "", &errors));
     }
     let spec = &review["spec"];
     let user = if kind == AccessReview::SelfSubject { call.user.clone() } else { review::subject(spec) };

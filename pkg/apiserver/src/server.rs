@@ -12,7 +12,7 @@ use crate::pipeline::{self, Intent};
 use crate::registry::Registry;
 use crate::request::RequestInfo;
 use crate::tunnel::{NodeDialer, Tunnels};
-use crate::{chain, compaction};
+use crate::{chain, compaction, ownership};
 use arc_swap::ArcSwap;
 use axum::body::Body;
 use axum::response::Response;
@@ -142,6 +142,7 @@ impl ApiServer {
             name: text(&object["metadata"]["name"]),
             kind,
             subresource: String::new(),
+            manager: ownership::SERVER.to_owned(),
             user: UserInfo::new("system:apiserver", &[user::SYSTEM_MASTERS]),
             dry_run: false,
             warnings: Arc::default(),

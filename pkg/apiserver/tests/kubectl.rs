@@ -81,6 +81,22 @@ async fn the_everyday_commands_work() {
     run(&["auth", "can-i", "create", "pods"], "", &["yes"]).await;
     run(&["auth", "whoami"], "", &["admin", "system:masters"]).await;
     run(&["get", "--raw", "/readyz?verbose"], "", &["[+]etcd ok", "readyz check passed"]).await;
+    let mine = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata: {color: green, size: \"2\"}\n";
+    let apply = &["apply", "--server-side", "--field-manager=team", "-f", "-"];
+    let refused = kubectl(&at, home.path(), apply, mine).await;
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && text.contains("Apply failed with 2 conflicts"), "{text}");
+    assert!(text.contains("conflicts with \"kubectl-client-side-apply\" using v1:\n- .data.color"), "{text}");
+    let force = &["apply", "--server-side", "--field-manager=team", "--force-conflicts", "-f", "-"];
+    run(force, mine, &["configmap/settings serverside-applied"]).await;
+    run(&["get", "configmap", "settings", "-o", "jsonpath={.data.color}"], "", &["green"]).await;
+    run(&["diff", "--server-side", "--field-manager=team", "-f", "-"], mine, &[]).await;
+    run(
+        &["apply", "--server-side", "--force-conflicts", "-f", "-"],
+        MANIFEST,
+        &["deployment.apps/web serverside-applied"],
+    )
+    .await;
     run(&["delete", "configmap", "settings"], "", &["configmap \"settings\" deleted"]).await;
     run(&["delete", "deployment", "web", "--cascade=background"], "", &["deleted"]).await;
 }

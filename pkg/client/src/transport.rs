@@ -21,11 +21,26 @@ where
     B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
+    let agent = http::HeaderValue::from_str(&program(&user.name)).ok();
     let service = service.map_request(move |mut request: Request<Body>| {
         request.extensions_mut().insert(user.clone());
+        if let Some(agent) = agent.clone().filter(|_| !request.headers().contains_key(http::header::USER_AGENT)) {
+            request.headers_mut().insert(http::header::USER_AGENT, agent);
+        }
         request
     });
     Client::new(service, "default")
+}
+
+/// The program that upstream has in a user's place: it owns the fields that the user writes.
+fn program(user: &str) -> String {
+    if user.starts_with("system:serviceaccount:kube-system:") {
+        return "kube-controller-manager".into();
+    }
+    if user.starts_with("system:node:") {
+        return "kubelet".into();
+    }
+    user.strip_prefix("system:").unwrap_or(user).replace([':', '/'], "-")
 }
 
 /// Who `user` is by its name alone: a service account's groups are in its name, other components have none.

@@ -1,6 +1,7 @@
 //! What the API server knows about one kind, built-in or custom.
 
 use isopod_api::{FieldErrors, Gvk, Gvr, UserInfo};
+use isopod_schema::managed::Filter;
 use isopod_schema::types::Object;
 use serde_json::Value;
 use std::sync::Arc;
@@ -125,6 +126,10 @@ pub trait Hooks: Send + Sync {
     /// Whether an update may come without `resourceVersion`.
     fn unconditional_update(&self) -> bool {
         true
+    }
+    /// Which fields a write of the object (`""`) or through a subresource can own.
+    fn owned(&self, _subresource: &str) -> Filter {
+        Filter::All
     }
     /// Values of [`Kind::selectable`], in its order.
     fn selectable(&self, _obj: &Value) -> Vec<String> {

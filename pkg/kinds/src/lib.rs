@@ -10,6 +10,7 @@ pub mod defaults;
 pub mod kind;
 pub mod kinds;
 pub mod metadata;
+mod ownership;
 pub mod strategy;
 pub mod table;
 mod validation;

@@ -4,7 +4,9 @@
 
 use crate::access::{self, Access};
 use crate::kind::{Ctx, Hooks};
+use crate::ownership;
 use isopod_api::{FieldError, FieldErrors, Path};
+use isopod_schema::managed::Filter;
 use serde_json::{Value, json};
 
 /// Where the fields of a `Scale` lie in an object.
@@ -26,6 +28,8 @@ pub struct Strategy {
     pub generation: bool,
     pub create_on_update: bool,
     pub unconditional_update: bool,
+    /// Which fields a write can own, of a kind with a status.
+    pub owned: fn(&str) -> Filter,
     pub default: fn(&mut Value),
     pub prepare_create: fn(&Ctx, &mut Value),
     pub prepare_update: fn(&Ctx, &mut Value, &Value),
@@ -52,6 +56,7 @@ pub const PLAIN: Strategy = Strategy {
     generation: true,
     create_on_update: false,
     unconditional_update: true,
+    owned: ownership::spec_or_status,
     default: |_| {},
     prepare_create: |_, _| {},
     prepare_update: |_, _, _| {},
@@ -122,6 +127,9 @@ impl Hooks for Strategy {
     }
     fn unconditional_update(&self) -> bool {
         self.unconditional_update
+    }
+    fn owned(&self, subresource: &str) -> Filter {
+        if self.status_isolated { (self.owned)(subresource) } else { Filter::All }
     }
     fn selectable(&self, obj: &Value) -> Vec<String> {
         self.fields.iter().map(|f| (self.select)(obj, f)).collect()

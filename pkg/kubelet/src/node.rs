@@ -14,6 +14,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 const RETRY: Duration = Duration::from_secs(1);
+/// How long a node that has its range of addresses may take to open its pod network before it is reported not ready.
+const NETWORK: Duration = Duration::from_secs(5);
 
 pub struct NodeKeeper {
     shared: Arc<Shared>,
@@ -61,12 +63,23 @@ impl NodeKeeper {
                 }
             })
         };
+        let mut network = self.shared.runtime.network_ready();
+        if !node.spec.pod_cidr.is_empty() {
+            // Its network is being opened: a restart must not make a ready node unready for a moment.
+            tokio::select! {
+                _ = network.wait_for(|ready| *ready) => {}
+                () = clock.sleep(NETWORK) => {}
+                () = stop.cancelled() => {}
+            }
+        }
         loop {
             if let Err(e) = self.report().await {
                 tracing::warn!(error = %Chain(&e), "cannot write the node's status");
             }
             tokio::select! {
                 () = clock.sleep(self.shared.cfg.status_update) => {}
+                // An error says that it will not change any more.
+                Ok(()) = network.changed() => {}
                 () = stop.cancelled() => break,
             }
         }
@@ -83,6 +96,10 @@ impl NodeKeeper {
                 Vec::new()
             }
         };
+        if !*shared.runtime.network_ready().borrow() {
+            not_ready
+                .push("container runtime network not ready: the node has no pod network yet (spec.podCIDR)".into());
+        }
         let disk = isopod_sys::mount::usage(&shared.cfg.root_dir)
             .map_or(100, |([capacity, available, _], _)| (available * 100).checked_div(capacity).unwrap_or(100));
         let observed = Observed {

@@ -2,7 +2,7 @@
 
 use crate::config::{HostPort, LocalOverride, Network, NodePortAddresses};
 use crate::select::{NodeFacts, Selected, candidates, select};
-use crate::state::{Changes, Class, Front, Group, Key, Masquerade, Protocol, Refusal, Row, Scope, State, Value};
+use crate::state::{Changes, Class, Endpoint, Front, Key, Masquerade, Protocol, Refusal, Row, State, Target, Value};
 use isopod_client::views::{EndpointSlice, Pod, Service, ServicePort};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -45,7 +45,7 @@ pub fn desired(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], node: &
     state
 }
 
-/// The rows of one service; none when this proxy has nothing to do for it. Endpoint lists get their numbers from `state`.
+/// The rows of one service; none when this proxy has nothing to do for it. Endpoints get their numbers from `state`.
 pub fn service_rows(service: &Service, slices: &[Arc<EndpointSlice>], node: &Node, state: &mut State) -> Vec<Row> {
     let spec = &service.spec;
     // Headless ("None") and not allocated yet ("") have no IPv4 cluster IP.
@@ -59,13 +59,12 @@ pub fn service_rows(service: &Service, slices: &[Arc<EndpointSlice>], node: &Nod
         let (Some(protocol), Ok(number)) = (Protocol::parse(&port.protocol), u16::try_from(port.port)) else {
             continue;
         };
-        let mut plan = PortPlan::new(service, slices, port, protocol, number, node);
-        plan.allot(service, protocol, number, state);
+        let mut plan = PortPlan::new(service, slices, port, protocol, number, node, state);
         plan.internal(Front { ip: cluster_ip, protocol, port: number }, &mut rows);
         for front in external_fronts(service, port, protocol, number, node) {
             plan.external(front, &mut rows);
         }
-        plan.endpoint_rows(&mut rows);
+        plan.endpoint_rows(protocol, &mut rows);
     }
     rows
 }
@@ -91,12 +90,13 @@ fn external_fronts(service: &Service, port: &ServicePort, protocol: Protocol, nu
 /// The endpoints of one port and how each kind of traffic uses them.
 struct PortPlan {
     selected: Selected,
+    /// For traffic that may go to any node, and for traffic that must stay here.
+    cluster: Arc<[Endpoint]>,
+    local: Arc<[Endpoint]>,
     internal_local: bool,
     external_local: bool,
     affinity: u32,
-    cluster_group: Group,
-    local_group: Group,
-    /// Which of the two some front uses.
+    /// Some front uses the cluster's, the local list.
     uses: [bool; 2],
 }
 
@@ -108,6 +108,7 @@ impl PortPlan {
         protocol: Protocol,
         number: u16,
         node: &Node,
+        state: &mut State,
     ) -> Self {
         let (meta, spec) = (&service.metadata, &service.spec);
         let is_override = |o: &&LocalOverride| o.port == number && o.name == meta.name && o.namespace == meta.namespace;
@@ -117,34 +118,31 @@ impl PortPlan {
         };
         let config = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref());
         let timeout = config.and_then(|c| u32::try_from(c.timeout_seconds?).ok()).unwrap_or(DEFAULT_AFFINITY);
+        let affinity = if spec.session_affinity == "ClientIP" { timeout.max(1) } else { 0 };
+        let owner = format!("{}/{}", meta.namespace, meta.name);
+        let mut endpoint = |address: &SocketAddrV4| Endpoint {
+            address: *address,
+            number: if affinity > 0 { state.number(&owner, protocol, number, *address) } else { 0 },
+        };
         PortPlan {
+            cluster: selected.cluster.iter().map(&mut endpoint).collect(),
+            local: selected.local.iter().map(&mut endpoint).collect(),
             selected,
             internal_local: spec.internal_traffic_policy == "Local",
             external_local: spec.external_traffic_policy == "Local",
-            affinity: if spec.session_affinity == "ClientIP" { timeout.max(1) } else { 0 },
-            cluster_group: 0,
-            local_group: 0,
+            affinity,
             uses: [false; 2],
-        }
-    }
-
-    /// Gets numbers for the endpoint lists that can be used.
-    fn allot(&mut self, service: &Service, protocol: Protocol, port: u16, state: &mut State) {
-        let owner = format!("{}/{}", service.metadata.namespace, service.metadata.name);
-        self.cluster_group = state.group(&owner, protocol, port, Scope::Cluster);
-        if self.internal_local || self.external_local {
-            self.local_group = state.group(&owner, protocol, port, Scope::Local);
         }
     }
 
     /// A target among these endpoints, `None` when there are none.
     fn target(&mut self, local: bool, masquerade: Masquerade, front: Front, inside: bool) -> Option<Value> {
-        let (endpoints, group) =
-            if local { (&self.selected.local, self.local_group) } else { (&self.selected.cluster, self.cluster_group) };
-        let endpoints = u32::try_from(endpoints.len()).ok().filter(|n| *n > 0)?;
+        let endpoints = if local { &self.local } else { &self.cluster };
+        let number = u32::try_from(endpoints.len()).ok().filter(|n| *n > 0)?;
         self.uses[usize::from(local)] = true;
         let any_address = front.ip.is_unspecified();
-        Some(Value::Target(Class { masquerade, endpoints, affinity: self.affinity, any_address, inside }, group))
+        let class = Class { masquerade, endpoints: number, affinity: self.affinity, any_address, inside };
+        Some(Value::Target(Target { class, endpoints: endpoints.clone() }))
     }
 
     fn refuse(&self, front: Front, rows: &mut Vec<Row>) {
@@ -177,23 +175,11 @@ impl PortPlan {
         }
     }
 
-    fn endpoint_rows(&self, rows: &mut Vec<Row>) {
-        let lists = [(&self.selected.cluster, self.cluster_group), (&self.selected.local, self.local_group)];
-        for ((endpoints, group), used) in lists.into_iter().zip(self.uses) {
-            if used {
-                group_rows(endpoints, group, self.affinity > 0, rows);
-            }
-        }
+    fn endpoint_rows(&self, protocol: Protocol, rows: &mut Vec<Row>) {
+        let lists = [&self.cluster, &self.local].into_iter().zip(self.uses).filter(|(_, used)| *used);
+        let sticky = lists.flat_map(|(list, _)| list.iter()).filter(|e| e.number > 0);
+        rows.extend(sticky.map(|e| (Key::Kept(protocol, e.number), Value::Address(e.address))));
         rows.extend(self.selected.hairpin.iter().map(|ip| (Key::Hairpin(*ip), Value::None)));
-    }
-}
-
-fn group_rows(endpoints: &[SocketAddrV4], group: Group, sticky: bool, rows: &mut Vec<Row>) {
-    for (index, address) in (0..).zip(endpoints) {
-        rows.push((Key::Endpoint(group, index), Value::Address(*address)));
-        if sticky {
-            rows.push((Key::Sticky(group, *address), Value::None));
-        }
     }
 }
 
@@ -218,22 +204,15 @@ pub fn host_ports_of(pods: &[Arc<Pod>]) -> Vec<HostPort> {
 /// The owner name under which all host ports stand in the state; no service has it.
 pub const HOST_PORTS: &str = "host ports";
 
-/// The rows of all host ports.
-pub fn host_port_rows(ports: &[HostPort], state: &mut State) -> Vec<Row> {
+/// The rows of all host ports. Of two with one front the first is served.
+pub fn host_port_rows(ports: &[HostPort]) -> Vec<Row> {
     let mut rows = Vec::new();
-    let mut groups: BTreeMap<(Protocol, u16), Vec<SocketAddrV4>> = BTreeMap::new();
     for p in ports {
         let front = Front { ip: p.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED), protocol: p.protocol, port: p.host_port };
-        // Pods with one port number at different addresses are different groups: number them apart.
-        let number = groups.entry((p.protocol, p.host_port)).or_default();
-        number.push(p.pod);
-        let owner = format!("{HOST_PORTS} {}", number.len());
-        let group =
-            state.group(if number.len() == 1 { HOST_PORTS } else { &owner }, p.protocol, p.host_port, Scope::Local);
         let any_address = front.ip.is_unspecified();
         let class = Class { masquerade: Masquerade::Loopback, endpoints: 1, affinity: 0, any_address, inside: false };
-        rows.push((Key::Service(front), Value::Target(class, group)));
-        rows.push((Key::Endpoint(group, 0), Value::Address(p.pod)));
+        let endpoints = [Endpoint { address: p.pod, number: 0 }].into();
+        rows.push((Key::Service(front), Value::Target(Target { class, endpoints })));
         rows.push((Key::Hairpin(*p.pod.ip()), Value::None));
     }
     rows

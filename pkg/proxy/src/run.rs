@@ -297,7 +297,7 @@ impl Writer {
             self.state.set(&name, rows, &mut changes);
         }
         if dirty.host_ports {
-            let rows = host_port_rows(&sources.host_ports(), &mut self.state);
+            let rows = host_port_rows(&sources.host_ports());
             self.state.set(HOST_PORTS, rows, &mut changes);
         }
         changes
@@ -335,7 +335,7 @@ impl Writer {
 
     /// Deletes tracked UDP flows that would go elsewhere today. That this fails is no reason to write the table again.
     fn forget_stale(&self, full: bool, changes: &Changes) {
-        let touched = touched(&self.state, &changes.against(&self.state));
+        let touched = touched(&changes.against(&self.state));
         let gone = match touched {
             Some(gone) => gone,
             None if full => BTreeSet::new(),

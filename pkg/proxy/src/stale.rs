@@ -9,11 +9,10 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 /// UDP fronts that this change touched, with those that are gone. Empty: there is nothing to clean.
-pub(crate) fn touched(state: &State, changes: &[(Key, Option<Value>, Option<Value>)]) -> Option<BTreeSet<Front>> {
-    let udp = changes.iter().any(|(key, before, _)| {
-        state.is_udp(key)
-            || matches!((key, before), (Key::Service(f) | Key::Inside(f), _) if f.protocol == Protocol::Udp)
-    });
+pub(crate) fn touched(changes: &[(Key, Option<Value>, Option<Value>)]) -> Option<BTreeSet<Front>> {
+    let udp = changes.iter().any(
+        |(key, ..)| matches!(key, Key::Service(f) | Key::Inside(f) | Key::Refused(f) if f.protocol == Protocol::Udp),
+    );
     let gone = changes.iter().filter_map(|(key, _, after)| match key {
         Key::Service(f) | Key::Inside(f) if after.is_none() && f.protocol == Protocol::Udp => Some(*f),
         _ => None,
@@ -33,9 +32,9 @@ pub(crate) fn is_stale(state: &State, gone: &BTreeSet<Front>, node: &[Ipv4Addr],
     let mut known = false;
     for front in &fronts {
         for key in [Key::Service(*front), Key::Inside(*front)] {
-            if let Some(Value::Target(_, group)) = state.get(&key) {
+            if let Some(target) = state.target(&key) {
                 known = true;
-                if state.endpoints(group).any(|e| e == answered_by) {
+                if target.endpoints.iter().any(|e| e.address == answered_by) {
                     return false;
                 }
             }
@@ -49,23 +48,20 @@ pub(crate) fn is_stale(state: &State, gone: &BTreeSet<Front>, node: &[Ipv4Addr],
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{Changes, Class, Masquerade, Scope};
+    use crate::state::{Changes, Class, Endpoint, Masquerade, Target};
 
     #[test]
     fn flows_are_stale_when_their_front_would_send_them_elsewhere() {
         let mut state = State::default();
         let vip = Front { ip: Ipv4Addr::new(10, 43, 0, 1), protocol: Protocol::Udp, port: 53 };
         let node_port = Front { ip: Ipv4Addr::UNSPECIFIED, protocol: Protocol::Udp, port: 30053 };
-        let group = state.group("a", Protocol::Udp, 53, Scope::Cluster);
         let class = Class { masquerade: Masquerade::All, endpoints: 1, affinity: 0, any_address: false, inside: false };
-        let rows = vec![
-            (Key::Service(vip), Value::Target(class, group)),
-            (Key::Service(node_port), Value::Target(class, group)),
-            (Key::Endpoint(group, 0), Value::Address("10.42.0.2:53".parse().unwrap())),
-        ];
+        let endpoints = [Endpoint { address: "10.42.0.2:53".parse().unwrap(), number: 0 }].into();
+        let target = Value::Target(Target { class, endpoints });
+        let rows = vec![(Key::Service(vip), target.clone()), (Key::Service(node_port), target)];
         let mut changes = Changes::default();
         state.set("a", rows, &mut changes);
-        assert_eq!(touched(&state, &changes.against(&state)), Some(BTreeSet::new()));
+        assert_eq!(touched(&changes.against(&state)), Some(BTreeSet::new()));
         let removed = Front { port: 99, ..vip };
         let gone = BTreeSet::from([removed]);
         let node = [Ipv4Addr::new(192, 0, 2, 1)];

@@ -1,9 +1,10 @@
 //! The rows that this node's table has, whom they belong to, and what changed.
 //!
-//! A row is a key and a value: an element of one of the table's maps. Several owners may claim one key (two services with
-//! one external IP): the first one has it, and when it goes the next one gets it. That keeps traffic where it is.
+//! A row is a key and a value: what the table knows about one front, endpoint or address. Several owners may claim one key
+//! (two services with one external IP): the first one has it, whatever it says, and when it goes the next one gets it. That
+//! keeps traffic where it is. A front and its endpoints are one row, so they always belong to one owner.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
@@ -61,8 +62,20 @@ pub struct Class {
     pub inside: bool,
 }
 
-/// Names a list of endpoints.
-pub type Group = u32;
+/// One of the endpoints that a front sends to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    pub address: SocketAddrV4,
+    /// The name that clients keep it by, from [`State::number`]; 0 without affinity.
+    pub number: u32,
+}
+
+/// Where a front sends to: `class.endpoints` endpoints, all fronts of one service port share the list.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    pub class: Class,
+    pub endpoints: Arc<[Endpoint]>,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
@@ -70,10 +83,8 @@ pub enum Key {
     Service(Front),
     /// Goes before `Service` for clients on this node and in the cluster. Value: [`Value::Target`].
     Inside(Front),
-    /// The endpoint with this index, from 0. Value: [`Value::Address`].
-    Endpoint(Group, u32),
-    /// An endpoint that clients may keep.
-    Sticky(Group, SocketAddrV4),
+    /// The endpoint with this number, which clients may keep. Value: [`Value::Address`].
+    Kept(Protocol, u32),
     /// An endpoint on this node, which may reach itself.
     Hairpin(Ipv4Addr),
     /// Value: [`Value::Refusal`].
@@ -81,10 +92,10 @@ pub enum Key {
     ClusterIp(Ipv4Addr),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Value {
     None,
-    Target(Class, Group),
+    Target(Target),
     Address(SocketAddrV4),
     Refusal(Refusal),
 }
@@ -99,13 +110,6 @@ pub enum Refusal {
 
 pub type Row = (Key, Value);
 
-/// Which of a service port's endpoint lists a group is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Scope {
-    Cluster,
-    Local,
-}
-
 struct Cell {
     value: Value,
     owner: Arc<str>,
@@ -117,10 +121,9 @@ struct Cell {
 #[derive(Default)]
 pub struct State {
     rows: BTreeMap<Key, Cell>,
-    owned: HashMap<Arc<str>, Vec<Row>>,
-    groups: HashMap<Arc<str>, BTreeMap<(Protocol, u16, Scope), Group>>,
-    udp_groups: HashSet<Group>,
-    next_group: Group,
+    owned: HashMap<Arc<str>, Vec<Key>>,
+    numbers: HashMap<Arc<str>, BTreeMap<(Protocol, u16, SocketAddrV4), u32>>,
+    last_number: u32,
     classes: BTreeMap<Class, usize>,
 }
 
@@ -139,7 +142,7 @@ impl Changes {
 
     /// What is to be done so that `state` holds: (key, before, after), without rows that are as they were.
     pub fn against(&self, state: &State) -> Vec<(Key, Option<Value>, Option<Value>)> {
-        let all = self.0.iter().map(|(key, before)| (*key, *before, state.get(key)));
+        let all = self.0.iter().map(|(key, before)| (*key, before.clone(), state.get(key).cloned()));
         all.filter(|(_, before, after)| before != after).collect()
     }
 }
@@ -149,7 +152,7 @@ pub fn diff(from: &State, to: &State) -> Changes {
     let mut changes = Changes::default();
     for (key, value) in from.rows() {
         if to.get(&key) != Some(value) {
-            changes.note(key, Some(value));
+            changes.note(key, Some(value.clone()));
         }
     }
     for (key, _) in to.rows() {
@@ -161,12 +164,12 @@ pub fn diff(from: &State, to: &State) -> Changes {
 }
 
 impl State {
-    pub fn get(&self, key: &Key) -> Option<Value> {
-        self.rows.get(key).map(|c| c.value)
+    pub fn get(&self, key: &Key) -> Option<&Value> {
+        self.rows.get(key).map(|c| &c.value)
     }
 
-    pub fn rows(&self) -> impl Iterator<Item = Row> + '_ {
-        self.rows.iter().map(|(k, c)| (*k, c.value))
+    pub fn rows(&self) -> impl Iterator<Item = (Key, &Value)> {
+        self.rows.iter().map(|(k, c)| (*k, &c.value))
     }
 
     pub fn classes(&self) -> impl Iterator<Item = Class> + '_ {
@@ -177,60 +180,48 @@ impl State {
         self.classes.contains_key(class)
     }
 
-    /// The endpoints of a group, by index.
-    pub fn endpoints(&self, group: Group) -> impl Iterator<Item = SocketAddrV4> + '_ {
-        self.rows.range(Key::Endpoint(group, 0)..=Key::Endpoint(group, u32::MAX)).filter_map(|(_, c)| match c.value {
-            Value::Address(a) => Some(a),
+    /// Where this key's front sends to.
+    pub fn target(&self, key: &Key) -> Option<&Target> {
+        match self.get(key) {
+            Some(Value::Target(target)) => Some(target),
             _ => None,
+        }
+    }
+
+    /// The name of an endpoint of the owner's port: the same as long as the owner has a [`Key::Kept`] row for it, and never
+    /// another one's.
+    pub fn number(&mut self, owner: &str, protocol: Protocol, port: u16, endpoint: SocketAddrV4) -> u32 {
+        let owner = self.numbers.get_key_value(owner).map_or_else(|| owner.into(), |(k, _)| k.clone());
+        let last = &mut self.last_number;
+        *self.numbers.entry(owner).or_default().entry((protocol, port, endpoint)).or_insert_with(|| {
+            *last += 1;
+            *last
         })
-    }
-
-    /// Whether rows of this key concern UDP.
-    pub fn is_udp(&self, key: &Key) -> bool {
-        match key {
-            Key::Service(f) | Key::Inside(f) | Key::Refused(f) => f.protocol == Protocol::Udp,
-            Key::Endpoint(group, _) => self.udp_groups.contains(group),
-            _ => false,
-        }
-    }
-
-    /// The number of an owner's list of endpoints: the same as long as the owner has rows.
-    pub fn group(&mut self, owner: &str, protocol: Protocol, port: u16, scope: Scope) -> Group {
-        let owner = self.groups.get_key_value(owner).map_or_else(|| owner.into(), |(k, _)| k.clone());
-        let next = &mut self.next_group;
-        let groups = self.groups.entry(owner).or_default();
-        let group = *groups.entry((protocol, port, scope)).or_insert_with(|| {
-            *next += 1;
-            *next
-        });
-        if protocol == Protocol::Udp {
-            self.udp_groups.insert(group);
-        }
-        group
     }
 
     /// Makes `rows` all that `owner` has; notes in `changes` what that changes. No rows: the owner is gone.
     pub fn set(&mut self, owner: &str, rows: Vec<Row>, changes: &mut Changes) {
         let owner: Arc<str> = self.owned.get_key_value(owner).map_or_else(|| owner.into(), |(k, _)| k.clone());
+        let mut new: HashMap<Key, Value> = HashMap::with_capacity(rows.len());
+        for (key, value) in rows {
+            // One owner may name a key twice (a service that lists an IP twice): the first says what it is.
+            new.entry(key).or_insert(value);
+        }
         let old = self.owned.remove(&owner).unwrap_or_default();
-        let new: HashMap<Key, Value> = rows.iter().copied().collect();
-        for (key, value) in &old {
-            if new.get(key) != Some(value) {
-                self.unclaim(key, &owner, changes);
+        for key in old.iter().filter(|key| !new.contains_key(key)) {
+            self.unclaim(key, &owner, changes);
+        }
+        if let Some(numbers) = self.numbers.get_mut(&owner) {
+            numbers.retain(|(protocol, ..), number| new.contains_key(&Key::Kept(*protocol, *number)));
+            if numbers.is_empty() {
+                self.numbers.remove(&owner);
             }
         }
-        let kept: HashMap<Key, Value> = old.into_iter().collect();
-        for (key, value) in &rows {
-            if kept.get(key) != Some(value) {
-                self.claim(*key, *value, &owner, changes);
-            }
+        if !new.is_empty() {
+            self.owned.insert(owner.clone(), new.keys().copied().collect());
         }
-        if rows.is_empty() {
-            for group in self.groups.remove(&owner).unwrap_or_default().into_values() {
-                self.udp_groups.remove(&group);
-            }
-        } else {
-            self.owned.insert(owner, rows);
+        for (key, value) in new {
+            self.claim(key, value, &owner, changes);
         }
     }
 
@@ -239,15 +230,22 @@ impl State {
     }
 
     fn claim(&mut self, key: Key, value: Value, owner: &Arc<str>, changes: &mut Changes) {
-        match self.rows.get_mut(&key) {
-            None => {
-                changes.note(key, None);
-                self.rows.insert(key, Cell { value, owner: owner.clone(), waiting: Vec::new() });
-                self.count(value, true);
+        let Some(cell) = self.rows.get_mut(&key) else {
+            changes.note(key, None);
+            self.count(&value, true);
+            self.rows.insert(key, Cell { value, owner: owner.clone(), waiting: Vec::new() });
+            return;
+        };
+        if cell.owner != *owner {
+            match cell.waiting.iter_mut().find(|(o, _)| o == owner) {
+                Some((_, waits)) => *waits = value,
+                None => cell.waiting.push((owner.clone(), value)),
             }
-            // One owner may name a key twice (a service that lists an IP twice).
-            Some(cell) if cell.owner == *owner => {}
-            Some(cell) => cell.waiting.push((owner.clone(), value)),
+        } else if cell.value != value {
+            let before = std::mem::replace(&mut cell.value, value.clone());
+            self.count(&value, true);
+            self.count(&before, false);
+            changes.note(key, Some(before));
         }
     }
 
@@ -257,27 +255,30 @@ impl State {
             cell.waiting.retain(|(o, _)| o != owner);
             return;
         }
-        let before = cell.value;
-        changes.note(*key, Some(before));
-        if cell.waiting.is_empty() {
-            self.rows.remove(key);
+        let before = if cell.waiting.is_empty() {
+            self.rows.remove(key).map(|c| c.value)
         } else {
             let (owner, value) = cell.waiting.remove(0);
-            (cell.owner, cell.value) = (owner, value);
-            self.count(value, true);
+            cell.owner = owner;
+            let before = std::mem::replace(&mut cell.value, value.clone());
+            self.count(&value, true);
+            Some(before)
+        };
+        if let Some(before) = &before {
+            self.count(before, false);
         }
-        self.count(before, false);
+        changes.note(*key, before);
     }
 
-    fn count(&mut self, value: Value, up: bool) {
-        let Value::Target(class, _) = value else { return };
-        let n = self.classes.entry(class).or_default();
+    fn count(&mut self, value: &Value, up: bool) {
+        let Value::Target(Target { class, .. }) = value else { return };
+        let n = self.classes.entry(*class).or_default();
         if up {
             *n += 1;
         } else {
             *n = n.saturating_sub(1);
             if *n == 0 {
-                self.classes.remove(&class);
+                self.classes.remove(class);
             }
         }
     }
@@ -301,16 +302,31 @@ mod tests {
         let mut s = State::default();
         let mut c = Changes::default();
         s.set("a", vec![refused(Refusal::Drop), hairpin(1)], &mut c);
+        s.set("b", vec![refused(Refusal::Drop), hairpin(1)], &mut c);
+        let mut c = Changes::default();
         s.set("b", vec![refused(Refusal::Reject), hairpin(1)], &mut c);
-        assert_eq!(s.get(&refused(Refusal::Drop).0), Some(Value::Refusal(Refusal::Drop)));
+        assert!(c.is_empty(), "who waits may change its mind");
+        let (key, reject) = refused(Refusal::Reject);
+        assert_eq!(s.get(&key), Some(&Value::Refusal(Refusal::Drop)));
         let mut c = Changes::default();
         s.set("a", vec![], &mut c);
-        let (key, reject) = refused(Refusal::Reject);
         assert_eq!(c.against(&s), [(key, Some(Value::Refusal(Refusal::Drop)), Some(reject))]);
         let mut c = Changes::default();
         s.set("b", vec![], &mut c);
         assert_eq!(c.against(&s).len(), 2);
         assert_eq!(s.rows().count(), 0);
+    }
+
+    #[test]
+    fn an_owner_that_says_something_else_keeps_its_key() {
+        let mut s = State::default();
+        let (key, drop) = refused(Refusal::Drop);
+        s.set("a", vec![refused(Refusal::Reject)], &mut Changes::default());
+        s.set("b", vec![refused(Refusal::Reject)], &mut Changes::default());
+        let mut c = Changes::default();
+        s.set("a", vec![(key, drop.clone())], &mut c);
+        assert_eq!(s.get(&key), Some(&drop));
+        assert_eq!(c.against(&s), [(key, Some(Value::Refusal(Refusal::Reject)), Some(drop))]);
     }
 
     #[test]
@@ -324,16 +340,43 @@ mod tests {
     }
 
     #[test]
-    fn groups_are_stable_while_the_owner_has_rows_and_never_reused() {
+    fn classes_are_known_while_a_front_is_in_them() {
+        let front = Front { ip: Ipv4Addr::LOCALHOST, protocol: Protocol::Tcp, port: 1 };
+        let target = |endpoints: u32| {
+            let masquerade = Masquerade::All;
+            let class = Class { masquerade, endpoints, affinity: 0, any_address: false, inside: false };
+            let endpoint = Endpoint { address: SocketAddrV4::new(Ipv4Addr::LOCALHOST, 2), number: 0 };
+            (class, (Key::Service(front), Value::Target(Target { class, endpoints: vec![endpoint].into() })))
+        };
+        let ((one, one_row), (two, two_row)) = (target(1), target(2));
         let mut s = State::default();
-        let one = s.group("a", Protocol::Udp, 53, Scope::Cluster);
-        assert_ne!(one, s.group("a", Protocol::Udp, 53, Scope::Local));
-        assert_ne!(one, s.group("a", Protocol::Tcp, 53, Scope::Cluster));
-        s.set("a", vec![hairpin(1)], &mut Changes::default());
-        assert_eq!(one, s.group("a", Protocol::Udp, 53, Scope::Cluster));
-        assert!(s.is_udp(&Key::Endpoint(one, 0)));
-        s.set("a", vec![], &mut Changes::default());
-        assert!(!s.is_udp(&Key::Endpoint(one, 0)));
-        assert_ne!(one, s.group("a", Protocol::Udp, 53, Scope::Cluster));
+        let mut c = Changes::default();
+        s.set("a", vec![one_row.clone()], &mut c);
+        s.set("b", vec![two_row], &mut c);
+        assert!(s.has_class(&one) && !s.has_class(&two));
+        s.set("a", vec![], &mut c);
+        assert!(!s.has_class(&one) && s.has_class(&two));
+        s.set("b", vec![one_row], &mut c);
+        assert!(s.has_class(&one) && !s.has_class(&two));
+        s.set("b", vec![], &mut c);
+        assert_eq!(s.classes().count(), 0);
+    }
+
+    #[test]
+    fn numbers_are_stable_while_the_endpoint_is_there_and_never_reused() {
+        let mut s = State::default();
+        let endpoint = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+        let kept = |n, port| (Key::Kept(Protocol::Udp, n), Value::Address(endpoint(port)));
+        let one = s.number("a", Protocol::Udp, 53, endpoint(1));
+        let two = s.number("a", Protocol::Udp, 53, endpoint(2));
+        let others = [s.number("a", Protocol::Tcp, 53, endpoint(1)), s.number("b", Protocol::Udp, 53, endpoint(1))];
+        assert!(one > 0 && one != two && !others.contains(&one) && !others.contains(&two));
+        let mut c = Changes::default();
+        s.set("a", vec![kept(one, 1), kept(two, 2)], &mut c);
+        s.set("a", vec![kept(one, 1)], &mut c);
+        assert_eq!(s.number("a", Protocol::Udp, 53, endpoint(1)), one);
+        assert_ne!(s.number("a", Protocol::Udp, 53, endpoint(2)), two);
+        s.set("a", vec![], &mut c);
+        assert_ne!(s.number("a", Protocol::Udp, 53, endpoint(1)), one);
     }
 }

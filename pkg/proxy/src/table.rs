@@ -1,37 +1,70 @@
 //! Puts rows into nftables: the fixed chains and maps, one chain for each class, rows as elements.
 //!
 //! ```text
-//! prerouting, output ─▶ services ─▶ (front → class chain) ─▶ group of the front, random index ─▶ (group . index → endpoint)
+//! prerouting, output ─▶ services ─▶ (front → class chain) ─▶ random index ─▶ (front . index → endpoint)
 //! postrouting ─▶ masquerade what is marked, or was sent back to its sender
 //! input, forward, output (filter) ─▶ (front → reject or drop)
 //! ```
-//! A front is address . protocol . port; the address 0.0.0.0 means any of this node's.
+//! A front is address . protocol . port. Those at every address of the node have maps of their own, `node-…`, without the
+//! address. Each front has its own copy of its endpoints: two look-ups and one batch of elements whatever else there is.
+//!
+//! Everything here is what `nft` could have said, so that `nft list ruleset` shows it and `nft -f` takes that back. The
+//! price: a look-up's result is never part of another look-up's key, and constants are not either. With affinity that leaves
+//! nowhere to keep what one look-up found for the next but the packet: the endpoint's number travels in its priority. Only a
+//! connection's first packet comes here, and forwarding sets the priority anew.
 
 use crate::config::{Network, ProxyConfig};
 use crate::state::{Changes, Class, Front, Key, Masquerade, Refusal, State, Value};
 use isopod_sys::nft::{
     Batch, Chain, ChainKind, Ct, Data, Element, Expr, Fib, Hook, Meta, Reg, Rule, Set, Table, Type, Verdict,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-const SERVICES: &str = "services";
-const INSIDE: &str = "inside";
-const GROUPS: &str = "groups";
-const INSIDE_GROUPS: &str = "inside-groups";
-const ENDPOINTS: &str = "endpoints";
-const STICKY: &str = "sticky";
+/// A map by front, and its twin for fronts at every address of the node.
+type Pair = [&'static str; 2];
+const SERVICES: Pair = ["services", "node-services"];
+const INSIDE: Pair = ["inside", "node-inside"];
+const REFUSED: Pair = ["refused", "node-refused"];
+const ENDPOINTS: Pair = ["endpoints", "node-endpoints"];
+/// As `ENDPOINTS` with affinity: to the endpoint's number.
+const STICKY_CHOICES: Pair = ["sticky-choices", "node-sticky-choices"];
+/// From protocol and number to the endpoint.
 const STICKY_ENDPOINTS: &str = "sticky-endpoints";
+/// From a client and what it sent to, to the number of the endpoint that it keeps.
+const STICKY: &str = "sticky";
 const HAIRPIN: &str = "hairpin";
-const REFUSED: &str = "refused";
 const CLUSTER_IPS: &str = "cluster-ips";
 
-/// Chains that are not maps.
+/// The maps that rows are in, in the order in which elements may be added: none refers to a later one.
+const FILLED: [&str; 13] = [
+    ENDPOINTS[0],
+    ENDPOINTS[1],
+    STICKY_ENDPOINTS,
+    STICKY_CHOICES[0],
+    STICKY_CHOICES[1],
+    SERVICES[0],
+    SERVICES[1],
+    INSIDE[0],
+    INSIDE[1],
+    HAIRPIN,
+    REFUSED[0],
+    REFUSED[1],
+    CLUSTER_IPS,
+];
+
+/// Elements by map and key.
+type Elements = BTreeMap<(&'static str, Vec<u8>), Data>;
+
+/// Where the indices of `INSIDE`'s endpoints begin: more than a service has endpoints.
+const INSIDE_OFFSET: u32 = 1_000_000;
+
+/// Chains that are not classes.
 const DISPATCH: &str = "dispatch";
 const NODE: &str = "node-addresses";
 const CHECK: &str = "check";
-const REJECT: &str = "reject";
+const REJECT: &str = "refuse";
 
 /// Most clients whose endpoint is remembered.
 const STICKY_SIZE: u32 = 1 << 18;
@@ -66,9 +99,12 @@ impl ServiceTable {
         self.fixed(&mut b);
         self.classes.clear();
         self.add_classes(state, &mut b);
-        let rows: Vec<(Key, Value)> = state.rows().collect();
-        for part in PARTS {
-            b.add_elements(&self.table, part.set, rows.iter().filter_map(|(k, v)| (part.element)(k, v)));
+        let mut filled: BTreeMap<&str, Vec<Element>> = BTreeMap::new();
+        for (key, value) in state.rows() {
+            elements(&key, value, |map, element| filled.entry(map).or_default().push(element));
+        }
+        for map in FILLED {
+            b.add_elements(&self.table, map, filled.remove(map).unwrap_or_default());
         }
         b
     }
@@ -76,18 +112,30 @@ impl ServiceTable {
     /// Only what changed.
     pub fn update(&mut self, state: &State, changes: &Changes) -> Batch {
         let mut b = Batch::new();
-        let changes = changes.against(state);
         self.add_classes(state, &mut b);
-        for part in PARTS {
-            let element = |key: &Key, value: &Option<Value>| value.as_ref().and_then(|v| (part.element)(key, v));
-            let each = |(key, before, after): &(Key, Option<Value>, Option<Value>)| {
-                let (before, after) = (element(key, before), element(key, after));
-                (before != after).then_some((before, after))
+        let (mut gone, mut new) = (Elements::new(), Elements::new());
+        for (key, before, after) in changes.against(state) {
+            for (value, all) in [(before, &mut gone), (after, &mut new)] {
+                if let Some(value) = value {
+                    elements(&key, &value, |map, e| _ = all.insert((map, e.key), e.data));
+                }
+            }
+        }
+        // What stays as it is, of rows that changed elsewhere.
+        gone.retain(|place, data| {
+            let stays = new.get(place) == Some(data);
+            if stays {
+                new.remove(place);
+            }
+            !stays
+        });
+        for map in FILLED {
+            let here = |all: &Elements| -> Vec<Element> {
+                let all = all.iter().filter(|((m, _), _)| *m == map);
+                all.map(|((_, key), data)| Element { key: key.clone(), data: data.clone() }).collect()
             };
-            let gone = changes.iter().filter_map(each).filter_map(|(before, _)| before);
-            b.delete_elements(&self.table, part.set, gone);
-            let new = changes.iter().filter_map(each).filter_map(|(_, after)| after);
-            b.add_elements(&self.table, part.set, new);
+            b.delete_elements(&self.table, map, here(&gone));
+            b.add_elements(&self.table, map, here(&new));
         }
         self.classes.retain(|class| {
             let used = state.has_class(class);
@@ -120,21 +168,27 @@ impl ServiceTable {
     /// Everything that does not depend on services.
     fn fixed(&self, b: &mut Batch) {
         let t = &self.table;
-        let front = [Type::Ipv4, Type::Protocol, Type::Port];
+        let named = [Type::Ipv4, Type::Protocol, Type::Port];
         let endpoint = [Type::Ipv4, Type::Port];
+        for (i, front) in [&named[..], &named[1..]].into_iter().enumerate() {
+            let choice = [front, &[Type::Index]].concat();
+            for set in [
+                Set::verdicts(SERVICES[i], front),
+                Set::verdicts(INSIDE[i], front),
+                Set::verdicts(REFUSED[i], front),
+                Set::map(ENDPOINTS[i], &choice, &endpoint),
+                Set::map(STICKY_CHOICES[i], &choice, &[Type::ClassId]),
+            ] {
+                b.add_set(t, &set);
+            }
+        }
         for set in [
-            Set::verdicts(SERVICES, &front),
-            Set::verdicts(INSIDE, &front),
-            Set::verdicts(REFUSED, &front),
-            Set::map(GROUPS, &front, &[Type::Number]),
-            Set::map(INSIDE_GROUPS, &front, &[Type::Number]),
-            Set::map(ENDPOINTS, &[Type::Number, Type::Number], &endpoint),
-            Set::new(STICKY_ENDPOINTS, &[Type::Number, Type::Ipv4, Type::Port]),
+            Set::map(STICKY_ENDPOINTS, &[Type::Protocol, Type::ClassId], &endpoint),
             Set::new(HAIRPIN, &[Type::Ipv4, Type::Ipv4]),
             Set::new(CLUSTER_IPS, &[Type::Ipv4]),
             Set {
                 dynamic: Some((Duration::from_secs(10_800), STICKY_SIZE)),
-                ..Set::map(STICKY, &[Type::Ipv4, Type::Number], &endpoint)
+                ..Set::map(STICKY, &[&[Type::Ipv4], &named[..]].concat(), &[Type::ClassId])
             },
         ] {
             b.add_set(t, &set);
@@ -151,7 +205,9 @@ impl ServiceTable {
     fn dispatch(&self, b: &mut Batch) {
         let t = &self.table;
         for (chain, any) in [(DISPATCH, false), (NODE, true)] {
-            let vmap = |rule: Rule, map: &str| load_front(rule, any).expr(Expr::VerdictMap { map: map.into(), key: 0 });
+            let vmap = |rule: Rule, pair: Pair| {
+                load_front(rule, 0, any).0.expr(Expr::VerdictMap { map: of(pair, any).into(), key: 0 })
+            };
             b.add_rule(t, chain, &vmap(Rule::new().source(4).network(4, self.cluster_cidr, true), INSIDE));
             b.add_rule(t, chain, &vmap(Rule::new().local(Fib::Source), INSIDE));
             b.add_rule(t, chain, &vmap(Rule::new(), SERVICES));
@@ -167,9 +223,10 @@ impl ServiceTable {
     /// What no endpoint takes is answered where packets are filtered, after destination NAT had its chance.
     fn checks(&self, b: &mut Batch) {
         let t = &self.table;
-        let refused = || Expr::VerdictMap { map: REFUSED.into(), key: 0 };
-        b.add_rule(t, CHECK, &load_front(Rule::new(), false).expr(refused()));
-        b.add_rule(t, CHECK, &load_front(Rule::new().local(Fib::Destination), true).expr(refused()));
+        for (rule, any) in [(Rule::new(), false), (Rule::new().local(Fib::Destination), true)] {
+            let refused = Expr::VerdictMap { map: of(REFUSED, any).into(), key: 0 };
+            b.add_rule(t, CHECK, &load_front(rule, 0, any).0.expr(refused));
+        }
         for (name, hook, leaves) in [
             ("filter-input", Hook::Input, false),
             ("filter-forward", Hook::Forward, true),
@@ -214,10 +271,14 @@ impl ServiceTable {
     }
 }
 
-/// Loads the packet's front into slots 0 to 2.
-fn load_front(rule: Rule, any_address: bool) -> Rule {
-    let rule = if any_address { rule.expr(Expr::Load { to: 0, value: vec![0; 4] }) } else { rule.destination(0) };
-    rule.protocol(1).destination_port(2)
+fn of(pair: Pair, any_address: bool) -> &'static str {
+    pair[usize::from(any_address)]
+}
+
+/// Loads the packet's front into slots from `at` on, and answers the slot after it.
+fn load_front(rule: Rule, at: Reg, any_address: bool) -> (Rule, Reg) {
+    let (rule, at) = if any_address { (rule, at) } else { (rule.destination(at), at + 1) };
+    (rule.protocol(at).destination_port(at + 1), at + 2)
 }
 
 fn chain_name(class: &Class) -> String {
@@ -241,114 +302,73 @@ fn class_rules(class: &Class, cluster: Network, bit: u32) -> Vec<Rule> {
         Masquerade::Outsiders => rules.push(Rule::new().source(0).network(0, cluster, false).mark(bit)),
         Masquerade::Loopback => rules.push(Rule::new().source(0).network(0, LOOPBACK, true).mark(bit)),
     }
-    let groups = if class.inside { INSIDE_GROUPS } else { GROUPS };
-    // Slot 3: the client; 4: the group; 5: the index; 6 and 7: the endpoint.
-    const CLIENT: Reg = 3;
-    const GROUP: Reg = 4;
-    let begin = || {
-        load_front(Rule::new(), class.any_address).source(CLIENT).expr(Expr::Map {
-            map: groups.into(),
-            key: 0,
-            to: GROUP,
-        })
-    };
+    let (rule, index) = load_front(Rule::new(), 0, class.any_address);
+    let offset = if class.inside { INSIDE_OFFSET } else { 0 };
+    let chosen = rule.expr(Expr::Random { modulus: class.endpoints.max(1), offset, to: index });
+    let found = |map: &str| Expr::Map { map: map.into(), key: 0, to: 0 };
+    let dnat = Expr::Dnat { address: 0, port: Some(1) };
+    if class.affinity == 0 {
+        rules.push(chosen.expr(found(of(ENDPOINTS, class.any_address))).expr(dnat));
+        return rules;
+    }
+    // The slots 0 to 3 of a client: its address and what it sent to. The number goes by way of the priority.
+    let client = |rule: Rule| load_front(rule.source(0), 1, false).0;
+    let put = Expr::SetMeta { key: Meta::Priority, from: 0 };
+    let get = |to| Expr::Meta { key: Meta::Priority, to };
     let timeout = Duration::from_secs(class.affinity.into());
-    let remember = |data| Expr::Update { set: STICKY.into(), key: CLIENT, data: Some(data), timeout };
-    if class.affinity > 0 {
-        // The endpoint that the client had, in 5 and 6, if the group still has it: 4 to 6 are the key.
-        let kept = begin()
-            .expr(Expr::Map { map: STICKY.into(), key: CLIENT, to: 5 })
-            .expr(Expr::InSet { set: STICKY_ENDPOINTS.into(), key: GROUP, invert: false })
-            .expr(remember(5))
-            .expr(Expr::Dnat { address: 5, port: Some(6) });
-        rules.push(kept);
-    }
-    let mut pick = begin();
-    pick = match class.endpoints {
-        0 | 1 => pick.expr(Expr::Load { to: 5, value: vec![0; 4] }),
-        modulus => pick.expr(Expr::Random { modulus, to: 5 }),
-    };
-    pick = pick.expr(Expr::Map { map: ENDPOINTS.into(), key: GROUP, to: 6 });
-    if class.affinity > 0 {
-        // An update keeps the value of an entry that is there, so a stale one goes first.
-        pick = pick.expr(Expr::Forget { set: STICKY.into(), key: CLIENT, data: Some(6) }).expr(remember(6));
-    }
-    rules.push(pick.expr(Expr::Dnat { address: 6, port: Some(7) }));
+    let remember =
+        |rule| client(rule).expr(get(4)).expr(Expr::Update { set: STICKY.into(), key: 0, data: Some(4), timeout });
+    let finish = |rule: Rule| rule.protocol(0).expr(get(1)).expr(found(STICKY_ENDPOINTS)).expr(dnat.clone());
+    // The endpoint that the client had: the rule ends at the last look-up when the port no longer has it.
+    rules.push(finish(remember(client(Rule::new()).expr(found(STICKY)).expr(put.clone()))));
+    // An update keeps the value of an entry that is there, so a stale one goes first.
+    let chosen = chosen.expr(found(of(STICKY_CHOICES, class.any_address))).expr(put);
+    let forgotten = client(chosen).expr(get(4)).expr(Expr::Forget { set: STICKY.into(), key: 0, data: Some(4) });
+    rules.push(finish(remember(forgotten)));
     rules
 }
 
-/// A set and the element that a row is in it.
-struct Part {
-    set: &'static str,
-    element: fn(&Key, &Value) -> Option<Element>,
-}
-
-/// In the order in which elements may be added: none refers to a later one.
-const PARTS: [Part; 9] = [
-    Part { set: ENDPOINTS, element: endpoint_element },
-    Part {
-        set: STICKY_ENDPOINTS,
-        element: |key, _| match key {
-            Key::Sticky(group, a) => Some(Element::key([&group.to_ne_bytes()[..], &address(*a)].concat())),
-            _ => None,
-        },
-    },
-    Part { set: GROUPS, element: |key, value| group_element(key, value, false) },
-    Part { set: INSIDE_GROUPS, element: |key, value| group_element(key, value, true) },
-    Part { set: SERVICES, element: |key, value| target_element(key, value, false) },
-    Part { set: INSIDE, element: |key, value| target_element(key, value, true) },
-    Part {
-        set: HAIRPIN,
-        element: |key, _| match key {
-            Key::Hairpin(ip) => Some(Element::key([ip.octets(), ip.octets()].concat())),
-            _ => None,
-        },
-    },
-    Part { set: REFUSED, element: refused_element },
-    Part {
-        set: CLUSTER_IPS,
-        element: |key, _| match key {
-            Key::ClusterIp(ip) => Some(Element::key(ip.octets().to_vec())),
-            _ => None,
-        },
-    },
-];
-
-fn endpoint_element(key: &Key, value: &Value) -> Option<Element> {
-    let (Key::Endpoint(group, index), Value::Address(a)) = (key, value) else { return None };
-    let key = [group.to_ne_bytes(), index.to_ne_bytes()].concat();
-    Some(Element { key, data: Data::Bytes(address(*a)) })
-}
-
-fn split_target(key: &Key, value: &Value) -> Option<(Front, bool, Class, u32)> {
+/// Names the elements that a row is, each with its map.
+fn elements(key: &Key, value: &Value, mut add: impl FnMut(&'static str, Element)) {
     match (key, value) {
-        (Key::Service(front), Value::Target(class, group)) => Some((*front, false, *class, *group)),
-        (Key::Inside(front), Value::Target(class, group)) => Some((*front, true, *class, *group)),
-        _ => None,
+        (Key::Service(f) | Key::Inside(f), Value::Target(target)) => {
+            let any = f.ip.is_unspecified();
+            let inside = matches!(key, Key::Inside(_));
+            let verdict = Verdict::Goto(chain_name(&target.class));
+            let services = if inside { INSIDE } else { SERVICES };
+            add(of(services, any), Element { key: front(*f), data: Data::Verdict(verdict) });
+            let first = if inside { INSIDE_OFFSET } else { 0 };
+            for (index, endpoint) in (first..).zip(&*target.endpoints) {
+                let key = [&front(*f)[..], &index.to_ne_bytes()].concat();
+                let (map, data) = match endpoint.number {
+                    0 => (ENDPOINTS, address(endpoint.address)),
+                    number => (STICKY_CHOICES, number.to_ne_bytes().to_vec()),
+                };
+                add(of(map, any), Element { key, data: Data::Bytes(data) });
+            }
+        }
+        (Key::Kept(protocol, number), Value::Address(a)) => {
+            let key = [[*protocol as u8, 0, 0, 0], number.to_ne_bytes()].concat();
+            add(STICKY_ENDPOINTS, Element { key, data: Data::Bytes(address(*a)) });
+        }
+        (Key::Hairpin(ip), _) => add(HAIRPIN, Element::key([ip.octets(), ip.octets()].concat())),
+        (Key::ClusterIp(ip), _) => add(CLUSTER_IPS, Element::key(ip.octets().to_vec())),
+        (Key::Refused(f), Value::Refusal(refusal)) => {
+            let verdict = match refusal {
+                Refusal::Reject => Verdict::Goto(REJECT.into()),
+                Refusal::Drop => Verdict::Drop,
+            };
+            let element = Element { key: front(*f), data: Data::Verdict(verdict) };
+            add(of(REFUSED, f.ip.is_unspecified()), element);
+        }
+        _ => {}
     }
 }
 
-fn group_element(key: &Key, value: &Value, inside: bool) -> Option<Element> {
-    let (f, _, _, group) = split_target(key, value).filter(|(_, i, ..)| *i == inside)?;
-    Some(Element { key: front(f), data: Data::Bytes(group.to_ne_bytes().to_vec()) })
-}
-
-fn target_element(key: &Key, value: &Value, inside: bool) -> Option<Element> {
-    let (f, _, class, _) = split_target(key, value).filter(|(_, i, ..)| *i == inside)?;
-    Some(Element { key: front(f), data: Data::Verdict(Verdict::Goto(chain_name(&class))) })
-}
-
-fn refused_element(key: &Key, value: &Value) -> Option<Element> {
-    let (Key::Refused(f), Value::Refusal(refusal)) = (key, value) else { return None };
-    let verdict = match refusal {
-        Refusal::Reject => Verdict::Goto(REJECT.into()),
-        Refusal::Drop => Verdict::Drop,
-    };
-    Some(Element { key: front(*f), data: Data::Verdict(verdict) })
-}
-
+/// The front as its map's key.
 fn front(f: Front) -> Vec<u8> {
-    [&f.ip.octets()[..], &[f.protocol as u8, 0, 0, 0], &f.port.to_be_bytes(), &[0, 0]].concat()
+    let port = [&[f.protocol as u8, 0, 0, 0], &f.port.to_be_bytes()[..], &[0, 0]].concat();
+    if f.ip.is_unspecified() { port } else { [&f.ip.octets()[..], &port].concat() }
 }
 
 fn address(a: SocketAddrV4) -> Vec<u8> {

@@ -90,9 +90,9 @@ fn a_client_keeps_its_endpoint() {
     assert!(shown.contains("timeout 1m"), "{shown}");
     // When the endpoint goes, its clients get another, and keep that one though the first comes back.
     let lost = kept.iter().position(|k| k[0] == "two").unwrap();
-    lab.update(state(spec.clone(), &all[1..]));
+    lab.plan(spec.clone(), &all[1..]);
     assert_eq!(answering(&clients[lost], VIP, 80, 4), ["three"]);
-    lab.update(state(spec, &all));
+    lab.plan(spec, &all);
     assert_eq!(answering(&clients[lost], VIP, 80, 12), ["three"]);
 }
 
@@ -105,7 +105,7 @@ fn host_ports_reach_their_pod() {
         HostPort { protocol: Protocol::Tcp, host_ip: None, host_port: 8000, pod },
         HostPort { protocol: Protocol::Tcp, host_ip: Some(Ipv4Addr::LOCALHOST), host_port: 8001, pod },
     ];
-    let rows = host_port_rows(&ports, &mut state);
+    let rows = host_port_rows(&ports);
     state.set(HOST_PORTS, rows, &mut Changes::default());
     lab.replace(state);
     assert_eq!(ask(&lab.outside, NODE_IP, 8000), "two 192.0.2.2");

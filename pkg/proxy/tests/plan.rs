@@ -6,7 +6,7 @@ mod lab;
 
 use isopod_client::views::Pod;
 use isopod_proxy::plan::{HOST_PORTS, desired, host_port_rows, host_ports_of};
-use isopod_proxy::state::{Changes, Front, Key, Masquerade, Protocol, Refusal, State, Value};
+use isopod_proxy::state::{Changes, Front, Key, Masquerade, Protocol, Refusal, State, Target, Value};
 use isopod_proxy::{LocalOverride, NodePortAddresses};
 use lab::*;
 use serde_json::{Value as Json, json};
@@ -25,9 +25,13 @@ fn send(state: &State, protocol: Protocol, from: Ipv4Addr, to: Ipv4Addr, port: u
         fronts.push(Front { ip: Ipv4Addr::UNSPECIFIED, protocol, port });
     }
     for front in &fronts {
-        let shortcut = inside.then(|| state.get(&Key::Inside(*front))).flatten();
-        if let Some(Value::Target(class, group)) = shortcut.or_else(|| state.get(&Key::Service(*front))) {
-            let endpoints: Vec<String> = state.endpoints(group).map(|a| a.ip().octets()[3].to_string()).collect();
+        let shortcut = inside.then(|| state.target(&Key::Inside(*front))).flatten();
+        if let Some(Target { class, endpoints }) = shortcut.or_else(|| state.target(&Key::Service(*front))) {
+            for e in endpoints.iter() {
+                let kept = state.get(&Key::Kept(protocol, e.number));
+                assert_eq!(kept, (class.affinity > 0).then_some(&Value::Address(e.address)), "clients may keep it");
+            }
+            let endpoints: Vec<String> = endpoints.iter().map(|e| e.address.ip().octets()[3].to_string()).collect();
             assert_eq!(endpoints.len(), class.endpoints as usize, "a class knows the number of endpoints");
             assert_eq!(class.any_address, front.ip.is_unspecified());
             let to_itself = endpoints == [from.octets()[3].to_string()] && state.get(&Key::Hairpin(from)).is_some();
@@ -62,6 +66,7 @@ fn where_packets_go() {
         all
     };
     let local = with(json!({"externalTrafficPolicy": "Local"}));
+    let sticky = with(json!({"externalTrafficPolicy": "Local", "sessionAffinity": "ClientIP"}));
     let internal_local = json!({"internalTrafficPolicy": "Local"});
     let both = &[(A, "rl"), (B, "r")][..];
     let remote = &[(B, "r")][..];
@@ -121,6 +126,16 @@ fn where_packets_go() {
         ),
         (&local, &[(A, "tl"), (B, "r")], &[(OUTSIDE_IP, NODE_IP, 30080, "2"), (POD, VIP, 80, "3")]),
         (&local, &[], &[(OUTSIDE_IP, NODE_IP, 30080, "reject"), (POD, balancer, 80, "reject")]),
+        (
+            &sticky,
+            both,
+            &[
+                (OUTSIDE_IP, NODE_IP, 30080, "2"),
+                (POD, NODE_IP, 30080, "2,3"),
+                (OUTSIDE_IP, balancer, 80, "2"),
+                (NODE_IP, VIP, 80, "2,3 masqueraded"),
+            ],
+        ),
         (&internal_local, both, &[(POD, VIP, 80, "2"), (NODE_IP, VIP, 80, "2 masqueraded")]),
         (&internal_local, remote, &[(POD, VIP, 80, "drop")]),
         (&internal_local, &[], &[(POD, VIP, 80, "reject")]),
@@ -190,7 +205,7 @@ fn host_ports_go_to_their_pods() {
         ),
     ];
     let mut state = State::default();
-    let rows = host_port_rows(&host_ports_of(&pods), &mut state);
+    let rows = host_port_rows(&host_ports_of(&pods));
     state.set(HOST_PORTS, rows, &mut Changes::default());
     for (protocol, from, to, port, want) in [
         (Protocol::Tcp, LOOPBACK, LOOPBACK, 80, "2 masqueraded"),

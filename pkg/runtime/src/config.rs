@@ -12,7 +12,7 @@ pub struct RuntimeConfig {
     pub state_dir: PathBuf,
     /// The group, below every controller's root, that the runtime's own processes live in: `/isopod`.
     pub cgroup_root: String,
-    /// The shim's program.
+    /// The shim's program, compressed by zstd.
     pub shim: &'static [u8],
     /// `None`: pods get a network namespace with loopback only.
     pub network: Option<Arc<PodNetwork>>,

@@ -109,7 +109,8 @@ impl IsopodRuntime {
         let registries = Registries::load(&config.registries)?;
         let store = Arc::new(Store::open(&paths.images())?);
         let hierarchies = Hierarchies::detect().map_err(failed("find the control groups"))?;
-        let program = SealedProgram::new("isopod-shim", config.shim).map_err(failed("load the shim into memory"))?;
+        let program = zstd::Decoder::new(config.shim).and_then(|shim| SealedProgram::new("isopod-shim", shim));
+        let program = program.map_err(failed("load the shim into memory"))?;
         let runtime = Arc::new_cyclic(|me| IsopodRuntime {
             me: me.clone(),
             hierarchies,

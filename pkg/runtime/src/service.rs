@@ -40,6 +40,14 @@ impl Runtime for IsopodRuntime {
         self.events.subscribe()
     }
 
+    fn network_ready(&self) -> tokio::sync::watch::Receiver<bool> {
+        match &self.config.network {
+            Some(network) => network.ready(),
+            // Every pod is on the host's network.
+            None => tokio::sync::watch::Sender::new(true).subscribe(),
+        }
+    }
+
     async fn run_sandbox(&self, config: SandboxConfig) -> Result<String> {
         self.arc().make_sandbox(config).await
     }

@@ -367,6 +367,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// Name and version for `status.nodeInfo.containerRuntimeVersion`: `isopod://0.1.0`.
     fn version(&self) -> String;
     fn subscribe(&self) -> tokio::sync::broadcast::Receiver<RuntimeEvent>;
+    /// Whether pods can have a network of their own by now (CRI's `NetworkReady`).
+    fn network_ready(&self) -> tokio::sync::watch::Receiver<bool>;
 
     /// Makes the sandbox: cgroup, namespaces, shim, network. Answers its id.
     async fn run_sandbox(&self, config: SandboxConfig) -> Result<String>;

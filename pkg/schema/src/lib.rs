@@ -7,6 +7,7 @@
 pub mod default;
 pub mod facts;
 pub mod json;
+pub mod managed;
 pub mod patch;
 pub mod proto;
 pub mod scalar;

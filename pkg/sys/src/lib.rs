@@ -8,6 +8,7 @@ pub mod confined;
 pub mod conntrack;
 pub mod devices;
 pub mod fdpass;
+pub mod file_watch;
 pub mod mount;
 pub mod netlink;
 pub mod nft;

@@ -8,7 +8,7 @@ use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal as set_han
 use nix::unistd::{ForkResult, Pid};
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -20,13 +20,13 @@ const MFD_EXEC: u32 = 0x10;
 pub struct SealedProgram(OwnedFd);
 
 impl SealedProgram {
-    pub fn new(name: &str, bytes: &[u8]) -> io::Result<Self> {
+    pub fn new(name: &str, mut program: impl io::Read) -> io::Result<Self> {
         let name = CString::new(name)?;
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
         let fd = memfd_create(name.as_c_str(), flags | MFdFlags::from_bits_retain(MFD_EXEC))
             .or_else(|_| memfd_create(name.as_c_str(), flags))?;
         let mut file = File::from(fd);
-        file.write_all(bytes)?;
+        io::copy(&mut program, &mut file)?;
         let fd = OwnedFd::from(file);
         let seals = SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
         fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
@@ -155,11 +155,12 @@ pub fn loopback_up() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
 
     #[test]
     fn a_sealed_program_cannot_be_written() {
-        let program = SealedProgram::new("test", b"#!/bin/sh\n").unwrap();
+        let program = SealedProgram::new("test", &b"#!/bin/sh\n"[..]).unwrap();
         let again = std::fs::OpenOptions::new().write(true).custom_flags(libc::O_CLOEXEC).open(program.path());
         let failed = match again {
             Err(_) => true,

@@ -153,7 +153,7 @@ fn every_expression_is_taken_by_the_kernel() {
                 Rule::new().expr(Expr::RoundRobin { modulus: 2, to: 0 }).differs(0, &[0; 4]),
                 Rule::new()
                     .source(0)
-                    .expr(Expr::Random { modulus: 2, to: 1 })
+                    .expr(Expr::Random { modulus: 2, offset: 0, to: 1 })
                     .destination(2)
                     .destination_port(3)
                     .expr(Expr::Update { set: "d".into(), key: 0, data: Some(2), timeout: Duration::from_secs(5) }),
@@ -164,7 +164,7 @@ fn every_expression_is_taken_by_the_kernel() {
                     .destination_port(3)
                     .expr(Expr::Forget { set: "d".into(), key: 0, data: Some(2) }),
                 Rule::new()
-                    .expr(Expr::Random { modulus: 2, to: 0 })
+                    .expr(Expr::Random { modulus: 2, offset: 0, to: 0 })
                     .expr(Expr::Map { map: pick, key: 0, to: 1 })
                     .expr(Expr::Dnat { address: 1, port: None }),
                 Rule::new()

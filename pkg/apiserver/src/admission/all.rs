@@ -1,14 +1,19 @@
 //! The plugins that run, in upstream's order.
 
-use super::{Plugin, default_toleration_seconds, namespace_lifecycle, priority, rbac_escalation, service_account};
+use super::{
+    Plugin, default_toleration_seconds, namespace_lifecycle, priority, rbac_escalation, runtime_class, service_account,
+    taint_nodes_by_condition,
+};
 
 /// Webhooks and policies will stand at the end: they see what the built-in plugins did.
 pub fn all() -> Vec<Box<dyn Plugin>> {
     vec![
         Box::new(namespace_lifecycle::NamespaceLifecycle),
         Box::new(service_account::ServiceAccount),
+        Box::new(taint_nodes_by_condition::TaintNodesByCondition),
         Box::new(priority::Priority),
         Box::new(default_toleration_seconds::DefaultTolerationSeconds),
+        Box::new(runtime_class::RuntimeClass),
         Box::new(rbac_escalation::RbacEscalation),
     ]
 }

@@ -7,7 +7,9 @@ pub mod default_toleration_seconds;
 pub mod namespace_lifecycle;
 pub mod priority;
 pub mod rbac_escalation;
+pub mod runtime_class;
 pub mod service_account;
+pub mod taint_nodes_by_condition;
 
 use crate::ApiServer;
 use crate::pipeline::Intent;

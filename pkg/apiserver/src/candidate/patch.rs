@@ -1,4 +1,4 @@
-//! PATCH: JSON patch, merge patch and strategic merge patch against the newest object.
+//! PATCH: JSON patch, merge patch and strategic merge patch against the newest object. Server-side apply is in `apply`.
 
 use super::{Candidate, Made};
 use crate::encode::decode::{self, FieldValidation};
@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 const JSON_PATCH: &str = "application/json-patch+json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
+const APPLY: &str = "application/apply-patch+yaml";
 const STRATEGIC: &str = "application/strategic-merge-patch+json";
 /// Upstream's limit of operations in one JSON patch.
 const MAX_OPERATIONS: usize = 10_000;
@@ -20,6 +21,8 @@ pub enum PatchType {
     Json,
     Merge,
     Strategic,
+    /// Server-side apply (KEP-555).
+    Apply,
 }
 
 impl PatchType {
@@ -30,11 +33,13 @@ impl PatchType {
             JSON_PATCH => Ok(Self::Json),
             MERGE_PATCH => Ok(Self::Merge),
             STRATEGIC if strategic => Ok(Self::Strategic),
+            APPLY => Ok(Self::Apply),
             _ => {
                 let mut all = vec![JSON_PATCH, MERGE_PATCH];
                 if strategic {
                     all.push(STRATEGIC);
                 }
+                all.push(APPLY);
                 let all = all.join(", ");
                 let m =
                     format!("the body of the request was in an unknown format - accepted media types include: {all}");
@@ -84,6 +89,7 @@ impl Patch {
             PatchType::Json => patch::json_patch(current, &self.patch),
             PatchType::Merge => Ok(patch::merge_patch(current, &self.patch)),
             PatchType::Strategic => patch::strategic_merge(current, &self.patch, &self.schema),
+            PatchType::Apply => Err(PatchError::Internal("an apply is no patch of a value".into())),
         };
         let patched = patched.map_err(|e| match e {
             PatchError::Malformed(m) => Status::bad_request(m),
@@ -94,7 +100,7 @@ impl Patch {
             }
         })?;
         let decoded = decode::value(patched, &self.gvk, &self.schema, self.validation)?;
-        Ok(Made { object: decoded.value, warnings: decoded.warnings })
+        Ok(Made { object: decoded.value, warnings: decoded.warnings, owned: false })
     }
 }
 

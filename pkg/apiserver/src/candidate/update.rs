@@ -1,6 +1,6 @@
 //! PUT: the body is the candidate.
 
-use super::{Candidate, Made};
+use super::{Candidate, Creates, Made};
 use isopod_api::Status;
 use serde_json::Value;
 
@@ -12,7 +12,11 @@ pub struct Update {
 
 impl Candidate for Update {
     fn make(&self, _current: Option<&Value>) -> Result<Made, Status> {
-        Ok(Made { object: self.object.clone(), warnings: self.warnings.clone() })
+        Ok(Made { object: self.object.clone(), warnings: self.warnings.clone(), owned: false })
+    }
+
+    fn creates(&self) -> Creates {
+        Creates::IfAllowed
     }
 }
 
@@ -23,6 +27,15 @@ impl<F: Fn(&mut Value) -> Result<(), Status> + Send + Sync> Candidate for Edit<F
     fn make(&self, current: Option<&Value>) -> Result<Made, Status> {
         let mut object = current.cloned().unwrap_or_default();
         (self.0)(&mut object)?;
-        Ok(Made { object, warnings: Vec::new() })
+        Ok(Made { object, ..Made::default() })
+    }
+}
+
+/// As [`Edit`], but ownership of fields is what the change leaves of it.
+pub struct Raw<F>(pub F);
+
+impl<F: Fn(&mut Value) -> Result<(), Status> + Send + Sync> Candidate for Raw<F> {
+    fn make(&self, current: Option<&Value>) -> Result<Made, Status> {
+        Ok(Made { owned: true, ..Edit(&self.0).make(current)? })
     }
 }

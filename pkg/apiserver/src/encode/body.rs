@@ -2,7 +2,7 @@
 
 use crate::cache::entry::Entry;
 use crate::encode::negotiate::{Form, Media, Shape};
-use crate::encode::{json_bytes, meta_object, partial, served, table, text, to_json};
+use crate::encode::{json_bytes, meta_object, partial, served, splice, table, text, to_json};
 use axum::body::Body;
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
@@ -80,9 +80,12 @@ pub fn list(kind: &Arc<Kind>, list: List, form: &Form, now: Timestamp) -> Respon
 
 /// The list as a value: for the forms that are for people.
 fn list_value(kind: &Kind, list: &List, form: &Form, now: Timestamp) -> Value {
-    let objects: Vec<Value> = list.entries.iter().map(|e| served(kind, &e.body)).collect();
+    let mut objects: Vec<Value> = list.entries.iter().map(|e| served(kind, &e.body)).collect();
     let mut value = match form.shape {
         Shape::Object => {
+            for object in objects.iter_mut().filter_map(Value::as_object_mut) {
+                object.retain(|key, _| !matches!(key.as_str(), "apiVersion" | "kind"));
+            }
             json!({"kind": format!("{}List", kind.gvk.kind), "apiVersion": kind.gvk.api_version(), "items": objects})
         }
         Shape::Table(_) => table::table(kind, &objects, "", form, now),
@@ -111,10 +114,18 @@ fn stream(kind: &Arc<Kind>, list: List, form: &Form, now: Timestamp) -> Response
     let size: usize = list.entries.iter().map(|e| e.body.len()).sum();
     let zip = form.gzip && size >= GZIP_FROM;
     let (item_kind, item_form) = (kind.clone(), form.clone());
-    let item = move |entry: &Entry| match item_form.shape {
-        Shape::Object => json_bytes(&item_kind, &entry.body),
-        Shape::Table(_) => to_json(&table::row(&item_kind, &served(&item_kind, &entry.body), &item_form, now)),
-        Shape::Metadata => to_json(&partial(&served(&item_kind, &entry.body), &item_form)),
+    let item = move |entry: &Entry, out: &mut BytesMut| match item_form.shape {
+        Shape::Object => {
+            let bytes = json_bytes(&item_kind, &entry.body);
+            let (head, rest) = splice::as_item(&bytes);
+            out.extend_from_slice(head);
+            out.extend_from_slice(rest);
+        }
+        Shape::Table(_) => {
+            let row = table::row(&item_kind, &served(&item_kind, &entry.body), &item_form, now);
+            out.extend_from_slice(&to_json(&row));
+        }
+        Shape::Metadata => out.extend_from_slice(&to_json(&partial(&served(&item_kind, &entry.body), &item_form))),
     };
     let chunks = Chunks { head: Some(head), entries: list.entries.into_iter(), first: true, done: false, item };
     let body = if zip {
@@ -133,7 +144,7 @@ struct Chunks<F> {
     item: F,
 }
 
-impl<F: Fn(&Entry) -> Bytes> Iterator for Chunks<F> {
+impl<F: Fn(&Entry, &mut BytesMut)> Iterator for Chunks<F> {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {
@@ -153,7 +164,7 @@ impl<F: Fn(&Entry) -> Bytes> Iterator for Chunks<F> {
             if !std::mem::take(&mut self.first) {
                 out.extend_from_slice(b",");
             }
-            out.extend_from_slice(&(self.item)(&entry));
+            (self.item)(&entry, &mut out);
         }
         Some(out.freeze())
     }

@@ -86,6 +86,15 @@ pub fn at_revision(served: &[u8], digits: &Range<u32>, revision: i64) -> Bytes {
     out.into()
 }
 
+/// The object as an item of a list: without the `apiVersion` and `kind` that [`stored`] puts first. The list says them for
+/// all, as upstream's typed lists do.
+pub fn as_item(served: &[u8]) -> (&'static [u8], &[u8]) {
+    match metadata(served) {
+        Some(at) => (b"{\"metadata\":{", &served[at..]),
+        None => (b"", served),
+    }
+}
+
 /// The offset just behind the `{` of the top-level `metadata`.
 fn metadata(json: &[u8]) -> Option<usize> {
     let (mut depth, mut i) = (0usize, 0usize);
@@ -125,6 +134,14 @@ fn string_end(json: &[u8], mut i: usize) -> Option<usize> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn an_item_has_no_type() {
+        let bytes = stored(&json!({"kind": "K", "apiVersion": "v1", "metadata": {"name": "a"}, "kinds": 1}));
+        let (head, rest) = as_item(&bytes);
+        let item: Value = serde_json::from_slice(&[head, rest].concat()).unwrap();
+        assert_eq!(item, json!({"metadata": {"name": "a"}, "kinds": 1}));
+    }
 
     #[test]
     fn the_revision_goes_in_and_changes() {

@@ -1,7 +1,7 @@
 //! `pods/binding`: the scheduler assigns a pod to a node.
 
 use crate::ApiServer;
-use crate::candidate::update::Edit;
+use crate::candidate::update::Raw;
 use crate::encode::{self, body, decode};
 use crate::options::WriteOptions;
 use crate::pipeline;
@@ -31,7 +31,7 @@ pub async fn create(server: &ApiServer, call: &Call, request: Body) -> Result<Re
     intent.subresource = "binding".into();
     let gvr = intent.kind.gvr();
     let now = intent.now;
-    let candidate = Edit(|pod: &mut Value| {
+    let candidate = Raw(|pod: &mut Value| {
         let conflict = |why: String| Err(Status::conflict(&gvr, &name, why));
         let uid = binding["metadata"]["uid"].as_str().unwrap_or_default();
         if !uid.is_empty() && pod["metadata"]["uid"] != uid {

@@ -5,6 +5,7 @@ use crate::candidate::update::Edit;
 use crate::deletion;
 use crate::encode::{self, body, decode};
 use crate::options::{DeleteOptions, WriteOptions};
+use crate::ownership;
 use crate::pipeline::{self, Intent};
 use crate::verbs::Call;
 use axum::body::Body;
@@ -92,7 +93,13 @@ async fn claim(server: &ApiServer, intent: &Intent, budget: &Value) -> Result<()
     let kind = server.registry.load().resource("policy", "poddisruptionbudgets").cloned();
     let kind = kind.ok_or_else(Status::no_such_path)?;
     let name = budget["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    let claim = Intent { kind, name: name.clone(), subresource: "status".into(), ..intent.clone() };
+    let claim = Intent {
+        kind,
+        name: name.clone(),
+        subresource: "status".into(),
+        manager: ownership::SERVER.to_owned(),
+        ..intent.clone()
+    };
     let (pod, now) = (intent.name.clone(), intent.now);
     let edit = Edit(|budget: &mut Value| {
         let status = &mut budget["status"];

@@ -1,20 +1,27 @@
-//! `scale`: an object's replicas as an `autoscaling/v1 Scale`.
+//! `scale`: an object's replicas as an `autoscaling/v1 Scale`. Who owns the object's replicas owns the scale's.
 
 use crate::ApiServer;
+use crate::candidate::apply::Configuration;
 use crate::candidate::patch::{Patch, PatchType};
-use crate::candidate::update::Edit;
-use crate::encode::{self, body, decode};
+use crate::candidate::update::Raw;
+use crate::encode::decode::{self, FieldValidation};
+use crate::encode::{self, body};
 use crate::options::WriteOptions;
-use crate::pipeline;
+use crate::ownership::{self, Served};
+use crate::pipeline::{self, Intent};
 use crate::verbs::Call;
 use axum::body::Body;
 use axum::response::Response;
-use isopod_api::{Gvk, Status};
+use isopod_api::{Gvk, Status, time};
 use isopod_kinds::Kind;
-use isopod_schema::facts;
+use isopod_schema::managed::{FieldManager, Filter, Scale, Versions};
 use isopod_schema::types::Object;
+use isopod_schema::{facts, json};
 use serde_json::Value;
 use std::sync::Arc;
+
+/// Where the replicas lie in the objects that can be scaled.
+const REPLICAS: &[&str] = &["spec", "replicas"];
 
 fn gvk() -> Gvk {
     Gvk::new("autoscaling", "v1", "Scale")
@@ -40,8 +47,12 @@ pub async fn serve(server: &ApiServer, call: &Call, request: Body) -> Result<Res
     }
     let change = change(call, request).await?;
     let kind = &call.kind;
-    let candidate = Edit(|object: &mut Value| {
-        let scale = change.scale(&of(kind, object)?)?;
+    let mut intent = call.intent(&change.options);
+    // To the object it is an ordinary update of its spec.
+    intent.subresource = "scale".into();
+    let versions = Served::new(server, kind);
+    let candidate = Raw(|object: &mut Value| {
+        let scale = change.owned_scale(&intent, object, &versions)?;
         let version = scale["metadata"]["resourceVersion"].as_str().unwrap_or_default();
         if !version.is_empty() && object["metadata"]["resourceVersion"] != version {
             return Err(Status::outdated(&kind.gvr(), &call.info.name));
@@ -55,9 +66,6 @@ pub async fn serve(server: &ApiServer, call: &Call, request: Body) -> Result<Res
         errors.extend(kind.hooks.apply_scale(object, &scale));
         if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&gvk(), &call.info.name, &errors)) }
     });
-    let mut intent = call.intent(&change.options);
-    // To the object it is an ordinary update of its spec.
-    intent.subresource = "scale".into();
     let done = pipeline::update(server, &intent, &candidate).await?;
     show(&encode::served(&call.kind, &done.entry.body))
 }
@@ -65,39 +73,96 @@ pub async fn serve(server: &ApiServer, call: &Call, request: Body) -> Result<Res
 enum Wanted {
     Put(Value),
     Patch(Patch),
+    Apply(Configuration),
 }
 
 struct Change {
     wanted: Wanted,
     options: WriteOptions,
+    schema: Arc<Object>,
+}
+
+/// `Scale` has one version.
+struct OneVersion(Arc<Object>);
+
+impl Versions for OneVersion {
+    fn schema(&self, api_version: &str) -> Option<Arc<Object>> {
+        (api_version == gvk().api_version()).then(|| self.0.clone())
+    }
+
+    fn convert(&self, value: &Value, _from: &str, _to: &str) -> Value {
+        value.clone()
+    }
 }
 
 impl Change {
-    fn scale(&self, current: &Value) -> Result<Value, Status> {
-        match &self.wanted {
-            Wanted::Put(scale) => Ok(scale.clone()),
+    /// The wanted scale; the object's `managedFields` become what they are after it.
+    fn owned_scale(&self, intent: &Intent, object: &mut Value, versions: &Served) -> Result<Value, Status> {
+        let known = |api_version: &str| versions.has(api_version);
+        let view = Scale::new(&object["metadata"]["managedFields"], &intent.kind.gvk.api_version(), REPLICAS);
+        let view = view.map_err(Status::internal)?;
+        let mut current = of(&intent.kind, object)?;
+        json::canonicalize(&mut current, &self.schema);
+        ownership::set(&mut current, view.entries(&known));
+        let (scale, entries) = self.scale(intent, &current)?;
+        let entries = view.to_parent(&entries.unwrap_or_default(), &known).map_err(Status::internal)?;
+        ownership::set(object, entries);
+        Ok(scale)
+    }
+
+    /// The wanted scale and its `managedFields`.
+    fn scale(&self, intent: &Intent, current: &Value) -> Result<(Value, Option<Value>), Status> {
+        let (gvk, versions) = (gvk(), OneVersion(self.schema.clone()));
+        let manager = FieldManager {
+            schema: &self.schema,
+            api_version: gvk.api_version(),
+            kind: &gvk.kind,
+            subresource: &intent.subresource,
+            manager: &intent.manager,
+            now: time::format(intent.now),
+            filter: &Filter::All,
+            versions: &versions,
+        };
+        let mut scale = match &self.wanted {
+            Wanted::Put(scale) => scale.clone(),
             Wanted::Patch(patch) => {
                 let mut made = patch.apply(current)?.object;
                 if made["metadata"]["resourceVersion"] == current["metadata"]["resourceVersion"] {
                     made["metadata"]["resourceVersion"] = Value::Null;
                 }
-                Ok(made)
+                made
             }
-        }
+            Wanted::Apply(configuration) => {
+                configuration.check_type(&gvk)?;
+                let applied = manager.apply(Some(current), &configuration.config, configuration.force);
+                let applied = applied.map_err(ownership::refusal)?;
+                let object = applied.object.unwrap_or_else(|| current.clone());
+                let scale = decode::value(object, &gvk, &self.schema, FieldValidation::Ignore)?.value;
+                return Ok((scale, applied.entries));
+            }
+        };
+        ownership::set(&mut scale, None);
+        json::canonicalize(&mut scale, &self.schema);
+        let entries = manager.update(Some(current), &scale, None);
+        Ok((scale, entries))
     }
 }
 
 async fn change(call: &Call, request: Body) -> Result<Change, Status> {
-    let patches = call.info.verb == "patch";
-    let options = WriteOptions::parse(if patches { "PatchOptions" } else { "UpdateOptions" }, &call.query)?;
-    let ty = if patches { Some(PatchType::parse(&call.parts.headers, true)?) } else { None };
+    let ty = if call.info.verb == "patch" { Some(PatchType::parse(&call.parts.headers, true)?) } else { None };
+    let options = match ty {
+        Some(ty) => WriteOptions::parse_patch(&call.query, ty == PatchType::Apply)?,
+        None => WriteOptions::parse("UpdateOptions", &call.query)?,
+    };
     let bytes = decode::read(request).await?;
+    let schema = schema()?;
     let wanted = match ty {
-        Some(ty) => Wanted::Patch(Patch::parse(ty, &bytes, gvk(), schema()?, options.validation)?),
+        Some(PatchType::Apply) => Wanted::Apply(Configuration::parse(&bytes, options.force, options.validation)?),
+        Some(ty) => Wanted::Patch(Patch::parse(ty, &bytes, gvk(), schema.clone(), options.validation)?),
         None => {
-            let decoded = decode::object(&call.parts.headers, &bytes, &gvk(), &*schema()?, options.validation)?;
+            let decoded = decode::object(&call.parts.headers, &bytes, &gvk(), &schema, options.validation)?;
             Wanted::Put(decoded.value)
         }
     };
-    Ok(Change { wanted, options })
+    Ok(Change { wanted, options, schema })
 }

@@ -57,7 +57,8 @@ pub async fn read(
             let revision = server.hub.fresh().await?;
             Ok(page.of_snapshot(&cache.snapshot(), revision, ""))
         }
-        (Some(0), _) => Ok(page.of_snapshot(&cache.snapshot(), server.hub.revision(), "")),
+        // What is at hand is sent whole: with this revision a limit has never been kept.
+        (Some(0), _) => Ok(Page { limit: 0, ..page }.of_snapshot(&cache.snapshot(), server.hub.revision(), "")),
         (Some(revision), Some(Match::Exact)) => page.at(server, revision, "").await,
         // Without a match, a limit has always meant the exact revision.
         (Some(revision), None) if options.limit > 0 => page.at(server, revision, "").await,

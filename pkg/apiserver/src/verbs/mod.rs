@@ -14,6 +14,7 @@ use crate::cache::entry::{Entry, Filter};
 use crate::encode::negotiate::{self, Form};
 use crate::encode::{self, body};
 use crate::options::WriteOptions;
+use crate::ownership;
 use crate::pipeline::Intent;
 use crate::request::{Query, RequestInfo};
 use crate::{reviews, subresources};
@@ -51,9 +52,21 @@ impl Call {
             name: self.info.name.clone(),
             subresource: self.info.subresource.clone(),
             user: self.user.clone(),
+            manager: self.manager(options),
             dry_run: options.dry_run,
             warnings: self.warnings.clone(),
             now: self.now,
+        }
+    }
+
+    /// Who owns what this request writes: the manager that it names, else the client's program.
+    pub fn manager(&self, options: &WriteOptions) -> String {
+        match options.field_manager.as_str() {
+            "" => {
+                let agent = self.parts.headers.get(http::header::USER_AGENT);
+                ownership::program(agent.map(|a| String::from_utf8_lossy(a.as_bytes())).as_deref().unwrap_or_default())
+            }
+            manager => manager.to_owned(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::Call;
 use crate::ApiServer;
+use crate::candidate::apply::{Apply, Configuration};
 use crate::candidate::patch::{Patch, PatchType};
 use crate::encode::decode;
 use crate::options::WriteOptions;
@@ -13,10 +14,15 @@ use isopod_api::Status;
 pub async fn patch(server: &ApiServer, call: &Call, body: Body) -> Result<Response, Status> {
     let form = call.form()?;
     let ty = PatchType::parse(&call.parts.headers, true)?;
-    let options = WriteOptions::parse("PatchOptions", &call.query)?;
+    let options = WriteOptions::parse_patch(&call.query, ty == PatchType::Apply)?;
     let bytes = decode::read(body).await?;
-    let kind = &call.kind;
-    let candidate = Patch::parse(ty, &bytes, kind.gvk.clone(), kind.schema.clone(), options.validation)?;
-    let done = pipeline::update(server, &call.intent(&options), &candidate).await?;
+    let (kind, intent) = (&call.kind, call.intent(&options));
+    let done = if ty == PatchType::Apply {
+        let configuration = Configuration::parse(&bytes, options.force, options.validation)?;
+        pipeline::update(server, &intent, &Apply { server, intent: &intent, configuration }).await?
+    } else {
+        let candidate = Patch::parse(ty, &bytes, kind.gvk.clone(), kind.schema.clone(), options.validation)?;
+        pipeline::update(server, &intent, &candidate).await?
+    };
     Ok(call.show(if done.created { 201 } else { 200 }, &done.entry, &form))
 }

@@ -310,7 +310,7 @@ impl Encoder {
 
     /// `initial_end`: everything that was there at the start has been sent.
     fn bookmark(&mut self, revision: Revision, initial_end: bool) -> Bytes {
-        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        let mut metadata = json!({"resourceVersion": revision.to_string()});
         if initial_end {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }

@@ -4,6 +4,7 @@
 
 use crate::access::Access;
 use crate::metadata::label_selector;
+use crate::ownership;
 use crate::strategy::{PLAIN, Strategy};
 use crate::validation::check::{invalid_each, one_of_if_set, qualified_name, supported};
 use isopod_api::{FieldError, FieldErrors, Path, names};
@@ -27,7 +28,9 @@ pub fn strategy(kind: &str) -> Strategy {
         "ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration" => {
             Strategy { create: webhooks, update: |new, _| webhooks(new), ..BASE }
         }
-        "ValidatingAdmissionPolicy" => Strategy { create: policy, update: |new, _| policy(new), ..BASE },
+        "ValidatingAdmissionPolicy" => {
+            Strategy { owned: ownership::status_alone, create: policy, update: |new, _| policy(new), ..BASE }
+        }
         "ValidatingAdmissionPolicyBinding" => {
             Strategy { create: |new| binding(new, true), update: |new, _| binding(new, true), ..BASE }
         }
@@ -39,6 +42,7 @@ pub fn strategy(kind: &str) -> Strategy {
 }
 
 pub const API_SERVICE: Strategy = Strategy {
+    owned: ownership::status_alone,
     generation: false,
     create: api_service,
     update: |new, _| api_service(new),

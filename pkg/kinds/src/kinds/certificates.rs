@@ -5,6 +5,7 @@
 
 use crate::access::{Access, keep, list_mut, set, unset};
 use crate::kind::Ctx;
+use crate::ownership;
 use crate::strategy::{PLAIN, STATELESS, Strategy};
 use crate::validation::check::supported;
 use crate::validation::projected::signer_name;
@@ -47,6 +48,7 @@ pub fn strategy(kind: &str) -> Strategy {
     match kind {
         "CertificateSigningRequest" => Strategy {
             fields: &["spec.signerName"],
+            owned: ownership::signing_request,
             generation: false,
             prepare_create,
             prepare_update,
@@ -59,6 +61,7 @@ pub fn strategy(kind: &str) -> Strategy {
         "ClusterTrustBundle" => Strategy { fields: &["spec.signerName"], unconditional_update: false, ..STATELESS },
         _ => Strategy {
             fields: &["spec.signerName", "spec.podName", "spec.nodeName"],
+            owned: ownership::status_alone,
             generation: false,
             unconditional_update: false,
             ..PLAIN

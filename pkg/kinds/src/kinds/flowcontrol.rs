@@ -1,6 +1,7 @@
 //! FlowSchemas and PriorityLevelConfigurations.
 
 use crate::access::Access;
+use crate::ownership;
 use crate::strategy::{PLAIN, Strategy};
 use crate::validation::check::{invalid_each, required, supported};
 use isopod_api::{FieldError, FieldErrors, Path, names};
@@ -19,12 +20,14 @@ const SUBJECTS: [(&str, &str); 3] = [("ServiceAccount", "serviceAccount"), ("Use
 pub fn strategy(kind: &str) -> Strategy {
     match kind {
         "FlowSchema" => Strategy {
+            owned: ownership::status_alone,
             create: schema,
             update: |new, _| schema(new),
             update_status: |new, _| condition_types(new),
             ..PLAIN
         },
         _ => Strategy {
+            owned: ownership::status_alone,
             create: level,
             update: |new, _| level(new),
             update_status: |new, _| condition_types(new),

@@ -20,6 +20,7 @@ mod storage;
 mod workload;
 
 use crate::access;
+use crate::ownership;
 use crate::strategy::{PLAIN, STATELESS, Strategy};
 use crate::validation::{claim, warnings};
 use isopod_api::Gvk;
@@ -55,10 +56,10 @@ pub fn strategy(gvk: &Gvk) -> Strategy {
             _ => Strategy { generation: false, unconditional_update: false, ..PLAIN },
         },
         "internal.apiserver.k8s.io" | "storagemigration.k8s.io" => {
-            Strategy { generation: false, unconditional_update: false, ..PLAIN }
+            Strategy { owned: ownership::status_alone, generation: false, unconditional_update: false, ..PLAIN }
         }
         "flowcontrol.apiserver.k8s.io" => flowcontrol::strategy(kind),
-        "apiextensions.k8s.io" => Strategy { unconditional_update: false, ..PLAIN },
+        "apiextensions.k8s.io" => Strategy { owned: ownership::status_alone, unconditional_update: false, ..PLAIN },
         "apiregistration.k8s.io" => admission::API_SERVICE,
         _ => PLAIN,
     }
@@ -109,7 +110,8 @@ fn core(kind: &str) -> Strategy {
 fn resource(kind: &str) -> Strategy {
     match kind {
         "ResourceSlice" => Strategy { fields: &["spec.nodeName", "spec.driver", "spec.pool.name"], ..PLAIN },
-        "ResourceClaim" => Strategy { generation: false, ..PLAIN },
+        "ResourceClaim" => Strategy { owned: ownership::status_alone, generation: false, ..PLAIN },
+        "DeviceTaintRule" => Strategy { owned: ownership::status_alone, ..PLAIN },
         "ResourceClaimTemplate" => STATELESS,
         _ => PLAIN,
     }

@@ -3,6 +3,7 @@
 use crate::access::{Access, keep, set};
 use crate::kind::Ctx;
 use crate::metadata;
+use crate::ownership;
 use crate::strategy::{STATELESS, Strategy};
 use isopod_api::{FieldError, FieldErrors, Path};
 use serde_json::{Value, json};
@@ -10,6 +11,7 @@ use serde_json::{Value, json};
 pub const FINALIZER: &str = "kubernetes";
 
 pub const STRATEGY: Strategy = Strategy {
+    owned: ownership::namespace,
     fields: &["status.phase"],
     prepare_create,
     prepare_update,

@@ -2,6 +2,7 @@
 
 use crate::access::Access;
 use crate::metadata::{IMMUTABLE, immutable, label_selector};
+use crate::ownership;
 use crate::strategy::{PLAIN, STATELESS, Strategy};
 use crate::validation::check::{
     at_most_one_of_each_family, child, dns_label, dns_subdomain, invalid_each, port_number, supported,
@@ -15,7 +16,13 @@ use serde_json::Value;
 pub fn strategy(kind: &str) -> Strategy {
     match kind {
         "IPAddress" => Strategy { create: ip_address, update: ip_address_update, ..STATELESS },
-        "ServiceCIDR" => Strategy { generation: false, create: service_cidr, update: service_cidr_update, ..PLAIN },
+        "ServiceCIDR" => Strategy {
+            owned: ownership::status_alone,
+            generation: false,
+            create: service_cidr,
+            update: service_cidr_update,
+            ..PLAIN
+        },
         "Ingress" => Strategy {
             warnings: warnings::ingress,
             create: |new| ingress(new, true),

@@ -2,6 +2,7 @@
 
 use crate::access::{Access, keep, list_mut, map_mut, set, unset};
 use crate::kind::Ctx;
+use crate::ownership;
 use crate::strategy::{PLAIN, Strategy, text_at};
 use crate::validation::{pod, pod_update, pod_warnings};
 use isopod_api::quantity::Quantity;
@@ -21,6 +22,7 @@ pub const STRATEGY: Strategy = Strategy {
         "status.nominatedNodeName",
         "spec.host",
     ],
+    owned: ownership::pod,
     select,
     grace,
     prepare_create,

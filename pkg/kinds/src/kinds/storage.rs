@@ -2,6 +2,7 @@
 
 use crate::access::{self, Access, same};
 use crate::metadata::immutable;
+use crate::ownership;
 use crate::strategy::{PLAIN, STATELESS, Strategy};
 use crate::validation::check::{dns_subdomain, non_negative, one_of_if_set, qualified_name, supported};
 use crate::validation::plugins::csi_driver_name;
@@ -24,6 +25,7 @@ pub fn strategy(kind: &str) -> Strategy {
             ..STATELESS
         },
         "VolumeAttachment" => Strategy {
+            owned: ownership::status_alone,
             unconditional_update: false,
             create: attachment,
             update: |new, old| {

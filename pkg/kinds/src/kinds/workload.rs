@@ -2,6 +2,7 @@
 
 use crate::access::{Access, keep, map_mut, same, set};
 use crate::kind::Ctx;
+use crate::ownership;
 use crate::strategy::{PLAIN, STATELESS, ScalePaths, Strategy};
 use crate::validation::{job, pod, pod_warnings, workload};
 use isopod_api::Path;
@@ -19,6 +20,7 @@ fn selector_text(obj: &Value) -> String {
 const WITH_TEMPLATE: Strategy = Strategy { warnings: pod_warnings::named_workload, ..PLAIN };
 
 const DEPLOYMENT: Strategy = Strategy {
+    owned: ownership::deployment,
     scale: SELECTOR,
     prepare_update: update_deployment,
     create: workload::deployment,

@@ -8,18 +8,16 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
-use isopod_runtime::{ContainerState, ContainerStatus, Runtime};
+use isopod_runtime::{ContainerState, ContainerStatus, Runtime, RuntimeEvent};
+use isopod_sys::file_watch::DirectoryWatch;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{broadcast, mpsc};
 
-/// How often a followed log is looked at: the file tells nobody that it grew.
-const FOLLOW_EVERY: Duration = Duration::from_millis(100);
 const BLOCK: usize = 64 * 1024;
 
 type Pairs = Vec<(String, String)>;
@@ -154,23 +152,63 @@ impl Source {
     }
 }
 
+/// Wakes when there may be more to read of a log that is followed.
+struct Growth {
+    files: DirectoryWatch,
+    events: broadcast::Receiver<RuntimeEvent>,
+    container: String,
+}
+
+impl Growth {
+    fn of(runtime: &dyn Runtime, container: &ContainerStatus) -> io::Result<Self> {
+        let directory = container.log_path.parent().ok_or(io::ErrorKind::NotFound)?;
+        let files = DirectoryWatch::open(directory).map_err(|e| {
+            let why = format!("cannot follow {}: {e}; is fs.inotify.max_user_instances too low?", directory.display());
+            io::Error::new(e.kind(), why)
+        })?;
+        Ok(Growth { files, events: runtime.subscribe(), container: container.id.clone() })
+    }
+
+    /// Returns when the log may have grown, was moved or made, or its container ended. False: nobody reads any more.
+    async fn wait(&mut self, tx: &mpsc::Sender<io::Result<Bytes>>) -> io::Result<bool> {
+        loop {
+            tokio::select! {
+                changed = self.files.changed() => return changed.map(|()| true),
+                event = self.events.recv() => match event {
+                    Ok(RuntimeEvent::ContainerExited { container_id, .. }) if container_id == self.container => return Ok(true),
+                    Ok(RuntimeEvent::SandboxExited { .. } | RuntimeEvent::Lagged) => return Ok(true),
+                    Ok(_) => {}
+                    Err(broadcast::error::RecvError::Lagged(_)) => return Ok(true),
+                    // The runtime is shutting down, and so is this server.
+                    Err(broadcast::error::RecvError::Closed) => return Ok(false),
+                },
+                () = tx.closed() => return Ok(false),
+            }
+        }
+    }
+}
+
 async fn stream(
     runtime: Arc<dyn Runtime>,
     container: ContainerStatus,
     options: Options,
     tx: &mpsc::Sender<io::Result<Bytes>>,
 ) -> io::Result<()> {
-    let mut source = match Source::open(&container.log_path) {
-        // It has not written yet.
-        Err(e) if e.kind() == io::ErrorKind::NotFound && !options.follow => return Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => wait_for(&*runtime, &container, tx).await?,
+    // Before the first look, so that nothing is missed between a look and the wait after it.
+    let mut growth = options.follow.then(|| Growth::of(&*runtime, &container)).transpose()?;
+    let opened = match &mut growth {
+        Some(growth) => wait_for(&*runtime, &container, growth, tx).await,
+        None => Source::open(&container.log_path),
+    };
+    let mut source = match opened {
+        // It has not written anything.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         r => r?,
     };
     if let Some(lines) = options.tail {
         let offset = tail_offset(&mut source.file, lines)?;
         source.file.seek(SeekFrom::Start(offset))?;
     }
-    let follow = options.follow;
     let mut formatter = Formatter::new(options);
     let mut ended = false;
     while !formatter.is_done() {
@@ -181,20 +219,21 @@ async fn stream(
             }
             continue;
         }
-        if !follow || ended {
-            return Ok(());
-        }
+        let Some(growth) = growth.as_mut().filter(|_| !ended) else { return Ok(()) };
         if source.is_rotated() {
-            source = Source::open(&container.log_path)?;
+            // The old file is complete only now: what was written between the last look and the rotation comes first.
+            let rest = source.read(&mut formatter)?;
+            if rest.is_empty() {
+                source = Source::open(&container.log_path)?;
+            } else if tx.send(Ok(rest.into())).await.is_err() {
+                return Ok(());
+            }
             continue;
         }
         // Once more after its end: what it wrote last.
         ended = !is_running(&*runtime, &container.id).await;
-        if !ended {
-            tokio::select! {
-                () = tokio::time::sleep(FOLLOW_EVERY) => {}
-                () = tx.closed() => return Ok(()),
-            }
+        if !ended && !growth.wait(tx).await? {
+            return Ok(());
         }
     }
     Ok(())
@@ -204,15 +243,19 @@ async fn is_running(runtime: &dyn Runtime, id: &str) -> bool {
     runtime.container(id).await.is_ok_and(|c| matches!(c.state, ContainerState::Running | ContainerState::Created))
 }
 
+/// The log, as soon as there is one; `NotFound` when the container ended, or the client went, before.
 async fn wait_for(
     runtime: &dyn Runtime,
     c: &ContainerStatus,
+    growth: &mut Growth,
     tx: &mpsc::Sender<io::Result<Bytes>>,
 ) -> io::Result<Source> {
     loop {
         match Source::open(&c.log_path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound && is_running(runtime, &c.id).await && !tx.is_closed() => {
-                tokio::time::sleep(FOLLOW_EVERY).await;
+            Err(e) if e.kind() == io::ErrorKind::NotFound && is_running(runtime, &c.id).await => {
+                if !growth.wait(tx).await? {
+                    return Err(e);
+                }
             }
             r => return r,
         }

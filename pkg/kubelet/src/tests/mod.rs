@@ -135,6 +135,23 @@ async fn the_node_registers_and_keeps_its_lease() {
 }
 
 #[tokio::test]
+async fn the_node_is_ready_when_pods_can_have_a_network() {
+    let b = Bench::new().await;
+    let node_is = |status: &'static str, words: &'static str| {
+        move |api: &Api| {
+            let node = api.get("nodes", "", "n1").unwrap_or_default();
+            let ready = node["status"]["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == "Ready");
+            ready.is_some_and(|c| c["status"] == status && c["message"].as_str().is_some_and(|m| m.contains(words)))
+        }
+    };
+    b.api.until("ready", node_is("True", "ready status")).await;
+    b.runtime.network.send_replace(false);
+    b.api.until("not ready", node_is("False", "container runtime network not ready")).await;
+    b.runtime.network.send_replace(true);
+    b.api.until("ready again", node_is("True", "ready status")).await;
+}
+
+#[tokio::test]
 async fn a_crashing_container_backs_off() {
     let b = Bench::new().await;
     b.pod("crash", json!({"containers": [{"name": "c"}]}));

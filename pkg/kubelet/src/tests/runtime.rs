@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 #[derive(Default)]
 struct State {
@@ -23,12 +23,15 @@ struct State {
 pub struct FakeRuntime {
     state: Mutex<State>,
     events: broadcast::Sender<RuntimeEvent>,
+    /// Whether pods can have a network.
+    pub network: watch::Sender<bool>,
     clock: isopod_base::clock::Clock,
 }
 
 impl FakeRuntime {
     pub fn new(clock: isopod_base::clock::Clock) -> Arc<Self> {
-        Arc::new(FakeRuntime { state: Mutex::default(), events: broadcast::Sender::new(64), clock })
+        let (events, network) = (broadcast::Sender::new(64), watch::Sender::new(true));
+        Arc::new(FakeRuntime { state: Mutex::default(), events, network, clock })
     }
 
     pub fn image(&self, name: &str) {
@@ -99,6 +102,9 @@ impl Runtime for FakeRuntime {
     }
     fn subscribe(&self) -> broadcast::Receiver<RuntimeEvent> {
         self.events.subscribe()
+    }
+    fn network_ready(&self) -> tokio::sync::watch::Receiver<bool> {
+        self.network.subscribe()
     }
     async fn run_sandbox(&self, config: SandboxConfig) -> Result<String> {
         let now = self.now();

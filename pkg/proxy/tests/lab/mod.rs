@@ -2,9 +2,9 @@
 #![allow(dead_code)]
 
 use isopod_client::views::{EndpointSlice, Service};
-use isopod_proxy::plan::{Node, desired};
+use isopod_proxy::plan::{Node, desired, service_rows};
 use isopod_proxy::select::NodeFacts;
-use isopod_proxy::state::{State, diff};
+use isopod_proxy::state::{Changes, State, diff};
 use isopod_proxy::table::ServiceTable;
 use isopod_proxy::{NodePortAddresses, ProxyConfig};
 use isopod_sys::netlink::{NetNs, Route, RouteSocket, Veth, set_sysctl};
@@ -136,6 +136,15 @@ impl Lab {
         let batch = self.table.replace(&state);
         self.node.run(|| NftSocket::open().unwrap().commit(batch).unwrap()).unwrap();
         self.now = state;
+    }
+
+    /// Plans the one service anew and goes there by differences, as the running proxy does: endpoints keep their numbers.
+    pub fn plan(&mut self, more: Json, endpoints: &[(Ipv4Addr, &str)]) {
+        let mut changes = Changes::default();
+        let rows = service_rows(&service(more), &[slice(endpoints, "TCP")], &facts(), &mut self.now);
+        self.now.set("ns/web", rows, &mut changes);
+        let batch = self.table.update(&self.now, &changes);
+        self.node.run(|| NftSocket::open().unwrap().commit(batch).unwrap()).unwrap();
     }
 
     /// Goes to this state by differences.

@@ -26,6 +26,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// The interface's name in the pod.
 const POD_LINK: &str = "eth0";
@@ -134,6 +135,7 @@ pub struct NetworkConfig {
 pub struct PodNetwork {
     config: NetworkConfig,
     state: Mutex<State>,
+    ready: watch::Sender<bool>,
 }
 
 struct State {
@@ -153,7 +155,7 @@ impl PodNetwork {
         }
         let addresses = Addresses::open(config.state_dir.join("addresses"))?;
         let state = Mutex::new(State { addresses, cidr: None, bridge: 0, mtu: DEFAULT_MTU });
-        let network = PodNetwork { config, state };
+        let network = PodNetwork { config, state, ready: watch::Sender::new(false) };
         if let Some(cidr) = network.config.pod_cidr {
             network.set_pod_cidr(cidr)?;
         }
@@ -175,7 +177,13 @@ impl PodNetwork {
         let batch = rules::batch(&self.config.table_prefix, &self.config.bridge, cidr, self.config.cluster_cidr);
         NftSocket::open()?.commit(batch)?;
         state.cidr = Some(cidr);
+        self.ready.send_replace(true);
         Ok(())
+    }
+
+    /// Becomes true once pods can have an interface.
+    pub fn ready(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
     }
 
     /// The address of the bridge; `None` until the pod network is known.

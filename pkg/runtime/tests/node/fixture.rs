@@ -16,13 +16,15 @@ pub struct Node {
     dir: tempfile::TempDir,
 }
 
-/// The shim that cargo built beside this test.
+/// The shim that cargo built beside this test, compressed.
 fn shim() -> &'static [u8] {
     static SHIM: OnceLock<Vec<u8>> = OnceLock::new();
     SHIM.get_or_init(|| {
         let own = std::env::current_exe().unwrap();
         let path = own.parent().unwrap().parent().unwrap().join("isopod-shim");
-        std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}: run `cargo b -p isopod-shim` first", path.display()))
+        let shim = std::fs::read(&path)
+            .unwrap_or_else(|e| panic!("{}: {e}: run `cargo b -p isopod-shim` first", path.display()));
+        zstd::encode_all(&shim[..], 1).unwrap()
     })
 }
 

@@ -47,6 +47,8 @@ pub enum Cmp {
 /// Properties of a packet that are not in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meta {
+    /// The packet's class for queues; forwarding overwrites it.
+    Priority = 2,
     Mark = 3,
     /// Interface names, sixteen bytes padded with NULs.
     InName = 6,
@@ -149,9 +151,10 @@ pub enum Expr {
         key: Reg,
         data: Option<Reg>,
     },
-    /// A random number below `modulus`.
+    /// `offset` and a random number below `modulus`.
     Random {
         modulus: u32,
+        offset: u32,
         to: Reg,
     },
     /// Numbers below `modulus` in turn.
@@ -262,7 +265,9 @@ impl Expr {
             // `NFT_DYNSET_OP_DELETE`
             Expr::Forget { set, key, data } => write_dynset(w, set, 2, *key, *data),
             Expr::RoundRobin { modulus, to } => numbers(w, &[(1, register(*to)), (2, *modulus), (3, 0), (4, 0)]),
-            Expr::Random { modulus, to } => numbers(w, &[(1, register(*to)), (2, *modulus), (3, 1), (4, 0)]),
+            Expr::Random { modulus, offset, to } => {
+                numbers(w, &[(1, register(*to)), (2, *modulus), (3, 1), (4, *offset)]);
+            }
             Expr::Hash { from, len, modulus, seed, to } => {
                 let all =
                     [(1, register(*from)), (2, register(*to)), (3, *len), (4, *modulus), (5, *seed), (6, 0), (7, 0)];

@@ -12,6 +12,11 @@ pub enum Type {
     Port = 13,
     /// A number in the machine's order.
     Number = 19,
+    /// A packet's priority, a number in the machine's order; `nft` shows two halves.
+    ClassId = 23,
+    /// What `numgen` makes, a number in the machine's order. `nft` has a type for it by example only: it cannot list a set
+    /// that has one in its key, unless the set comes with [`example`]s.
+    Index = 4,
 }
 
 impl Type {
@@ -21,7 +26,7 @@ impl Type {
 
     fn len(self) -> usize {
         match self {
-            Type::Ipv4 | Type::Number => 4,
+            Type::Ipv4 | Type::Number | Type::ClassId | Type::Index => 4,
             Type::Protocol => 1,
             Type::Port => 2,
         }
@@ -37,6 +42,40 @@ fn type_len(fields: &[Type]) -> usize {
     match fields {
         [one] => one.len(),
         many => many.iter().map(|t| t.padded()).sum(),
+    }
+}
+
+/// One attribute of what `nft` keeps with a set for its own use (`NFTNL_UDATA_*`): the kernel stores it unread.
+fn note(kind: u8, value: &[u8]) -> Vec<u8> {
+    [&[kind, value.len() as u8], value].concat()
+}
+
+/// An expression that makes values of this type, as `nft` notes it: the kind of expression and what that kind needs.
+fn example_of(field: Type) -> Vec<u8> {
+    let (kind, numbers): (u32, &[u32]) = match field {
+        // `ip daddr` and `th dport` are payload expressions: the protocol and the number of its field.
+        Type::Ipv4 => (7, &[12, 12]),
+        Type::Port => (7, &[11, 2]),
+        // `meta l4proto`, `meta mark`, `meta priority`.
+        Type::Protocol => (9, &[16]),
+        Type::Number => (9, &[3]),
+        Type::ClassId => (9, &[2]),
+        // `numgen random mod 2`
+        Type::Index => (23, &[1, 2, 0]),
+    };
+    let data: Vec<u8> = (0..).zip(numbers).flat_map(|(i, n): (u8, _)| note(i, &n.to_ne_bytes())).collect();
+    [note(0, &kind.to_ne_bytes()), note(1, &data)].concat()
+}
+
+/// An example of all fields: what `nft` shows as `typeof`.
+fn example(fields: &[Type]) -> Vec<u8> {
+    const CONCATENATION: u32 = 13;
+    match fields {
+        [one] => example_of(*one),
+        many => {
+            let parts: Vec<u8> = (0..).zip(many).flat_map(|(i, t): (u8, _)| note(i, &example_of(*t))).collect();
+            [note(0, &CONCATENATION.to_ne_bytes()), note(1, &parts)].concat()
+        }
     }
 }
 
@@ -110,6 +149,22 @@ impl Set {
             w.nest(9, |w| w.be32(1, size));
             w.be64(11, timeout.as_millis() as u64);
         }
+        if let Some(notes) = self.notes() {
+            w.attr(13, &notes);
+        }
+    }
+
+    /// What `nft` needs to know to list this set, besides the numbers of its types.
+    fn notes(&self) -> Option<Vec<u8>> {
+        if !self.key.contains(&Type::Index) {
+            return None;
+        }
+        let key = note(3, &example(&self.key));
+        let value = match &self.kind {
+            SetKind::Map(value) => note(4, &example(value)),
+            SetKind::Set | SetKind::VerdictMap => Vec::new(),
+        };
+        Some([key, value].concat())
     }
 }
 

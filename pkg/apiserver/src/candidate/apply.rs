@@ -1,0 +1,86 @@
+//! Server-side apply: the candidate is the newest object with a configuration merged into it (KEP-555).
+
+use super::{Candidate, Creates, Made};
+use crate::ApiServer;
+use crate::encode::decode::{self, FieldValidation};
+use crate::ownership::{self, Served};
+use crate::pipeline::Intent;
+use isopod_api::Status;
+use serde_json::Value;
+
+/// A configuration, and whether it may take fields from others.
+pub struct Configuration {
+    pub config: Value,
+    pub force: bool,
+    warnings: Vec<String>,
+}
+
+impl Configuration {
+    pub fn parse(body: &[u8], force: bool, validation: FieldValidation) -> Result<Self, Status> {
+        let config: Value =
+            serde_yaml_ng::from_slice(body).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
+        if !config.is_object() {
+            let m = "error decoding patch: json: cannot unmarshal into Go value of type map[string]interface {}";
+            return Err(Status::bad_request(m));
+        }
+        // Keys that stand twice are seen by a parse that does not take the last one.
+        let twice = match validation {
+            FieldValidation::Ignore => None,
+            _ => serde_yaml_ng::from_slice::<serde_yaml_ng::Value>(body).err(),
+        };
+        let twice = twice.map(|e| format!("error converting YAML to JSON: yaml: unmarshal errors:\n  {e}"));
+        match twice {
+            Some(why) if validation == FieldValidation::Strict => {
+                Err(Status::bad_request(format!("error strict decoding patch: {why}")))
+            }
+            other => Ok(Configuration { config, force, warnings: other.into_iter().collect() }),
+        }
+    }
+
+    /// The configuration must be of the type that the path serves.
+    pub fn check_type(&self, gvk: &isopod_api::Gvk) -> Result<(), Status> {
+        let text = |key: &str| self.config[key].as_str().unwrap_or_default();
+        let (api_version, kind) = (text("apiVersion"), text("kind"));
+        if api_version == gvk.api_version() && kind == gvk.kind {
+            return Ok(());
+        }
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        Err(Status::bad_request(format!("invalid object type: {group}/{version}, Kind={kind}")))
+    }
+}
+
+/// An apply of one request.
+pub struct Apply<'a> {
+    pub server: &'a ApiServer,
+    pub intent: &'a Intent,
+    pub configuration: Configuration,
+}
+
+impl Candidate for Apply<'_> {
+    fn make(&self, current: Option<&Value>) -> Result<Made, Status> {
+        let (kind, configuration) = (&self.intent.kind, &self.configuration);
+        configuration.check_type(&kind.gvk)?;
+        let (filter, versions) = (kind.hooks.owned(&self.intent.subresource), Served::new(self.server, kind));
+        let manager = ownership::manager(self.intent, &filter, &versions);
+        let applied = manager.apply(current, &configuration.config, configuration.force);
+        let applied = applied.map_err(ownership::refusal)?;
+        let object = applied.object.or_else(|| current.cloned()).unwrap_or_else(|| configuration.config.clone());
+        let mut object = decode::value(object, &kind.gvk, &kind.schema, FieldValidation::Ignore)?.value;
+        if object["metadata"]["name"].as_str().unwrap_or_default().is_empty() {
+            let m = "was undeterminable: name must be provided";
+            return Err(Status::bad_request(format!("the name of the object ({} based on URL) {m}", self.intent.name)));
+        }
+        // A revision matters where there is something to compare it with.
+        if current.is_none()
+            && let Some(meta) = object["metadata"].as_object_mut()
+        {
+            meta.remove("resourceVersion");
+        }
+        ownership::set(&mut object, applied.entries);
+        Ok(Made { object, warnings: configuration.warnings.clone(), owned: true })
+    }
+
+    fn creates(&self) -> Creates {
+        Creates::Always
+    }
+}
