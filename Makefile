@@ -9,7 +9,7 @@ TOOLS := $(CACHE)/tools
 WITH_TOOLS = PATH="$(TOOLS)/bin:$$PATH"
 DATA_DIR ?= /var/lib/isopod
 
-.PHONY: help run build release test ci unit e2e verify lint fmt tools bench clean
+.PHONY: help run build release test ci unit e2e verify lint fmt tools bench clean conformance conformance-ci ratchet
 help:
 	@echo "make run      build the release binary and run a whole cluster here (root; Ctrl-C stops the server)"
 	@echo "make build    the release binary: $(OUT)/release/isopod"
@@ -17,6 +17,7 @@ help:
 	@echo "make e2e      the end-to-end tests alone; ONLY=name runs those whose name holds it"
 	@echo "make oracle   compare with upstream's API server, request by request; ONLY=name narrows"
 	@echo "make verify   regenerate the schema facts and compare them with what is committed (downloads modules)"
+	@echo "make conformance  upstream's conformance suite (root); SIG=apps FOCUS=regexp PARALLEL=4 RESUME=1 narrow it"
 	@echo "make bench    measure start, memory, disk, throughput (root)"
 
 build: release
@@ -83,6 +84,23 @@ oracle: binary oracle-program
 
 verify: tools
 	$(WITH_TOOLS) hack/verify-facts.sh
+
+# Upstream's suite is built once, outside of the clone. ARGS=--write-docs and the like: see e2e/conformance/run.py.
+PARALLEL ?= 4
+CONFORMANCE = $(WITH_TOOLS) python3 e2e/conformance/run.py --isopod $(OUT)/$(PROFILE)/isopod --tools $(TOOLS) --cache $(CACHE) --parallel $(PARALLEL)
+conformance: tools binary
+	@hack/deps.sh conformance
+	$(CONFORMANCE) $(if $(SIG),--sig '$(SIG)') $(if $(FOCUS),--focus '$(FOCUS)') $(if $(RESUME),--resume) $(ARGS)
+
+# Specs that pass, drawn anew by each commit: about ten minutes.
+MINUTES ?= 10
+conformance-ci: tools binary ratchet
+	@hack/deps.sh conformance
+	$(CONFORMANCE) --ci $(MINUTES) --out target/conformance-ci
+
+# The list of failing conformance specs may only shrink.
+ratchet:
+	python3 e2e/conformance/run.py --check-ratchet
 
 bench: PROFILE = release
 bench: test-programs oracle-program

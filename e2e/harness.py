@@ -12,11 +12,11 @@ import subprocess
 import tempfile
 import time
 
-import images
+from registry import Registry
 
+HERE = os.path.dirname(os.path.abspath(__file__))
 NODE_IP, CLIENT_IP = "192.0.2.2", "192.0.2.1"
 REGISTRY = "registry.test"
-REGISTRY_PORT = 5000
 
 
 class Failure(Exception):
@@ -75,9 +75,9 @@ class Network:
 
 
 class Cluster:
-    """One server with its node. `server_args` are further flags."""
+    """One server with its node. `server_args` are further flags; `registry` serves other images than the tests' own."""
 
-    def __init__(self, isopod, tools, app, server_args=(), agent=True):
+    def __init__(self, isopod, tools, app, server_args=(), agent=True, registry=None):
         self.isopod, self.tools, self.app = isopod, tools, app
         self.tag = f"{os.getpid()}{os.urandom(2).hex()}"
         self.dir = tempfile.mkdtemp(prefix="isopod-e2e-")
@@ -89,9 +89,9 @@ class Cluster:
         self.server_args = list(server_args)
         self.server = self.registry = None
         self.starts = 0
-        self.images = None
         if agent:
-            self._start_registry()
+            self.registry = registry or Registry([REGISTRY], fill=[f"{HERE}/images.py"], fill_args=[app])
+            self.registry.start(self.dir, self.net.inside)
 
     # -- life
 
@@ -155,8 +155,7 @@ class Cluster:
         if self.starts:
             self.cleanup()
         if self.registry:
-            self.registry.kill()
-            self.registry.wait()
+            self.registry.close()
         self.net.close()
         shutil.rmtree(self.dir, ignore_errors=True)
 
@@ -165,35 +164,6 @@ class Cluster:
             return "".join(f.readlines()[-lines:])
 
     # -- registry
-
-    def _start_registry(self):
-        config = {
-            "version": "0.1",
-            "log": {"level": "error"},
-            "storage": {"filesystem": {"rootdirectory": f"{self.dir}/registry"}},
-            "http": {"addr": f"127.0.0.1:{REGISTRY_PORT}"},
-        }
-        with open(f"{self.dir}/registry.yml", "w") as f:
-            json.dump(config, f)  # JSON is YAML
-        with open(f"{self.dir}/registries.yaml", "w") as f:
-            json.dump({"mirrors": {REGISTRY: {"endpoint": [f"http://127.0.0.1:{REGISTRY_PORT}"]}}}, f)
-        log = open(f"{self.dir}/registry.log", "wb")
-        self.registry = subprocess.Popen(
-            self.net.inside(["docker-registry", "serve", f"{self.dir}/registry.yml"]), stdout=log, stderr=log
-        )
-        # Pushed by a child inside the namespace: this process stays outside.
-        script = (
-            "import sys, images, json, time, urllib.request\n"
-            "base = f'http://127.0.0.1:{sys.argv[2]}'\n"
-            "for _ in range(200):\n"
-            "    try:\n"
-            "        urllib.request.urlopen(base + '/v2/', timeout=5); break\n"
-            "    except OSError: time.sleep(0.05)\n"
-            "for ref, image in images.build(sys.argv[1]).items():\n"
-            "    image.push(base, *ref.split(':'))\n"
-        )
-        env = dict(os.environ, PYTHONPATH=os.path.dirname(os.path.abspath(__file__)))
-        run(self.net.inside(["python3", "-c", script, self.app, REGISTRY_PORT]), env=env)
 
     def image(self, ref):
         """The name under which pods use a test image: `busybox:1.36`."""

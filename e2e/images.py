@@ -1,5 +1,8 @@
-"""Makes the test images from Debian's static busybox and the project's own test program, and serves them from a real
-registry (Debian's docker-registry) on loopback."""
+#!/usr/bin/env python3
+"""Makes images layer by layer and pushes them into a registry. The end-to-end tests' own are made here, from Debian's
+static busybox and the project's test program; conformance/catalog.py makes its images of the same parts.
+
+`images.py URL APP` pushes the tests' images."""
 
 import gzip
 import hashlib
@@ -7,7 +10,9 @@ import io
 import json
 import os
 import subprocess
+import sys
 import tarfile
+import urllib.error
 import urllib.request
 
 BUSYBOX = "/bin/busybox"
@@ -45,18 +50,32 @@ class Layer:
         return self.raw.getvalue()
 
 
-def busybox_layer():
-    layer = Layer()
+class Packed:
+    """A layer as it is pushed: compressed once, however many images share it."""
+
+    def __init__(self, raw):
+        self.diff_id = sha(raw)
+        self.data = gzip.compress(raw, mtime=0, compresslevel=1)
+        self.digest = sha(self.data)
+
+
+def busybox(layer, binary=BUSYBOX):
+    """A static busybox, a link for each applet, and the directories and accounts that a shell expects."""
     for d in ("bin", "etc", "home", "root", "usr", "usr/bin", "var"):
         layer.directory(d)
     layer.directory("tmp", 0o1777)
-    with open(BUSYBOX, "rb") as f:
+    with open(binary, "rb") as f:
         layer.file("bin/busybox", f.read(), 0o755)
-    for applet in subprocess.run([BUSYBOX, "--list"], check=True, capture_output=True, text=True).stdout.split():
+    for applet in subprocess.run([binary, "--list"], check=True, capture_output=True, text=True).stdout.split():
         if applet != "busybox":
             layer.link(f"bin/{applet}", "/bin/busybox")
     layer.file("etc/passwd", PASSWD.encode())
     layer.file("etc/group", GROUP.encode())
+
+
+def busybox_layer():
+    layer = Layer()
+    busybox(layer)
     layer.file("etc/from-below", b"below\n")
     layer.file("etc/removed", b"never seen\n")
     return layer.bytes()
@@ -75,13 +94,13 @@ class Image:
     """Config, layers and manifest of one image."""
 
     def __init__(self, layers, config):
-        self.layers = [gzip.compress(raw, mtime=0, compresslevel=1) for raw in layers]
+        self.layers = [raw if isinstance(raw, Packed) else Packed(raw) for raw in layers]
         self.config = json.dumps(
             {
                 "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine],
                 "os": "linux",
                 "config": config,
-                "rootfs": {"type": "layers", "diff_ids": [sha(raw) for raw in layers]},
+                "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in self.layers]},
             }
         ).encode()
         oci = "application/vnd.oci.image"
@@ -91,24 +110,31 @@ class Image:
                 "mediaType": f"{oci}.manifest.v1+json",
                 "config": {"mediaType": f"{oci}.config.v1+json", "digest": sha(self.config), "size": len(self.config)},
                 "layers": [
-                    {"mediaType": f"{oci}.layer.v1.tar+gzip", "digest": sha(b), "size": len(b)} for b in self.layers
+                    {"mediaType": f"{oci}.layer.v1.tar+gzip", "digest": layer.digest, "size": len(layer.data)}
+                    for layer in self.layers
                 ],
             }
         ).encode()
 
     def push(self, registry, name, tag):
         """Pushes by the distribution API to `registry` (http://host:port)."""
-        for blob in [self.config, *self.layers]:
+        for digest, blob in self.blobs().items():
+            if _exists(f"{registry}/v2/{name}/blobs/{digest}"):
+                continue
             with _request("POST", f"{registry}/v2/{name}/blobs/uploads/") as r:
                 place = r.headers["Location"]
-            place += ("&" if "?" in place else "?") + "digest=" + sha(blob)
+            place += ("&" if "?" in place else "?") + "digest=" + digest
             _request("PUT", place, blob, "application/octet-stream").close()
         kind = "application/vnd.oci.image.manifest.v1+json"
         _request("PUT", f"{registry}/v2/{name}/manifests/{tag}", self.manifest, kind).close()
 
+    def blobs(self):
+        """Config and layers by digest."""
+        return {sha(self.config): self.config, **{layer.digest: layer.data for layer in self.layers}}
+
     def archive(self, path, ref):
         """Writes an OCI archive that holds the image under the name `ref`."""
-        blobs = [self.config, self.manifest, *self.layers]
+        blobs = {sha(self.manifest): self.manifest, **self.blobs()}
         index = {
             "schemaVersion": 2,
             "manifests": [
@@ -125,10 +151,20 @@ class Image:
         layer.file("index.json", json.dumps(index).encode())
         for d in ("blobs", "blobs/sha256"):
             layer.directory(d)
-        for blob in blobs:
-            layer.file("blobs/sha256/" + sha(blob).split(":")[1], blob)
+        for digest, blob in blobs.items():
+            layer.file("blobs/sha256/" + digest.split(":")[1], blob)
         with open(path, "wb") as f:
             f.write(layer.bytes())
+
+
+def _exists(url):
+    try:
+        _request("HEAD", url).close()
+        return True
+    except urllib.error.HTTPError as e:
+        if e.code != 404:
+            raise
+        return False
 
 
 def _request(method, url, data=None, kind=None):
@@ -148,3 +184,8 @@ def build(app_binary):
         config = {"Entrypoint": ["/bin/app"], "Env": [*path, f"VERSION={version}"], "User": "app"}
         images[f"app:{version}"] = Image([base, app], config)
     return images
+
+
+if __name__ == "__main__":
+    for ref, image in build(sys.argv[2]).items():
+        image.push(sys.argv[1], *ref.split(":"))

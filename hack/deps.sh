@@ -1,10 +1,15 @@
 #!/usr/bin/env bash
-# Installs Debian packages that are missing: `deps.sh build` what a build needs, `deps.sh test` also what the tests need.
+# Installs Debian packages that are missing: `deps.sh build` what a build needs, `deps.sh test` also what the tests need,
+# `deps.sh conformance` also what makes the images of the conformance suite.
 set -euo pipefail
 build=(gcc make pkg-config libseccomp-dev)
 test=(busybox-static docker-registry etcd-client etcd-server openssl libprotobuf-dev protobuf-compiler iproute2 nftables conntrack python3 python3-pip curl git procps)
+conformance=(bzip2 libc6-dev mmdebstrap)
 want=("${build[@]}")
-[ "${1:-build}" = test ] && want+=("${test[@]}")
+case "${1:-build}" in
+  test) want+=("${test[@]}") ;;
+  conformance) want+=("${test[@]}" "${conformance[@]}") ;;
+esac
 missing=()
 for p in "${want[@]}"; do
   dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
