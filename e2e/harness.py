@@ -108,9 +108,11 @@ class Cluster:
             f.write(f"nameserver {CLIENT_IP}\n")
         self.starts += 1
         self.log = open(f"{self.dir}/server.log", "ab")
+        os.makedirs(f"{self.dir}/tmp", exist_ok=True)
         self.server = subprocess.Popen(
-            self.net.inside(self.command()), stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL
-        )
+            self.net.inside(self.command()), stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL,
+            env=dict(os.environ, TMPDIR=f"{self.dir}/tmp"),
+        )  # fmt: skip
         if wait_ready:
             self.wait_ready()
         return self

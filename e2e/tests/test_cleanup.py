@@ -2,8 +2,9 @@
 
 import os
 import re
+import subprocess
 
-from harness import NODE_IP, deployment, run, wait
+from harness import NODE_IP, deployment, pod, run, wait
 
 
 # Names of the nftables tables, asked of the kernel: NFT_MSG_GETTABLE as a dump, attribute 1 of each answer.
@@ -61,8 +62,9 @@ def machine(cluster):
         if command and cluster.cgroup in groups or (cluster.data in command and " cleanup " not in command):
             found.add(f"process {command}")
     own = f"isopod-{fnv1a(cluster.data):08x}"
-    for top in ("/run", "/var/lib", "/var/log", "/etc", "/tmp"):
-        names = [d for d in os.listdir(top) if d == own or not d.startswith("isopod")]
+    # Everybody writes to /tmp: the server has a place of its own instead.
+    for top in ("/run", "/var/lib", "/var/log", "/etc", f"{cluster.dir}/tmp"):
+        names = [d for d in (os.listdir(top) if os.path.isdir(top) else []) if d == own or not d.startswith("isopod")]
         found |= {f"directory {top}/{d}" for d in names}
     return found
 
@@ -86,7 +88,7 @@ def test_cleanup_leaves_the_machine_as_before(fresh):
         left = machine(cluster) - before
         assert not left, f"left behind: {sorted(left)}\ncleanup said: {said}"
         assert not os.path.exists(cluster.data), "the data directory is there"
-        gone = {line for line in before - machine(cluster) if not line.startswith(("process", "mount", "directory /tmp"))}
+        gone = {line for line in before - machine(cluster) if not line.startswith(("process", "mount"))}
         assert not gone, f"took away what was not its own: {gone}"
         cluster.starts = 0
     finally:
@@ -94,10 +96,117 @@ def test_cleanup_leaves_the_machine_as_before(fresh):
 
 
 def test_cleanup_refuses_while_the_server_runs(fresh):
-    cluster = fresh().start()
+    for store in ("sqlite", "memory"):
+        cluster = fresh(server_args=["--datastore-endpoint", store]).start()
+        try:
+            cluster.apply(pod("stays", cluster.image("app:v1")), ns="default")
+            cluster.kubectl("wait", "--for=condition=Ready", "pod/stays", "--timeout=60s", timeout=70)
+            started = cluster.get("pod", "stays")["status"]["containerStatuses"][0]["state"]["running"]["startedAt"]
+            elsewhere, group = f"{cluster.dir}/elsewhere", cluster.cgroup
+            attempts = [
+                (cluster.net.inside, cluster.data, group),
+                # The wrong directory: the group, or the network, tells.
+                (cluster.net.inside, elsewhere, group),
+                (cluster.net.inside, elsewhere, group + "-2"),
+                (cluster.net.outside, elsewhere, group),
+                (cluster.net.outside, elsewhere, group + "/burstable"),
+            ]
+            before = machine(cluster)
+            for where, data, cgroup in attempts:
+                command = [cluster.isopod, "cleanup", "--yes", "--data-dir", data, "--cgroup-root", cgroup]
+                done = run(where(command), check=False)
+                assert done.returncode != 0 and "running" in done.stderr and "in use" in done.stderr, (command, done)
+                assert "removed" not in done.stdout, done
+            gone = {line for line in before - machine(cluster) if line.startswith(("mount", "link", "table", "route", "cgroup"))}
+            assert not gone, f"cleanup took from a running cluster: {gone}"
+            status = cluster.get("pod", "stays")["status"]["containerStatuses"][0]
+            assert status["restartCount"] == 0 and status["state"]["running"]["startedAt"] == started, status
+        finally:
+            cluster.close()
+
+
+def test_cleanup_leaves_what_others_mounted(fresh):
+    cluster = fresh()
+    theirs = f"{cluster.data}/agent/theirs"
+    mounted = []
+
+    def bind(source, target):
+        os.makedirs(source, exist_ok=True)
+        os.makedirs(target, exist_ok=True)
+        run(["mount", "--bind", source, target])
+        mounted.append(target)
+
     try:
-        done = run(cluster.net.inside([cluster.isopod, "cleanup", "--yes", "--data-dir", cluster.data, "--cgroup-root", cluster.cgroup]), check=False)
-        assert done.returncode != 0 and "running" in done.stderr, done
-        assert cluster.kubectl("get", "--raw", "/readyz").strip() == "ok"
+        # A disk of its own for the data directory, as on many small machines, and another one inside it.
+        bind(f"{cluster.dir}/disk", cluster.data)
+        bind(f"{cluster.dir}/disk2", theirs)
+        with open(f"{theirs}/precious", "w") as f:
+            f.write("kept")
+        cluster.start()
+        cluster.apply(pod("web", cluster.image("app:v1")), ns="default")
+        cluster.kubectl("wait", "--for=condition=Ready", "pod/web", "--timeout=60s", timeout=70)
+        cluster.kill()
+        said = cluster.cleanup()
+        cluster.starts = 0
+        with open("/proc/self/mountinfo") as f:
+            places = [line.split()[4] for line in f]
+        assert cluster.data in places and theirs in places, said
+        assert open(f"{theirs}/precious").read() == "kept"
+        assert f"left {cluster.data}" in said and f"left {theirs}" in said, said
+        rest = [os.path.join(d, n) for d, _, names in os.walk(cluster.data) for n in names]
+        assert rest == [f"{theirs}/precious"], f"data left behind: {rest}"
     finally:
+        for target in reversed(mounted):
+            run(["umount", target], check=False)
+        cluster.close()
+
+
+def test_cleanup_with_the_default_paths(fresh):
+    """In a mount namespace where /etc, /run and /var/lib are this test's own."""
+    cluster = fresh()
+    place = {name: f"{cluster.dir}/{name}" for name in ("etc", "work", "run", "lib")}
+    for directory in place.values():
+        os.makedirs(directory)
+    script = (
+        f"mount -t overlay overlay -o lowerdir=/etc,upperdir={place['etc']},workdir={place['work']} /etc"
+        f" && mount --bind {place['run']} /run && mount --bind {place['lib']} /var/lib && echo ready && exec sleep infinity"
+    )
+    holder = subprocess.Popen(
+        cluster.net.inside(["unshare", "--mount", "--propagation", "private", "sh", "-c", script]),
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    inside = lambda *a: ["nsenter", "-t", str(holder.pid), "-m", "-n", *map(str, a)]  # noqa: E731
+
+    def files():
+        found = {os.path.join(d, n) for top in ("etc", "run", "lib") for d, dirs, names in os.walk(place[top]) for n in dirs + names}
+        # Where this machine has a directory of that name already, it is not ours to remove.
+        return {f for f in found if not os.path.exists(f.removeprefix(cluster.dir)) or f.startswith((place["run"], place["lib"]))}
+
+    server = None
+    try:
+        assert holder.stdout.readline() == "ready\n"
+        before = files()
+        group = ["--cgroup-root", cluster.cgroup]
+        log = open(f"{cluster.dir}/server.log", "ab")
+        command = [cluster.isopod, "server", "--node-name", "box", "--private-registry", f"{cluster.dir}/registries.yaml", *group]
+        server = subprocess.Popen(inside(*command), stdout=log, stderr=log)
+        wait("the node", lambda: "Node ready" in cluster.log_tail())
+        kubectl = lambda *a: run(inside(f"{cluster.tools}/kubectl-1.37", "--kubeconfig", "/etc/isopod/isopod.yaml", *a), env=cluster.env())  # noqa: E731
+        wait("service account", lambda: kubectl("get", "sa", "default"))
+        kubectl("run", "web", "--image", cluster.image("app:v1"))
+        kubectl("wait", "--for=condition=Ready", "pod/web", "--timeout=60s")
+        for path in (f"{place['etc']}/isopod/isopod.yaml", f"{place['run']}/isopod", f"{place['lib']}/isopod/server/db"):
+            assert os.path.exists(path), f"{path} is not there: {files()}"
+        server.kill()
+        server.wait()
+        said = run(inside(cluster.isopod, "cleanup", "--yes", *group), timeout=120).stdout
+        assert "/etc/isopod/isopod.yaml" in said, said
+        assert files() == before, f"left behind: {files() - before}\n{said}"
+    finally:
+        if server and server.poll() is None:
+            server.kill()
+            server.wait()
+            run(inside(cluster.isopod, "cleanup", "--yes", "--cgroup-root", cluster.cgroup), check=False, timeout=120)
+        holder.kill()
+        holder.wait()
         cluster.close()

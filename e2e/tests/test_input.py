@@ -127,7 +127,7 @@ def test_a_data_directory_of_another_version(fresh):
 def test_check_tells(cluster):
     done = run(cluster.net.inside([cluster.isopod, "check", "--https-listen-port", "7443", "--kubelet-port", "7444"]), check=False)
     assert done.returncode == 0, done
-    for words in ("overlay", "nftables", "cgroup", "7443"):
+    for words in ("overlay file system: mounts", "bridge and veth: work", "nftables: has all", "pod and service tables: can be written", "cgroup", "7443"):
         assert words in done.stdout, done.stdout
     taken = run(cluster.net.inside([cluster.isopod, "check"]), check=False)
     assert taken.returncode != 0 and "6443" in taken.stdout and "in use" in taken.stdout, taken

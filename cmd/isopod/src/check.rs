@@ -1,16 +1,14 @@
 //! `isopod check`: can this machine run a cluster? Each line says what was looked at, what was found, and what to do.
 //!
-//! It tries things instead of guessing from the kernel's configuration, inside namespaces that go away by themselves.
+//! What the kernel does is tried (see `probe.rs`), not guessed from its configuration.
 
 use crate::args::CheckArgs;
-use anyhow::{Context, bail};
+use crate::probe::{self, Probe};
+use anyhow::bail;
 use isopod_base::errors::Chain;
-use isopod_sys::netlink::{Bridge, NetNs, RouteSocket, Veth};
-use isopod_sys::nft::{Batch, Chain as NftChain, ChainKind, Hook, NftSocket, Table};
 use isopod_sys::{cgroup, mount};
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::fd::AsFd;
 use std::path::Path;
 
 const MIN_MEMORY_MIB: u64 = 256;
@@ -36,22 +34,40 @@ fn bad(found: impl Into<String>, remedy: impl Into<String>) -> Verdict {
 }
 
 pub fn run(args: &CheckArgs) -> anyhow::Result<()> {
-    let checks: [(&str, Verdict); 12] = [
+    let mut checks = vec![
         ("user", user()),
         ("kernel", kernel()),
         ("namespaces", namespaces()),
         ("cgroups", cgroups()),
-        ("overlay file system", overlay()),
-        ("bridge and veth", links()),
-        ("nftables", nftables()),
         ("seccomp", seccomp()),
+    ];
+    checks.extend(probed(probe::NODE, &args.data.data_dir));
+    checks.extend([
         ("memory", memory()),
         ("disk", disk(&args.data.data_dir)),
         ("API server's port", port(args.https_listen_port, "--https-listen-port")),
         ("kubelet's port", port(args.kubelet_port, "--kubelet-port")),
-    ];
+    ]);
+    tell(&checks)
+}
+
+fn probed(probes: &[Probe], data_dir: &Path) -> Vec<(&'static str, Verdict)> {
+    let Some(place) = nearest(data_dir) else { return Vec::new() };
+    let verdict = |p: &Probe| match (p.attempt)(place) {
+        Ok(found) => Good(found.into()),
+        Err(e) => bad(Chain(e.as_ref()).to_string(), p.remedy),
+    };
+    probes.iter().map(|p| (p.name, verdict(p))).collect()
+}
+
+/// The directory itself may not be there yet: its nearest ancestor tells.
+fn nearest(dir: &Path) -> Option<&Path> {
+    dir.ancestors().find(|p| p.is_dir())
+}
+
+fn tell(checks: &[(&str, Verdict)]) -> anyhow::Result<()> {
     let mut failed = 0;
-    for (name, verdict) in &checks {
+    for (name, verdict) in checks {
         match verdict {
             Good(found) => println!("ok       {name}: {found}"),
             Warning { found, remedy } => println!("warning  {name}: {found}\n         {remedy}"),
@@ -124,63 +140,6 @@ fn cgroups() -> Verdict {
     Good(if found.is_unified() { "version 2".into() } else { "version 1".into() })
 }
 
-fn overlay() -> Verdict {
-    let known = |file: &str| fs::read_to_string(file).unwrap_or_default().contains("overlay");
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let modules = format!("/lib/modules/{}/modules.dep", release.trim());
-    if known("/proc/filesystems") {
-        Good("in the kernel".into())
-    } else if known(&modules) {
-        Good("as a module".into())
-    } else {
-        bad("not in this kernel", "use a kernel with CONFIG_OVERLAY_FS, or load it with `modprobe overlay`")
-    }
-}
-
-fn links() -> Verdict {
-    let attempt = || -> anyhow::Result<()> {
-        let ns = NetNs::create()?;
-        let peer = NetNs::create()?;
-        let mut socket = RouteSocket::open_in(&ns)?;
-        socket.add_bridge(&Bridge { name: "check0", mac: [2, 0, 0, 0, 0, 1], mtu: 1500 })?;
-        let bridge = socket.link("check0")?.context("the bridge that was just made is not there")?;
-        socket.add_veth(&Veth {
-            name: "check1",
-            master: bridge.index,
-            mtu: 1500,
-            peer_name: "eth0",
-            peer_mac: [2, 0, 0, 0, 0, 2],
-            peer_netns: peer.as_fd(),
-        })?;
-        Ok(())
-    };
-    match attempt() {
-        Ok(()) => Good("work".into()),
-        Err(e) => bad(
-            Chain(e.as_ref()).to_string(),
-            "use a kernel with CONFIG_BRIDGE and CONFIG_VETH (`modprobe bridge veth`)",
-        ),
-    }
-}
-
-fn nftables() -> Verdict {
-    let attempt = || -> anyhow::Result<()> {
-        let table = Table("isopod-check".into());
-        let mut batch = Batch::new();
-        batch.add_table(&table);
-        batch.add_chain(&table, &NftChain::base("nat", ChainKind::Nat, Hook::Prerouting, -100));
-        NetNs::create()?.run(|| NftSocket::open()?.commit(batch))??;
-        Ok(())
-    };
-    match attempt() {
-        Ok(()) => Good("address translation works".into()),
-        Err(e) => bad(
-            Chain(e.as_ref()).to_string(),
-            "use a kernel with CONFIG_NF_TABLES and CONFIG_NFT_NAT (`modprobe nf_tables nft_chain_nat`)",
-        ),
-    }
-}
-
 fn seccomp() -> Verdict {
     if Path::new("/proc/sys/kernel/seccomp/actions_avail").exists() {
         return Good("filters".into());
@@ -201,8 +160,7 @@ fn memory() -> Verdict {
 }
 
 fn disk(data_dir: &Path) -> Verdict {
-    // The directory may not be there yet: its nearest ancestor tells.
-    let Some(place) = data_dir.ancestors().find(|p| p.exists()) else {
+    let Some(place) = nearest(data_dir) else {
         return bad("no such place", "choose another --data-dir");
     };
     match mount::usage(place) {
@@ -225,5 +183,24 @@ fn port(port: u16, flag: &str) -> Verdict {
             format!("stop what listens there (`ss -ltnp`), or choose another with {flag}"),
         ),
         Err(e) => bad(format!("{port}: {e}"), format!("choose another with {flag}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_that_fails_is_missing_and_fails_the_check() {
+        let probes = [
+            Probe { name: "good", attempt: |_| Ok("fine"), remedy: "", at_start: false },
+            Probe { name: "frobs", attempt: |_| bail!("no frob in here"), remedy: "load frob", at_start: false },
+        ];
+        let checks = probed(&probes, Path::new("/no/such/place"));
+        assert!(matches!(&checks[0], ("good", Good(found)) if found == "fine"));
+        let Bad { found, remedy } = &checks[1].1 else { panic!("frobs work") };
+        assert_eq!((checks[1].0, found.as_str(), remedy.as_str()), ("frobs", "no frob in here", "load frob"));
+        assert!(tell(&checks).unwrap_err().to_string().starts_with("1 of 2 checks failed"));
+        assert!(tell(&checks[..1]).is_ok());
     }
 }

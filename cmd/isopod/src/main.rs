@@ -1,14 +1,17 @@
 //! `isopod`: Kubernetes in one program. This file chooses the subcommand; `wire.rs` is the only place where the parts of a
 //! server meet.
 
+mod admin_config;
 mod args;
 mod check;
+mod claim;
 mod cleanup;
 mod config;
 mod datastore;
 mod image;
 mod node;
 mod paths;
+mod probe;
 mod server;
 mod wire;
 

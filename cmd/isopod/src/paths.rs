@@ -32,6 +32,10 @@ impl Paths {
     pub fn tls(&self) -> PathBuf {
         self.data.join("server/tls")
     }
+    /// Where kubeconfigs were written, for `cleanup`.
+    pub fn kubeconfigs(&self) -> PathBuf {
+        self.data.join("server/kubeconfigs")
+    }
     /// Images, snapshots, containers.
     pub fn runtime(&self) -> PathBuf {
         self.data.join("agent/runtime")

@@ -1,14 +1,19 @@
 //! `isopod server`: starts the parts in order, says what has become true, and stops them in order.
+//!
+//! Invariant: keys and kubeconfig are written only by a server that has everything it needs for itself (data directory,
+//! datastore, ports, pod network): one that is refused leaves those of a running server as they are.
 
+use crate::admin_config::AdminConfig;
 use crate::args::ServerArgs;
+use crate::claim::Lock;
 use crate::paths::Paths;
 use crate::wire::{self, Cluster, Settings};
 use crate::{SHIM, node};
 use anyhow::{Context, bail};
-use isopod_pki::{ServerNames, ServerPki, kubeconfig, write_atomic};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use isopod_pki::{ServerNames, ServerPki};
+use isopod_runtime::Registries;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 pub async fn run(args: Box<ServerArgs>) -> anyhow::Result<()> {
@@ -17,23 +22,36 @@ pub async fn run(args: Box<ServerArgs>) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let settings = settings(*args)?;
-    let listener = listen(SocketAddr::new(settings.args.bind_address, settings.args.https_listen_port)).await?;
-    let cluster = wire::start(settings, listener).await?;
-    let narrated = tokio::select! {
-        r = narrate(&cluster, start) => r,
+    let claimed = wire::claim(&settings).await?;
+    let (pki, held) = match write_keys(&settings) {
+        Ok(done) => done,
+        Err(e) => {
+            claimed.give_back().await;
+            return Err(e);
+        }
+    };
+    let cluster = wire::start(settings, pki, claimed).await?;
+    let ended = tokio::select! {
+        r = work(&cluster, start) => r,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
-    if narrated.is_ok() && !cluster.stopping() {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            () = cluster.failed() => {}
-        }
+    let stopped = cluster.shutdown().await;
+    drop(held);
+    ended?;
+    stopped
+}
+
+/// Says what becomes true and then waits for a part that the others cannot do without to end, which is an error.
+async fn work(cluster: &Cluster, start: Instant) -> anyhow::Result<()> {
+    let narrated = async {
+        narrate(cluster, start).await?;
+        std::future::pending().await
+    };
+    tokio::select! {
+        r = narrated => r,
+        failure = cluster.failed() => Err(failure.into()),
     }
-    let ended = cluster.shutdown().await;
-    narrated?;
-    ended
 }
 
 /// Everything that is decided before anything is started.
@@ -56,9 +74,18 @@ fn settings(args: ServerArgs) -> anyhow::Result<Settings> {
         Some(ip) => ip,
         None => nth_address(&args.service_cidr, 10)?,
     };
+    if !args.disable_agent {
+        Registries::load(&args.private_registry).context("mend the file, or name another with --private-registry")?;
+    }
+    Ok(Settings { args, paths, node_name, node_ip, advertise, service_ip, cluster_dns, shim: SHIM })
+}
+
+/// Loads or makes the keys and writes the kubeconfig, whose claim it returns.
+fn write_keys(settings: &Settings) -> anyhow::Result<(ServerPki, Lock)> {
+    let args = &settings.args;
     let mut names = ServerNames {
-        dns: vec![node_name.clone()],
-        ips: vec![service_ip, advertise, node_ip],
+        dns: vec![settings.node_name.clone()],
+        ips: vec![settings.service_ip, settings.advertise, settings.node_ip],
         cluster_domain: args.cluster_domain.clone(),
     };
     for san in &args.tls_san {
@@ -67,12 +94,11 @@ fn settings(args: ServerArgs) -> anyhow::Result<Settings> {
             Err(_) => names.dns.push(san.clone()),
         }
     }
-    let pki = ServerPki::load_or_create(&paths.tls(), &names)?;
+    let pki = ServerPki::load_or_create(&settings.paths.tls(), &names)?;
     let server = format!("https://{}:{}", reach(args.bind_address), args.https_listen_port);
-    let text = kubeconfig("isopod", &server, &pki.server_ca.cert_pem, &pki.admin);
-    write_atomic(&args.write_kubeconfig, text.as_bytes(), args.write_kubeconfig_mode)
-        .context("cannot write the kubeconfig; choose another place with --write-kubeconfig")?;
-    Ok(Settings { args, paths, pki, node_name, node_ip, advertise, cluster_dns, shim: SHIM })
+    let file = AdminConfig { path: &args.write_kubeconfig, mode: args.write_kubeconfig_mode, server: &server };
+    let held = file.write(&settings.paths, &pki)?;
+    Ok((pki, held))
 }
 
 /// Where the administrator on this machine finds the server.
@@ -93,22 +119,6 @@ fn is_root() -> bool {
 fn nth_address(cidr: &str, n: u32) -> anyhow::Result<IpAddr> {
     let base: Ipv4Addr = cidr.split('/').next().unwrap_or("").parse().context("invalid --service-cidr")?;
     Ok(Ipv4Addr::from(u32::from(base) + n).into())
-}
-
-async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|e| {
-        let why = match e.kind() {
-            std::io::ErrorKind::AddrInUse => {
-                "the port is in use; stop what listens there (`ss -ltnp`) or choose another with --https-listen-port"
-            }
-            std::io::ErrorKind::PermissionDenied => "not permitted; choose a port above 1023 with --https-listen-port",
-            std::io::ErrorKind::AddrNotAvailable => {
-                "this machine has no such address; choose another with --bind-address"
-            }
-            _ => return anyhow::Error::new(e).context(format!("cannot listen on {address}")),
-        };
-        anyhow::anyhow!("cannot listen on {address}: {why}")
-    })
 }
 
 /// Says what has become true, as it does.
@@ -142,12 +152,5 @@ mod tests {
     fn service_addresses() {
         assert_eq!(nth_address("10.43.0.0/16", 1).unwrap().to_string(), "10.43.0.1");
         assert_eq!(nth_address("10.43.0.0/16", 10).unwrap().to_string(), "10.43.0.10");
-    }
-
-    #[tokio::test]
-    async fn a_taken_port_is_named() {
-        let first = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let err = listen(first.local_addr().unwrap()).await.unwrap_err().to_string();
-        assert!(err.contains("in use") && err.contains("--https-listen-port"), "{err}");
     }
 }

@@ -119,14 +119,16 @@ impl Context {
         Ok(())
     }
 
-    /// Calls `react` with every change of `informer`, in order, until the end.
+    /// Calls `react` with every change of `informer`, in order, until the end. The run ends when `react` fails.
     pub fn feed<T: View>(&self, informer: &Informer<T>, mut react: impl FnMut(Change<T>) + Send + 'static) {
         let mut changes = informer.subscribe();
         let stop = self.stop.clone();
         tokio::spawn(async move {
+            let failed = stop.clone().drop_guard();
             while let Some(Some(change)) = stop.run_until_cancelled(changes.recv()).await {
                 react(change);
             }
+            failed.disarm();
         });
     }
 
@@ -141,9 +143,9 @@ impl Context {
         });
     }
 
-    /// Works on the queue with `workers` tasks until the end.
+    /// Works on the queue with `workers` tasks until the end. Panics when one of them does.
     pub async fn work<C: Controller>(&self, controller: Arc<C>, queue: WorkQueue<Key>, workers: usize) {
-        let tasks = tokio_util::task::TaskTracker::new();
+        let mut tasks = tokio::task::JoinSet::new();
         for _ in 0..workers {
             let (controller, queue, name) = (controller.clone(), queue.clone(), self.name);
             tasks.spawn(async move {
@@ -153,10 +155,15 @@ impl Context {
                 }
             });
         }
-        tasks.close();
-        self.stop.cancelled().await;
+        let failed = tokio::select! {
+            () = self.stop.cancelled() => None,
+            ended = tasks.join_next() => ended.and_then(Result::err),
+        };
         queue.close();
-        tasks.wait().await;
+        if let Some(panic) = failed.and_then(|e| e.try_into_panic().ok()) {
+            std::panic::resume_unwind(panic);
+        }
+        while tasks.join_next().await.is_some() {}
     }
 }
 

@@ -27,6 +27,7 @@ mod taint_eviction;
 pub use controller::{Context, Error};
 
 use isopod_base::clock::Clock;
+use isopod_base::supervisor::Supervisor;
 use isopod_client::Informers;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,9 +68,19 @@ impl Default for Options {
 /// The user that shared informers read as.
 pub const MANAGER: &str = "system:kube-controller-manager";
 
-/// Runs all controllers until `stop`. `factory` makes a client for a user name: [`MANAGER`], or a controller's service
-/// account, `system:serviceaccount:kube-system:<name>`.
+/// Runs all controllers until `stop`, each anew when it fails. `factory` makes a client for a user name: [`MANAGER`], or a
+/// controller's service account, `system:serviceaccount:kube-system:<name>`.
 pub async fn run(
+    factory: impl Fn(&str) -> kube::Client + Send + Sync,
+    options: Options,
+    clock: Clock,
+    stop: CancellationToken,
+) {
+    run_rows(all::ALL, factory, options, clock, stop).await;
+}
+
+async fn run_rows(
+    rows: &'static [all::Row],
     factory: impl Fn(&str) -> kube::Client + Send + Sync,
     options: Options,
     clock: Clock,
@@ -77,12 +88,99 @@ pub async fn run(
 ) {
     let informers = Informers::with_clock(factory(MANAGER), clock.clone());
     let options = Arc::new(options);
-    let tasks = tokio_util::task::TaskTracker::new();
-    for row in all::ALL.iter().filter(|r| !options.disabled.iter().any(|d| d == r.name)) {
+    let group = Supervisor::under(&stop);
+    for row in rows.iter().filter(|r| !options.disabled.iter().any(|d| d == r.name)) {
         let client = factory(&format!("system:serviceaccount:kube-system:{}", row.account));
-        let context = Context::new(row, client, informers.clone(), clock.clone(), options.clone(), stop.clone());
-        tasks.spawn((row.run)(context));
+        let (informers, options, clock, stop) = (informers.clone(), options.clone(), clock.clone(), group.token());
+        group.keep(row.name, move || {
+            // What a run has spawned ends with it, before the next one begins.
+            let own = stop.child_token();
+            let context =
+                Context::new(row, client.clone(), informers.clone(), clock.clone(), options.clone(), own.clone());
+            async move {
+                let _ended = own.drop_guard();
+                (row.run)(context).await;
+            }
+        });
     }
-    tasks.close();
-    tasks.wait().await;
+    stop.cancelled().await;
+    group.shutdown().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::{Controller, Key};
+    use isopod_client::queue::WorkQueue;
+    use isopod_client::views::Node;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    static RUNS: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
+    static HEALTHY: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(0);
+
+    /// Which run of a controller this is.
+    fn count(controller: usize) -> usize {
+        RUNS[controller].fetch_add(1, Ordering::SeqCst)
+    }
+
+    async fn healthy(context: Context) {
+        HEALTHY.add_permits(1);
+        context.stop.cancelled().await;
+    }
+
+    struct Fails;
+
+    #[async_trait::async_trait]
+    impl Controller for Fails {
+        async fn reconcile(&self, _: &Key) -> Result<Option<Duration>, Error> {
+            panic!("in a worker")
+        }
+    }
+
+    async fn fails_in_a_worker(context: Context) {
+        if count(1) > 0 {
+            return healthy(context).await;
+        }
+        let queue = WorkQueue::new(context.clock.clone());
+        queue.add(Key::new("", "x"));
+        context.work(Arc::new(Fails), queue, 2).await;
+    }
+
+    async fn fails_in_a_feed(context: Context) {
+        if count(2) > 0 {
+            return healthy(context).await;
+        }
+        context.feed(&context.informer::<Node>(Node::resource()), |_| panic!("in a feed"));
+        context.stop.cancelled().await;
+    }
+
+    static ROWS: &[all::Row] = &[
+        all::Row {
+            name: "run",
+            account: "a",
+            run: |c| Box::pin(async move { if count(0) > 0 { healthy(c).await } else { panic!("in the run") } }),
+        },
+        all::Row { name: "worker", account: "b", run: |c| Box::pin(fails_in_a_worker(c)) },
+        all::Row { name: "feed", account: "c", run: |c| Box::pin(fails_in_a_feed(c)) },
+    ];
+
+    /// Has no objects.
+    fn empty(_: &str) -> kube::Client {
+        let service = tower::service_fn(|_: http::Request<kube::client::Body>| async {
+            let list = r#"{"kind":"NodeList","apiVersion":"v1","metadata":{"resourceVersion":"1"},"items":[]}"#;
+            Ok::<_, std::convert::Infallible>(http::Response::new(kube::client::Body::from(list.as_bytes().to_vec())))
+        });
+        isopod_client::in_process(service, isopod_api::UserInfo::new("t", &[]))
+    }
+
+    #[tokio::test]
+    async fn a_controller_that_panics_is_started_again() {
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(run_rows(ROWS, empty, Options::default(), Clock::system(), stop.clone()));
+        let all = tokio::time::timeout(Duration::from_secs(30), HEALTHY.acquire_many(3)).await;
+        assert!(all.is_ok(), "not all run again: {RUNS:?}");
+        stop.cancel();
+        running.await.unwrap();
+        assert_eq!(RUNS.each_ref().map(|r| r.load(Ordering::SeqCst)), [2, 2, 2]);
+    }
 }

@@ -136,7 +136,7 @@ struct State {
 }
 
 pub async fn run(context: Context) {
-    let Some(ranges) = context.options.cluster_cidr.clone() else { return };
+    let Some(ranges) = context.options.cluster_cidr.clone() else { return context.stop.cancelled().await };
     let options = context.options.clone();
     let services: Vec<Cidr> = options.service_cidr.split(',').filter_map(|s| Cidr::parse(s).ok()).collect();
     let pools: Result<Vec<Pool>, Error> = ranges
@@ -151,7 +151,7 @@ pub async fn run(context: Context) {
         Ok(pools) => pools,
         Err(e) => {
             tracing::error!(error = %e, "nodes get no pod ranges: correct --cluster-cidr");
-            return;
+            return context.stop.cancelled().await;
         }
     };
     let nodes = context.informer::<Node>(Node::resource());

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// A taint that the node registers with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +93,8 @@ pub struct KubeletConfig {
     pub anonymous_auth: bool,
     /// How long restarts back off, at most.
     pub max_restart_backoff: Duration,
+    /// Why services and the pods' connections do not work, from whoever sees to them. The node is not ready meanwhile.
+    pub services: watch::Receiver<Option<String>>,
     /// What `nodeInfo.kubeletVersion` says.
     pub version: String,
 }
@@ -135,6 +138,7 @@ impl Default for KubeletConfig {
             seccomp_default: false,
             anonymous_auth: false,
             max_restart_backoff: Duration::from_secs(300),
+            services: watch::Sender::new(None).subscribe(),
             version: "v1.37.0+isopod".into(),
         }
     }

@@ -14,6 +14,7 @@ use crate::upkeep;
 use crate::volumes::{self, HostMounter, Mounter};
 use crate::worker::{Known, Worker};
 use isopod_base::clock::Clock;
+use isopod_base::supervisor::Supervisor;
 use isopod_client::events::Recorder;
 use isopod_client::views::{Node, Service};
 use isopod_client::{Calls, Change, Informer, Informers, ListScope, Resource};
@@ -57,16 +58,16 @@ pub struct Kubelet {
 }
 
 impl Kubelet {
-    /// Starts everything but the HTTPS endpoints and returns at once; the tasks end with `stop`.
+    /// Starts everything but the HTTPS endpoints and returns at once. The tasks belong to `parts` and end with it.
     /// `client` is the node's own identity (`system:node:<name>`).
     pub async fn start(
         cfg: KubeletConfig,
         informers: &Informers,
         runtime: Arc<dyn Runtime>,
         clock: Clock,
-        stop: CancellationToken,
+        parts: &Supervisor,
     ) -> Result<Arc<Kubelet>, KubeletError> {
-        Self::start_with(cfg, informers, runtime, clock, stop, Arc::new(HostMounter)).await
+        Self::start_with(cfg, informers, runtime, clock, parts, Arc::new(HostMounter)).await
     }
 
     pub(crate) async fn start_with(
@@ -74,7 +75,7 @@ impl Kubelet {
         informers: &Informers,
         runtime: Arc<dyn Runtime>,
         clock: Clock,
-        stop: CancellationToken,
+        parts: &Supervisor,
         mounter: Arc<dyn Mounter>,
     ) -> Result<Arc<Kubelet>, KubeletError> {
         for dir in [&cfg.root_dir, &cfg.pod_log_dir] {
@@ -96,6 +97,7 @@ impl Kubelet {
             objects: ObjectStore::new(client.clone(), clock.clone()),
             puller: Puller::new(runtime.clone(), recorder.clone(), clock.clone(), cfg.max_parallel_image_pulls),
             prober: Prober { runtime: runtime.clone(), recorder: recorder.clone(), clock: clock.clone() },
+            reported: watch::Sender::new(false),
             admitted: Mutex::default(),
             cfg,
             machine,
@@ -110,19 +112,25 @@ impl Kubelet {
             pods,
             workers: Mutex::default(),
             tasks: TaskTracker::new(),
-            stop: stop.clone(),
+            stop: parts.token(),
         });
         // Before what is there is listed: no event is missed.
         let events = shared.runtime.subscribe();
         let known = kubelet.known().await?;
-        kubelet.tasks.spawn(NodeKeeper::new(shared.clone(), resources).run(stop.clone()));
-        kubelet.tasks.spawn(upkeep::run(shared, stop));
-        kubelet.tasks.spawn(kubelet.clone().events(events));
-        kubelet.tasks.spawn(kubelet.clone().follow(known));
+        parts.vital("the kubelet's node status", NodeKeeper::new(shared.clone(), resources).run(parts.token()));
+        parts.vital("the kubelet's upkeep", upkeep::run(shared, parts.token()));
+        parts.vital("the kubelet's runtime events", kubelet.clone().events(events));
+        parts.vital("the kubelet's list of pods", kubelet.clone().follow(known));
         Ok(kubelet)
     }
 
-    /// Waits until every task has ended after the stop.
+    /// Returns when the node's status in the API is what this kubelet found since its start.
+    pub async fn reported(&self) {
+        // The sender lives as long as this kubelet.
+        let _ = self.shared.reported.subscribe().wait_for(|reported| *reported).await;
+    }
+
+    /// Waits until every pod's worker has ended after the stop.
     pub async fn stopped(&self) {
         self.tasks.close();
         self.tasks.wait().await;

@@ -11,11 +11,13 @@ use isopod_runtime::RuntimeError;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 const RETRY: Duration = Duration::from_secs(1);
-/// How long a node that has its range of addresses may take to open its pod network before it is reported not ready.
-const NETWORK: Duration = Duration::from_secs(5);
+/// How long a node that has its range of addresses may take to open its pod network and to write its service table before
+/// it is reported not ready.
+const SETTLING: Duration = Duration::from_secs(10);
 
 pub struct NodeKeeper {
     shared: Arc<Shared>,
@@ -64,22 +66,25 @@ impl NodeKeeper {
             })
         };
         let mut network = self.shared.runtime.network_ready();
+        let mut services = self.shared.cfg.services.clone();
         if !node.spec.pod_cidr.is_empty() {
-            // Its network is being opened: a restart must not make a ready node unready for a moment.
+            // They are coming up: a restart must not make a ready node unready for a moment.
             tokio::select! {
-                _ = network.wait_for(|ready| *ready) => {}
-                () = clock.sleep(NETWORK) => {}
+                () = settled(&mut network, &mut services) => {}
+                () = clock.sleep(SETTLING) => {}
                 () = stop.cancelled() => {}
             }
         }
         loop {
-            if let Err(e) = self.report().await {
-                tracing::warn!(error = %Chain(&e), "cannot write the node's status");
+            match self.report().await {
+                Ok(()) => drop(self.shared.reported.send_replace(true)),
+                Err(e) => tracing::warn!(error = %Chain(&e), "cannot write the node's status"),
             }
             tokio::select! {
                 () = clock.sleep(self.shared.cfg.status_update) => {}
                 // An error says that it will not change any more.
                 Ok(()) = network.changed() => {}
+                Ok(()) = services.changed() => {}
                 () = stop.cancelled() => break,
             }
         }
@@ -89,6 +94,7 @@ impl NodeKeeper {
     async fn observe(&self) -> Value {
         let shared = &self.shared;
         let mut not_ready = Vec::new();
+        not_ready.extend(shared.cfg.services.borrow().clone());
         let images = match shared.runtime.images().await {
             Ok(images) => images,
             Err(e) => {
@@ -161,6 +167,12 @@ impl NodeKeeper {
         self.last = status;
         Ok(())
     }
+}
+
+/// Returns when pods can have a network and services work. One that ends has said its last word.
+async fn settled(network: &mut watch::Receiver<bool>, services: &mut watch::Receiver<Option<String>>) {
+    let _ = network.wait_for(|ready| *ready).await;
+    let _ = services.wait_for(Option::is_none).await;
 }
 
 fn decode(node: Value) -> Result<Node, Error> {

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 pub struct Shared {
     pub cfg: KubeletConfig,
@@ -34,6 +35,8 @@ pub struct Shared {
     pub puller: Puller,
     pub prober: Prober,
     pub mounter: Arc<dyn Mounter>,
+    /// The node's status in the API is what this kubelet found since its start.
+    pub reported: watch::Sender<bool>,
     /// Pods that were admitted and have not ended, by uid.
     pub admitted: Mutex<BTreeMap<String, Arc<Pod>>>,
 }

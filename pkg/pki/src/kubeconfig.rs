@@ -16,3 +16,8 @@ pub fn kubeconfig(name: &str, server: &str, ca_pem: &str, identity: &Identity) -
         key = b64(&identity.key_pem),
     )
 }
+
+/// Whether a kubeconfig trusts this authority: is it one of its cluster?
+pub fn is_kubeconfig_of(text: &str, ca_pem: &str) -> bool {
+    text.contains(&STANDARD.encode(ca_pem))
+}

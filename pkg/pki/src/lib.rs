@@ -16,5 +16,5 @@ pub mod tls;
 pub use ca::{CertAuthority, Identity, Leaf, Usage};
 pub use error::PkiError;
 pub use files::write_atomic;
-pub use kubeconfig::kubeconfig;
+pub use kubeconfig::{is_kubeconfig_of, kubeconfig};
 pub use server::{ServerNames, ServerPki};

@@ -66,6 +66,9 @@ pub struct ProxyConfig {
     pub masquerade_bit: u32,
     /// Counted here, for metrics.
     pub statistics: Arc<Statistics>,
+    /// Why services do not work on this node. The proxy says so until it has written a complete table, then `None`: from
+    /// then on they work at least as of the last change that it wrote.
+    pub trouble: watch::Sender<Option<String>>,
 }
 
 impl ProxyConfig {
@@ -81,6 +84,7 @@ impl ProxyConfig {
             table_prefix: "isopod".into(),
             masquerade_bit: 1 << 14,
             statistics: Arc::default(),
+            trouble: watch::Sender::new(Some("the service proxy has not written its table yet".into())),
         }
     }
 }

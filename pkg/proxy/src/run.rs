@@ -7,7 +7,7 @@ use crate::config::{HostPort, HostPorts, ProxyConfig};
 use crate::plan::{HOST_PORTS, Node, host_port_rows, host_ports_of, service_of, service_rows};
 use crate::select::NodeFacts;
 use crate::stale::{is_stale, touched};
-use crate::state::{Changes, State};
+use crate::state::{Changes, Class, Front, Key, Masquerade, Protocol, Refusal, Scope, State, Value};
 use crate::table::ServiceTable;
 use isopod_base::clock::Clock;
 use isopod_base::errors::Chain;
@@ -17,7 +17,7 @@ use isopod_client::{Change, Informer, Informers, ListScope};
 use isopod_sys::netlink::{NetlinkError, RouteSocket};
 use isopod_sys::nft::{Batch, NftError, NftSocket};
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -67,10 +67,23 @@ impl Proxy {
         clock: Clock,
         stop: CancellationToken,
     ) -> Result<(), ProxyError> {
+        let trouble = config.trouble.clone();
         match stop.run_until_cancelled(run(config, informers, clock)).await {
-            Some(Err(e)) => Err(e),
+            Some(Err(e)) => {
+                tell(&trouble, &e);
+                Err(e)
+            }
             _ => Ok(()),
         }
+    }
+
+    /// Writes a table with a service of every class into the calling thread's network namespace: does this kernel take it?
+    pub fn try_table() -> Result<(), ProxyError> {
+        let cluster = (Ipv4Addr::new(10, 42, 0, 0), 16);
+        let mut config = ProxyConfig::new("probe", cluster);
+        config.table_prefix = "isopod-probe".into();
+        config.service_cidr = Some((Ipv4Addr::new(10, 43, 0, 0), 16));
+        Ok(NftSocket::open()?.commit(ServiceTable::new(&config).replace(&sample(cluster.0)))?)
     }
 
     /// Removes the table that a proxy with this prefix made.
@@ -79,6 +92,40 @@ impl Proxy {
         config.table_prefix = table_prefix.to_owned();
         Ok(NftSocket::open()?.commit(ServiceTable::new(&config).removal())?)
     }
+}
+
+/// Rows of every kind: services with and without affinity, a host port, and what is refused.
+fn sample(pods: Ipv4Addr) -> State {
+    let pod = SocketAddrV4::new(pods, 80);
+    let (mut state, mut rows, mut port) = (State::default(), Vec::new(), 0);
+    for masquerade in [Masquerade::Outsiders, Masquerade::All, Masquerade::Nothing] {
+        for (affinity, any_address, inside) in [(0, false, false), (10_800, true, false), (0, false, true)] {
+            port += 1;
+            let group = state.group("sample", Protocol::Tcp, port, Scope::Cluster);
+            let class = Class { masquerade, endpoints: 2, affinity, any_address, inside };
+            let ip = if any_address { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::new(10, 43, 0, 1) };
+            let front = Front { ip, protocol: Protocol::Tcp, port };
+            let key = if inside { Key::Inside(front) } else { Key::Service(front) };
+            rows.push((key, Value::Target(class, group)));
+            rows.extend([0, 1].map(|i| (Key::Endpoint(group, i), Value::Address(pod))));
+            rows.push((Key::Sticky(group, pod), Value::None));
+        }
+    }
+    for refusal in [Refusal::Reject, Refusal::Drop] {
+        port += 1;
+        let front = Front { ip: Ipv4Addr::new(10, 43, 0, 1), protocol: Protocol::Udp, port };
+        rows.push((Key::Refused(front), Value::Refusal(refusal)));
+    }
+    rows.push((Key::ClusterIp(Ipv4Addr::new(10, 43, 0, 1)), Value::None));
+    let host = HostPort { protocol: Protocol::Tcp, host_ip: None, host_port: 99, pod };
+    rows.extend(host_port_rows(&[host], &mut state));
+    state.set("sample", rows, &mut Changes::default());
+    state
+}
+
+/// Says what went wrong, unless there is a table that services work with.
+fn tell(trouble: &watch::Sender<Option<String>>, e: &ProxyError) {
+    trouble.send_if_modified(|t| t.is_some() && t.replace(format!("service proxy: {}", Chain(e))).is_some());
 }
 
 /// The informers' side.
@@ -229,8 +276,12 @@ async fn run(config: ProxyConfig, informers: Informers, clock: Clock) -> Result<
         let started = Instant::now();
         let changes = writer.plan(&mut sources, dirty);
         match writer.write(changes).await {
-            Ok(()) => pause = FIRST_PAUSE,
+            Ok(()) => {
+                pause = FIRST_PAUSE;
+                config.trouble.send_if_modified(|t| t.take().is_some());
+            }
             Err(e) => {
+                tell(&config.trouble, &e);
                 config.statistics.failures.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(error = %Chain(&e), "the service table is not up to date; writing it anew");
                 clock.sleep(pause).await;

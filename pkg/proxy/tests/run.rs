@@ -128,9 +128,11 @@ fn the_table_follows_the_cluster() {
     let pod = SocketAddrV4::new(pod_ip(2), 8080);
     let (ports, given) = watch::channel(Vec::new());
     let config = ProxyConfig { host_ports: HostPorts::Given(given), ..config() };
-    let statistics = config.statistics.clone();
+    let (statistics, trouble) = (config.statistics.clone(), config.trouble.subscribe());
+    assert!(trouble.borrow().is_some(), "there is no table yet");
     with_proxy(&lab, &api, config, || {
         until("two", || ask(&client, VIP, 80));
+        until("None", || format!("{:?}", *trouble.borrow()));
         api.set(SLICES, slice_json(&[(pod_ip(3), "rl")], "TCP"));
         until("three", || ask(&client, VIP, 80));
         let protocol = isopod_proxy::state::Protocol::Tcp;
@@ -148,6 +150,27 @@ fn the_table_follows_the_cluster() {
         assert_eq!(statistics.failures.load(Ordering::Relaxed), 1);
     });
     assert!(ask(&client, VIP, 80).starts_with("two"), "services work while the proxy is away");
+}
+
+#[test]
+fn a_proxy_that_cannot_write_its_table_says_why() {
+    let lab = Lab::new();
+    let api = Api::default();
+    // Longer than any name that the kernel takes.
+    let config = ProxyConfig { table_prefix: "x".repeat(300), host_ports: HostPorts::None, ..config() };
+    let (statistics, trouble) = (config.statistics.clone(), config.trouble.subscribe());
+    with_proxy(&lab, &api, config, || {
+        until("1", || statistics.failures.load(Ordering::Relaxed).min(1).to_string());
+        until("Some(\"service proxy: cannot program the service table", || format!("{:?}", *trouble.borrow()));
+        assert_eq!(statistics.syncs.load(Ordering::Relaxed), 0);
+    });
+}
+
+#[test]
+fn this_kernel_takes_a_sample_of_every_class() {
+    let lab = Lab::new();
+    lab.node.run(|| Proxy::try_table().unwrap()).unwrap();
+    lab.node.run(|| Proxy::cleanup("isopod-probe").unwrap()).unwrap();
 }
 
 #[test]

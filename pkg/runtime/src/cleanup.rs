@@ -9,8 +9,8 @@ use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Kills the shims and their containers, removes their control groups and mounts, and the two directories. What is gone
-/// already is no error. The pods' network has a clean-up of its own.
+/// Kills the shims and their containers, removes their control groups and mounts, and the two directories, of which what
+/// others mounted there is left. What is gone already is no error. The pods' network has a clean-up of its own.
 pub fn cleanup(data_dir: &Path, state_dir: &Path, cgroup_root: &str) -> io::Result<()> {
     let paths = Paths { data: data_dir.into(), state: state_dir.into() };
     let hierarchies = Hierarchies::detect()?;
@@ -26,11 +26,14 @@ pub fn cleanup(data_dir: &Path, state_dir: &Path, cgroup_root: &str) -> io::Resu
     }
     // Shims without a record too.
     hierarchies.group(cgroup_root)?.remove(PATIENCE)?;
+    // The runtime mounts in its state directory only; what else is mounted is not ours.
+    if let Ok(real) = state_dir.canonicalize() {
+        mount::detach_below(&real)?;
+    }
     for dir in [state_dir, data_dir] {
         if let Ok(real) = dir.canonicalize() {
-            mount::detach_below(&real)?;
+            mount::remove_tree(&real)?;
         }
-        crate::persist::remove_tree(dir)?;
     }
     Ok(())
 }

@@ -26,6 +26,7 @@ mod users;
 
 pub use cleanup::cleanup;
 pub use config::RuntimeConfig;
+pub use image::registries::{Registries, RegistriesError};
 pub use images::{Images, ImagesError};
 pub use runtime::{IsopodRuntime, OpenError};
 pub use types::*;

@@ -1,6 +1,8 @@
 //! Mounts: the few kinds that the runtime makes, and the table of what is mounted.
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use std::collections::BTreeSet;
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -115,12 +117,48 @@ pub fn detach(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Takes every mount at or below `dir` away, the last made first.
+/// Takes every mount below `dir` away, the last made first. `dir` itself may be a mount point: that mount stays.
 pub fn detach_below(dir: &Path) -> io::Result<()> {
-    for m in table()?.iter().rev().filter(|m| m.path.starts_with(dir)) {
+    for m in table()?.iter().rev().filter(|m| m.path != dir && m.path.starts_with(dir)) {
         detach(&m.path)?;
     }
     Ok(())
+}
+
+/// Removes a directory and everything in it, without going into what is mounted there. Answers the mount points that are
+/// left: those below it as they are, itself emptied. Gone already: nothing to do. `dir` has no symbolic link in it.
+pub fn remove_tree(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mounts: BTreeSet<PathBuf> = table()?.into_iter().map(|m| m.path).filter(|p| p.starts_with(dir)).collect();
+    if mounts.is_empty() {
+        return gone(fs::remove_dir_all(dir)).map(|()| Vec::new());
+    }
+    remove_beside(dir, &mounts)?;
+    Ok(mounts.into_iter().collect())
+}
+
+fn remove_beside(dir: &Path, mounts: &BTreeSet<PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let path = entry.path();
+        if mounts.contains(&path) {
+            continue;
+        }
+        if !entry.file_type()?.is_dir() {
+            gone(fs::remove_file(&path))?;
+        } else if mounts.iter().any(|m| m.starts_with(&path)) {
+            remove_beside(&path, mounts)?;
+        } else {
+            gone(fs::remove_dir_all(&path))?;
+        }
+    }
+    Ok(())
+}
+
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
 }
 
 /// Size and use of the file system that holds `path`: (capacity, available, used) in bytes, (inodes, free inodes).
@@ -146,5 +184,43 @@ mod tests {
         assert_eq!(got[1].options, ["rw", "cpu", "cpuacct"]);
         assert!(got[1].shared);
         assert!(table().unwrap().iter().any(|m| m.path == Path::new("/proc")));
+    }
+
+    /// Needs root.
+    #[test]
+    fn what_others_mounted_is_left() {
+        let place = tempfile::tempdir().unwrap();
+        let data = place.path().canonicalize().unwrap().join("data");
+        let (own, theirs, inner) = (data.join("agent/pods/v"), data.join("agent/images"), data.join("agent/images/x"));
+        fs::create_dir_all(&data).unwrap();
+        tmpfs(&data, "size=1m").unwrap();
+        fs::create_dir_all(&own).unwrap();
+        fs::create_dir_all(&theirs).unwrap();
+        fs::write(data.join("agent/file"), "x").unwrap();
+        tmpfs(&own, "size=1m").unwrap();
+        tmpfs(&theirs, "size=1m").unwrap();
+        fs::write(&inner, "precious").unwrap();
+        let test = || -> io::Result<(bool, Vec<PathBuf>, bool, String, Vec<String>)> {
+            detach_below(&data.join("agent/pods"))?;
+            let detached = !is_mount_point(&own)?;
+            detach_below(&theirs)?;
+            let left = remove_tree(&data)?;
+            let names = |d: &Path| -> io::Result<Vec<String>> {
+                fs::read_dir(d)?.map(|e| Ok(e?.file_name().to_string_lossy().into_owned())).collect()
+            };
+            Ok((detached, left, is_mount_point(&data)?, fs::read_to_string(&inner)?, names(&data.join("agent"))?))
+        };
+        let got = test();
+        for mounted in [&own, &theirs, &data] {
+            detach(mounted).unwrap();
+        }
+        let (detached, left, still, text, names) = got.unwrap();
+        assert!(detached, "what is ours is still mounted");
+        assert_eq!(left, [data.clone(), theirs]);
+        assert!(still, "the data directory's own mount is gone");
+        assert_eq!((text.as_str(), names), ("precious", vec!["images".to_owned()]));
+        assert_eq!(remove_tree(&data).unwrap(), Vec::<PathBuf>::new());
+        assert!(!data.exists());
+        remove_tree(&data).unwrap();
     }
 }

@@ -7,15 +7,15 @@ use isopod_api::UserInfo;
 use isopod_apiserver::{Access, ApiServer, ClientCertificate, Config};
 use isopod_auth::token;
 use isopod_base::clock::Clock;
+use isopod_base::supervisor::Supervisor;
 use isopod_client::views::Node;
 use isopod_client::{Change, Informers, ListScope};
+use isopod_pki::ServerPki;
 use isopod_store::memory::MemoryStore;
 use isopod_store::sqlite::SqliteStore;
 use isopod_store::{Options, Store};
 use serde_json::{Value, json};
 use std::sync::Arc;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 /// Keys that wear out an SD card when they are written to it: Events, and the nodes' heartbeats.
 const EPHEMERAL: [&str; 2] = ["/registry/events/", "/registry/leases/kube-node-lease/"];
@@ -26,14 +26,18 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    pub async fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Self> {
-        let store = open_store(settings, clock.clone())?;
+    pub async fn start(
+        settings: &Settings,
+        pki: &ServerPki,
+        store: Arc<dyn Store>,
+        clock: Clock,
+    ) -> anyhow::Result<Self> {
         let access = Access::new();
         let mut config = Config::new(store.clone(), isopod_kinds::table::builtin(), access.authorizer());
         let args = &settings.args;
         config.access = Some(access);
         config.authenticators = vec![Arc::new(ClientCertificate)];
-        config.tokens = Some(Arc::new(tokens(settings)?));
+        config.tokens = Some(Arc::new(tokens(settings, pki)?));
         config.service_cidr.clone_from(&args.service_cidr);
         config.node_ports = args.service_node_port_range.0..=args.service_node_port_range.1;
         config.advertise_address = settings.advertise;
@@ -41,8 +45,8 @@ impl ControlPlane {
         config.clock = clock;
         config.kubelet_tls = Some(Arc::new(isopod_pki::tls::client(
             "kube-apiserver-kubelet-client",
-            Some(&settings.pki.kubelet_client),
-            &settings.pki.server_ca.cert_pem,
+            Some(&pki.kubelet_client),
+            &pki.server_ca.cert_pem,
             &["http/1.1"],
         )?));
         config.bootstrap = bootstrap(settings);
@@ -59,18 +63,21 @@ impl ControlPlane {
         isopod_client::in_process(self.api.service(), identity(user))
     }
 
-    pub fn run_controllers(&self, settings: &Settings, clock: &Clock, tasks: &TaskTracker, stop: &CancellationToken) {
+    pub fn run_controllers(&self, settings: &Settings, pki: &ServerPki, clock: &Clock, parts: &Supervisor) {
         let options = isopod_controllers::Options {
             cluster_cidr: Some(settings.args.cluster_cidr.clone()),
             service_cidr: settings.args.service_cidr.clone(),
-            root_ca_pem: settings.pki.server_ca.cert_pem.clone(),
+            root_ca_pem: pki.server_ca.cert_pem.clone(),
             ..Default::default()
         };
-        let api = self.api.clone();
-        let factory = move |user: &str| isopod_client::in_process(api.service(), identity(user));
-        tasks.spawn(isopod_controllers::run(factory, options, clock.clone(), stop.clone()).boxed());
-        let scheduler = self.client(isopod_scheduler::USER);
-        tasks.spawn(isopod_scheduler::run(scheduler, clock.clone(), stop.clone()));
+        let (api, time, stop) = (self.api.clone(), clock.clone(), parts.token());
+        parts.keep("controllers", move || {
+            let api = api.clone();
+            let factory = move |user: &str| isopod_client::in_process(api.service(), identity(user));
+            isopod_controllers::run(factory, options.clone(), time.clone(), stop.clone()).boxed()
+        });
+        let (client, time, stop) = (self.client(isopod_scheduler::USER), clock.clone(), parts.token());
+        parts.keep("scheduler", move || isopod_scheduler::run(client.clone(), time.clone(), stop.clone()));
     }
 
     /// Returns when `/readyz` says so.
@@ -113,7 +120,7 @@ fn identity(user: &str) -> UserInfo {
     }
 }
 
-fn open_store(settings: &Settings, clock: Clock) -> anyhow::Result<Arc<dyn Store>> {
+pub fn open_store(settings: &Settings, clock: Clock) -> anyhow::Result<Arc<dyn Store>> {
     let ephemeral = EPHEMERAL.iter().map(|p| p.as_bytes().into()).collect();
     let options = Options { ephemeral, clock, ..Default::default() };
     if settings.args.datastore_endpoint == "memory" {
@@ -125,13 +132,13 @@ fn open_store(settings: &Settings, clock: Clock) -> anyhow::Result<Arc<dyn Store
     Ok(Arc::new(store))
 }
 
-fn tokens(settings: &Settings) -> anyhow::Result<token::Tokens> {
+fn tokens(settings: &Settings, pki: &ServerPki) -> anyhow::Result<token::Tokens> {
     let issuer = format!("https://kubernetes.default.svc.{}", settings.args.cluster_domain);
     token::Tokens::new(token::Settings {
         issuers: vec![issuer],
         api_audiences: Vec::new(),
-        private_pem: settings.pki.service_account_key_pem.clone().into_bytes(),
-        public_pems: vec![settings.pki.service_account_public_pem.clone().into_bytes()],
+        private_pem: pki.service_account_key_pem.clone().into_bytes(),
+        public_pems: vec![pki.service_account_public_pem.clone().into_bytes()],
     })
     .context("cannot use the service-account key")
 }

@@ -2,23 +2,26 @@
 
 use super::control_plane::ControlPlane;
 use super::{Settings, TABLE_PREFIX};
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use hyper_util::rt::TokioIo;
+use isopod_apiserver::Tunnels;
 use isopod_base::clock::Clock;
+use isopod_base::errors::Chain;
 use isopod_base::supervisor::Supervisor;
-use isopod_client::tunnel::{self, TcpDial};
+use isopod_client::tunnel::{self, Dial, TcpDial};
 use isopod_client::views::Node as NodeView;
 use isopod_client::{Change, Informers, ListScope};
 use isopod_dns::{Dns, DnsConfig};
 use isopod_kubelet::config::Taint;
 use isopod_kubelet::{Kubelet, KubeletConfig};
+use isopod_pki::ServerPki;
 use isopod_proxy::{LocalOverride, Proxy, ProxyConfig};
 use isopod_runtime::network::{Cidr, NetworkConfig, PodNetwork};
 use isopod_runtime::{IsopodRuntime, RuntimeConfig};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
 
 /// The users as which proxy and DNS read the API.
 pub const PROXY_USER: &str = "system:kube-proxy";
@@ -29,15 +32,17 @@ const PIPE: usize = 256 << 10;
 /// A running node.
 pub struct Node {
     kubelet: Arc<Kubelet>,
-    services: Supervisor,
 }
 
 impl Node {
+    /// What runs beside the kubelet is in `parts`, and ends with it.
     pub async fn start(
         settings: &Arc<Settings>,
+        pki: &ServerPki,
         control_plane: &ControlPlane,
         clock: Clock,
-        stop: CancellationToken,
+        listener: TcpListener,
+        parts: &Supervisor,
     ) -> anyhow::Result<Self> {
         let cluster_cidr: Cidr = settings.args.cluster_cidr.parse().context("invalid --cluster-cidr")?;
         let network = PodNetwork::open(NetworkConfig {
@@ -46,40 +51,40 @@ impl Node {
         })
         .context("cannot set up the pod network")?;
         let runtime = open_runtime(settings, network.clone()).await?;
-        let listen = SocketAddr::new(settings.args.bind_address, settings.args.kubelet_port);
-        let listener = TcpListener::bind(listen).await.map_err(|e| match e.kind() {
-            std::io::ErrorKind::AddrInUse => anyhow!(
-                "cannot listen on {listen}: the port is in use; stop what listens there (`ss -ltnp`) or choose another \
-                 with --kubelet-port"
-            ),
-            _ => anyhow::Error::new(e).context(format!("cannot listen on {listen}")),
-        })?;
         let user = format!("system:node:{}", settings.node_name);
         let informers = Informers::with_clock(control_plane.client(&user), clock.clone());
-        let config = kubelet_config(settings, listen)?;
-        let kubelet = Kubelet::start(config, &informers, runtime, clock.clone(), stop.clone())
+        let services = watch::Sender::new(Some("the pod network and the service proxy are not up yet".to_owned()));
+        let config =
+            KubeletConfig { services: services.subscribe(), ..kubelet_config(settings, listener.local_addr()?)? };
+        let kubelet = Kubelet::start(config, &informers, runtime, clock.clone(), parts)
             .await
             .context("cannot start the kubelet")?;
-        let identity = settings.pki.kubelet_serving(&settings.node_name, vec![settings.node_ip])?;
-        let tls = isopod_pki::tls::server("kubelet", &identity, &settings.pki.client_ca.cert_pem)?;
-        tokio::spawn(kubelet.clone().serve(listener, Arc::new(tls), stop.clone()));
-        open_tunnel(settings, control_plane, cluster_cidr);
-        let services = Supervisor::new();
-        tokio::spawn(follow_pod_range(Followed {
+        let identity = pki.kubelet_serving(&settings.node_name, vec![settings.node_ip])?;
+        let tls = Arc::new(isopod_pki::tls::server("kubelet", &identity, &pki.client_ca.cert_pem)?);
+        parts.vital("the kubelet's listener", kubelet.clone().serve(listener, tls, parts.token()));
+        let dial = Arc::new(TcpDial(allowed(settings, cluster_cidr)));
+        keep_tunnel(parts, control_plane.api.tunnels(), &settings.node_name, dial);
+        let followed = Arc::new(Followed {
             settings: settings.clone(),
             network,
             nodes: informers,
             proxy: Informers::with_clock(control_plane.client(PROXY_USER), clock.clone()),
             dns: Informers::with_clock(control_plane.client(DNS_USER), clock.clone()),
             clock,
-            services: services.clone(),
-        }));
-        Ok(Node { kubelet, services })
+            parts: parts.clone(),
+            services,
+        });
+        parts.spawn("pod network", move || follow_pod_range(followed.clone()));
+        Ok(Node { kubelet })
     }
 
-    /// Ends the node's parts; pods and the service rules stay.
+    /// Returns when the node's status is one of this start.
+    pub async fn reported(&self) {
+        self.kubelet.reported().await;
+    }
+
+    /// Waits for the kubelet's end; pods and the service rules stay.
     pub async fn stopped(&self) {
-        self.services.shutdown().await;
         self.kubelet.stopped().await;
     }
 }
@@ -95,7 +100,7 @@ async fn open_runtime(settings: &Settings, network: Arc<PodNetwork>) -> anyhow::
         seccomp_root: settings.paths.kubelet().join("seccomp"),
     })
     .await
-    .context("cannot open the container runtime; `isopod check` tells what this machine lacks")
+    .context("cannot open the container runtime")
 }
 
 fn kubelet_config(settings: &Settings, listen: SocketAddr) -> anyhow::Result<KubeletConfig> {
@@ -125,24 +130,33 @@ fn kubelet_config(settings: &Settings, listen: SocketAddr) -> anyhow::Result<Kub
     })
 }
 
-/// The same tunnel that a remote node has, over a pipe instead of TLS.
-fn open_tunnel(settings: &Settings, control_plane: &ControlPlane, pods: Cidr) {
-    let (server, agent) = tokio::io::duplex(PIPE);
-    let (tunnels, node) = (control_plane.api.tunnels(), settings.node_name.clone());
-    tokio::spawn(async move {
-        if let Err(e) = tunnels.attach(&node, TokioIo::new(server)).await {
-            tracing::warn!(node, error = %e, "the tunnel ended");
-        }
-    });
+/// The kubelet's endpoints, pods and services: nothing else on this machine or its network.
+fn allowed(settings: &Settings, pods: Cidr) -> impl Fn(SocketAddr) -> bool + Send + Sync + 'static {
     let (own, port) = (settings.node_ip, settings.args.kubelet_port);
-    // The kubelet's endpoints, pods and services: nothing else on this machine or its network.
-    let allowed = move |to: SocketAddr| {
+    move |to: SocketAddr| {
         let kubelet = (to.ip() == own || to.ip().is_loopback()) && to.port() == port;
         kubelet || matches!(to.ip(), IpAddr::V4(ip) if pods.contains(ip))
-    };
-    tokio::spawn(async move {
-        if let Err(e) = tunnel::serve(agent, Arc::new(TcpDial(allowed))).await {
-            tracing::warn!(error = %isopod_base::errors::Chain(&e), "the tunnel ended");
+    }
+}
+
+/// The same tunnel that a remote node has, over a pipe instead of TLS; opened again whenever it ends.
+fn keep_tunnel(parts: &Supervisor, tunnels: Arc<Tunnels>, node: &str, dial: Arc<dyn Dial>) {
+    let (node, stop) = (node.to_owned(), parts.token());
+    parts.keep("tunnel", move || {
+        let (tunnels, node, dial, stop) = (tunnels.clone(), node.clone(), dial.clone(), stop.clone());
+        async move {
+            let (server, agent) = tokio::io::duplex(PIPE);
+            let open = async {
+                tokio::select! {
+                    ended = tunnels.attach(&node, TokioIo::new(server)) => {
+                        ended.err().map(|e| tracing::warn!(node, error = %Chain(&e), "the tunnel broke"))
+                    }
+                    ended = tunnel::serve(agent, dial) => {
+                        ended.err().map(|e| tracing::warn!(node, error = %Chain(&e), "the tunnel broke"))
+                    }
+                }
+            };
+            stop.run_until_cancelled(open).await;
         }
     });
 }
@@ -154,25 +168,37 @@ struct Followed {
     proxy: Informers,
     dns: Informers,
     clock: Clock,
-    services: Supervisor,
+    parts: Supervisor,
+    /// Why services and pods' connections do not work.
+    services: watch::Sender<Option<String>>,
 }
 
 /// Waits until the node has its range of pod addresses, then opens the network and starts what listens on the bridge.
-async fn follow_pod_range(f: Followed) {
+async fn follow_pod_range(f: Arc<Followed>) -> std::io::Result<()> {
     let only = ListScope::fields(format!("metadata.name={}", f.settings.node_name));
     let mut changes = f.nodes.get::<NodeView>(NodeView::resource(), only).subscribe();
-    while let Some(change) = changes.recv().await {
+    let stop = f.parts.token();
+    while let Some(change) = stop.run_until_cancelled(changes.recv()).await {
+        let Some(change) = change else {
+            return Err(std::io::Error::other("the node's object is not watched any more"));
+        };
         let Change::Applied { new, .. } = change else { continue };
         if new.spec.pod_cidr.is_empty() {
             continue;
         }
         match open_network(&f, &new.spec.pod_cidr) {
-            Ok(gateway) => return start_services(&f, gateway),
+            Ok(gateway) => {
+                start_services(&f, gateway);
+                break;
+            }
             Err(e) => {
-                tracing::error!(cidr = new.spec.pod_cidr, error = %isopod_base::errors::Chain(e.as_ref()), "cannot set up the pod network")
+                let why = format!("cannot set up the pod network: {}", Chain(e.as_ref()));
+                tracing::error!(cidr = new.spec.pod_cidr, "{why}");
+                f.services.send_replace(Some(why));
             }
         }
     }
+    Ok(())
 }
 
 fn open_network(f: &Followed, pod_cidr: &str) -> anyhow::Result<Ipv4Addr> {
@@ -191,11 +217,65 @@ fn start_services(f: &Followed, gateway: Ipv4Addr) {
     proxy.table_prefix = TABLE_PREFIX.into();
     proxy.local_overrides =
         vec![LocalOverride { namespace: "kube-system".into(), name: "kube-dns".into(), port: 53, target: resolver }];
-    let (informers, clock, stop) = (f.proxy.clone(), f.clock.clone(), f.services.token());
-    f.services.spawn("proxy", move || Proxy::run(proxy.clone(), informers.clone(), clock.clone(), stop.clone()));
+    proxy.trouble = f.services.clone();
+    let (informers, clock, stop) = (f.proxy.clone(), f.clock.clone(), f.parts.token());
+    f.parts.spawn("proxy", move || Proxy::run(proxy.clone(), informers.clone(), clock.clone(), stop.clone()));
     let mut dns = DnsConfig::new(&args.cluster_domain, vec![resolver.into()]);
     dns.service_ip = Some(f.settings.cluster_dns);
     dns.resolv_conf.clone_from(&args.resolv_conf);
-    let (informers, stop) = (f.dns.clone(), f.services.token());
-    f.services.spawn("dns", move || Dns::run(dns.clone(), informers.clone(), stop.clone()));
+    let (informers, stop) = (f.dns.clone(), f.parts.token());
+    f.parts.spawn("dns", move || Dns::run(dns.clone(), informers.clone(), stop.clone()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use isopod_apiserver::NodeDialer;
+    use isopod_client::tunnel::{Dialing, Stream};
+    use std::time::Duration;
+    use tokio::io::AsyncReadExt;
+
+    /// Says a word to whoever connects.
+    fn says(word: &'static str) -> Arc<dyn Dial> {
+        Arc::new(move |_: &str| -> Dialing {
+            let (near, mut far) = tokio::io::duplex(64);
+            Box::pin(async move {
+                tokio::io::AsyncWriteExt::write_all(&mut far, word.as_bytes()).await?;
+                Ok(Box::new(near) as Box<dyn Stream>)
+            })
+        })
+    }
+
+    /// What is said at the end of the node's tunnel, once there is one that says `word`.
+    async fn hears(tunnels: &Arc<Tunnels>, word: &str) -> bool {
+        let heard = async {
+            loop {
+                if let Ok(mut io) = tunnels.dial("n", "10.42.0.2:80").await {
+                    let mut text = String::new();
+                    if io.read_to_string(&mut text).await.is_ok() && text == word {
+                        return;
+                    }
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), heard).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_that_ends_is_opened_again() {
+        let (parts, tunnels) = (Supervisor::new(), Arc::new(Tunnels::default()));
+        keep_tunnel(&parts, tunnels.clone(), "n", says("own"));
+        assert!(hears(&tunnels, "own").await);
+        // A newer session takes the node's place, which ends the older one, and then goes away itself.
+        let (server, agent) = tokio::io::duplex(1 << 10);
+        let attached = tunnels.clone();
+        let newer = tokio::spawn(async move { attached.attach("n", TokioIo::new(server)).await });
+        let served = tokio::spawn(tunnel::serve(agent, says("other")));
+        assert!(hears(&tunnels, "other").await);
+        served.abort();
+        newer.abort();
+        assert!(hears(&tunnels, "own").await, "not opened again");
+        parts.shutdown().await;
+    }
 }

@@ -20,7 +20,6 @@ use axum::routing::{any, get};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use serde_json::json;
-use std::io;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -74,7 +73,7 @@ impl Kubelet {
         listener: TcpListener,
         tls: Arc<rustls::ServerConfig>,
         stop: CancellationToken,
-    ) -> io::Result<()> {
+    ) {
         let router = self.router();
         // Upgrades need HTTP/1.1.
         let acceptor = tokio_rustls::TlsAcceptor::from(tls);
@@ -89,7 +88,7 @@ impl Kubelet {
                         continue;
                     }
                 },
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => return,
             };
             let (acceptor, router, stop) = (acceptor.clone(), router.clone(), stop.clone());
             tokio::spawn(async move {

@@ -206,6 +206,9 @@ impl Api {
                     let text = |field: &str| body[field].as_str().unwrap_or_default().to_owned();
                     self.0.0.lock().said.push(format!("{}: {}", text("reason"), text("message")));
                 }
+                if t.resource != "events" && self.get(&t.resource, &t.namespace, &name).is_some() {
+                    return failure(409, "AlreadyExists");
+                }
                 if !name.is_empty() {
                     self.write("ADDED", (t.resource, t.namespace, name), body.clone());
                 }

@@ -8,6 +8,7 @@ use crate::{Kubelet, KubeletConfig};
 use api::Api;
 use axum::body::Body;
 use isopod_base::clock::Clock;
+use isopod_base::supervisor::Supervisor;
 use isopod_client::Informers;
 use isopod_runtime::ContainerState;
 use runtime::FakeRuntime;
@@ -16,7 +17,6 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
 
 /// Mounts nothing: subpaths become links.
 struct NoMounts;
@@ -43,7 +43,7 @@ struct Bench {
     clock: Clock,
     dir: tempfile::TempDir,
     kubelet: Arc<Kubelet>,
-    stop: CancellationToken,
+    parts: Supervisor,
 }
 
 impl Bench {
@@ -55,24 +55,34 @@ impl Bench {
     }
 
     async fn with(api: Api, runtime: Arc<FakeRuntime>, clock: Clock, dir: tempfile::TempDir) -> Bench {
-        let cfg = KubeletConfig {
+        Self::configured(api, runtime, clock, dir, |_| {}).await
+    }
+
+    async fn configured(
+        api: Api,
+        runtime: Arc<FakeRuntime>,
+        clock: Clock,
+        dir: tempfile::TempDir,
+        change: impl FnOnce(&mut KubeletConfig),
+    ) -> Bench {
+        let mut cfg = KubeletConfig {
             node_name: "n1".into(),
             node_ips: vec!["192.168.0.1".parse().unwrap()],
             root_dir: dir.path().join("kubelet"),
             pod_log_dir: dir.path().join("logs"),
             ..Default::default()
         };
-        let stop = CancellationToken::new();
+        change(&mut cfg);
+        let parts = Supervisor::new();
         let informers = Informers::with_clock(api.client(), clock.clone());
         let kubelet =
-            Kubelet::start_with(cfg, &informers, runtime.clone(), clock.clone(), stop.clone(), Arc::new(NoMounts))
-                .await;
-        Bench { api, runtime, clock, dir, kubelet: kubelet.unwrap(), stop }
+            Kubelet::start_with(cfg, &informers, runtime.clone(), clock.clone(), &parts, Arc::new(NoMounts)).await;
+        Bench { api, runtime, clock, dir, kubelet: kubelet.unwrap(), parts }
     }
 
     /// Stops the kubelet and starts another after `meanwhile`.
     async fn restart(self, meanwhile: impl FnOnce(&Api, &FakeRuntime)) -> Bench {
-        self.stop.cancel();
+        self.parts.shutdown().await;
         self.kubelet.stopped().await;
         meanwhile(&self.api, &self.runtime);
         Self::with(self.api, self.runtime, self.clock, self.dir).await
@@ -149,6 +159,40 @@ async fn the_node_is_ready_when_pods_can_have_a_network() {
     b.api.until("not ready", node_is("False", "container runtime network not ready")).await;
     b.runtime.network.send_replace(true);
     b.api.until("ready again", node_is("True", "ready status")).await;
+}
+
+#[tokio::test]
+async fn a_restarted_node_is_ready_when_its_services_are() {
+    let ready_is = |api: &Api, status: &str, words: &str| {
+        let node = api.get("nodes", "", "n1").unwrap_or_default();
+        let ready =
+            node["status"]["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == "Ready").cloned();
+        ready.is_some_and(|c| c["status"] == status && c["message"].as_str().is_some_and(|m| m.contains(words)))
+    };
+    let first = Bench::new().await;
+    first.api.until("ready", |api| ready_is(api, "True", "")).await;
+    first.parts.shutdown().await;
+    first.kubelet.stopped().await;
+    let mut node = first.api.get("nodes", "", "n1").unwrap();
+    node["spec"]["podCIDR"] = json!("10.42.0.0/24");
+    first.api.put("nodes", node);
+    // The next one is up, its lease is renewed, and what the last one reported is no word of its own.
+    first.clock.advance(Duration::from_secs(60));
+    let before = first.api.all("leases");
+    let services = tokio::sync::watch::Sender::new(Some("no table".to_owned()));
+    let asked = services.subscribe();
+    let Bench { api, runtime, clock, dir, .. } = first;
+    let b = Bench::configured(api, runtime, clock, dir, |cfg| cfg.services = asked).await;
+    b.api.until("a renewed lease", |api| api.all("leases") != before).await;
+    assert!(tokio::time::timeout(Duration::ZERO, b.kubelet.reported()).await.is_err());
+    assert!(ready_is(&b.api, "True", ""), "pods are not to be taken out of their services by a restart");
+    services.send_replace(None);
+    b.kubelet.reported().await;
+    assert!(ready_is(&b.api, "True", ""));
+    services.send_replace(Some("out of tables".to_owned()));
+    b.api.until("not ready", |api| ready_is(api, "False", "out of tables")).await;
+    services.send_replace(None);
+    b.api.until("ready again", |api| ready_is(api, "True", "")).await;
 }
 
 #[tokio::test]
@@ -318,7 +362,7 @@ async fn exec_goes_through_tls_and_a_websocket() {
     let server = isopod_pki::tls::server("kubelet", &identity, &pki.client_ca.cert_pem).unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
-    tokio::spawn(b.kubelet.clone().serve(listener, Arc::new(server), b.stop.clone()));
+    tokio::spawn(b.kubelet.clone().serve(listener, Arc::new(server), b.parts.token()));
     let connect = |identity: Option<&isopod_pki::Identity>| {
         let config = isopod_pki::tls::client("test", identity, &pki.server_ca.cert_pem, &["http/1.1"]).unwrap();
         async move {
@@ -349,5 +393,5 @@ async fn exec_goes_through_tls_and_a_websocket() {
     assert_eq!(out, b"hello");
     let status: Value = serde_json::from_slice(&status).unwrap();
     assert_eq!(status["details"]["causes"][0]["message"], "7");
-    b.stop.cancel();
+    b.parts.token().cancel();
 }

@@ -1,4 +1,5 @@
-//! `registries.yaml`, in k3s's shape: mirrors of registries, and how to speak to each.
+//! `registries.yaml`, in k3s's shape: mirrors of registries, and how to speak to each. What it says and this does not know is
+//! an error: a mistyped key must not turn verification or a mirror off in silence.
 
 use super::Reference;
 use regex::Regex;
@@ -7,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Registries {
     /// By registry (`docker.io`), or `*` for all without an entry.
     pub mirrors: BTreeMap<String, Mirror>,
@@ -16,7 +17,7 @@ pub struct Registries {
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Mirror {
     /// URLs, tried in order before the registry itself.
     #[serde(alias = "endpoints")]
@@ -26,14 +27,14 @@ pub struct Mirror {
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct RegistryConfig {
     pub auth: Auth,
     pub tls: Tls,
 }
 
 #[derive(Clone, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Auth {
     pub username: String,
     pub password: String,
@@ -49,7 +50,7 @@ impl std::fmt::Debug for Auth {
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Tls {
     pub ca_file: Option<PathBuf>,
     pub cert_file: Option<PathBuf>,
@@ -74,7 +75,7 @@ pub enum RegistriesError {
         #[source]
         source: std::io::Error,
     },
-    #[error("{path} is not a valid registries file")]
+    #[error("{path} is not a valid registries file; its keys are mirrors (endpoint, rewrite) and configs (auth, tls)")]
     Parse {
         path: PathBuf,
         #[source]
@@ -183,6 +184,36 @@ mod tests {
         );
         assert_eq!(ask("quay.io/a/b"), [e(true, "all.example", "a/b"), e(true, "quay.io", "a/b")]);
         assert!(r.config("n.example:5000", "docker.io").tls.insecure_skip_verify);
+    }
+
+    #[test]
+    fn k3s_keys_are_known_and_others_are_named() {
+        let all = "mirrors: {docker.io: {endpoint: [\"https://m\"], rewrite: {a: b}}}\nconfigs:\n  m:\n    \
+                   auth: {username: u, password: p, auth: x, identity_token: t}\n    \
+                   tls: {ca_file: /c, cert_file: /d, key_file: /k, insecure_skip_verify: true}\n";
+        let r = Registries::parse(all).unwrap();
+        assert_eq!(r.configs["m"].tls.key_file.as_deref(), Some(Path::new("/k")));
+        for (text, word) in [
+            ("mirror: {}", "mirror"),
+            ("mirrors: {a: {endpint: []}}", "endpint"),
+            ("configs: {a: {tsl: {}}}", "tsl"),
+            ("configs: {a: {auth: {user: x}}}", "user"),
+            ("configs: {a: {tls: {insecure_skip_verfy: true}}}", "insecure_skip_verfy"),
+            ("mirrors: [", "line 1"),
+        ] {
+            let e = Registries::parse(text).unwrap_err().to_string();
+            assert!(e.contains(word), "{text}: {e}");
+        }
+    }
+
+    #[test]
+    fn a_bad_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("registries.yaml");
+        assert!(Registries::load(&path).unwrap().mirrors.is_empty(), "no file, no mirrors");
+        std::fs::write(&path, "mirror: {}\n").unwrap();
+        let e = Registries::load(&path).unwrap_err().to_string();
+        assert!(e.contains("registries.yaml") && e.contains("configs"), "{e}");
     }
 
     #[test]

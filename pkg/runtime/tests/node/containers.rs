@@ -201,6 +201,7 @@ async fn a_bidirectional_mount_reaches_the_host() {
     let (_, log) = node.run(&sandbox, config).await;
     let seen = isopod_sys::mount::is_mount_point(&host.join("inner")).unwrap();
     isopod_sys::mount::detach_below(&host).unwrap();
+    isopod_sys::mount::detach(&host).unwrap();
     assert!(seen, "{log}");
 }
 

@@ -1,0 +1,88 @@
+//! `/readyz` when the caches do not get to where the store is.
+
+#![allow(clippy::unwrap_used)]
+
+use async_trait::async_trait;
+use isopod_store::memory::MemoryStore;
+use isopod_store::{
+    LeaseId, LeaseStatus, Op, Options, RangeRequest, RangeResponse, Result, Revision, Store, Txn, TxnResponse, Watch,
+    WatchRequest,
+};
+use isopod_testkit::TestServer;
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
+
+/// A store whose watches deliver nothing while it is stuck.
+struct Stuck {
+    inner: MemoryStore,
+    stuck: watch::Sender<bool>,
+}
+
+#[async_trait]
+impl Store for Stuck {
+    async fn watch(&self, req: WatchRequest) -> Result<Watch> {
+        let Watch { mut receiver, request_progress } = self.inner.watch(req).await?;
+        let (sender, delivered) = mpsc::channel(1024);
+        let mut stuck = self.stuck.subscribe();
+        tokio::spawn(async move {
+            while let Some(message) = receiver.recv().await {
+                if stuck.wait_for(|stuck| !stuck).await.is_err() || sender.send(message).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Watch { receiver: delivered, request_progress })
+    }
+
+    async fn range(&self, req: RangeRequest) -> Result<RangeResponse> {
+        self.inner.range(req).await
+    }
+    async fn txn(&self, txn: Txn) -> Result<TxnResponse> {
+        self.inner.txn(txn).await
+    }
+    async fn compact(&self, rev: Revision) -> Result<()> {
+        self.inner.compact(rev).await
+    }
+    async fn revisions(&self) -> Result<(Revision, Revision)> {
+        self.inner.revisions().await
+    }
+    async fn lease_grant(&self, id: LeaseId, ttl_seconds: i64) -> Result<LeaseStatus> {
+        self.inner.lease_grant(id, ttl_seconds).await
+    }
+    async fn lease_revoke(&self, id: LeaseId) -> Result<()> {
+        self.inner.lease_revoke(id).await
+    }
+    async fn lease_keep_alive(&self, id: LeaseId) -> Result<LeaseStatus> {
+        self.inner.lease_keep_alive(id).await
+    }
+    async fn lease_status(&self, id: LeaseId) -> Result<LeaseStatus> {
+        self.inner.lease_status(id).await
+    }
+    async fn leases(&self) -> Result<Vec<LeaseId>> {
+        self.inner.leases().await
+    }
+    async fn size(&self) -> Result<u64> {
+        self.inner.size().await
+    }
+    async fn close(&self) -> Result<()> {
+        self.inner.close().await
+    }
+}
+
+#[tokio::test]
+async fn a_server_whose_caches_are_behind_is_not_ready() {
+    let store = Arc::new(Stuck { inner: MemoryStore::new(Options::default()), stuck: watch::Sender::new(false) });
+    let s = TestServer::start_on(store.clone(), |_| {}).await;
+    assert_eq!(s.get("/readyz").await.code, 200);
+    store.stuck.send_replace(true);
+    let put = Op::put("/registry/configmaps/default/new", "{\"metadata\":{}}");
+    store.txn(Txn { success: vec![put], ..Txn::default() }).await.unwrap();
+    let sync = s.get("/readyz/informer-sync").await;
+    assert_eq!(sync.code, 500, "{}", sync.text);
+    assert_eq!(s.get("/readyz/etcd").await.code, 200, "the store itself answers");
+    let all = s.get("/readyz").await;
+    assert!(all.code == 500 && all.text.contains("[-]informer-sync failed"), "{}", all.text);
+    store.stuck.send_replace(false);
+    let caught_up = s.get("/readyz").await;
+    assert_eq!((caught_up.code, caught_up.text.as_str()), (200, "ok"));
+}
