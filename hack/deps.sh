@@ -2,7 +2,7 @@
 # Installs Debian packages that are missing: `deps.sh build` what a build needs, `deps.sh test` also what the tests need.
 set -euo pipefail
 build=(gcc make pkg-config libseccomp-dev)
-test=(busybox-static docker-registry etcd-server iproute2 nftables conntrack python3 python3-pip curl git procps)
+test=(busybox-static docker-registry etcd-client etcd-server openssl libprotobuf-dev protobuf-compiler iproute2 nftables conntrack python3 python3-pip curl git procps)
 want=("${build[@]}")
 [ "${1:-build}" = test ] && want+=("${test[@]}")
 missing=()

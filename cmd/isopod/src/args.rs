@@ -4,6 +4,7 @@
 use clap::{Args, Parser, Subcommand};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 #[derive(Parser)]
 #[command(
@@ -21,6 +22,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the API server, datastore, controllers and scheduler, and (unless --disable-agent) a node
     Server(Box<ServerArgs>),
+    /// Run the datastore alone and serve etcd's API, version 3
+    Datastore(Box<DatastoreArgs>),
     /// List, pull, import and remove the node's container images
     Image(ImageArgs),
     /// Tell whether this machine can run a cluster, and what to do if not
@@ -123,6 +126,72 @@ pub struct ServerArgs {
     pub log_json: bool,
 }
 
+/// The names are etcd's.
+#[derive(Args)]
+pub struct DatastoreArgs {
+    #[command(flatten)]
+    pub data: DataDir,
+    /// `sqlite` (in the data directory) or `memory` (lost at exit)
+    #[arg(long, default_value = "sqlite", value_parser = ["sqlite", "memory"])]
+    pub datastore_endpoint: String,
+    /// Name of this member
+    #[arg(long, default_value = "default", value_name = "NAME")]
+    pub name: String,
+    /// Where clients connect: http://IP:PORT, https://IP:PORT, unix:///PATH, unixs:///PATH (repeatable, or with commas)
+    #[arg(long, default_value = "http://localhost:2379", value_delimiter = ',', value_name = "URL")]
+    pub listen_client_urls: Vec<String>,
+    /// Where clients are told to connect [default: --listen-client-urls]
+    #[arg(long, value_delimiter = ',', value_name = "URL")]
+    pub advertise_client_urls: Vec<String>,
+
+    /// The server's certificate, PEM
+    #[arg(long, requires = "key_file", value_name = "FILE", help_heading = "TLS")]
+    pub cert_file: Option<PathBuf>,
+    /// Its key, PEM
+    #[arg(long, requires = "cert_file", value_name = "FILE", help_heading = "TLS")]
+    pub key_file: Option<PathBuf>,
+    /// CA whose certificates clients must show, PEM
+    #[arg(long, requires = "cert_file", value_name = "FILE", help_heading = "TLS")]
+    pub trusted_ca_file: Option<PathBuf>,
+    /// Let in only clients that show a certificate; needs --trusted-ca-file, and comes with it
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true",
+          action = clap::ArgAction::Set, value_name = "BOOL", help_heading = "TLS")]
+    pub client_cert_auth: bool,
+
+    /// Size of the store at which writes are refused until space is made; 0: 2 GiB; negative: no limit
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_name = "BYTES", help_heading = "Limits")]
+    pub quota_backend_bytes: i64,
+    /// Largest request
+    #[arg(long, default_value_t = 3 << 19, value_name = "BYTES", help_heading = "Limits")]
+    pub max_request_bytes: usize,
+    /// Operations in a transaction
+    #[arg(long, default_value_t = 128, value_name = "N", help_heading = "Limits")]
+    pub max_txn_ops: usize,
+    /// How often watches that want it are told of progress while nothing happens
+    #[arg(long, default_value = "10m", value_parser = duration, alias = "experimental-watch-progress-notify-interval",
+          value_name = "DURATION", help_heading = "Limits")]
+    pub watch_progress_notify_interval: Duration,
+    /// How often a silent connection is asked whether it lives
+    #[arg(long, default_value = "2h", value_parser = duration, value_name = "DURATION", help_heading = "Limits")]
+    pub grpc_keepalive_interval: Duration,
+    /// How long the answer may take
+    #[arg(long, default_value = "20s", value_parser = duration, value_name = "DURATION", help_heading = "Limits")]
+    pub grpc_keepalive_timeout: Duration,
+    /// What --auto-compaction-retention counts
+    #[arg(long, default_value = "periodic", value_parser = ["periodic", "revision"], help_heading = "Limits")]
+    pub auto_compaction_mode: String,
+    /// History to keep: hours or a duration, or a number of revisions; 0: all, until a client compacts
+    #[arg(long, default_value = "0", value_name = "N", help_heading = "Limits")]
+    pub auto_compaction_retention: String,
+
+    /// error, warn, info, debug, trace, or target=level,…
+    #[arg(long, default_value = "warn", env = "ISOPOD_LOG", value_name = "FILTER", help_heading = "Logs")]
+    pub log_level: String,
+    /// One JSON object a line
+    #[arg(long, help_heading = "Logs")]
+    pub log_json: bool,
+}
+
 #[derive(Args)]
 pub struct ImageArgs {
     #[command(flatten)]
@@ -204,6 +273,30 @@ fn cidr(s: &str) -> Result<String, String> {
     }
 }
 
+/// As Go writes them: `1h30m`, `10s`, `500ms`.
+pub fn duration(s: &str) -> Result<Duration, String> {
+    let wrong = || "write a duration, such as 500ms, 10s or 1h30m".to_owned();
+    let mut rest = s;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let n: u64 = rest[..digits].parse().map_err(|_| wrong())?;
+        rest = &rest[digits..];
+        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let one = match &rest[..unit] {
+            "h" => Duration::from_secs(3600),
+            "m" => Duration::from_secs(60),
+            "s" => Duration::from_secs(1),
+            "ms" => Duration::from_millis(1),
+            _ => return Err(wrong()),
+        };
+        let part = u32::try_from(n).ok().and_then(|n| one.checked_mul(n)).ok_or_else(wrong)?;
+        total = total.checked_add(part).ok_or_else(wrong)?;
+        rest = &rest[unit..];
+    }
+    if s.is_empty() { Err(wrong()) } else { Ok(total) }
+}
+
 fn port_range(s: &str) -> Result<(u16, u16), String> {
     let parse = |s: &str| s.trim().parse::<u16>().ok().filter(|p| *p > 0);
     match s.split_once('-').map(|(a, b)| (parse(a), parse(b))) {
@@ -228,6 +321,15 @@ mod tests {
         assert!(cidr("10.42.1.0/16").unwrap_err().contains("10.42.0.0/16"));
         for bad in ["", "10.42.0.0", "10.42.0.0/33", "fd00::/64", "x/16"] {
             assert!(cidr(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        for bad in ["", "5", "s", "5x", "-1s", "1.5h"] {
+            assert!(duration(bad).is_err(), "{bad}");
         }
     }
 

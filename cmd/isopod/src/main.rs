@@ -5,6 +5,7 @@ mod args;
 mod check;
 mod cleanup;
 mod config;
+mod datastore;
 mod image;
 mod node;
 mod paths;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     isopod_pki::tls::install_provider();
     let result = match cli.command {
         args::Command::Server(a) => run(server::run(a)),
+        args::Command::Datastore(a) => run(datastore::run(*a)),
         args::Command::Image(a) => run(image::run(a)),
         args::Command::Check(a) => check::run(&a),
         args::Command::Cleanup(a) => run(cleanup::run(a)),

@@ -55,6 +55,25 @@ pub fn server(name: &str, identity: &Identity, client_ca_pem: &str) -> Result<Se
     Ok(config)
 }
 
+/// A server that lets in who shows a certificate of `client_ca_pem`; with `None`, everybody.
+pub fn listener(name: &str, identity: &Identity, client_ca_pem: Option<&str>) -> Result<ServerConfig, PkiError> {
+    let tls = |source| PkiError::Tls { name: name.to_owned(), source };
+    let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(tls)?;
+    let builder = match client_ca_pem {
+        Some(pem) => {
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(name, pem)?), provider())
+                .build()
+                .map_err(|e| tls(rustls::Error::General(e.to_string())))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+        None => builder.with_no_client_auth(),
+    };
+    let mut config =
+        builder.with_single_cert(certs(name, &identity.cert_pem)?, key(name, &identity.key_pem)?).map_err(tls)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
 /// A client that trusts `ca_pem` and shows `identity`. `alpn`: what it offers, `http/1.1` alone for upgrades.
 pub fn client(name: &str, identity: Option<&Identity>, ca_pem: &str, alpn: &[&str]) -> Result<ClientConfig, PkiError> {
     let tls = |source| PkiError::Tls { name: name.to_owned(), source };

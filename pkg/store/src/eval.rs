@@ -4,6 +4,7 @@
 //! it; its operations run in order and see one another; a key is written at most once.
 
 use crate::log::shaped;
+use crate::select::select;
 use crate::*;
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
@@ -15,7 +16,7 @@ pub const MAX_TXN_EVENTS: usize = 1 << 20;
 pub(crate) trait View {
     fn revision(&self) -> Revision;
     fn get(&self, key: &[u8]) -> Result<Option<KeyValue>>;
-    /// `req.revision` is 0 or at most [`View::revision`].
+    /// `req.revision` is 0 or at most [`View::revision`]. Only asked for ranges ascending by key.
     fn range(&self, req: &RangeRequest) -> Result<RangeResponse>;
     fn lease_exists(&self, id: LeaseId) -> bool;
 }
@@ -217,6 +218,10 @@ impl Draft<'_> {
     }
 
     fn range(&mut self, req: &RangeRequest) -> Result<RangeResponse> {
+        select(req, |plain| self.plain_range(plain))
+    }
+
+    fn plain_range(&mut self, req: &RangeRequest) -> Result<RangeResponse> {
         if req.revision > self.view.revision() {
             return Err(StoreError::FutureRevision { requested: req.revision, newest: self.view.revision() });
         }

@@ -7,12 +7,14 @@
 //! - A watcher sees every event once, in order; progress is never announced before the events that it covers.
 
 mod eval;
+mod hash;
 mod hub;
 mod leases;
 mod log;
 mod machine;
 pub mod memory;
 mod options;
+mod select;
 pub mod sqlite;
 pub mod types;
 

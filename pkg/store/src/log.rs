@@ -4,6 +4,7 @@
 //! since `history_from`, ascending by (revision, sub). Readers give the revision at which they read, so what the writer
 //! has appended but not published is invisible to them and can be taken back.
 
+use crate::hash::{HistoryHasher, is_hashed};
 use crate::{Event, EventKind, KeyRange, KeyValue, RangeRequest, RangeResponse, Result, Revision, StoreError};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
@@ -11,6 +12,7 @@ use std::ops::Bound;
 
 struct Entry {
     rev: Revision,
+    sub: u32,
     /// `None`: deleted at `rev`.
     kv: Option<KeyValue>,
 }
@@ -42,7 +44,7 @@ impl MemLog {
     /// Puts a key in without history: what an earlier run left.
     pub fn restore(&mut self, kv: KeyValue) {
         self.bytes += (kv.key.len() + kv.value.len() + 128) as u64;
-        self.keys.insert(kv.key.clone(), vec![Entry { rev: kv.mod_revision, kv: Some(kv) }]);
+        self.keys.insert(kv.key.clone(), vec![Entry { rev: kv.mod_revision, sub: 0, kv: Some(kv) }]);
     }
 
     /// Nothing is known about changes up to and with `rev`.
@@ -54,7 +56,7 @@ impl MemLog {
     pub fn append(&mut self, rev: Revision, sub: u32, event: &Event) {
         self.bytes += weight(event);
         let kv = (event.kind == EventKind::Put).then(|| event.kv.clone());
-        self.keys.entry(event.kv.key.clone()).or_default().push(Entry { rev, kv });
+        self.keys.entry(event.kv.key.clone()).or_default().push(Entry { rev, sub, kv });
         self.history.push_back(Logged { rev, sub, event: event.clone() });
     }
 
@@ -153,6 +155,24 @@ impl MemLog {
             if let Some(l) = self.history.pop_front() {
                 self.bytes = self.bytes.saturating_sub(weight(&l.event));
             }
+        }
+    }
+
+    pub fn compacted(&self) -> Revision {
+        self.compacted
+    }
+
+    /// Adds every entry up to and with `at`.
+    pub fn hash(&self, hasher: &mut HistoryHasher, at: Revision) {
+        let mut counted: Vec<(&Bytes, &Entry)> = Vec::new();
+        for (key, entries) in &self.keys {
+            let seen = &entries[..entries.partition_point(|e| e.rev <= at)];
+            let counts = |i: usize, e: &Entry| is_hashed(e.rev, self.compacted, e.kv.is_none(), i + 1 < seen.len());
+            counted.extend(seen.iter().enumerate().filter(|(i, e)| counts(*i, e)).map(|(_, e)| (key, e)));
+        }
+        counted.sort_by_key(|(_, e)| (e.rev, e.sub));
+        for (key, entry) in counted {
+            hasher.add(entry.rev, entry.sub, key, entry.kv.as_ref());
         }
     }
 

@@ -8,6 +8,7 @@ use crate::hub::{Committed, Hub};
 use crate::leases::Leases;
 use crate::*;
 use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Where the log is kept. Reads see what was appended since the last commit.
@@ -20,6 +21,7 @@ pub(crate) trait Backend: Send {
     fn revoke(&mut self, id: LeaseId) -> Result<()>;
     /// Refuses reads before `rev` from now on; may drop the history later.
     fn compact(&mut self, rev: Revision) -> Result<()>;
+    fn set_alarm(&mut self, alarm: Alarm, raised: bool) -> Result<()>;
     /// After it returns, everything appended up to `newest` is as durable as was asked.
     fn commit(&mut self, newest: Revision) -> Result<()>;
     /// Takes back what was appended after `newest`.
@@ -32,6 +34,7 @@ pub(crate) struct Shared {
     pub leases: Mutex<Leases>,
     pub options: Options,
     pub compacted: Mutex<Revision>,
+    pub alarms: Mutex<BTreeSet<Alarm>>,
     /// Told when a lease is granted: the task that waits for the next expiry looks again.
     pub leases_changed: tokio::sync::Notify,
 }
@@ -43,6 +46,7 @@ impl Shared {
             leases: Mutex::new(leases),
             options,
             compacted: Mutex::new(compacted),
+            alarms: Mutex::default(),
             leases_changed: tokio::sync::Notify::new(),
         })
     }
@@ -85,6 +89,11 @@ impl Shared {
     pub fn lease_status(&self, id: LeaseId) -> Result<LeaseStatus> {
         self.hub.check_open()?;
         self.leases.lock().status(id, self.options.clock.now())
+    }
+
+    pub fn alarms(&self) -> Result<Vec<Alarm>> {
+        self.hub.check_open()?;
+        Ok(self.alarms.lock().iter().copied().collect())
     }
 
     pub fn lease_ids(&self) -> Result<Vec<LeaseId>> {
@@ -247,6 +256,24 @@ impl<B: Backend> Machine<B> {
                 self.shared.leases.lock().postpone(*id, now);
             }
         }
+    }
+
+    /// An alarm counts from when it is raised, even where no disk takes it down any more.
+    pub fn set_alarm(&mut self, alarm: Alarm, raised: bool) -> Result<bool> {
+        let mut alarms = self.shared.alarms.lock();
+        if alarms.contains(&alarm) == raised {
+            return Ok(false);
+        }
+        if raised {
+            alarms.insert(alarm);
+        }
+        drop(alarms);
+        let broken = self.backend.set_alarm(alarm, raised).err();
+        self.finish(self.revision, Vec::new(), broken)?;
+        if !raised {
+            self.shared.alarms.lock().remove(&alarm);
+        }
+        Ok(true)
     }
 
     pub fn compact(&mut self, rev: Revision) -> Result<()> {

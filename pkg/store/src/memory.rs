@@ -1,9 +1,11 @@
 //! The store without a disk: for tests and throw-away servers. Everything in it ends with the process.
 
+use crate::hash::HistoryHasher;
 use crate::hub::{Committed, History};
 use crate::leases::Leases;
 use crate::log::{MemLog, transactions};
 use crate::machine::{Backend, Machine, Shared};
+use crate::select::select;
 use crate::*;
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
@@ -38,6 +40,9 @@ impl Backend for MemoryBackend {
     }
     fn compact(&mut self, rev: Revision) -> Result<()> {
         self.log.write().compact(rev);
+        Ok(())
+    }
+    fn set_alarm(&mut self, _: Alarm, _: bool) -> Result<()> {
         Ok(())
     }
     fn commit(&mut self, _: Revision) -> Result<()> {
@@ -112,7 +117,7 @@ impl Store for MemoryStore {
         // Taken under the log's lock: a compaction cannot pass in between.
         let newest = self.shared.hub.published();
         let at = if req.revision > 0 { req.revision } else { newest };
-        let mut answer = log.range(&req, at)?;
+        let mut answer = select(&req, |plain| log.range(plain, at))?;
         answer.revision = newest;
         Ok(answer)
     }
@@ -131,6 +136,22 @@ impl Store for MemoryStore {
     async fn compact(&self, rev: Revision) -> Result<()> {
         self.shared.hub.check_open()?;
         self.machine.lock().compact(rev)
+    }
+
+    async fn compact_physically(&self, rev: Revision) -> Result<()> {
+        self.compact(rev).await
+    }
+
+    async fn hash(&self, rev: Revision) -> Result<HistoryHash> {
+        self.shared.check_revision(rev)?;
+        let log = self.log.read();
+        let revision = self.shared.hub.published();
+        let hash_revision = if rev > 0 { rev } else { revision };
+        log.check_read(hash_revision)?;
+        let mut hasher = HistoryHasher::new();
+        log.hash(&mut hasher, hash_revision);
+        let compact_revision = log.compacted();
+        Ok(HistoryHash { hash: hasher.finish(), hash_revision, compact_revision, revision })
     }
 
     async fn revisions(&self) -> Result<(Revision, Revision)> {
@@ -160,8 +181,22 @@ impl Store for MemoryStore {
         self.shared.lease_ids()
     }
 
-    async fn size(&self) -> Result<u64> {
-        Ok(self.log.read().bytes())
+    async fn usage(&self) -> Result<Usage> {
+        let bytes = self.log.read().bytes();
+        Ok(Usage { size: bytes, in_use: bytes })
+    }
+
+    async fn defragment(&self) -> Result<()> {
+        self.shared.hub.check_open()
+    }
+
+    async fn alarms(&self) -> Result<Vec<Alarm>> {
+        self.shared.alarms()
+    }
+
+    async fn set_alarm(&self, alarm: Alarm, raised: bool) -> Result<bool> {
+        self.shared.hub.check_open()?;
+        self.machine.lock().set_alarm(alarm, raised)
     }
 
     async fn close(&self) -> Result<()> {

@@ -79,7 +79,7 @@ impl KeyRange {
     }
 }
 
-/// etcd's `Range`, ascending by key.
+/// etcd's `Range`, by default ascending by key.
 #[derive(Clone, Debug)]
 pub struct RangeRequest {
     pub range: KeyRange,
@@ -89,11 +89,58 @@ pub struct RangeRequest {
     pub limit: usize,
     pub keys_only: bool,
     pub count_only: bool,
+    pub order: Order,
+    pub sort_by: SortTarget,
+    /// Keys outside are left out, but counted.
+    pub mod_revisions: RevisionBounds,
+    pub create_revisions: RevisionBounds,
 }
 
 impl RangeRequest {
     pub fn new(range: KeyRange) -> Self {
-        RangeRequest { range, revision: 0, limit: 0, keys_only: false, count_only: false }
+        RangeRequest {
+            range,
+            revision: 0,
+            limit: 0,
+            keys_only: false,
+            count_only: false,
+            order: Order::default(),
+            sort_by: SortTarget::default(),
+            mod_revisions: RevisionBounds::default(),
+            create_revisions: RevisionBounds::default(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// Ascending, but unlike [`Order::Ascend`] the limit is applied before what is found is sorted, as etcd does.
+    #[default]
+    None,
+    Ascend,
+    Descend,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SortTarget {
+    #[default]
+    Key,
+    Version,
+    CreateRevision,
+    ModRevision,
+    Value,
+}
+
+/// Both ends included; 0 is no bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RevisionBounds {
+    pub min: Revision,
+    pub max: Revision,
+}
+
+impl RevisionBounds {
+    pub fn contains(&self, rev: Revision) -> bool {
+        rev >= self.min && (self.max == 0 || rev <= self.max)
     }
 }
 
@@ -251,6 +298,31 @@ pub struct LeaseStatus {
     pub keys: Vec<Bytes>,
 }
 
+/// A checksum of the history, the same on every member that has the same one: etcd's `HashKV`, bit for bit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HistoryHash {
+    pub hash: u32,
+    /// Everything up to and with this revision is in it.
+    pub hash_revision: Revision,
+    pub compact_revision: Revision,
+    /// The store's revision.
+    pub revision: Revision,
+}
+
+/// Bytes on disk or in memory, and how many of them hold data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub size: u64,
+    pub in_use: u64,
+}
+
+/// etcd's alarms: once raised, one stays until somebody takes it back. What follows from it is decided above the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Alarm {
+    NoSpace,
+    Corrupt,
+}
+
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     #[error("the required revision {requested} has been compacted; the oldest one kept is {compacted}")]
@@ -298,6 +370,10 @@ pub trait Store: Send + Sync + 'static {
     async fn watch(&self, req: WatchRequest) -> Result<Watch>;
     /// Drops history before `rev`; the newest value of each key at `rev` stays.
     async fn compact(&self, rev: Revision) -> Result<()>;
+    /// As [`Store::compact`], and answers only when the history is really dropped.
+    async fn compact_physically(&self, rev: Revision) -> Result<()>;
+    /// Over everything up to and with `rev`; 0 means the newest.
+    async fn hash(&self, rev: Revision) -> Result<HistoryHash>;
     /// The newest committed revision, and the oldest that is kept.
     async fn revisions(&self) -> Result<(Revision, Revision)>;
     /// With `id` 0 the store chooses one.
@@ -310,8 +386,13 @@ pub trait Store: Send + Sync + 'static {
     async fn lease_keep_alive(&self, id: LeaseId) -> Result<LeaseStatus>;
     async fn lease_status(&self, id: LeaseId) -> Result<LeaseStatus>;
     async fn leases(&self) -> Result<Vec<LeaseId>>;
-    /// Bytes on disk (or in memory).
-    async fn size(&self) -> Result<u64>;
+    async fn usage(&self) -> Result<Usage>;
+    /// Gives space that holds no data back. Writes wait for it.
+    async fn defragment(&self) -> Result<()>;
+    /// The raised alarms. They survive a restart.
+    async fn alarms(&self) -> Result<Vec<Alarm>>;
+    /// True: it was not so before.
+    async fn set_alarm(&self, alarm: Alarm, raised: bool) -> Result<bool>;
     /// Flushes what is ephemeral and closes; later calls answer [`StoreError::Closed`].
     async fn close(&self) -> Result<()>;
 }

@@ -19,6 +19,14 @@ pub(crate) const BLOCK: i64 = 1 << 16;
 /// Rows that a compaction looks at in one step.
 const STEP: usize = 256;
 
+/// Under which an alarm stands in `meta`.
+pub(crate) fn alarm_name(alarm: Alarm) -> &'static str {
+    match alarm {
+        Alarm::NoSpace => "alarm-no-space",
+        Alarm::Corrupt => "alarm-corrupt",
+    }
+}
+
 pub(crate) struct EphemeralLease {
     pub ttl: i64,
     pub on_disk: bool,
@@ -182,6 +190,16 @@ impl SqliteBackend {
         step
     }
 
+    /// Rewrites the file without its free pages.
+    pub fn defragment(&mut self) -> Result<()> {
+        self.conn.execute_batch("VACUUM").map_err(failed("defragment the database"))?;
+        // The new pages went through the write-ahead log, as long as the file itself.
+        let checkpoint = || self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        checkpoint().map_err(failed("shorten the write-ahead log"))?;
+        self.pages = 0;
+        Ok(())
+    }
+
     fn undo(&self) {
         if !self.conn.is_autocommit()
             && let Err(e) = self.conn.execute_batch("ROLLBACK")
@@ -270,6 +288,14 @@ impl Backend for SqliteBackend {
         }
         self.memory.write().compact(rev);
         Ok(())
+    }
+
+    fn set_alarm(&mut self, alarm: Alarm, raised: bool) -> Result<()> {
+        self.begin()?;
+        match raised {
+            true => queries::set_meta(&self.conn, alarm_name(alarm), 1),
+            false => queries::clear_meta(&self.conn, alarm_name(alarm)),
+        }
     }
 
     fn commit(&mut self, newest: Revision) -> Result<()> {

@@ -54,6 +54,7 @@ impl SqliteStore {
 
         let readers = Readers::new(path);
         let shared = Shared::new(options.clone(), recovered.revision, recovered.compacted, recovered.leases);
+        *shared.alarms.lock() = recovered.alarms;
         let snapshot =
             Arc::new(Snapshot { hub: Arc::clone(&shared.hub), memory: Arc::clone(&recovered.backend.memory), options });
         let damage = Arc::clone(&recovered.backend.damage);
@@ -67,6 +68,7 @@ impl SqliteStore {
             lock,
             wal: Arc::new(Wal::default()),
             flush_due: false,
+            compacting: Vec::new(),
             sender: Arc::downgrade(&sender),
         };
         std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run()).map_err(|e| {
@@ -166,6 +168,16 @@ impl Store for SqliteStore {
         self.ask(|reply| Request::Compact(rev, reply)).await
     }
 
+    async fn compact_physically(&self, rev: Revision) -> Result<()> {
+        self.ask(|reply| Request::CompactPhysically(rev, reply)).await
+    }
+
+    async fn hash(&self, rev: Revision) -> Result<HistoryHash> {
+        self.shared.check_revision(rev)?;
+        let snapshot = Arc::clone(&self.snapshot);
+        self.readers.run(move |conn| snapshot.hash(conn, rev)).await
+    }
+
     async fn revisions(&self) -> Result<(Revision, Revision)> {
         self.shared.revisions()
     }
@@ -194,13 +206,28 @@ impl Store for SqliteStore {
         self.shared.lease_ids()
     }
 
-    async fn size(&self) -> Result<u64> {
+    async fn usage(&self) -> Result<Usage> {
         self.shared.hub.check_open()?;
         let memory = self.snapshot.memory.read().bytes();
-        let sql = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
-        let read = |conn: &rusqlite::Connection| conn.query_row(sql, [], |r| r.get::<_, i64>(0));
-        let file = self.readers.run(move |conn| read(conn).map_err(failed("read the database's size"))).await?;
-        Ok(memory + file as u64)
+        let sql = "SELECT page_count * page_size, (page_count - freelist_count) * page_size \
+                   FROM pragma_page_count, pragma_page_size, pragma_freelist_count";
+        let read =
+            |conn: &rusqlite::Connection| conn.query_row(sql, [], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?)));
+        let (size, in_use) =
+            self.readers.run(move |conn| read(conn).map_err(failed("read the database's size"))).await?;
+        Ok(Usage { size: memory + size as u64, in_use: memory + in_use as u64 })
+    }
+
+    async fn defragment(&self) -> Result<()> {
+        self.ask(Request::Defragment).await
+    }
+
+    async fn alarms(&self) -> Result<Vec<Alarm>> {
+        self.shared.alarms()
+    }
+
+    async fn set_alarm(&self, alarm: Alarm, raised: bool) -> Result<bool> {
+        self.ask(|reply| Request::SetAlarm(alarm, raised, reply)).await
     }
 
     async fn close(&self) -> Result<()> {

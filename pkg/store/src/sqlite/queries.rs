@@ -4,10 +4,12 @@
 //! from each key to its newest row; a deleted key stays there as not live until compaction, so that reads at old
 //! revisions find the chain.
 
+use crate::hash::{HistoryHasher, is_hashed};
 use crate::log::Logged;
 use crate::{Event, EventKind, KeyRange, KeyValue, RangeRequest, RangeResponse, Result, Revision, StoreError};
 use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, ToSql, params};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 pub(crate) const SUB_BITS: u32 = 20;
@@ -209,6 +211,33 @@ pub(crate) fn history(
         Ok((out, to))
     };
     run().map_err(failed("read the history"))
+}
+
+/// Adds every entry up to and with `at`.
+pub(crate) fn hash(conn: &Connection, hasher: &mut HistoryHasher, compacted: Revision, at: Revision) -> Result<()> {
+    let mut run = || -> rusqlite::Result<()> {
+        // What compaction has yet to drop, or must keep for a read before `at`: few rows, as a rule.
+        let mut superseded: HashSet<i64> = HashSet::new();
+        let mut chains = conn.prepare("SELECT prev FROM log WHERE id <= ?1 AND prev <> 0 AND prev <= ?2")?;
+        let mut rows = chains.query([last_id(at), last_id(compacted)])?;
+        while let Some(row) = rows.next()? {
+            superseded.insert(row.get(0)?);
+        }
+        let mut all =
+            conn.prepare("SELECT key, id, created, version, lease, value, kind FROM log WHERE id <= ?1 ORDER BY id")?;
+        let mut rows = all.query([last_id(at)])?;
+        while let Some(row) = rows.next()? {
+            let id: i64 = row.get(1)?;
+            let deleted = row.get::<_, i64>(6)? != PUT;
+            if is_hashed(row_revision(id), compacted, deleted, superseded.contains(&id)) {
+                let kv = key_value(row, 0, true)?;
+                let sub = (id & ((1 << SUB_BITS) - 1)) as u32;
+                hasher.add(row_revision(id), sub, &kv.key, (!deleted).then_some(&kv));
+            }
+        }
+        Ok(())
+    };
+    run().map_err(failed("read the whole history"))
 }
 
 /// The revision of the last row; 0: there is none.

@@ -2,8 +2,10 @@
 
 use super::queries::{self, failed};
 use super::schema;
+use crate::hash::HistoryHasher;
 use crate::hub::{Committed, Hub};
 use crate::log::{Logged, MemLog, transactions};
+use crate::select::select;
 use crate::*;
 use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
@@ -112,7 +114,7 @@ impl Snapshot {
     /// A read at the newest revision, or at `req.revision`.
     pub fn range(&self, conn: &Connection, req: &RangeRequest) -> Result<RangeResponse> {
         loop {
-            match self.try_range(conn, req) {
+            match select(req, |plain| self.try_range(conn, plain)) {
                 // A compaction passed between choosing the newest revision and reading memory at it: choose again.
                 Err(StoreError::Compacted { .. }) if req.revision == 0 => {}
                 other => return other,
@@ -125,7 +127,25 @@ impl Snapshot {
         let memory = self.memory.read();
         let newest = self.hub.published();
         let at = if req.revision > 0 { req.revision } else { newest };
-        Ok(RangeResponse { revision: newest, ..memory.range(req, at)? })
+        Ok(RangeResponse { revision: newest, ..select(req, |plain| memory.range(plain, at))? })
+    }
+
+    /// The durable history in its order, then the ephemeral one.
+    pub fn hash(&self, conn: &Connection, rev: Revision) -> Result<HistoryHash> {
+        let published = self.hub.published();
+        let transaction = conn.unchecked_transaction().map_err(failed("begin to read"))?;
+        let revision = published.max(queries::last_revision(conn)?);
+        let compact_revision = queries::meta(conn, "compacted")?.unwrap_or(0);
+        let hash_revision = if rev > 0 { rev } else { revision };
+        if hash_revision < compact_revision {
+            return Err(StoreError::Compacted { requested: rev, compacted: compact_revision });
+        }
+        let mut hasher = HistoryHasher::new();
+        queries::hash(conn, &mut hasher, compact_revision, hash_revision)?;
+        drop(transaction);
+        self.hub.wait_for(revision)?;
+        self.memory.read().hash(&mut hasher, hash_revision);
+        Ok(HistoryHash { hash: hasher.finish(), hash_revision, compact_revision, revision })
     }
 
     fn try_range(&self, conn: &Connection, req: &RangeRequest) -> Result<RangeResponse> {

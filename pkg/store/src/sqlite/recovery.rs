@@ -4,7 +4,7 @@
 //! the reserved revisions were given to them is not known: the sequence jumps past the reservation, and what is left is
 //! stamped with the first revision of that new epoch, so that nobody takes an old value for a newer one.
 
-use super::backend::{BLOCK, EphemeralLease, SqliteBackend};
+use super::backend::{BLOCK, EphemeralLease, SqliteBackend, alarm_name};
 use super::queries::{self, failed};
 use crate::leases::Leases;
 use crate::log::MemLog;
@@ -20,6 +20,7 @@ pub(crate) struct Recovered {
     pub revision: Revision,
     pub compacted: Revision,
     pub leases: Leases,
+    pub alarms: BTreeSet<Alarm>,
 }
 
 pub(crate) fn recover(conn: Connection, options: Options) -> Result<Recovered> {
@@ -55,6 +56,12 @@ pub(crate) fn recover(conn: Connection, options: Options) -> Result<Recovered> {
     conn.execute_batch("COMMIT").map_err(failed("commit"))?;
 
     let (leases, ephemeral_leases) = restore_leases(&conn, &options, &survivors)?;
+    let mut alarms = BTreeSet::new();
+    for alarm in [Alarm::NoSpace, Alarm::Corrupt] {
+        if queries::meta(&conn, alarm_name(alarm))?.is_some() {
+            alarms.insert(alarm);
+        }
+    }
     let through = queries::meta(&conn, "compacted_through")?.unwrap_or(0);
     let compaction = (through < queries::row_id(compacted, 0)).then_some((through, compacted));
     let backend = SqliteBackend {
@@ -74,7 +81,7 @@ pub(crate) fn recover(conn: Connection, options: Options) -> Result<Recovered> {
         pages: 0,
         committed: false,
     };
-    Ok(Recovered { backend, revision, compacted, leases })
+    Ok(Recovered { backend, revision, compacted, leases, alarms })
 }
 
 /// The revision to go on from, and whether the last end was a clean one.

@@ -20,6 +20,10 @@ pub(crate) enum Request {
     Revoke(LeaseId, Reply<()>),
     Expire(Vec<LeaseId>, oneshot::Sender<()>),
     Compact(Revision, Reply<()>),
+    /// Answered when the history is dropped.
+    CompactPhysically(Revision, Reply<()>),
+    Defragment(Reply<()>),
+    SetAlarm(Alarm, bool, Reply<bool>),
     /// The time for a flush has come.
     Flush,
     Close(Reply<()>),
@@ -43,6 +47,8 @@ pub(crate) struct Writer {
     pub wal: Arc<Wal>,
     /// A flush is on its way.
     pub flush_due: bool,
+    /// Who waits for the end of the running compaction.
+    pub compacting: Vec<Reply<()>>,
     /// For delayed requests; it does not keep a dropped store alive.
     pub sender: Weak<Sender<Request>>,
 }
@@ -78,6 +84,18 @@ impl Writer {
                 Request::Compact(rev, reply) => {
                     let _ = reply.send(self.machine.compact(rev));
                 }
+                Request::CompactPhysically(rev, reply) => match self.machine.compact(rev) {
+                    Ok(()) => self.compacting.push(reply),
+                    Err(e) => {
+                        let _ = reply.send(Err(e));
+                    }
+                },
+                Request::Defragment(reply) => {
+                    let _ = reply.send(self.machine.backend.defragment());
+                }
+                Request::SetAlarm(alarm, raised, reply) => {
+                    let _ = reply.send(self.machine.set_alarm(alarm, raised));
+                }
                 Request::Expire(ids, done) => {
                     self.machine.expire(&ids);
                     let _ = done.send(());
@@ -98,10 +116,16 @@ impl Writer {
                     if let Err(e) = self.machine.backend.compact_idle() {
                         tracing::warn!(error = %isopod_base::errors::Chain(&e), "the compaction stops until the next one");
                         self.machine.backend.compaction = None;
+                        for reply in self.compacting.drain(..) {
+                            let _ = reply.send(Err(e.clone()));
+                        }
                     }
                     self.checkpoint();
                 }
             }
+        }
+        for reply in self.compacting.drain(..) {
+            let _ = reply.send(Ok(()));
         }
         self.requests.recv().ok()
     }

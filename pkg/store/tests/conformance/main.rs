@@ -1,12 +1,10 @@
-//! One suite over every backend, and over a real etcd as its referee: a case that etcd fails is a wrong case.
-//!
-//! `ISOPOD_TEST_ETCD=skip` deselects the referee; without etcd on the machine its test fails and says what to install.
+//! One suite over every backend. `pkg/etcd` runs the same suite through gRPC, and over a real etcd as its referee: a case
+//! that etcd fails is a wrong case.
 
 #![allow(clippy::unwrap_used)]
 
 mod crash;
 mod ephemeral;
-mod etcd;
 mod model;
 mod suite;
 
@@ -16,28 +14,7 @@ use isopod_store::sqlite::SqliteStore;
 use isopod_store::*;
 use jiff::Timestamp;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// What a case runs on.
-pub struct Subject {
-    pub store: Arc<dyn Store>,
-    /// `None`: real time.
-    pub clock: Option<Clock>,
-    pub buffer: usize,
-}
-
-impl Subject {
-    pub async fn advance(&self, by: Duration) {
-        match &self.clock {
-            Some(clock) => clock.advance(by),
-            None => tokio::time::sleep(by).await,
-        }
-    }
-
-    pub fn is_etcd(&self) -> bool {
-        self.clock.is_none()
-    }
-}
+use suite::Subject;
 
 const BUFFER: usize = 64;
 
@@ -52,7 +29,7 @@ async fn memory_conforms() {
         let (options, clock) = options();
         println!("memory: {name}");
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new(options));
-        case(Subject { store, clock: Some(clock), buffer: BUFFER }).await;
+        case(Subject { store, clock: Some(clock), buffer: BUFFER, remote: false }).await;
     }
 }
 
@@ -63,22 +40,8 @@ async fn sqlite_conforms() {
         let (options, clock) = options();
         println!("sqlite: {name}");
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(dir.path(), options).unwrap());
-        case(Subject { store: Arc::clone(&store), clock: Some(clock), buffer: BUFFER }).await;
+        case(Subject { store: Arc::clone(&store), clock: Some(clock), buffer: BUFFER, remote: false }).await;
         store.close().await.unwrap();
         assert!(matches!(store.range(RangeRequest::new(KeyRange::key("a"))).await, Err(StoreError::Closed)));
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn etcd_conforms() {
-    if std::env::var("ISOPOD_TEST_ETCD").is_ok_and(|v| v == "skip") {
-        println!("etcd: deselected by ISOPOD_TEST_ETCD=skip");
-        return;
-    }
-    let server = etcd::Server::start();
-    for (name, case) in suite::cases() {
-        println!("etcd: {name}");
-        let store: Arc<dyn Store> = Arc::new(server.store());
-        case(Subject { store, clock: None, buffer: BUFFER }).await;
     }
 }

@@ -1,11 +1,34 @@
 //! The cases. Each uses keys under a prefix of its own and revisions relative to where it begins: on etcd they share a server.
 
-use crate::Subject;
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use isopod_base::clock::Clock;
 use isopod_store::*;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// What a case runs on.
+pub struct Subject {
+    pub store: Arc<dyn Store>,
+    /// `None`: real time.
+    pub clock: Option<Clock>,
+    pub buffer: usize,
+    /// Behind gRPC, where nobody is ended for being slow.
+    pub remote: bool,
+}
+
+impl Subject {
+    pub async fn advance(&self, by: Duration) {
+        match &self.clock {
+            Some(clock) => clock.advance(by),
+            None => tokio::time::sleep(by).await,
+        }
+    }
+
+    pub fn is_etcd(&self) -> bool {
+        self.clock.is_none()
+    }
+}
 
 type Case = fn(Subject) -> BoxFuture<'static, ()>;
 
@@ -16,6 +39,8 @@ pub fn cases() -> Vec<(&'static str, Case)> {
     table![
         revisions_and_versions,
         ranges,
+        orders,
+        bounds_on_revisions,
         reads_at_old_revisions,
         compares,
         a_transaction_sees_its_writes,
@@ -29,6 +54,9 @@ pub fn cases() -> Vec<(&'static str, Case)> {
         watches_start_in_the_future,
         watches_pick_their_range,
         compaction,
+        physical_compaction,
+        hashes,
+        alarms,
         leases,
         leases_end,
         increments_are_not_lost,
@@ -155,6 +183,83 @@ async fn ranges(s: Subject) {
     assert_eq!(ask(KeyRange::key("ra/c"), 0, false, false).await, ("ra/c=c".into(), 1, false));
     let open = KeyRange { start: "ra/d".into(), end: Bytes::from_static(b"\0") };
     assert!(ask(open, 0, false, false).await.0.starts_with("ra/d=d rb/x=x"));
+}
+
+async fn orders(s: Subject) {
+    // Created in the order a c b; b is the newest; c was written most often; the values are ordered b a c.
+    for (k, v) in [("a", "2"), ("c", "1"), ("b", "9"), ("c", "5"), ("c", "3"), ("a", "2"), ("b", "1")] {
+        put(&s, &format!("ord/{k}"), v).await;
+    }
+    let ask = |sort_by, order, limit| {
+        let store = Arc::clone(&s.store);
+        async move {
+            let req = RangeRequest { sort_by, order, limit, ..RangeRequest::new(prefix("ord/")) };
+            let r = store.range(req).await.unwrap();
+            assert_eq!(r.count, 3);
+            let keys: String = r.kvs.iter().map(|kv| text(&kv.key)[4..].to_owned()).collect();
+            (keys, r.more)
+        }
+    };
+    use Order::*;
+    let table = [
+        (SortTarget::Key, Ascend, 0, "abc"),
+        (SortTarget::Key, Descend, 0, "cba"),
+        (SortTarget::Key, Descend, 2, "cb"),
+        (SortTarget::CreateRevision, Ascend, 0, "acb"),
+        (SortTarget::CreateRevision, Descend, 1, "b"),
+        (SortTarget::ModRevision, Ascend, 0, "cab"),
+        (SortTarget::ModRevision, Descend, 2, "ba"),
+        (SortTarget::Value, Ascend, 0, "bac"),
+        (SortTarget::Value, Descend, 1, "c"),
+        (SortTarget::Version, Descend, 1, "c"),
+        // Without an order the limit comes first.
+        (SortTarget::Value, None, 0, "bac"),
+        (SortTarget::Value, None, 2, "ba"),
+        (SortTarget::ModRevision, None, 2, "ab"),
+    ];
+    for (sort_by, order, limit, want) in table {
+        let got = ask(sort_by, order, limit).await;
+        assert_eq!(got, (want.to_owned(), limit != 0), "{sort_by:?} {order:?} {limit}");
+    }
+    let by_value = RangeRequest {
+        sort_by: SortTarget::Value,
+        order: Ascend,
+        keys_only: true,
+        ..RangeRequest::new(prefix("ord/"))
+    };
+    assert_eq!(texts(&s.store.range(by_value.clone()).await.unwrap().kvs), ["ord/b=", "ord/a=", "ord/c="]);
+    // A transaction sorts what it has written itself.
+    let answer = write(&s, vec![Op::put("ord/a", "0"), Op::Range(RangeRequest { keys_only: false, ..by_value })]).await;
+    let OpResponse::Range(r) = &answer.responses[1] else { panic!() };
+    assert_eq!(texts(&r.kvs), ["ord/a=0", "ord/b=1", "ord/c=3"]);
+}
+
+async fn bounds_on_revisions(s: Subject) {
+    let base = newest(&s).await;
+    for k in ["a", "b", "c", "a"] {
+        put(&s, &format!("bnd/{k}"), k).await;
+    }
+    let at = |min: Revision, max: Revision| RevisionBounds {
+        min: if min == 0 { 0 } else { base + min },
+        max: if max == 0 { 0 } else { base + max },
+    };
+    let ask = |mod_revisions, create_revisions, limit| {
+        let store = Arc::clone(&s.store);
+        async move {
+            let req = RangeRequest { mod_revisions, create_revisions, limit, ..RangeRequest::new(prefix("bnd/")) };
+            let r = store.range(req).await.unwrap();
+            assert_eq!(r.count, 3, "what is left out is counted");
+            (r.kvs.iter().map(|kv| text(&kv.value)).collect::<String>(), r.more)
+        }
+    };
+    let none = RevisionBounds::default();
+    assert_eq!(ask(at(3, 0), none, 0).await, ("ac".into(), false));
+    assert_eq!(ask(at(0, 3), none, 0).await, ("bc".into(), false));
+    assert_eq!(ask(at(2, 3), none, 1).await, ("b".into(), true));
+    assert_eq!(ask(none, at(0, 1), 0).await, ("a".into(), false));
+    assert_eq!(ask(none, at(2, 2), 0).await, ("b".into(), false));
+    assert_eq!(ask(at(4, 4), at(1, 1), 0).await, ("a".into(), false));
+    assert_eq!(ask(at(9, 0), none, 0).await, (String::new(), false));
 }
 
 async fn reads_at_old_revisions(s: Subject) {
@@ -469,6 +574,61 @@ async fn compaction(s: Subject) {
     assert_eq!(texts(&s.store.range(at(7)).await.unwrap().kvs), ["comp/a=3", "comp/b=2", "comp/c=1"]);
 }
 
+async fn physical_compaction(s: Subject) {
+    for i in 0..600 {
+        put(&s, &format!("phys/{}", i % 3), &i.to_string()).await;
+    }
+    let now = newest(&s).await;
+    s.store.compact_physically(now).await.unwrap();
+    assert!(matches!(s.store.compact_physically(now).await, Err(StoreError::Compacted { .. })));
+    assert!(matches!(s.store.compact_physically(now + 9).await, Err(StoreError::FutureRevision { .. })));
+    let left = s.store.range(RangeRequest::new(prefix("phys/"))).await.unwrap();
+    assert_eq!(texts(&left.kvs), ["phys/0=597", "phys/1=598", "phys/2=599"]);
+    let before = s.store.usage().await.unwrap();
+    s.store.defragment().await.unwrap();
+    let after = s.store.usage().await.unwrap();
+    assert!(after.size <= before.size && after.in_use <= after.size, "{before:?} {after:?}");
+    assert_eq!(texts(&s.store.range(RangeRequest::new(prefix("phys/"))).await.unwrap().kvs), texts(&left.kvs));
+    put(&s, "phys/0", "more").await;
+    assert_eq!(get(&s, "phys/0").await.unwrap().version, 201);
+}
+
+async fn hashes(s: Subject) {
+    put(&s, "hash/a", "1").await;
+    put(&s, "hash/b", "1").await;
+    let old = newest(&s).await;
+    let before = s.store.hash(0).await.unwrap();
+    assert_eq!((before.hash_revision, before.revision), (old, old));
+    put(&s, "hash/a", "2").await;
+    delete(&s, "hash/b").await;
+    put(&s, "hash/c", "1").await;
+    let now = newest(&s).await;
+    let later = s.store.hash(0).await.unwrap();
+    assert_ne!(later.hash, before.hash);
+    assert_eq!(s.store.hash(old).await.unwrap().hash, before.hash, "the past does not change");
+    assert_eq!(s.store.hash(now).await.unwrap().hash, later.hash);
+    assert!(matches!(s.store.hash(now + 1).await, Err(StoreError::FutureRevision { .. })));
+    s.store.compact_physically(now).await.unwrap();
+    let compacted = s.store.hash(0).await.unwrap();
+    assert_eq!((compacted.compact_revision, compacted.hash_revision), (now, now));
+    assert_ne!(compacted.hash, later.hash, "what was dropped is not in it");
+    assert!(matches!(s.store.hash(old).await, Err(StoreError::Compacted { .. })));
+    // Deleted and dropped, or never there: the same.
+    put(&s, "hash/d", "1").await;
+    assert_ne!(s.store.hash(0).await.unwrap().hash, compacted.hash);
+    assert_eq!(s.store.hash(now).await.unwrap().hash, compacted.hash);
+}
+
+async fn alarms(s: Subject) {
+    assert_eq!(s.store.alarms().await.unwrap(), []);
+    assert!(s.store.set_alarm(Alarm::NoSpace, true).await.unwrap());
+    assert_eq!(s.store.alarms().await.unwrap(), [Alarm::NoSpace]);
+    assert!(s.store.set_alarm(Alarm::NoSpace, false).await.unwrap());
+    assert_eq!(s.store.alarms().await.unwrap(), []);
+    let base = newest(&s).await;
+    assert_eq!(put(&s, "alarm/a", "1").await, base + 1, "an alarm is no change of the keys");
+}
+
 fn leased(key: &'static str, lease: LeaseId) -> Op {
     Op::Put { key: key.into(), value: "v".into(), lease, prev_kv: false, ignore_value: false, ignore_lease: false }
 }
@@ -552,7 +712,7 @@ async fn increments_are_not_lost(s: Subject) {
 
 async fn progress_follows_events(s: Subject) {
     if s.is_etcd() {
-        return; // Its JSON gateway cannot ask for progress on a running watch.
+        return; // It forgets a wish for progress while a watch still reads history.
     }
     let base = newest(&s).await;
     put(&s, "prog/a", "1").await;
@@ -584,8 +744,8 @@ async fn progress_follows_events(s: Subject) {
 }
 
 async fn a_slow_watcher_is_ended(s: Subject) {
-    if s.is_etcd() {
-        return; // etcd lets it fall back to history.
+    if s.remote {
+        return; // It falls back to history.
     }
     let mut w = watch(&s, prefix("slow/"), 0).await;
     let mut quick = watch(&s, prefix("slow/"), 0).await;

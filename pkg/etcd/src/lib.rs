@@ -1,0 +1,42 @@
+//! The etcd v3 API over a [`isopod_store::Store`]: who speaks to etcd can speak to this.
+//!
+//! Invariants:
+//! - Codes and messages of errors are etcd's: clients tell errors apart by them.
+//! - What a stream of watches says is in the order of the store; progress is said after all that it covers.
+//! - Nothing is answered before the store has committed it.
+
+mod auth;
+mod check;
+mod cluster;
+pub mod compaction;
+mod convert;
+mod kv;
+mod lease;
+mod maintenance;
+mod metrics;
+mod quota;
+mod server;
+mod service;
+mod status;
+mod watch;
+
+pub use server::{Listener, serve};
+pub use service::{Config, Service};
+
+/// Messages and services as `build.rs` made them.
+#[allow(clippy::all, clippy::pedantic)]
+pub(crate) mod pb {
+    pub mod authpb {
+        tonic::include_proto!("authpb");
+    }
+    pub mod mvccpb {
+        tonic::include_proto!("mvccpb");
+    }
+    pub mod etcdserverpb {
+        tonic::include_proto!("etcdserverpb");
+    }
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+}
+
+/// The version whose API this is. Clients choose by it what they ask for.
+pub const VERSION: &str = "3.7.0";

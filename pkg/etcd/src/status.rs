@@ -1,0 +1,62 @@
+//! Errors as etcd says them.
+
+use isopod_base::errors::Chain;
+use isopod_store::StoreError;
+use tonic::{Code, Status};
+
+macro_rules! errors {
+    ($($name:ident: $code:ident, $text:literal;)*) => {
+        $(pub(crate) fn $name() -> Status {
+            Status::new(Code::$code, concat!("etcdserver: ", $text))
+        })*
+    };
+}
+
+errors! {
+    empty_key: InvalidArgument, "key is not provided";
+    key_not_found: InvalidArgument, "key not found";
+    value_provided: InvalidArgument, "value is provided";
+    lease_provided: InvalidArgument, "lease is provided";
+    too_many_ops: InvalidArgument, "too many operations in txn request";
+    duplicate_key: InvalidArgument, "duplicate key given in txn request";
+    invalid_sort_option: InvalidArgument, "invalid sort option";
+    request_too_large: InvalidArgument, "request is too large";
+    compacted: OutOfRange, "mvcc: required revision has been compacted";
+    future_revision: OutOfRange, "mvcc: required revision is a future revision";
+    no_space: ResourceExhausted, "mvcc: database space exceeded";
+    lease_not_found: NotFound, "requested lease not found";
+    lease_exists: FailedPrecondition, "lease already exists";
+    lease_ttl_too_large: OutOfRange, "too large lease TTL";
+    bad_leader_transferee: FailedPrecondition, "bad leader transferee";
+    member_not_found: NotFound, "member not found";
+    not_enough_started_members: FailedPrecondition, "re-configuration failed due to not enough started members";
+    member_not_learner: FailedPrecondition, "can only promote a learner member";
+    auth_not_enabled: FailedPrecondition, "authentication is not enabled";
+    invalid_downgrade_version: InvalidArgument, "invalid downgrade target version";
+    no_downgrade_in_progress: FailedPrecondition, "no inflight downgrade job";
+    corrupt: DataLoss, "corrupt cluster";
+    stopped: Unavailable, "server stopped";
+}
+
+/// Of a store's error. What etcd has no word for keeps our own.
+pub(crate) fn of(error: StoreError) -> Status {
+    match error {
+        StoreError::Compacted { .. } => compacted(),
+        StoreError::FutureRevision { .. } => future_revision(),
+        StoreError::KeyNotFound => key_not_found(),
+        StoreError::LeaseNotFound(_) => lease_not_found(),
+        StoreError::LeaseExists(_) => lease_exists(),
+        StoreError::DuplicateKey => duplicate_key(),
+        StoreError::TooManyWrites(_) => too_many_ops(),
+        StoreError::NoSpace => no_space(),
+        StoreError::Closed => stopped(),
+        StoreError::Corrupt(text) => {
+            tracing::error!(damage = text, "the store is corrupt");
+            corrupt()
+        }
+        other @ (StoreError::WatchOverrun
+        | StoreError::InUse { .. }
+        | StoreError::Format { .. }
+        | StoreError::Backend { .. }) => Status::unknown(format!("etcdserver: {}", Chain(&other))),
+    }
+}

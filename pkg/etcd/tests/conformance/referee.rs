@@ -1,0 +1,94 @@
+//! A real etcd of the test's own; it ends with its value.
+
+use crate::target::Settings;
+use etcd_client::Client;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+pub struct Referee {
+    pub url: String,
+    pub version: (u32, u32),
+    child: Child,
+    _dir: tempfile::TempDir,
+}
+
+impl Drop for Referee {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `None`: deselected.
+fn program() -> Option<PathBuf> {
+    match std::env::var("ISOPOD_TEST_ETCD") {
+        Ok(v) if v == "skip" => return None,
+        Ok(path) => return Some(path.into()),
+        Err(_) => {}
+    }
+    let home = std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache"));
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or(home)?.join("isopod/upstream");
+    let built = std::fs::read_dir(cache).into_iter().flatten().flatten().map(|e| e.path().join("etcd"));
+    // The newest by the name of its folder.
+    Some(built.filter(|p| p.is_file()).max().unwrap_or_else(|| "etcd".into()))
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// The version's first two numbers.
+fn version(program: &PathBuf) -> (u32, u32) {
+    let out = Command::new(program).arg("--version").output().unwrap_or_else(|e| {
+        panic!("{}: {e}: apt-get install etcd-server, or set ISOPOD_TEST_ETCD=skip", program.display())
+    });
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let number = text.lines().find_map(|l| l.strip_prefix("etcd Version: ")).unwrap_or_default().to_owned();
+    let mut parts = number.split('.').map(|n| n.parse().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+}
+
+/// `None`: deselected, or too old for what the case needs.
+pub async fn start(settings: Settings) -> Option<Referee> {
+    let Some(program) = program() else {
+        println!("etcd: deselected by ISOPOD_TEST_ETCD=skip");
+        return None;
+    };
+    let version = version(&program);
+    let dir = tempfile::tempdir().unwrap();
+    let (port, peer) = (free_port(), free_port());
+    let url = format!("http://127.0.0.1:{port}");
+    let peer = format!("http://127.0.0.1:{peer}");
+    let mut command = Command::new(&program);
+    command
+        .args(["--name", "referee", "--data-dir"])
+        .arg(dir.path())
+        .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
+        .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+        .args(["--initial-cluster", &format!("referee={peer}")])
+        .args(["--quota-backend-bytes", &settings.quota.unwrap_or(0).to_string()])
+        .env("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    if let Some(interval) = settings.progress {
+        let flag = if version >= (3, 6) {
+            "--watch-progress-notify-interval"
+        } else {
+            "--experimental-watch-progress-notify-interval"
+        };
+        command.arg(format!("{flag}={}ms", interval.as_millis()));
+    }
+    let child = command.spawn().expect("its version was just asked");
+    let server = Referee { url, version, child, _dir: dir };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let answers = async { Client::connect([&server.url], None).await?.get("x", None).await };
+        match answers.await {
+            Ok(_) => return Some(server),
+            Err(e) => assert!(Instant::now() < deadline, "etcd does not answer within 30 s: {e}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

@@ -1,0 +1,42 @@
+//! This server in the test's process, on a port of its own.
+
+use isopod_etcd::{Config, Listener, Service, serve};
+use isopod_store::Store;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// What the cases need servers to differ in.
+#[derive(Clone, Copy, Default)]
+pub struct Settings {
+    pub quota: Option<i64>,
+    pub progress: Option<Duration>,
+}
+
+pub struct Target {
+    pub url: String,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Target {
+    pub async fn start(store: Arc<dyn Store>, settings: Settings) -> Self {
+        let mut config = Config { quota_backend_bytes: settings.quota.unwrap_or(0), ..Config::default() };
+        if let Some(interval) = settings.progress {
+            config.watch_progress_notify_interval = interval;
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let service = Service::new(store, config).await.unwrap();
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(serve(service, vec![Listener::Tcp(listener, None)], stop.clone()));
+        Target { url, stop, task }
+    }
+
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap();
+    }
+}
