@@ -30,7 +30,7 @@ pub async fn run(args: DatastoreArgs) -> anyhow::Result<()> {
         listeners.push(listen(place, tls.as_ref()).await?);
     }
     let store = open(&args).await?;
-    let service = Service::new(Arc::clone(&store), config(&args)).await.context("cannot read the datastore")?;
+    let service = Service::new(Arc::clone(&store), config(&args)?).await.context("cannot read the datastore")?;
     let stop = CancellationToken::new();
     let compacting = tokio::spawn(compaction::run(Arc::clone(&store), auto_compaction, stop.clone()));
     println!("Datastore ready  {}", args.listen_client_urls.join(" "));
@@ -64,13 +64,13 @@ async fn open(args: &DatastoreArgs) -> anyhow::Result<Arc<dyn Store>> {
     Ok(Arc::new(SqliteStore::open(paths.store(), Options::default()).context("cannot open the datastore")?))
 }
 
-fn config(args: &DatastoreArgs) -> Config {
+fn config(args: &DatastoreArgs) -> anyhow::Result<Config> {
     let advertised = if args.advertise_client_urls.is_empty() {
         args.listen_client_urls.clone()
     } else {
         args.advertise_client_urls.clone()
     };
-    Config {
+    let mut config = Config {
         name: args.name.clone(),
         advertise_client_urls: advertised,
         quota_backend_bytes: args.quota_backend_bytes,
@@ -79,7 +79,13 @@ fn config(args: &DatastoreArgs) -> Config {
         watch_progress_notify_interval: args.watch_progress_notify_interval,
         keepalive_interval: args.grpc_keepalive_interval,
         keepalive_timeout: args.grpc_keepalive_timeout,
+        ..Config::default()
+    };
+    if args.datastore_endpoint == "sqlite" {
+        // Room for the data is there.
+        config.temporary_files = Paths::new(&args.data.data_dir)?.store();
     }
+    Ok(config)
 }
 
 fn tls_config(args: &DatastoreArgs) -> anyhow::Result<Option<Arc<rustls::ServerConfig>>> {

@@ -32,6 +32,7 @@ pub(crate) fn range(r: pb::RangeRequest) -> RangeRequest {
         limit: usize::try_from(r.limit).unwrap_or(0),
         keys_only: r.keys_only,
         count_only: r.count_only,
+        uncounted: false,
         order,
         sort_by,
         mod_revisions: RevisionBounds { min: r.min_mod_revision, max: r.max_mod_revision },

@@ -134,7 +134,7 @@ impl Parts {
     fn new(service: Service, request: RangeRequest) -> Self {
         let limit = request.limit;
         let first = if limit == 0 { FIRST_PART } else { limit.min(FIRST_PART) };
-        Parts { service, next: RangeRequest { limit: first, ..request }, limit, sent: 0, revision: 0 }
+        Parts { service, next: RangeRequest { limit: first, uncounted: true, ..request }, limit, sent: 0, revision: 0 }
     }
 
     async fn next(mut self) -> Result<(pb::RangeStreamResponse, Option<Self>), Status> {
@@ -145,19 +145,26 @@ impl Parts {
                 self.next.revision = answer.revision;
             }
         }
-        let before = self.sent;
         self.sent += answer.kvs.len() as u64;
-        let done = !answer.more || (self.limit != 0 && self.sent >= self.limit as u64);
-        let (count, more) = (before + answer.count, answer.more);
+        let more = answer.more;
+        let done = !more || (self.limit != 0 && self.sent >= self.limit as u64);
         let last = answer.kvs.last().map(|kv| kv.key.clone()).unwrap_or_default();
         let mut part = convert::range_response(answer, pb::ResponseHeader::default());
+        let bytes = part.encoded_len();
+        self.advance(&last, bytes);
         part.header = done.then(|| self.service.header(self.revision));
         part.more = done && more;
-        part.count = if done { count as i64 } else { 0 };
-        if !done {
-            self.advance(&last, part.encoded_len());
+        part.count = 0;
+        if done {
+            part.count = (self.sent + if more { self.rest().await? } else { 0 }) as i64;
         }
         Ok((pb::RangeStreamResponse { range_response: Some(part) }, (!done).then_some(self)))
+    }
+
+    /// How many keys come after what was sent.
+    async fn rest(&self) -> Result<u64, Status> {
+        let request = RangeRequest { count_only: true, uncounted: false, limit: 0, ..self.next.clone() };
+        Ok(self.service.store.range(request).await.map_err(status::of)?.count)
     }
 
     fn advance(&mut self, last: &[u8], bytes: usize) {
@@ -169,7 +176,7 @@ impl Parts {
             limit = (limit / 2).max(1);
         }
         if self.limit != 0 {
-            limit = limit.min(self.limit - self.sent as usize);
+            limit = limit.min(self.limit.saturating_sub(self.sent as usize)).max(1);
         }
         self.next.limit = limit;
         let start = [last, b"\0"].concat().into();

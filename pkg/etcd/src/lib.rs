@@ -6,6 +6,7 @@
 //! - Nothing is answered before the store has committed it.
 
 mod auth;
+mod bolt;
 mod check;
 mod cluster;
 pub mod compaction;
@@ -17,6 +18,7 @@ mod metrics;
 mod quota;
 mod server;
 mod service;
+mod snapshot;
 mod status;
 mod watch;
 

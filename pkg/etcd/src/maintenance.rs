@@ -5,8 +5,8 @@ use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::alarm_request::AlarmAction;
 use crate::pb::etcdserverpb::downgrade_request::DowngradeAction;
 use crate::service::{Service, TERM};
+use crate::snapshot::Answers;
 use crate::status;
-use futures::stream::BoxStream;
 use isopod_store::Alarm;
 use tonic::{Request, Response, Status};
 
@@ -104,13 +104,10 @@ impl pb::maintenance_server::Maintenance for Service {
         }))
     }
 
-    type SnapshotStream = BoxStream<'static, Result<pb::SnapshotResponse, Status>>;
+    type SnapshotStream = Answers;
 
     async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
-        Err(Status::unimplemented(
-            "isopod: a snapshot of etcd is a bbolt file, and this store has none: copy the keys (etcdctl make-mirror), or \
-             stop the server and copy its data directory",
-        ))
+        Ok(Response::new(self.write_snapshot().await?))
     }
 
     async fn move_leader(

@@ -4,6 +4,7 @@ use crate::pb::etcdserverpb::ResponseHeader;
 use crate::quota::Quota;
 use crate::status;
 use isopod_store::{Revision, Store};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,8 @@ pub struct Config {
     pub max_txn_ops: usize,
     /// How often a watch that wants it is told of progress while nothing happens.
     pub watch_progress_notify_interval: Duration,
+    /// Where snapshots are written before they are sent.
+    pub temporary_files: PathBuf,
     /// How often an idle connection is asked whether it lives, and how long the answer may take.
     pub keepalive_interval: Duration,
     pub keepalive_timeout: Duration,
@@ -35,6 +38,7 @@ impl Default for Config {
             max_request_bytes: 3 << 19,
             max_txn_ops: 128,
             watch_progress_notify_interval: Duration::from_secs(600),
+            temporary_files: std::env::temp_dir(),
             keepalive_interval: Duration::from_secs(2 * 3600),
             keepalive_timeout: Duration::from_secs(20),
         }

@@ -5,7 +5,9 @@
 //! has appended but not published is invisible to them and can be taken back.
 
 use crate::hash::{HistoryHasher, is_hashed};
-use crate::{Event, EventKind, KeyRange, KeyValue, RangeRequest, RangeResponse, Result, Revision, StoreError};
+use crate::{
+    Event, EventKind, HistoryEntry, KeyRange, KeyValue, RangeRequest, RangeResponse, Result, Revision, StoreError,
+};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -100,6 +102,9 @@ impl MemLog {
             }
             if req.limit != 0 && out.kvs.len() == req.limit {
                 out.more = true;
+                if req.uncounted {
+                    break;
+                }
                 continue;
             }
             out.kvs.push(shaped(kv.clone(), req.keys_only));
@@ -156,6 +161,17 @@ impl MemLog {
                 self.bytes = self.bytes.saturating_sub(weight(&l.event));
             }
         }
+    }
+
+    /// Every entry up to and with `at`, in order.
+    pub fn export(&self, at: Revision) -> Vec<HistoryEntry> {
+        let mut out: Vec<HistoryEntry> = Vec::new();
+        for (key, entries) in &self.keys {
+            let seen = entries.iter().take_while(|e| e.rev <= at);
+            out.extend(seen.map(|e| HistoryEntry { revision: e.rev, sub: e.sub, key: key.clone(), kv: e.kv.clone() }));
+        }
+        out.sort_by_key(|e| (e.revision, e.sub));
+        out
     }
 
     pub fn compacted(&self) -> Revision {

@@ -154,6 +154,16 @@ impl Store for MemoryStore {
         Ok(HistoryHash { hash: hasher.finish(), hash_revision, compact_revision, revision })
     }
 
+    async fn export(&self) -> Result<Export> {
+        self.shared.hub.check_open()?;
+        let log = self.log.read();
+        let revision = self.shared.hub.published();
+        let (sender, entries) = tokio::sync::mpsc::channel(1);
+        // There is room for the one part that comes.
+        let _ = sender.try_send(Ok(log.export(revision)));
+        Ok(Export { revision, compacted: log.compacted(), entries })
+    }
+
     async fn revisions(&self) -> Result<(Revision, Revision)> {
         self.shared.revisions()
     }

@@ -89,6 +89,8 @@ pub struct RangeRequest {
     pub limit: usize,
     pub keys_only: bool,
     pub count_only: bool,
+    /// Only what is returned has to be counted: who reads a range in parts needs no count of the rest each time.
+    pub uncounted: bool,
     pub order: Order,
     pub sort_by: SortTarget,
     /// Keys outside are left out, but counted.
@@ -104,6 +106,7 @@ impl RangeRequest {
             limit: 0,
             keys_only: false,
             count_only: false,
+            uncounted: false,
             order: Order::default(),
             sort_by: SortTarget::default(),
             mod_revisions: RevisionBounds::default(),
@@ -149,7 +152,7 @@ pub struct RangeResponse {
     /// The store's revision when the answer was made.
     pub revision: Revision,
     pub kvs: Vec<KeyValue>,
-    /// How many keys are in the range, whatever the limit.
+    /// How many keys are in the range, whatever the limit; nothing to rely on where [`RangeRequest::uncounted`].
     pub count: u64,
     pub more: bool,
 }
@@ -309,6 +312,24 @@ pub struct HistoryHash {
     pub revision: Revision,
 }
 
+/// One entry of the history. `kv` is `None` where the key was deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryEntry {
+    pub revision: Revision,
+    /// Orders the entries of a revision.
+    pub sub: u32,
+    pub key: Bytes,
+    pub kv: Option<KeyValue>,
+}
+
+/// The whole history as it was at one revision.
+pub struct Export {
+    pub revision: Revision,
+    pub compacted: Revision,
+    /// Ascending by (revision, sub). What compaction has yet to drop may be among them.
+    pub entries: tokio::sync::mpsc::Receiver<Result<Vec<HistoryEntry>>>,
+}
+
 /// Bytes on disk or in memory, and how many of them hold data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -374,6 +395,8 @@ pub trait Store: Send + Sync + 'static {
     async fn compact_physically(&self, rev: Revision) -> Result<()>;
     /// Over everything up to and with `rev`; 0 means the newest.
     async fn hash(&self, rev: Revision) -> Result<HistoryHash>;
+    /// Everything that is kept, of one moment, while writes go on.
+    async fn export(&self) -> Result<Export>;
     /// The newest committed revision, and the oldest that is kept.
     async fn revisions(&self) -> Result<(Revision, Revision)>;
     /// With `id` 0 the store chooses one.

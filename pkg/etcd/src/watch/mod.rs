@@ -23,7 +23,7 @@ use tonic::{Request, Response, Status, Streaming};
 /// "No watch": of answers that are about none, or about all.
 const NO_WATCH: i64 = -1;
 /// Answers that wait for the connection.
-const QUEUE: usize = 64;
+const QUEUE: usize = 16;
 
 pub(crate) type Out = mpsc::Sender<Result<pb::WatchResponse, Status>>;
 

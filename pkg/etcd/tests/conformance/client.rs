@@ -287,6 +287,9 @@ impl Store for GrpcStore {
             revision: answer.header().map_or(0, |h| h.revision()),
         })
     }
+    async fn export(&self) -> Result<Export> {
+        panic!("etcd's API has snapshots instead")
+    }
     async fn revisions(&self) -> Result<(Revision, Revision)> {
         let options = etcd::GetOptions::new().with_count_only();
         let answer = self.client.clone().get("x", Some(options)).await.map_err(failed)?;

@@ -31,6 +31,11 @@ fn options() -> (Options, Clock) {
     (Options { clock: clock.clone(), watch_buffer: BUFFER, ..Options::default() }, clock)
 }
 
+/// Slow watchers are ended at once: the server must begin them anew.
+fn hasty() -> Options {
+    Options { watch_buffer: 4, ..Options::default() }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_conforms_through_grpc() {
     for (name, case) in suite::cases() {
@@ -71,7 +76,7 @@ async fn etcd_conforms() {
 async fn memory_serves_the_api() {
     for (name, settings, case) in api::cases() {
         println!("memory: {name}");
-        let target = Target::start(Arc::new(MemoryStore::default()), settings).await;
+        let target = Target::start(Arc::new(MemoryStore::new(hasty())), settings).await;
         case(target.url.clone()).await;
     }
 }
@@ -81,7 +86,7 @@ async fn sqlite_serves_the_api() {
     for (name, settings, case) in api::cases() {
         println!("sqlite: {name}");
         let dir = tempfile::tempdir().unwrap();
-        let store = Arc::new(SqliteStore::open(dir.path(), Options::default()).unwrap());
+        let store = Arc::new(SqliteStore::open(dir.path(), hasty()).unwrap());
         let target = Target::start(store.clone(), settings).await;
         case(target.url.clone()).await;
         target.stop().await;

@@ -178,6 +178,31 @@ impl Store for SqliteStore {
         self.readers.run(move |conn| snapshot.hash(conn, rev)).await
     }
 
+    async fn export(&self) -> Result<Export> {
+        self.shared.hub.check_open()?;
+        let (began, header) = oneshot::channel();
+        let (sender, entries) = tokio::sync::mpsc::channel(2);
+        let (snapshot, readers) = (Arc::clone(&self.snapshot), Arc::clone(&self.readers));
+        tokio::spawn(async move {
+            let failed = sender.clone();
+            let read = readers.run(move |conn| snapshot.export(conn, began, &sender)).await;
+            if let Err(e) = read {
+                let _ = failed.send(Err(e)).await;
+            }
+        });
+        match header.await {
+            Ok((revision, compacted)) => Ok(Export { revision, compacted, entries }),
+            // It ended before it began; the error waits where the entries would.
+            Err(_) => {
+                let mut entries = entries;
+                match entries.recv().await {
+                    Some(Err(e)) => Err(e),
+                    _ => Err(StoreError::Closed),
+                }
+            }
+        }
+    }
+
     async fn revisions(&self) -> Result<(Revision, Revision)> {
         self.shared.revisions()
     }

@@ -6,7 +6,9 @@
 
 use crate::hash::{HistoryHasher, is_hashed};
 use crate::log::Logged;
-use crate::{Event, EventKind, KeyRange, KeyValue, RangeRequest, RangeResponse, Result, Revision, StoreError};
+use crate::{
+    Event, EventKind, HistoryEntry, KeyRange, KeyValue, RangeRequest, RangeResponse, Result, Revision, StoreError,
+};
 use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, ToSql, params};
 use std::collections::HashSet;
@@ -81,8 +83,11 @@ pub(crate) fn range_newest(conn: &Connection, req: &RangeRequest) -> Result<Rang
     let run = || -> rusqlite::Result<RangeResponse> {
         if !req.count_only {
             let value = if req.keys_only { "" } else { ", l.value" };
-            // One more than asked tells whether there is more; the limit is the caller's and not a user's text.
-            let limit = if req.limit == 0 { String::new() } else { format!("LIMIT {}", req.limit) };
+            // Without a count, one more than asked tells whether there is more.
+            let limit = match req.limit {
+                0 => String::new(),
+                n => format!("LIMIT {}", n.saturating_add(usize::from(req.uncounted)).min(i64::MAX as usize)),
+            };
             let sql = format!(
                 "SELECT n.key, l.id, l.created, l.version, l.lease{value} FROM newest n CROSS JOIN log l ON l.id = n.id \
                  WHERE n.live AND {{range}} ORDER BY n.key {limit}"
@@ -94,6 +99,13 @@ pub(crate) fn range_newest(conn: &Connection, req: &RangeRequest) -> Result<Rang
             }
         }
         out.count = out.kvs.len() as u64;
+        if req.uncounted && !req.count_only {
+            out.more = req.limit != 0 && out.kvs.len() > req.limit;
+            if out.more {
+                out.kvs.truncate(req.limit);
+            }
+            return Ok(out);
+        }
         if req.count_only || (req.limit != 0 && out.kvs.len() == req.limit) {
             let sql = bounded("SELECT count(*) FROM newest WHERE live AND {range}", "key", &req.range);
             out.count = conn.prepare_cached(&sql)?.query_row(&args[..], |r| r.get::<_, i64>(0))? as u64;
@@ -138,6 +150,9 @@ pub(crate) fn range_at(conn: &Connection, req: &RangeRequest, at: Revision) -> R
             }
             if req.limit != 0 && out.kvs.len() == req.limit {
                 out.more = true;
+                if req.uncounted {
+                    break;
+                }
                 continue;
             }
             out.kvs.push(fetch.query_row([id], |r| key_value(r, 0, !req.keys_only))?);
@@ -233,6 +248,29 @@ pub(crate) fn hash(conn: &Connection, hasher: &mut HistoryHasher, compacted: Rev
                 let kv = key_value(row, 0, true)?;
                 let sub = (id & ((1 << SUB_BITS) - 1)) as u32;
                 hasher.add(row_revision(id), sub, &kv.key, (!deleted).then_some(&kv));
+            }
+        }
+        Ok(())
+    };
+    run().map_err(failed("read the whole history"))
+}
+
+/// Gives every row to `each`, in order, until it says that it is enough.
+pub(crate) fn all_entries(conn: &Connection, each: &mut dyn FnMut(HistoryEntry) -> bool) -> Result<()> {
+    let mut run = || -> rusqlite::Result<()> {
+        let mut all = conn.prepare("SELECT key, id, created, version, lease, value, kind FROM log ORDER BY id")?;
+        let mut rows = all.query([])?;
+        while let Some(row) = rows.next()? {
+            let id: i64 = row.get(1)?;
+            let kv = key_value(row, 0, true)?;
+            let entry = HistoryEntry {
+                revision: row_revision(id),
+                sub: (id & ((1 << SUB_BITS) - 1)) as u32,
+                key: kv.key.clone(),
+                kv: (row.get::<_, i64>(6)? == PUT).then_some(kv),
+            };
+            if !each(entry) {
+                break;
             }
         }
         Ok(())

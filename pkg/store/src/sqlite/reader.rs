@@ -11,10 +11,12 @@ use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 const CONNECTIONS: usize = 4;
 const CACHE_KIB: u32 = 256;
+/// Entries that an export holds at a time.
+const EXPORT_PART: usize = 256;
 
 pub(crate) struct Readers {
     path: PathBuf,
@@ -173,6 +175,36 @@ impl Snapshot {
         }
         answer.revision = newest;
         Ok(answer)
+    }
+
+    /// Tells the revision and the compacted one, then sends the entries, on a thread that may wait for who takes them.
+    pub fn export(
+        &self,
+        conn: &Connection,
+        began: oneshot::Sender<(Revision, Revision)>,
+        out: &mpsc::Sender<Result<Vec<HistoryEntry>>>,
+    ) -> Result<()> {
+        let published = self.hub.published();
+        let transaction = conn.unchecked_transaction().map_err(failed("begin to read"))?;
+        let revision = published.max(queries::last_revision(conn)?);
+        let compacted = queries::meta(conn, "compacted")?.unwrap_or(0);
+        self.hub.wait_for(revision)?;
+        let mut kept = self.memory.read().export(revision).into_iter().peekable();
+        let _ = began.send((revision, compacted));
+        let mut part = Vec::new();
+        queries::all_entries(conn, &mut |entry| {
+            let place = (entry.revision, entry.sub);
+            while let Some(earlier) = kept.next_if(|k| (k.revision, k.sub) < place) {
+                part.push(earlier);
+            }
+            part.push(entry);
+            // False: nobody takes them any more.
+            part.len() < EXPORT_PART || out.blocking_send(Ok(std::mem::take(&mut part))).is_ok()
+        })?;
+        drop(transaction);
+        part.extend(kept);
+        let _ = out.blocking_send(Ok(part));
+        Ok(())
     }
 
     pub fn history(

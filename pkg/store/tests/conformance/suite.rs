@@ -41,6 +41,7 @@ pub fn cases() -> Vec<(&'static str, Case)> {
         ranges,
         orders,
         bounds_on_revisions,
+        parts_need_no_count,
         reads_at_old_revisions,
         compares,
         a_transaction_sees_its_writes,
@@ -56,6 +57,7 @@ pub fn cases() -> Vec<(&'static str, Case)> {
         compaction,
         physical_compaction,
         hashes,
+        exports,
         alarms,
         leases,
         leases_end,
@@ -232,6 +234,24 @@ async fn orders(s: Subject) {
     let answer = write(&s, vec![Op::put("ord/a", "0"), Op::Range(RangeRequest { keys_only: false, ..by_value })]).await;
     let OpResponse::Range(r) = &answer.responses[1] else { panic!() };
     assert_eq!(texts(&r.kvs), ["ord/a=0", "ord/b=1", "ord/c=3"]);
+}
+
+async fn parts_need_no_count(s: Subject) {
+    if s.remote {
+        return; // The API has no such request; its streams of parts rest on it.
+    }
+    for i in 0..9 {
+        put(&s, &format!("part/{i}"), "v").await;
+    }
+    let old = newest(&s).await;
+    put(&s, "part/0", "w").await;
+    for revision in [0, old] {
+        for (limit, want, more) in [(0, 9, false), (4, 4, true), (8, 8, true), (9, 9, false), (20, 9, false)] {
+            let req = RangeRequest { uncounted: true, revision, limit, ..RangeRequest::new(prefix("part/")) };
+            let r = s.store.range(req).await.unwrap();
+            assert_eq!((r.kvs.len(), r.more), (want, more), "{limit} at {revision}");
+        }
+    }
 }
 
 async fn bounds_on_revisions(s: Subject) {
@@ -617,6 +637,34 @@ async fn hashes(s: Subject) {
     put(&s, "hash/d", "1").await;
     assert_ne!(s.store.hash(0).await.unwrap().hash, compacted.hash);
     assert_eq!(s.store.hash(now).await.unwrap().hash, compacted.hash);
+}
+
+async fn exports(s: Subject) {
+    if s.remote {
+        return; // There, snapshots take its place.
+    }
+    for i in 0..700 {
+        put(&s, &format!("exp/{}", i % 100), &i.to_string()).await;
+    }
+    delete(&s, "exp/7").await;
+    write(&s, vec![Op::put("exp/x", "1"), Op::put("exp/a", "1")]).await;
+    let now = newest(&s).await;
+    s.store.compact_physically(now - 2).await.unwrap();
+    let mut export = s.store.export().await.unwrap();
+    assert_eq!((export.revision, export.compacted), (now, now - 2));
+    // What is written meanwhile is not in it.
+    put(&s, "exp/later", "1").await;
+    let mut entries = Vec::new();
+    while let Some(part) = export.entries.recv().await {
+        entries.extend(part.unwrap());
+    }
+    let places: Vec<_> = entries.iter().map(|e| (e.revision, e.sub)).collect();
+    assert!(places.is_sorted() && places.last() == Some(&(now, 1)));
+    assert_eq!(entries.len(), 100 + 1 + 2, "each key, a deletion after the compaction, and two");
+    let gone = &entries[entries.len() - 3];
+    assert_eq!((&gone.key[..], gone.kv.is_none(), gone.revision), (&b"exp/7"[..], true, now - 1));
+    let first = entries[0].kv.clone().unwrap();
+    assert_eq!((text(&first.value), first.version, first.mod_revision), ("600".into(), 7, entries[0].revision));
 }
 
 async fn alarms(s: Subject) {
