@@ -35,6 +35,7 @@ impl Service {
                 leases.push((id, lease.granted_ttl));
             }
         }
+        leases.sort_unstable_by_key(|(id, _)| id.to_be_bytes());
         let export = self.store.export().await.map_err(status::of)?;
         let folder = self.config.temporary_files.clone();
         let written = tokio::task::spawn_blocking(move || write(&folder, export, &leases)).await;

@@ -16,7 +16,9 @@ pub(crate) fn select(
         return fetch(req);
     }
     let all = bounded || req.order != Order::None;
-    let mut plain = RangeRequest { limit: if all { 0 } else { req.limit }, ..RangeRequest::new(req.range.clone()) };
+    // Without an order, one more than asked is found before it is sorted: so does etcd.
+    let limit = if all || req.limit == 0 { 0 } else { req.limit.saturating_add(1) };
+    let mut plain = RangeRequest { limit, ..RangeRequest::new(req.range.clone()) };
     plain.revision = req.revision;
     plain.keys_only = req.keys_only && req.sort_by != SortTarget::Value;
     let mut answer = fetch(&plain)?;
@@ -26,11 +28,9 @@ pub(crate) fn select(
     if !by_key || descends {
         sort(&mut answer.kvs, req.sort_by, descends);
     }
-    if all {
-        answer.more = req.limit != 0 && answer.kvs.len() > req.limit;
-        if answer.more {
-            answer.kvs.truncate(req.limit);
-        }
+    answer.more = req.limit != 0 && answer.kvs.len() > req.limit;
+    if answer.more {
+        answer.kvs.truncate(req.limit);
     }
     answer.kvs = answer.kvs.into_iter().map(|kv| shaped(kv, req.keys_only)).collect();
     Ok(answer)

@@ -117,7 +117,8 @@ impl RangeRequest {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
-    /// Ascending, but unlike [`Order::Ascend`] the limit is applied before what is found is sorted, as etcd does.
+    /// Ascending, but unlike [`Order::Ascend`] only the first keys are looked at and sorted, one more than the limit, as in
+    /// etcd.
     #[default]
     None,
     Ascend,

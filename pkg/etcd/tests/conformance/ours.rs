@@ -219,102 +219,55 @@ async fn a_history_has_etcds_hash() {
     }
 }
 
-mod parts {
-    //! `RangeStream`, which the client crate does not know: the messages' fields that the test needs.
-    use super::*;
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    struct Request {
-        #[prost(bytes, tag = "1")]
-        key: Vec<u8>,
-        #[prost(bytes, tag = "2")]
-        range_end: Vec<u8>,
-        #[prost(int64, tag = "3")]
-        limit: i64,
-        #[prost(enumeration = "i32", tag = "5")]
-        sort_order: i32,
-        #[prost(bool, tag = "9")]
-        count_only: bool,
+/// All keys of all parts, the last part, and how many came.
+async fn parts(c: &Client, options: GetOptions) -> Result<(Vec<Vec<u8>>, GetResponse, usize), Error> {
+    let mut stream = c.kv_client().get_stream("s/", Some(options.with_prefix())).await?;
+    let (mut keys, mut last, mut n) = (Vec::new(), None::<GetResponse>, 0);
+    while let Some(part) = stream.message().await? {
+        assert!(last.is_none_or(|l| l.header().is_none()), "the header is in the last part");
+        keys.extend(part.kvs().iter().map(|kv| kv.key().to_vec()));
+        last = Some(part);
+        n += 1;
     }
+    Ok((keys, last.expect("there is one part at least"), n))
+}
 
-    #[derive(Clone, PartialEq, prost::Message)]
-    struct KeyValue {
-        #[prost(bytes, tag = "1")]
-        key: Vec<u8>,
+async fn check_parts(url: &str) {
+    let mut c = Client::connect([url], None).await.unwrap();
+    for i in 0..300 {
+        c.put(format!("s/{i:03}"), vec![b'v'; 10_000], None).await.unwrap();
     }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    struct Header {
-        #[prost(int64, tag = "3")]
-        revision: i64,
+    let last = c.put("t", "1", None).await.unwrap().header().unwrap().revision();
+    let want: Vec<Vec<u8>> = (0..300).map(|i| format!("s/{i:03}").into_bytes()).collect();
+    let (keys, end, n) = parts(&c, GetOptions::new()).await.unwrap();
+    assert_eq!((keys, end.count(), end.more()), (want.clone(), 300, false));
+    assert_eq!(end.header().unwrap().revision(), last);
+    assert!(n > 2, "3 MB in {n} parts");
+    let (keys, end, _) = parts(&c, GetOptions::new().with_limit(150)).await.unwrap();
+    assert_eq!((&keys[..], end.count(), end.more()), (&want[..150], 300, true));
+    let (keys, end, n) = parts(&c, GetOptions::new().with_count_only()).await.unwrap();
+    assert_eq!((keys.len(), end.count(), n), (0, 300, 1));
+    let descends = parts(&c, GetOptions::new().with_sort(SortTarget::Key, SortOrder::Descend)).await;
+    assert_eq!(refusal(descends).0, UNIMPLEMENTED);
+    // One revision, whatever is written meanwhile.
+    let mut stream = c.kv_client().get_stream("s/", Some(GetOptions::new().with_prefix())).await.unwrap();
+    let mut found = stream.message().await.unwrap().unwrap().kvs().len();
+    c.delete("s/", Some(DeleteOptions::new().with_prefix())).await.unwrap();
+    while let Some(part) = stream.message().await.unwrap() {
+        found += part.kvs().len();
     }
+    assert_eq!(found, 300);
+}
 
-    #[derive(Clone, PartialEq, prost::Message)]
-    struct Range {
-        #[prost(message, optional, tag = "1")]
-        header: Option<Header>,
-        #[prost(message, repeated, tag = "2")]
-        kvs: Vec<KeyValue>,
-        #[prost(bool, tag = "3")]
-        more: bool,
-        #[prost(int64, tag = "4")]
-        count: i64,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    struct Part {
-        #[prost(message, optional, tag = "1")]
-        range: Option<Range>,
-    }
-
-    /// All keys of all parts, and the last part.
-    async fn read(url: &str, request: Request) -> Result<(Vec<Vec<u8>>, Range, usize), tonic::Status> {
-        let channel = tonic::transport::Endpoint::new(url.to_owned()).unwrap().connect().await.unwrap();
-        let mut client = tonic::client::Grpc::new(channel);
-        client.ready().await.unwrap();
-        let path = http::uri::PathAndQuery::from_static("/etcdserverpb.KV/RangeStream");
-        let codec = tonic_prost::ProstCodec::<Request, Part>::default();
-        let mut parts = client.server_streaming(tonic::Request::new(request), path, codec).await?.into_inner();
-        let (mut keys, mut last, mut n) = (Vec::new(), Range::default(), 0);
-        while let Some(part) = parts.message().await? {
-            assert!(last.header.is_none(), "the header is in the last part");
-            last = part.range.unwrap();
-            keys.extend(last.kvs.drain(..).map(|kv| kv.key));
-            n += 1;
-        }
-        Ok((keys, last, n))
-    }
-
-    async fn check(url: &str) {
-        let mut c = Client::connect([url], None).await.unwrap();
-        for i in 0..300 {
-            c.put(format!("s/{i:03}"), vec![b'v'; 10_000], None).await.unwrap();
-        }
-        let last = c.put("t", "1", None).await.unwrap().header().unwrap().revision();
-        let all = Request { key: b"s/".to_vec(), range_end: b"s0".to_vec(), ..Default::default() };
-        let want: Vec<Vec<u8>> = (0..300).map(|i| format!("s/{i:03}").into_bytes()).collect();
-        let (keys, end, n) = read(url, all.clone()).await.unwrap();
-        assert_eq!((keys, end.count, end.more), (want.clone(), 300, false));
-        assert_eq!(end.header.unwrap().revision, last);
-        assert!(n > 2, "3 MB in {n} parts");
-        let (keys, end, _) = read(url, Request { limit: 150, ..all.clone() }).await.unwrap();
-        assert_eq!((&keys[..], end.count, end.more), (&want[..150], 300, true));
-        let (keys, end, n) = read(url, Request { count_only: true, ..all.clone() }).await.unwrap();
-        assert_eq!((keys.len(), end.count, n), (0, 300, 1));
-        let descends = read(url, Request { sort_order: 2, ..all }).await.unwrap_err();
-        assert_eq!(descends.code() as i32, UNIMPLEMENTED);
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_range_comes_in_parts() {
-        check(&Target::start(memory(), Settings::default()).await.url).await;
-        let dir = tempfile::tempdir().unwrap();
-        let store = Arc::new(SqliteStore::open(dir.path(), Options::default()).unwrap());
-        check(&Target::start(store, Settings::default()).await.url).await;
-        if let Some(etcd) = referee::start(Settings::default()).await
-            && etcd.version >= (3, 7)
-        {
-            check(&etcd.url).await;
-        }
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_comes_in_parts() {
+    check_parts(&Target::start(memory(), Settings::default()).await.url).await;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(SqliteStore::open(dir.path(), Options::default()).unwrap());
+    check_parts(&Target::start(store, Settings::default()).await.url).await;
+    if let Some(etcd) = referee::start(Settings::default()).await
+        && etcd.version >= (3, 7)
+    {
+        check_parts(&etcd.url).await;
     }
 }

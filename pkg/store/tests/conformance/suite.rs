@@ -214,10 +214,11 @@ async fn orders(s: Subject) {
         (SortTarget::Value, Ascend, 0, "bac"),
         (SortTarget::Value, Descend, 1, "c"),
         (SortTarget::Version, Descend, 1, "c"),
-        // Without an order the limit comes first.
+        // Without an order only one more than the limit is looked at.
         (SortTarget::Value, None, 0, "bac"),
         (SortTarget::Value, None, 2, "ba"),
-        (SortTarget::ModRevision, None, 2, "ab"),
+        (SortTarget::ModRevision, None, 2, "ca"),
+        (SortTarget::ModRevision, None, 1, "a"),
     ];
     for (sort_by, order, limit, want) in table {
         let got = ask(sort_by, order, limit).await;
