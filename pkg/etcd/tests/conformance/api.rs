@@ -405,7 +405,9 @@ async fn the_quota(mut c: Client) {
     c.compact(now, Some(CompactionOptions::new().with_physical())).await.unwrap();
     c.defragment().await.unwrap();
     assert_eq!(refusal(c.put("small", "v", None).await), no_space, "until the alarm is taken back");
-    c.alarm(AlarmAction::Deactivate, AlarmType::Nospace, None).await.unwrap();
+    let mut member = AlarmOptions::new();
+    member.with_member(alarms.alarms()[0].member_id());
+    c.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(member)).await.unwrap();
     c.put("small", "v", None).await.unwrap();
     assert!(c.alarm(AlarmAction::Get, AlarmType::None, None).await.unwrap().alarms().is_empty());
 }
