@@ -18,21 +18,23 @@ pub fn cases() -> Vec<(&'static str, Settings, Case)> {
         };
     }
     let plain = Settings::default();
+    // Some older ones answer otherwise, or tell progress before the events that it covers.
+    let newer = Settings { since: (3, 6), ..plain };
     table![
         errors plain,
         headers plain,
         many_watches_on_one_stream plain,
-        watches_that_are_refused plain,
-        watches_on_compacted_history plain,
-        filters_and_previous_values plain,
-        progress_of_a_whole_stream plain,
-        progress_by_the_clock Settings { progress: Some(Duration::from_millis(200)), ..plain },
-        large_answers_come_in_fragments plain,
-        a_slow_stream_loses_nothing plain,
-        leases plain,
-        maintenance plain,
-        the_quota Settings { quota: Some(8 << 20), ..plain },
-        one_member plain,
+        watches_that_are_refused newer,
+        watches_on_compacted_history newer,
+        filters_and_previous_values newer,
+        progress_of_a_whole_stream newer,
+        progress_by_the_clock Settings { progress: Some(Duration::from_millis(200)), ..newer },
+        large_answers_come_in_fragments newer,
+        a_slow_stream_loses_nothing newer,
+        leases newer,
+        maintenance newer,
+        the_quota Settings { quota: Some(8 << 20), ..newer },
+        one_member newer,
     ]
 }
 

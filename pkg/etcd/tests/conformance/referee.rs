@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 pub struct Referee {
     pub url: String,
-    pub version: (u32, u32),
     child: Child,
     _dir: tempfile::TempDir,
 }
@@ -50,13 +49,17 @@ fn version(program: &PathBuf) -> (u32, u32) {
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 
-/// `None`: deselected, or too old for what the case needs.
+/// `None`: deselected, or older than what the case is about.
 pub async fn start(settings: Settings) -> Option<Referee> {
     let Some(program) = program() else {
         println!("etcd: deselected by ISOPOD_TEST_ETCD=skip");
         return None;
     };
     let version = version(&program);
+    if version < settings.since {
+        println!("etcd: {version:?} is older than {:?}: not asked", settings.since);
+        return None;
+    }
     let dir = tempfile::tempdir().unwrap();
     let (port, peer) = (free_port(), free_port());
     let url = format!("http://127.0.0.1:{port}");
@@ -81,7 +84,7 @@ pub async fn start(settings: Settings) -> Option<Referee> {
         command.arg(format!("{flag}={}ms", interval.as_millis()));
     }
     let child = command.spawn().expect("its version was just asked");
-    let server = Referee { url, version, child, _dir: dir };
+    let server = Referee { url, child, _dir: dir };
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let answers = async { Client::connect([&server.url], None).await?.get("x", None).await };
