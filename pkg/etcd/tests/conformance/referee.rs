@@ -76,12 +76,7 @@ pub async fn start(settings: Settings) -> Option<Referee> {
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     if let Some(interval) = settings.progress {
-        let flag = if version >= (3, 6) {
-            "--watch-progress-notify-interval"
-        } else {
-            "--experimental-watch-progress-notify-interval"
-        };
-        command.arg(format!("{flag}={}ms", interval.as_millis()));
+        command.arg(format!("--watch-progress-notify-interval={}ms", interval.as_millis()));
     }
     let child = command.spawn().expect("its version was just asked");
     let server = Referee { url, child, _dir: dir };
