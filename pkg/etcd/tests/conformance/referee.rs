@@ -3,7 +3,7 @@
 use crate::target::Settings;
 use etcd_client::Client;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -39,7 +39,7 @@ fn free_port() -> u16 {
 }
 
 /// The version's first two numbers.
-fn version(program: &PathBuf) -> (u32, u32) {
+fn version(program: &Path) -> (u32, u32) {
     let out = Command::new(program).arg("--version").output().unwrap_or_else(|e| {
         panic!("{}: {e}: apt-get install etcd-server, or set ISOPOD_TEST_ETCD=skip", program.display())
     });
