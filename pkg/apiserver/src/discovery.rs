@@ -3,9 +3,9 @@
 use crate::ApiServer;
 use crate::encode::negotiate::{self, Form, Media};
 use crate::encode::{self, body};
+use crate::nonresource;
 use crate::registry::Registry;
 use crate::request::Query;
-use crate::nonresource;
 use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, header};

@@ -13,7 +13,9 @@ use std::time::Duration;
 const CACHES: Duration = Duration::from_secs(2);
 
 pub fn is_path(path: &str) -> bool {
-    ["/readyz", "/livez", "/healthz"].iter().any(|e| path.strip_prefix(e).is_some_and(|r| r.is_empty() || r.starts_with('/')))
+    ["/readyz", "/livez", "/healthz"]
+        .iter()
+        .any(|e| path.strip_prefix(e).is_some_and(|r| r.is_empty() || r.starts_with('/')))
 }
 
 /// The checks of an endpoint, in order.

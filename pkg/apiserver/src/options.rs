@@ -254,8 +254,10 @@ impl ListOptions {
                 (Some(_), Some(Match::Exact)) => {
                     let path = Path::new("resourceVersionMatch");
                     let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
-                    let errors =
-                        [FieldError::forbidden(&path, why), FieldError::not_supported(&path, "Exact", &["NotOlderThan"])];
+                    let errors = [
+                        FieldError::forbidden(&path, why),
+                        FieldError::not_supported(&path, "Exact", &["NotOlderThan"]),
+                    ];
                     Err(Status::invalid(&Gvk::new("meta.k8s.io", "v1", "ListOptions"), "", &errors))
                 }
                 _ => Ok(()),

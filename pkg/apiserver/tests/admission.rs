@@ -42,7 +42,10 @@ async fn a_runtime_class_must_exist_and_shapes_its_pods() {
     for (more, words) in [
         (json!({"overhead": {"cpu": "1"}}), "doesn't match RuntimeClass's defined Overhead"),
         (json!({"nodeSelector": {"kata": "no"}}), "conflict: runtimeClass.scheduling.nodeSelector[kata] = yes"),
-        (json!({"runtimeClassName": null, "overhead": {"cpu": "1"}}), "Overhead set without corresponding RuntimeClass"),
+        (
+            json!({"runtimeClassName": null, "overhead": {"cpu": "1"}}),
+            "Overhead set without corresponding RuntimeClass",
+        ),
     ] {
         let refused = s.post(PODS, pod("b", more)).await;
         assert!(refused.code == 403 && refused.text.contains(words), "{words}: {}", refused.text);

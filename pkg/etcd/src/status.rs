@@ -29,7 +29,8 @@ errors! {
     lease_ttl_too_large: OutOfRange, "too large lease TTL";
     bad_leader_transferee: FailedPrecondition, "bad leader transferee";
     member_not_found: NotFound, "member not found";
-    not_enough_started_members: FailedPrecondition, "re-configuration failed due to not enough started members";
+    // etcd's own list has another code for this one; its servers answer this.
+    not_enough_started_members: Unknown, "re-configuration failed due to not enough started members";
     member_not_learner: FailedPrecondition, "can only promote a learner member";
     auth_not_enabled: FailedPrecondition, "authentication is not enabled";
     invalid_downgrade_version: InvalidArgument, "invalid downgrade target version";

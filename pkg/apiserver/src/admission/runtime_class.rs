@@ -72,7 +72,9 @@ fn same(a: &Value, b: &Value) -> bool {
     };
     let (a, b) = (amounts(a), amounts(b));
     a.len() == b.len()
-        && a.iter().zip(&b).all(|((k, x), (l, y))| k == l && x.as_ref().map(Quantity::milli_value) == y.as_ref().map(Quantity::milli_value))
+        && a.iter().zip(&b).all(|((k, x), (l, y))| {
+            k == l && x.as_ref().map(Quantity::milli_value) == y.as_ref().map(Quantity::milli_value)
+        })
 }
 
 /// The class's node selector and tolerations become the pod's, too.

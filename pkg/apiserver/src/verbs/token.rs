@@ -37,7 +37,8 @@ impl Continue {
     }
 
     pub fn decode(token: &str) -> Result<Self, Status> {
-        let invalid = |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
+        let invalid =
+            |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
         let bytes = URL_SAFE_NO_PAD.decode(token.trim_end_matches('='));
         let bytes = bytes.map_err(|_| invalid("illegal base64 data"))?;
         let encoded: Encoded = serde_json::from_slice(&bytes).map_err(|e| invalid(&e.to_string()))?;

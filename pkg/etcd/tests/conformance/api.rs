@@ -18,21 +18,23 @@ pub fn cases() -> Vec<(&'static str, Settings, Case)> {
         };
     }
     let plain = Settings::default();
+    // Some older ones answer otherwise, or tell progress before the events that it covers.
+    let newer = Settings { since: (3, 6), ..plain };
     table![
         errors plain,
         headers plain,
         many_watches_on_one_stream plain,
-        watches_that_are_refused plain,
-        watches_on_compacted_history plain,
-        filters_and_previous_values plain,
-        progress_of_a_whole_stream plain,
-        progress_by_the_clock Settings { progress: Some(Duration::from_millis(200)), ..plain },
-        large_answers_come_in_fragments plain,
-        a_slow_stream_loses_nothing plain,
-        leases plain,
-        maintenance plain,
-        the_quota Settings { quota: Some(8 << 20), ..plain },
-        one_member plain,
+        watches_that_are_refused newer,
+        watches_on_compacted_history newer,
+        filters_and_previous_values newer,
+        progress_of_a_whole_stream newer,
+        progress_by_the_clock Settings { progress: Some(Duration::from_millis(200)), ..newer },
+        large_answers_come_in_fragments newer,
+        a_slow_stream_loses_nothing newer,
+        leases newer,
+        maintenance newer,
+        the_quota Settings { quota: Some(8 << 20), ..newer },
+        one_member newer,
     ]
 }
 
@@ -68,6 +70,7 @@ fn show(answer: &WatchResponse) -> String {
     answer.events().iter().map(one).collect::<Vec<_>>().join(" ")
 }
 
+const UNKNOWN: i32 = 2;
 const INVALID: i32 = 3;
 const NOT_FOUND: i32 = 5;
 const EXHAUSTED: i32 = 8;
@@ -405,7 +408,9 @@ async fn the_quota(mut c: Client) {
     c.compact(now, Some(CompactionOptions::new().with_physical())).await.unwrap();
     c.defragment().await.unwrap();
     assert_eq!(refusal(c.put("small", "v", None).await), no_space, "until the alarm is taken back");
-    c.alarm(AlarmAction::Deactivate, AlarmType::Nospace, None).await.unwrap();
+    let mut member = AlarmOptions::new();
+    member.with_member(alarms.alarms()[0].member_id());
+    c.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(member)).await.unwrap();
     c.put("small", "v", None).await.unwrap();
     assert!(c.alarm(AlarmAction::Get, AlarmType::None, None).await.unwrap().alarms().is_empty());
 }
@@ -418,7 +423,7 @@ async fn one_member(mut c: Client) {
     assert_eq!((member.id(), member.is_learner(), member.client_urls().len()), (me, false, 1));
     assert_eq!(refusal(c.member_remove(4711).await), (NOT_FOUND, "etcdserver: member not found".to_owned()));
     let last = "etcdserver: re-configuration failed due to not enough started members";
-    assert_eq!(refusal(c.member_remove(me).await), (PRECONDITION, last.to_owned()));
+    assert_eq!(refusal(c.member_remove(me).await), (UNKNOWN, last.to_owned()));
     let full = "etcdserver: can only promote a learner member";
     assert_eq!(refusal(c.member_promote(me).await), (PRECONDITION, full.to_owned()));
 }

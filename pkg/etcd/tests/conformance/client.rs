@@ -280,12 +280,11 @@ impl Store for GrpcStore {
     }
     async fn hash(&self, rev: Revision) -> Result<HistoryHash> {
         let answer = self.client.clone().hash_kv(rev).await.map_err(failed)?;
-        Ok(HistoryHash {
-            hash: answer.hash(),
-            hash_revision: answer.hash_revision(),
-            compact_revision: answer.compact_version(),
-            revision: answer.header().map_or(0, |h| h.revision()),
-        })
+        let revision = answer.header().map_or(0, |h| h.revision());
+        // Before 3.6 an answer does not say what it is about.
+        let asked = if rev > 0 { rev } else { revision };
+        let hash_revision = if answer.hash_revision() > 0 { answer.hash_revision() } else { asked };
+        Ok(HistoryHash { hash: answer.hash(), hash_revision, compact_revision: answer.compact_version(), revision })
     }
     async fn export(&self) -> Result<Export> {
         panic!("etcd's API has snapshots instead")

@@ -265,9 +265,7 @@ async fn a_range_comes_in_parts() {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(SqliteStore::open(dir.path(), Options::default()).unwrap());
     check_parts(&Target::start(store, Settings::default()).await.url).await;
-    if let Some(etcd) = referee::start(Settings::default()).await
-        && etcd.version >= (3, 7)
-    {
+    if let Some(etcd) = referee::start(Settings { since: (3, 7), ..Settings::default() }).await {
         check_parts(&etcd.url).await;
     }
 }

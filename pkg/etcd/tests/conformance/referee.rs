@@ -3,13 +3,12 @@
 use crate::target::Settings;
 use etcd_client::Client;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 pub struct Referee {
     pub url: String,
-    pub version: (u32, u32),
     child: Child,
     _dir: tempfile::TempDir,
 }
@@ -40,7 +39,7 @@ fn free_port() -> u16 {
 }
 
 /// The version's first two numbers.
-fn version(program: &PathBuf) -> (u32, u32) {
+fn version(program: &Path) -> (u32, u32) {
     let out = Command::new(program).arg("--version").output().unwrap_or_else(|e| {
         panic!("{}: {e}: apt-get install etcd-server, or set ISOPOD_TEST_ETCD=skip", program.display())
     });
@@ -50,13 +49,17 @@ fn version(program: &PathBuf) -> (u32, u32) {
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 
-/// `None`: deselected, or too old for what the case needs.
+/// `None`: deselected, or older than what the case is about.
 pub async fn start(settings: Settings) -> Option<Referee> {
     let Some(program) = program() else {
         println!("etcd: deselected by ISOPOD_TEST_ETCD=skip");
         return None;
     };
     let version = version(&program);
+    if version < settings.since {
+        println!("etcd: {version:?} is older than {:?}: not asked", settings.since);
+        return None;
+    }
     let dir = tempfile::tempdir().unwrap();
     let (port, peer) = (free_port(), free_port());
     let url = format!("http://127.0.0.1:{port}");
@@ -73,15 +76,10 @@ pub async fn start(settings: Settings) -> Option<Referee> {
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     if let Some(interval) = settings.progress {
-        let flag = if version >= (3, 6) {
-            "--watch-progress-notify-interval"
-        } else {
-            "--experimental-watch-progress-notify-interval"
-        };
-        command.arg(format!("{flag}={}ms", interval.as_millis()));
+        command.arg(format!("--watch-progress-notify-interval={}ms", interval.as_millis()));
     }
     let child = command.spawn().expect("its version was just asked");
-    let server = Referee { url, version, child, _dir: dir };
+    let server = Referee { url, child, _dir: dir };
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let answers = async { Client::connect([&server.url], None).await?.get("x", None).await };

@@ -13,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 pub struct Settings {
     pub quota: Option<i64>,
     pub progress: Option<Duration>,
+    /// The etcd from which on the case holds.
+    pub since: (u32, u32),
 }
 
 pub struct Target {

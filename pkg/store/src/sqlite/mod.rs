@@ -36,6 +36,11 @@ pub struct SqliteStore {
 const WRITER_CACHE_KIB: u32 = 2048;
 
 impl SqliteStore {
+    /// Fails with [`StoreError::InUse`] while a process has the directory open.
+    pub fn check_unused(dir: impl AsRef<Path>) -> Result<()> {
+        lock::DirectoryLock::take(dir.as_ref()).map(drop)
+    }
+
     /// Opens or creates `dir/state.db`, within a tokio runtime. Fails with [`StoreError::InUse`] while another process has
     /// it open and with [`StoreError::Format`] when another version wrote it.
     pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Self> {
