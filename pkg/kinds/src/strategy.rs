@@ -25,6 +25,10 @@ pub struct Strategy {
     pub status_isolated: bool,
     pub generation: bool,
     pub create_on_update: bool,
+    /// A delete answers with the object, not with a `Status`.
+    pub returns_deleted: bool,
+    /// What a `Warning` says on every request for the kind.
+    pub deprecation: &'static str,
     pub unconditional_update: bool,
     pub default: fn(&mut Value),
     pub prepare_create: fn(&Ctx, &mut Value),
@@ -51,6 +55,8 @@ pub const PLAIN: Strategy = Strategy {
     status_isolated: true,
     generation: true,
     create_on_update: false,
+    returns_deleted: false,
+    deprecation: "",
     unconditional_update: true,
     default: |_| {},
     prepare_create: |_, _| {},
@@ -119,6 +125,12 @@ impl Hooks for Strategy {
     }
     fn create_on_update(&self) -> bool {
         self.create_on_update
+    }
+    fn returns_deleted(&self) -> bool {
+        self.returns_deleted
+    }
+    fn deprecation(&self) -> &str {
+        self.deprecation
     }
     fn unconditional_update(&self) -> bool {
         self.unconditional_update

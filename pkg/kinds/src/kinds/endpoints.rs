@@ -1,6 +1,6 @@
 //! Endpoints and EndpointSlices.
 
-use crate::access::{Access, same};
+use crate::access::{Access, same, set};
 use crate::metadata::immutable;
 use crate::strategy::{PLAIN, STATELESS, Strategy};
 use crate::validation::check::{dns_label, dns_subdomain, invalid_each, one_of, port_number, qualified_name};
@@ -23,6 +23,12 @@ pub const ENDPOINTS: Strategy = Strategy {
 pub const SLICE: Strategy = Strategy {
     resets_status: false,
     warnings: warnings::slice,
+    // Its labels count as content.
+    prepare_update: |_, new, old| {
+        if !same(new.at("metadata.labels"), old.at("metadata.labels")) {
+            set(new, "metadata.generation", old.int_or("metadata.generation", 0) + 1);
+        }
+    },
     create: |new| slice(new, None),
     update: |new, old| {
         let mut errs = slice(new, Some(old));

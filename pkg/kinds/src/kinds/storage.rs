@@ -24,6 +24,7 @@ pub fn strategy(kind: &str) -> Strategy {
             ..STATELESS
         },
         "VolumeAttachment" => Strategy {
+            generation: false,
             unconditional_update: false,
             create: attachment,
             update: |new, old| {
@@ -37,6 +38,15 @@ pub fn strategy(kind: &str) -> Strategy {
         "CSIDriver" => Strategy {
             warnings: warnings::csi_driver,
             unconditional_update: false,
+            // Counted by updates alone, so it is not set before the first.
+            generation: false,
+            prepare_update: |_, new, old| {
+                let before = old.int_or("metadata.generation", 0);
+                let now = before + i64::from(!same(new.at("spec"), old.at("spec")));
+                if now > 0 {
+                    access::set(new, "metadata.generation", now);
+                }
+            },
             create: driver,
             update: driver_update,
             ..PLAIN
