@@ -20,7 +20,12 @@ pub fn finish(errors: FieldErrors, schema: &Object) -> FieldErrors {
         let Some(shown) = e.shown.as_deref().filter(|s| s.starts_with(['{', '['])) else { continue };
         let Ok(value) = serde_json::from_str::<Value>(shown) else { continue };
         let mut out = String::new();
-        match find(schema, &e.field) {
+        // Events of the newer group are validated in their stored form.
+        let field = e.field.replace(
+            "involvedObject",
+            if schema.field("regarding").is_some() { "regarding" } else { "involvedObject" },
+        );
+        match find(schema, &field) {
             Some(node) => write(&mut out, &value, node, false),
             None => escape(&mut out, &value),
         }

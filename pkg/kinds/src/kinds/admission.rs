@@ -484,7 +484,7 @@ fn validation_actions(all: &[&str], path: &Path) -> FieldErrors {
         errs.push(FieldError::invalid(path, all, m));
     }
     if all.is_empty() {
-        errs.push(FieldError::required(path, "at least one validation action is required"));
+        errs.push(FieldError::required(path, "").declared());
     }
     errs
 }

@@ -125,9 +125,9 @@ fn endpoints(list: &[Value], kind: &str) -> FieldErrors {
         let (p, all) = (path.index(i), e.texts("addresses"));
         let ap = p.child("addresses");
         if all.is_empty() {
-            errs.push(FieldError::required(&ap, "must contain at least 1 address"));
+            errs.push(FieldError::required(&ap, "").declared());
         } else if all.len() > 100 {
-            errs.push(FieldError::too_many(&ap, all.len(), 100));
+            errs.push(FieldError::too_many(&ap, all.len(), 100).declared());
         }
         errs.extend(all.iter().enumerate().flat_map(|(j, a)| slice_address(a, kind, &ap, j)));
         if let Some(node) = e.at("nodeName").as_str() {
@@ -214,7 +214,7 @@ mod tests {
         assert_eq!(
             say(slice(&json!({"addressType": "IPv4", "endpoints": [{"addresses": []}, {"addresses": ["::1"]}]}), None)),
             [
-                "endpoints[0].addresses: Required value: must contain at least 1 address",
+                "endpoints[0].addresses: Required value",
                 "endpoints[1].addresses: Invalid value: \"::1\": must be an IPv4 address",
                 "endpoints[1].addresses[0]: Invalid value: \"::1\": may not be in the loopback range (127.0.0.0/8, ::1/128)"
             ]

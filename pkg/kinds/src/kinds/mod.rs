@@ -8,6 +8,7 @@ pub mod endpoints;
 pub mod event;
 mod flowcontrol;
 pub mod lease;
+mod migration;
 pub mod namespace;
 pub mod networking;
 pub mod node;
@@ -17,6 +18,7 @@ pub mod quota;
 pub mod rbac;
 pub mod service;
 mod storage;
+mod taint_rule;
 mod workload;
 
 use crate::access;
@@ -54,9 +56,8 @@ pub fn strategy(gvk: &Gvk) -> Strategy {
             "PriorityClass" => policy::PRIORITY_CLASS,
             _ => Strategy { generation: false, unconditional_update: false, ..PLAIN },
         },
-        "internal.apiserver.k8s.io" | "storagemigration.k8s.io" => {
-            Strategy { generation: false, unconditional_update: false, ..PLAIN }
-        }
+        "internal.apiserver.k8s.io" => Strategy { generation: false, unconditional_update: false, ..PLAIN },
+        "storagemigration.k8s.io" => migration::STRATEGY,
         "flowcontrol.apiserver.k8s.io" => flowcontrol::strategy(kind),
         "apiextensions.k8s.io" => Strategy { unconditional_update: false, ..PLAIN },
         "apiregistration.k8s.io" => admission::API_SERVICE,
@@ -111,6 +112,7 @@ fn resource(kind: &str) -> Strategy {
         "ResourceSlice" => Strategy { fields: &["spec.nodeName", "spec.driver", "spec.pool.name"], ..PLAIN },
         "ResourceClaim" => Strategy { generation: false, ..PLAIN },
         "ResourceClaimTemplate" => STATELESS,
+        "DeviceTaintRule" => taint_rule::STRATEGY,
         _ => PLAIN,
     }
 }

@@ -19,7 +19,12 @@ pub fn strategy(kind: &str) -> Strategy {
         "VolumeAttributesClass" => Strategy {
             create: attributes_class,
             update: |new, old| {
-                ["driverName", "parameters"].iter().flat_map(|f| immutable(new, old, f, &Path::root())).collect()
+                let fixed = ["driverName", "parameters"].into_iter().filter(|f| !same(new.at(f), old.at(f)));
+                let mut errs: FieldErrors = fixed
+                    .map(|f| FieldError::forbidden(&Path::new(f), format!("updates to {f} are forbidden.")))
+                    .collect();
+                errs.extend(attributes_class(new));
+                errs
             },
             ..STATELESS
         },
