@@ -18,13 +18,15 @@ pub fn finish(errors: FieldErrors, schema: &Object) -> FieldErrors {
     }
     for e in &mut errors {
         let Some(shown) = e.shown.as_deref().filter(|s| s.starts_with(['{', '['])) else { continue };
+        // What a validator wrote in Go's names is left as it is.
+        if shown.chars().find(|c| c.is_alphabetic()).is_some_and(char::is_uppercase) {
+            continue;
+        }
         let Ok(value) = serde_json::from_str::<Value>(shown) else { continue };
         let mut out = String::new();
         // Events of the newer group are validated in their stored form.
-        let field = e.field.replace(
-            "involvedObject",
-            if schema.field("regarding").is_some() { "regarding" } else { "involvedObject" },
-        );
+        let newer = schema.field("regarding").is_some();
+        let field = if newer { e.field.replace("involvedObject", "regarding") } else { e.field.clone() };
         match find(schema, &field) {
             Some(node) => write(&mut out, &value, node, false),
             None => escape(&mut out, &value),

@@ -30,7 +30,7 @@ fn ip_name(name: &str, _prefix: bool) -> Vec<String> {
 pub fn validate_create(kind: &Kind, obj: &Value) -> FieldErrors {
     let path = Path::new("metadata");
     let mut errs = create(obj.at("metadata"), kind.namespaced, name_rule(&kind.gvk), &path);
-    if qualifies_finalizers(&kind.gvk) {
+    if !kind.schema.custom && qualifies_finalizers(&kind.gvk) {
         for (i, f) in obj.texts("metadata.finalizers").iter().enumerate() {
             errs.extend(kube_finalizer(f, &path.child("finalizers").index(i)));
         }
@@ -43,7 +43,6 @@ fn qualifies_finalizers(gvk: &Gvk) -> bool {
     let others = ["apiextensions", "apiregistration", "admissionregistration", "coordination", "node"];
     match gvk.group.strip_suffix(".k8s.io") {
         Some(group) => !others.contains(&group),
-        // Custom resources have other domains.
         None => {
             matches!(gvk.group.as_str(), "apps" | "batch" | "autoscaling")
                 || gvk.group.is_empty() && gvk.kind != "Event"

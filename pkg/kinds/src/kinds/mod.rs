@@ -16,9 +16,9 @@ pub mod pod;
 pub mod policy;
 pub mod quota;
 pub mod rbac;
+mod resource;
 pub mod service;
 mod storage;
-mod taint_rule;
 mod workload;
 
 use crate::access;
@@ -51,7 +51,7 @@ pub fn strategy(gvk: &Gvk) -> Strategy {
         "storage.k8s.io" => storage::strategy(kind),
         "node.k8s.io" => policy::RUNTIME_CLASS,
         "certificates.k8s.io" => certificates::strategy(kind),
-        "resource.k8s.io" => resource(kind),
+        "resource.k8s.io" => resource::strategy(kind),
         "scheduling.k8s.io" => match kind {
             "PriorityClass" => policy::PRIORITY_CLASS,
             _ => Strategy { generation: false, unconditional_update: false, ..PLAIN },
@@ -104,15 +104,5 @@ fn core(kind: &str) -> Strategy {
         "ResourceQuota" => quota::QUOTA,
         "ServiceAccount" => Strategy { warnings: warnings::service_account, ..STATELESS },
         _ => STATELESS,
-    }
-}
-
-fn resource(kind: &str) -> Strategy {
-    match kind {
-        "ResourceSlice" => Strategy { fields: &["spec.nodeName", "spec.driver", "spec.pool.name"], ..PLAIN },
-        "ResourceClaim" => Strategy { generation: false, ..PLAIN },
-        "ResourceClaimTemplate" => STATELESS,
-        "DeviceTaintRule" => taint_rule::STRATEGY,
-        _ => PLAIN,
     }
 }

@@ -82,6 +82,6 @@ mod tests {
         assert_eq!((new.has("spec.finalizers"), new.text("status.phase")), (false, "Active"));
         let errs = finalizers(&json!({"spec": {"finalizers": ["kubernetes", "a/b", "odd"]}}));
         assert_eq!(errs.len(), 1);
-        assert_eq!(errs[0].field, "spec.finalizers[2]");
+        assert_eq!(errs[0].field, "spec.finalizers");
     }
 }

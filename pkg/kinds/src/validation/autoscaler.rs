@@ -87,7 +87,7 @@ fn reference(r: &Value, group: Group, path: &Path) -> FieldErrors {
     let wrong = match GroupVersion::parse(api) {
         _ if group == Group::Unchecked => None,
         None if !api.is_empty() => Some(format!("unexpected GroupVersion string: {api}")),
-        gv if group == Group::Needed && gv.is_none_or(|gv| gv.group.is_empty()) => {
+        gv if group == Group::Needed && gv.as_ref().is_none_or(|gv| gv.group.is_empty()) => {
             Some("apiVersion must specify API group".to_owned())
         }
         _ => None,
@@ -269,7 +269,11 @@ mod tests {
         );
         assert_eq!(
             say(json!({"maxReplicas": 3, "scaleTargetRef": {}})),
-            ["spec.scaleTargetRef.kind: Required value", "spec.scaleTargetRef.name: Required value"]
+            [
+                "spec.scaleTargetRef.kind: Required value",
+                "spec.scaleTargetRef.name: Required value",
+                "spec.scaleTargetRef.apiVersion: Invalid value: \"\": apiVersion must specify API group"
+            ]
         );
         assert_eq!(
             say(json!({"maxReplicas": 3, "scaleTargetRef": target, "metrics": [{"type": "Pods"}]})),
