@@ -18,7 +18,7 @@ const OPERATIONS: [&str; 5] = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
 const REVIEWS: [&str; 2] = ["v1", "v1beta1"];
 const SIDE_EFFECTS: [&str; 2] = ["None", "NoneOnDryRun"];
 /// Words that CEL keeps for itself.
-const RESERVED: [&str; 22] = [
+const RESERVED: [&str; 21] = [
     "as",
     "break",
     "const",
@@ -37,7 +37,6 @@ const RESERVED: [&str; 22] = [
     "package",
     "return",
     "true",
-    "type",
     "var",
     "void",
     "while",
@@ -513,7 +512,8 @@ fn audit_annotations(policy: &str, all: &[Value], path: &Path) -> FieldErrors {
     }
     for (i, a) in all.iter().enumerate() {
         let p = path.index(i);
-        errs.extend(qualified_name(&format!("{policy}/{}", a.text("key")), &p.child("key")));
+        let key = if policy.is_empty() { a.text("key").to_owned() } else { format!("{policy}/{}", a.text("key")) };
+        errs.extend(qualified_name(&key, &p.child("key")));
         if a.text("valueExpression").trim().is_empty() {
             errs.push(FieldError::required(&p.child("valueExpression"), "valueExpression is not specified"));
         }
