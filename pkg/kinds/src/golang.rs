@@ -71,7 +71,7 @@ fn write(out: &mut String, value: &Value, node: &Node, zero: bool) {
             if value.is_null() && !zero {
                 return out.push_str("null");
             }
-            list(out, '{', '}', &mut o.get().fields.iter(), |out, f| {
+            list(out, '{', '}', o.get().fields.iter(), |out, f| {
                 escape(out, &Value::from(go_name(&f.name)));
                 out.push(':');
                 field(out, value.get(&f.name).unwrap_or(&Value::Null), f);
@@ -79,17 +79,17 @@ fn write(out: &mut String, value: &Value, node: &Node, zero: bool) {
         }
         (Node::Object(o), Value::Object(map)) => {
             let known = o.get().fields.iter().filter(|f| map.contains_key(&f.name));
-            list(out, '{', '}', &mut known.into_iter(), |out, f| {
+            list(out, '{', '}', known, |out, f| {
                 escape(out, &Value::from(f.name.as_str()));
                 out.push(':');
                 write(out, &map[&f.name], &f.node, false);
             });
         }
         (Node::List(l), Value::Array(items)) => {
-            list(out, '[', ']', &mut items.iter(), |out, v| write(out, v, &l.item, true));
+            list(out, '[', ']', items.iter(), |out, v| write(out, v, &l.item, true));
         }
         (Node::Map(m), Value::Object(map)) => {
-            list(out, '{', '}', &mut map.iter(), |out, (k, v)| {
+            list(out, '{', '}', map.iter(), |out, (k, v)| {
                 escape(out, &Value::from(k.as_str()));
                 out.push(':');
                 write(out, v, &m.value, true);
@@ -106,13 +106,7 @@ fn field(out: &mut String, value: &Value, f: &Field) {
     if value.is_null() && nil { out.push_str("null") } else { write(out, value, &f.node, !f.pointer) }
 }
 
-fn list<T>(
-    out: &mut String,
-    open: char,
-    close: char,
-    items: &mut dyn Iterator<Item = T>,
-    each: impl Fn(&mut String, T),
-) {
+fn list<I: Iterator>(out: &mut String, open: char, close: char, items: I, each: impl Fn(&mut String, I::Item)) {
     out.push(open);
     for (i, item) in items.enumerate() {
         if i > 0 {

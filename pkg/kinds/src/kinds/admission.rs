@@ -537,10 +537,10 @@ fn binding(b: &Value, acts: bool) -> FieldErrors {
     if spec.has("matchResources") {
         errs.extend(match_resources(spec.at("matchResources"), &path.child("matchResources")));
     }
-    if !acts {
-        errs.extend(mutable_operations(spec.at("matchResources"), &path.child("matchResources")));
-    } else {
+    if acts {
         errs.extend(validation_actions(&spec.texts("validationActions"), &path.child("validationActions")));
+    } else {
+        errs.extend(mutable_operations(spec.at("matchResources"), &path.child("matchResources")));
     }
     errs
 }
