@@ -13,7 +13,6 @@ type property struct {
 	MapKeys  []string        `json:"x-kubernetes-list-map-keys"`
 	MapType  string          `json:"x-kubernetes-map-type"`
 	Default  json.RawMessage `json:"default"`
-	Enum     []any           `json:"enum"`
 }
 
 // definition is what OpenAPI says about a struct beyond Go's types.

@@ -74,12 +74,13 @@ type walker struct {
 	scheme *runtime.Scheme
 	spec   map[string]*definition
 	lines  map[string]string
+	enums  *enums
 	queue  []reflect.Type
 	seen   map[reflect.Type]bool
 }
 
 func newWalker(spec map[string]*definition) *walker {
-	w := &walker{scheme: runtime.NewScheme(), spec: spec, lines: map[string]string{}, seen: map[reflect.Type]bool{}}
+	w := &walker{scheme: runtime.NewScheme(), spec: spec, enums: newEnums(), lines: map[string]string{}, seen: map[reflect.Type]bool{}}
 	for _, add := range packages {
 		if err := add(w.scheme); err != nil {
 			log.Fatal(err)
@@ -277,10 +278,7 @@ func (w *walker) field(b *strings.Builder, t reflect.Type, f reflect.StructField
 	if goType := ft.String(); goType != w.derived(ft) {
 		add("go", goType)
 	}
-	if len(p.Enum) > 0 {
-		e, _ := json.Marshal(p.Enum)
-		add("enum", string(e))
-	}
+	add("enum", w.enumOf(ft))
 	if d := def.defaults[jsonName]; len(d) > 0 {
 		if isZero(d) {
 			flags += "0"
@@ -295,6 +293,19 @@ func (w *walker) field(b *strings.Builder, t reflect.Type, f reflect.StructField
 	}
 	row := append([]string{"", jsonName, code, strconv.Itoa(number), flags}, attrs...)
 	b.WriteString(strings.Join(row, "\t") + "\n")
+}
+
+// enumOf gives the allowed values of a field as JSON; empty where any will do.
+func (w *walker) enumOf(t reflect.Type) string {
+	values := w.enums.of(t)
+	if len(values) == 0 {
+		return ""
+	}
+	b, err := json.Marshal(values)
+	if err != nil {
+		log.Fatal(err)
+	}
+	return string(b)
 }
 
 func isZero(raw json.RawMessage) bool {

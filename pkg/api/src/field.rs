@@ -96,6 +96,8 @@ pub struct FieldError {
     /// The offending value as it is shown (already quoted or encoded), `None` where upstream shows none.
     pub shown: Option<String>,
     pub detail: String,
+    /// A declarative rule's: those are reported after the others.
+    pub declared: bool,
 }
 
 pub type FieldErrors = Vec<FieldError>;
@@ -114,7 +116,12 @@ fn plural(n: usize, noun: &str) -> String {
 
 impl FieldError {
     fn new(kind: FieldErrorType, path: &Path, shown: Option<String>, detail: impl Into<String>) -> Self {
-        FieldError { kind, field: path.to_string(), shown, detail: detail.into() }
+        FieldError { kind, field: path.to_string(), shown, detail: detail.into(), declared: false }
+    }
+    /// Marks it as a declarative rule's.
+    pub fn declared(mut self) -> Self {
+        self.declared = true;
+        self
     }
     pub fn required(path: &Path, detail: impl Into<String>) -> Self {
         Self::new(FieldErrorType::Required, path, None, detail)

@@ -23,6 +23,11 @@ pub fn max_len_error(max: usize) -> String {
     format!("must be no more than {max} characters")
 }
 
+/// The newer wording, of the rules for label keys and values.
+pub fn max_bytes_error(max: usize) -> String {
+    format!("must be no more than {max} bytes")
+}
+
 pub fn range_error(lo: i64, hi: i64) -> String {
     format!("must be between {lo} and {hi}, inclusive")
 }
@@ -149,7 +154,7 @@ pub fn qualified_name(s: &str) -> Vec<String> {
     if name.is_empty() {
         errs.push("name part must be non-empty".to_owned());
     } else if name.len() > 63 {
-        errs.push(format!("name part {}", max_len_error(63)));
+        errs.push(format!("name part {}", max_bytes_error(63)));
     }
     if !shaped(name, |c| c.is_ascii_alphanumeric(), b"-_.") {
         errs.push(format!("name part {}", regex_error(msg, LABEL_KEY_FMT, &examples)));
@@ -160,7 +165,7 @@ pub fn qualified_name(s: &str) -> Vec<String> {
 pub fn label_value(s: &str) -> Vec<String> {
     let mut errs = Vec::new();
     if s.len() > LABEL_VALUE_MAX {
-        errs.push(max_len_error(LABEL_VALUE_MAX));
+        errs.push(max_bytes_error(LABEL_VALUE_MAX));
     }
     if !s.is_empty() && !shaped(s, |c| c.is_ascii_alphanumeric(), b"-_.") {
         let msg = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";

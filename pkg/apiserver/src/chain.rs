@@ -120,6 +120,10 @@ async fn handle(
         return Err(no_such_path());
     }
     let now = server.config.clock.now();
+    let deprecation = kind.hooks.deprecation();
+    if !deprecation.is_empty() {
+        warnings.lock().push(deprecation.to_owned());
+    }
     let call = Call { info, query, parts, user, kind, warnings, now };
     verbs::dispatch(server, call, body).await
 }

@@ -44,7 +44,8 @@ fn namespace(intent: &Intent, object: &mut Value) -> Result<(), Status> {
 pub fn on_create(intent: &Intent, new: &mut Value) -> Result<(), Status> {
     namespace(intent, new)?;
     let meta = meta(new);
-    for field in SYSTEM {
+    // A generation that the kind does not keep is the client's to write.
+    for field in SYSTEM.into_iter().filter(|f| *f != "generation" || intent.kind.hooks.generation()) {
         meta.remove(field);
     }
     // A dry run does not get as far as the storage that refuses it.
@@ -129,8 +130,10 @@ pub fn on_update(intent: &Intent, new: &mut Value, old: &Value, put: bool) -> Re
         let error = isopod_api::FieldError::invalid(&path, uid, "field is immutable");
         return Err(Status::invalid(&intent.kind.gvk, &intent.name, &[error]));
     }
-    // A deletion's time only ever gets shorter, and not by an update.
-    for field in SYSTEM.into_iter().chain(["name", "generateName"]) {
+    // What an update may not set is taken from what is stored; a deletion that has not begun is for validation to refuse.
+    let deletion = ["deletionTimestamp", "deletionGracePeriodSeconds"];
+    let kept = |f: &&str| !deletion.contains(f) || old_meta.contains_key(*f);
+    for field in SYSTEM.into_iter().filter(kept).chain(["name", "generateName"]) {
         match old_meta.get(field) {
             Some(v) => meta.insert(field.to_owned(), v.clone()),
             None => meta.remove(field),

@@ -67,6 +67,7 @@ impl Intent {
             return Ok(());
         }
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let errors = isopod_kinds::golang::finish(errors, &self.kind.schema);
         Err(Status::invalid(&self.kind.gvk, name, &errors))
     }
 }

@@ -123,6 +123,14 @@ pub trait Hooks: Send + Sync {
     fn create_on_update(&self) -> bool {
         false
     }
+    /// Whether a delete answers with the object that it removed, not with a `Status`.
+    fn returns_deleted(&self) -> bool {
+        false
+    }
+    /// Text of the `Warning` on every request for a deprecated kind; empty: it is not deprecated.
+    fn deprecation(&self) -> &str {
+        ""
+    }
     /// Whether an update may come without `resourceVersion`.
     fn unconditional_update(&self) -> bool {
         true

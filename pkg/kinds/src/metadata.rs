@@ -15,7 +15,7 @@ pub const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 pub fn name_rule(gvk: &Gvk) -> NameRule {
     match (gvk.group.as_str(), gvk.kind.as_str()) {
         ("", "Namespace" | "Service") | ("apps", "StatefulSet") => names::name_is_dns_label,
-        ("", "Event") | ("events.k8s.io", _) | ("rbac.authorization.k8s.io", _) => names::name_is_path_segment,
+        ("", "Event") | ("rbac.authorization.k8s.io", _) => names::name_is_path_segment,
         ("apiregistration.k8s.io", _) | ("certificates.k8s.io", _) => names::name_is_path_segment,
         ("networking.k8s.io", "IPAddress") => ip_name,
         ("coordination.k8s.io", "LeaseCandidate") => |name, _| names::config_map_key(name),
@@ -28,7 +28,34 @@ fn ip_name(name: &str, _prefix: bool) -> Vec<String> {
 }
 
 pub fn validate_create(kind: &Kind, obj: &Value) -> FieldErrors {
-    create(obj.at("metadata"), kind.namespaced, name_rule(&kind.gvk), &Path::new("metadata"))
+    let path = Path::new("metadata");
+    let mut errs = create(obj.at("metadata"), kind.namespaced, name_rule(&kind.gvk), &path);
+    if !kind.schema.custom && qualifies_finalizers(&kind.gvk) {
+        for (i, f) in obj.texts("metadata.finalizers").iter().enumerate() {
+            errs.extend(kube_finalizer(f, &path.child("finalizers").index(i)));
+        }
+    }
+    errs
+}
+
+/// Kinds whose finalizers must be standard ones or have a domain: all that upstream validates as it does the core group.
+fn qualifies_finalizers(gvk: &Gvk) -> bool {
+    let others = ["apiextensions", "apiregistration", "admissionregistration", "coordination", "node"];
+    match gvk.group.strip_suffix(".k8s.io") {
+        Some(group) => !others.contains(&group),
+        None => {
+            matches!(gvk.group.as_str(), "apps" | "batch" | "autoscaling")
+                || gvk.group.is_empty() && gvk.kind != "Event"
+        }
+    }
+}
+
+pub fn kube_finalizer(name: &str, path: &Path) -> FieldErrors {
+    if name.contains('/') || ["kubernetes", "orphan", "foregroundDeletion"].contains(&name) {
+        return Vec::new();
+    }
+    let m = "name is neither a standard finalizer name nor is it fully qualified";
+    vec![FieldError::invalid(path, name, m)]
 }
 
 pub fn validate_update(_kind: &Kind, new: &Value, old: &Value) -> FieldErrors {

@@ -27,6 +27,10 @@ pub struct Strategy {
     pub status_isolated: bool,
     pub generation: bool,
     pub create_on_update: bool,
+    /// A delete answers with the object, not with a `Status`.
+    pub returns_deleted: bool,
+    /// What a `Warning` says on every request for the kind.
+    pub deprecation: &'static str,
     pub unconditional_update: bool,
     /// Which fields a write can own, of a kind with a status.
     pub owned: fn(&str) -> Filter,
@@ -55,6 +59,8 @@ pub const PLAIN: Strategy = Strategy {
     status_isolated: true,
     generation: true,
     create_on_update: false,
+    returns_deleted: false,
+    deprecation: "",
     unconditional_update: true,
     owned: ownership::spec_or_status,
     default: |_| {},
@@ -124,6 +130,12 @@ impl Hooks for Strategy {
     }
     fn create_on_update(&self) -> bool {
         self.create_on_update
+    }
+    fn returns_deleted(&self) -> bool {
+        self.returns_deleted
+    }
+    fn deprecation(&self) -> &str {
+        self.deprecation
     }
     fn unconditional_update(&self) -> bool {
         self.unconditional_update

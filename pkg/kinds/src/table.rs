@@ -41,9 +41,42 @@ fn kind(fact: &KindFact) -> Kind {
         schema: fact.schema.clone(),
         storage: storage(&fact.gvk, &fact.resource),
         selectable: strategy.fields.iter().map(|f| (*f).to_owned()).collect(),
-        hooks: Arc::new(Strategy { status_isolated: strategy.status_isolated && has_status, ..strategy }),
+        hooks: Arc::new(Strategy {
+            status_isolated: strategy.status_isolated && has_status,
+            returns_deleted: returns_deleted(&fact.gvk.group, &fact.resource),
+            deprecation: deprecation(&fact.gvk),
+            ..strategy
+        }),
         columns: columns::of(&fact.gvk),
         version_priority: version_priority(&fact.gvk.version),
+    }
+}
+
+/// The resources whose stores upstream sets up to answer a delete with the object.
+fn returns_deleted(group: &str, resource: &str) -> bool {
+    match group {
+        "" => matches!(
+            resource,
+            "pods"
+                | "serviceaccounts"
+                | "persistentvolumes"
+                | "persistentvolumeclaims"
+                | "resourcequotas"
+                | "podtemplates"
+                | "services"
+        ),
+        "storage.k8s.io" => resource != "csistoragecapacities",
+        "resource.k8s.io" => resource != "devicetaintrules",
+        _ => false,
+    }
+}
+
+/// What `APILifecycleDeprecated` and `APILifecycleReplacement` of the served types come to.
+fn deprecation(gvk: &Gvk) -> &'static str {
+    match (gvk.group.as_str(), gvk.kind.as_str()) {
+        ("", "Endpoints") => "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
+        ("", "ComponentStatus") => "v1 ComponentStatus is deprecated in v1.19+",
+        _ => "",
     }
 }
 

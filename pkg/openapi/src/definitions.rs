@@ -183,8 +183,12 @@ impl Definitions {
         };
         let description = self.descriptions.field(&object.name, &f.name);
         let default = self.default(f);
+        if let Some(values) = f.allowed.as_deref().and_then(|t| serde_json::from_str(t).ok()) {
+            innermost(&mut out).insert("enum".to_owned(), values);
+        }
+        let described = description.is_some() || matches!(f.node, Node::Any);
         // v3 allows no siblings of a reference.
-        if self.flavor == Flavor::V3 && out.contains_key("$ref") && (description.is_some() || default.is_some()) {
+        if self.flavor == Flavor::V3 && out.contains_key("$ref") && (described || default.is_some()) {
             out = [("allOf".to_owned(), Value::Array(vec![Value::Object(out)]))].into_iter().collect();
         }
         if let Some(text) = description {
@@ -346,6 +350,15 @@ impl Definitions {
         properties.insert("items".to_owned(), json!({"type": "array", "items": self.reference(&custom.item)}));
         let list = json!({"type": "object", "required": ["items"], "properties": properties});
         list.as_object().cloned().unwrap_or_default()
+    }
+}
+
+/// The schema of the elements of a list or a map, however deep; else the schema itself.
+fn innermost(schema: &mut Map<String, Value>) -> &mut Map<String, Value> {
+    let key = ["items", "additionalProperties"].into_iter().find(|k| schema.get(*k).is_some_and(Value::is_object));
+    match key {
+        Some(key) => innermost(schema[key].as_object_mut().expect("it was found to be an object")),
+        None => schema,
     }
 }
 

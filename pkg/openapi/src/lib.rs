@@ -21,8 +21,8 @@ use isopod_kinds::Kind;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-/// The version that documents carry in `info`: that of the API that is served.
-pub const API_VERSION: &str = "v1.37.0";
+/// The version that documents carry in `info`: that of the API that is served, without its patch level.
+pub const API_VERSION: &str = "1.37";
 
 /// Media types of the protobuf forms, as answers carry them. Clients also ask for older names of theirs.
 pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";

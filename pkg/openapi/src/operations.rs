@@ -32,28 +32,6 @@ const DELETE: &[(&str, &str)] = &[
     ("propagationPolicy", "string"),
 ];
 
-/// Kinds whose deletion answers with the object instead of a `Status` (`ReturnDeletedObject` of upstream's strategies).
-const RETURNS_DELETED: &[(&str, &[&str])] = &[
-    (
-        "",
-        &[
-            "PersistentVolume",
-            "PersistentVolumeClaim",
-            "Pod",
-            "PodTemplate",
-            "ResourceQuota",
-            "Service",
-            "ServiceAccount",
-        ],
-    ),
-    ("resource.k8s.io", &["DeviceClass", "ResourceClaim", "ResourceClaimTemplate", "ResourceSlice"]),
-    ("storage.k8s.io", &["CSIDriver", "CSINode", "StorageClass", "VolumeAttachment", "VolumeAttributesClass"]),
-];
-
-fn returns_deleted(gvk: &Gvk) -> bool {
-    RETURNS_DELETED.iter().any(|(group, kinds)| *group == gvk.group && kinds.contains(&gvk.kind.as_str()))
-}
-
 /// A parameter with a simple schema.
 pub fn parameter(name: &str, place: &str, kind: &str) -> Value {
     let mut out = json!({"name": name, "in": place, "schema": {"type": kind, "uniqueItems": true}});
@@ -137,12 +115,13 @@ pub struct Operation {
     /// Answers with text (logs).
     pub text: bool,
     custom: bool,
+    returns_deleted: bool,
 }
 
 impl Operation {
     pub fn new(action: &str, id: String, kind: &Kind, definition: &str) -> Self {
         let method = match action {
-            "list" => "get",
+            "list" | "watch" | "watchlist" => "get",
             "deletecollection" => "delete",
             other => other,
         };
@@ -154,6 +133,7 @@ impl Operation {
             definition: definition.to_owned(),
             text: false,
             custom: kind.schema.custom,
+            returns_deleted: kind.hooks.returns_deleted(),
         }
     }
 
@@ -166,12 +146,13 @@ impl Operation {
             definition: String::new(),
             text: false,
             custom: false,
+            returns_deleted: false,
         }
     }
 
     fn parameters(&self) -> Vec<Value> {
         let mut out = match self.action.as_str() {
-            "list" => query(LIST).into_iter().chain(query(WATCH)).collect(),
+            "list" | "watch" | "watchlist" => query(LIST).into_iter().chain(query(WATCH)).collect(),
             "post" | "put" => query(WRITE),
             "patch" => query(WRITE).into_iter().chain(query(&[("force", "boolean")])).collect(),
             "delete" => query(DELETE),
@@ -217,15 +198,18 @@ impl Operation {
         };
         let mut schema = None;
         match self.action.as_str() {
-            "list" => {
-                definition.push_str("List");
+            "list" | "watch" | "watchlist" => {
+                match self.action.as_str() {
+                    "list" => definition.push_str("List"),
+                    _ => definition = format!("{META}WatchEvent"),
+                }
                 types.push("application/json;stream=watch");
                 if !self.custom {
                     types.push("application/vnd.kubernetes.protobuf;stream=watch");
                 }
             }
             "deletecollection" => definition = format!("{META}Status"),
-            "delete" if !returns_deleted(&self.gvk) => definition = format!("{META}Status"),
+            "delete" if !self.returns_deleted => definition = format!("{META}Status"),
             "connect" => {
                 types = vec!["*/*"];
                 schema = Some(json!({"type": "string"}));

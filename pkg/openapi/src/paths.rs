@@ -72,6 +72,7 @@ fn resource(out: &mut Map<String, Value>, kind: &Kind, base: &str, names: &Names
             vec![parameter("pretty", "query", "string")],
         );
     }
+    watches(out, kind, base, names, &definition);
     common.push(parameter("name", "path", "string"));
     let single = [
         ("get", "get", "read"),
@@ -84,6 +85,29 @@ fn resource(out: &mut Map<String, Value>, kind: &Kind, base: &str, names: &Names
     for sub in &kind.subresources {
         subresource(out, kind, sub, &item, names, &common);
     }
+}
+
+/// The deprecated addresses of watches, which built-in kinds alone have.
+fn watches(out: &mut Map<String, Value>, kind: &Kind, base: &str, names: &Names, definition: &str) {
+    if kind.schema.custom || !kind.verbs.iter().any(|v| v == "watch") {
+        return;
+    }
+    let (noun, resource) = (kind.gvk.kind.as_str(), kind.resource.as_str());
+    let mut common = vec![parameter("pretty", "query", "string")];
+    let mut add = |path: String, action: &str, id: String, parameters: Vec<Value>| {
+        let operation = Operation::new(action, names.id("watch", &id), kind, definition);
+        put(out, &format!("{base}/watch/{path}"), [Some(operation)], names, parameters);
+    };
+    let (scope, collection) = if kind.namespaced {
+        add(resource.to_owned(), "watchlist", format!("{noun}ListForAllNamespaces"), common.clone());
+        common.push(parameter("namespace", "path", "string"));
+        ("Namespaced", format!("namespaces/{{namespace}}/{resource}"))
+    } else {
+        ("", resource.to_owned())
+    };
+    add(collection.clone(), "watchlist", format!("{scope}{noun}List"), common.clone());
+    common.push(parameter("name", "path", "string"));
+    add(format!("{collection}/{{name}}"), "watch", format!("{scope}{noun}"), common);
 }
 
 fn put<const N: usize>(

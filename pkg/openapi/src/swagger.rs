@@ -45,8 +45,24 @@ fn parameter(mut parameter: Value) -> Value {
 fn unpack(content: Option<Value>) -> (Option<Value>, Vec<String>) {
     let Some(Value::Object(content)) = content else { return (None, Vec::new()) };
     let schema = content.values().next().and_then(|c| c.get("schema")).cloned();
-    (schema, content.into_iter().map(|(media_type, _)| media_type).collect())
+    let mut types: Vec<String> = content.into_iter().map(|(media_type, _)| media_type).collect();
+    types.sort_by_key(|t| MEDIA_TYPES.iter().position(|m| m == t));
+    (schema, types)
 }
+
+/// Lists of media types stand in the order in which the server prefers them.
+const MEDIA_TYPES: [&str; 10] = [
+    "text/plain",
+    "application/json",
+    "application/yaml",
+    "application/vnd.kubernetes.protobuf",
+    "application/json;stream=watch",
+    "application/vnd.kubernetes.protobuf;stream=watch",
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
+];
 
 fn operation(mut operation: Map<String, Value>) -> Value {
     let mut parameters: Vec<Value> = match operation.remove("parameters") {

@@ -145,6 +145,9 @@ pub struct Field {
     pub embedded: Box<str>,
     /// The name of Go's type where it is a named scalar or slice (`v1.RestartPolicy`): type errors show it.
     pub go_type: Option<Box<str>>,
+    /// The values of Go's `+enum` type, of the field or its elements, as a list in JSON. OpenAPI shows them; whether
+    /// others are refused is up to validation.
+    pub allowed: Option<Box<str>>,
     pub constraints: Constraints,
 }
 
@@ -168,6 +171,7 @@ impl Field {
             zero_default: false,
             embedded: Box::default(),
             go_type: None,
+            allowed: None,
             constraints: None,
         }
     }

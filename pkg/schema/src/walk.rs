@@ -11,9 +11,29 @@ pub fn objects_mut(value: &mut Value, object: &Object, visit: &mut dyn FnMut(&Ob
     let Value::Object(map) = value else { return };
     visit(object, map);
     for field in &object.fields {
-        if let Some(child) = map.get_mut(&field.name) {
-            node_mut(child, &field.node, visit);
+        match map.get_mut(&field.name) {
+            Some(child) if !child.is_null() => node_mut(child, &field.node, visit),
+            _ => absent(map, object, field, visit),
         }
+    }
+}
+
+/// Go holds a struct that is no pointer even where JSON says nothing about it: it is visited, and stays where `visit` put
+/// something into it.
+fn absent(
+    map: &mut Map<String, Value>,
+    object: &Object,
+    field: &Field,
+    visit: &mut dyn FnMut(&Object, &mut Map<String, Value>),
+) {
+    let Node::Object(o) = &field.node else { return };
+    if field.pointer || object.custom || o.get().custom {
+        return;
+    }
+    let mut child = Value::Object(Map::new());
+    objects_mut(&mut child, o.get(), visit);
+    if child.as_object().is_some_and(|m| !m.is_empty()) {
+        map.insert(field.name.clone(), child);
     }
 }
 

@@ -12,19 +12,13 @@ use axum::response::Response;
 use isopod_api::Status;
 use serde_json::{Value, json};
 
-/// Resources whose deleted object is the answer, not a `Status`, as upstream's stores are set up.
-const RETURNS_OBJECT: [&str; 6] =
-    ["pods", "serviceaccounts", "persistentvolumes", "persistentvolumeclaims", "resourcequotas", "podtemplates"];
-
 pub async fn delete(server: &ApiServer, call: &Call, body: Body) -> Result<Response, Status> {
     let form = call.form()?;
     let options = parse(call, body).await?;
     let intent = call.intent(&WriteOptions { dry_run: options.dry_run, ..Default::default() });
     let done = deletion::delete(server, &intent, &options).await?;
     let code = if !done.removed && options.orphan_dependents == Some(false) { 202 } else { 200 };
-    let shows_object =
-        !done.removed || (call.kind.gvk.group.is_empty() && RETURNS_OBJECT.contains(&call.kind.resource.as_str()));
-    if shows_object {
+    if !done.removed || call.kind.hooks.returns_deleted() {
         return Ok(call.show(code, &done.entry, &form));
     }
     let uid = done.entry.value()["metadata"]["uid"].clone();

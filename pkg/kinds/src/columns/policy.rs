@@ -1,7 +1,7 @@
 //! Columns of RBAC, disruption budgets, priority, certificates, admission, flow control and scheduling groups.
 
 use super::storage::{WEBHOOKS, count_column, number_or_none};
-use super::{AGE, NAME, boolean, condition, field, human_duration, integer, map_text, or, text, wide};
+use super::{AGE, CREATED_AT, NAME, boolean, condition, field, human_duration, integer, map_text, or, text, wide};
 use crate::access::Access;
 use crate::kind::Column;
 use jiff::Timestamp;
@@ -45,6 +45,16 @@ pub(super) fn columns(group: &str, kind: &str) -> Option<Vec<Column>> {
             text("Policy", gang),
             text("Workload", field!(text "spec.workloadRef.workloadName" or "<none>")),
             AGE,
+        ],
+        ("apiextensions", "CustomResourceDefinition") => vec![
+            NAME,
+            text("Scope", field!(text "spec.scope")),
+            text("Versions", served_versions),
+            CREATED_AT,
+            wide("Group", field!(text "spec.group")),
+            wide("Kind", field!(text "spec.names.kind")),
+            wide("ShortNames", |o, _| o.texts("spec.names.shortNames").join(",").into()),
+            Column { priority: 1, ..boolean("Established", |o, _| condition_is_true(o, "Established").into()) },
         ],
         ("certificates", _) => return certificates(kind),
         ("admissionregistration", _) => return admission(kind),
@@ -198,4 +208,16 @@ fn flow_control(kind: &str) -> Option<Vec<Column>> {
         ],
         _ => return None,
     })
+}
+/// The served versions, sorted; the stored one says so.
+fn served_versions(o: &Value, _: Timestamp) -> Value {
+    let served = o.list("spec.versions").iter().filter(|v| v.flag("served"));
+    let mut all: Vec<String> =
+        served.map(|v| format!("{}{}", v.text("name"), if v.flag("storage") { "(storage)" } else { "" })).collect();
+    all.sort();
+    all.join(",").into()
+}
+
+fn condition_is_true(o: &Value, kind: &str) -> bool {
+    o.list("status.conditions").iter().any(|c| c.text("type") == kind && c.text("status") == "True")
 }

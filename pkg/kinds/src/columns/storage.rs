@@ -31,11 +31,6 @@ pub(super) fn columns(group: &str, kind: &str) -> Option<Vec<Column>> {
         ],
         ("storage.k8s.io", "CSINode") => vec![NAME, super::cluster::DRIVERS, AGE],
         ("storage.k8s.io", "CSIDriver") => csi_driver(),
-        ("storage.k8s.io", "CSIStorageCapacity") => vec![
-            NAME,
-            text("StorageClassName", field!(text "storageClassName")),
-            text("Capacity", field!(text "capacity" or "<unset>")),
-        ],
         ("resource.k8s.io", "DeviceClass" | "ResourceClaimTemplate") => vec![NAME, AGE],
         ("resource.k8s.io", "ResourceClaim") => vec![NAME, text("State", claim_state), AGE],
         ("resource.k8s.io", "ResourceSlice") => vec![

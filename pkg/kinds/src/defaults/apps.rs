@@ -1,7 +1,7 @@
 //! Defaults of workloads: apps, batch, autoscaling.
 
 use super::{Overlay, set_pointer, set_struct, set_text};
-use crate::access::{Access, set};
+use crate::access::{Access, list_mut, set};
 use serde_json::{Value, json};
 
 pub(super) fn overlay(group: &str, def: &str) -> Option<Overlay> {
@@ -54,6 +54,10 @@ fn stateful_set(v: &mut Value) {
     set_text(v, "persistentVolumeClaimRetentionPolicy.whenScaled", "Retain");
     set_pointer(v, "replicas", 1);
     set_pointer(v, "revisionHistoryLimit", 10);
+    for claim in list_mut(v, "volumeClaimTemplates") {
+        set(claim, "apiVersion", "v1");
+        set(claim, "kind", "PersistentVolumeClaim");
+    }
 }
 
 fn job(v: &mut Value) {

@@ -14,8 +14,8 @@ pub(super) fn overlay(def: &str) -> Option<Overlay> {
         "ReplicationController" => replication_controller,
         "ReplicationControllerSpec" => |v| set_pointer(v, "replicas", 1),
         "EndpointPort" => |v| set_text(v, "protocol", "TCP"),
-        "PersistentVolume" => |v| set_text(v, "status.phase", "Pending"),
-        "PersistentVolumeSpec" => persistent_volume_spec,
+        "PersistentVolume" => persistent_volume,
+        "PersistentVolumeSpec" => |v| round(v, &["capacity"]),
         "PersistentVolumeClaim" => |v| set_text(v, "status.phase", "Pending"),
         "PersistentVolumeClaimSpec" => |v| set_pointer(v, "volumeMode", "Filesystem"),
         "PersistentVolumeClaimStatus" => persistent_volume_claim_status,
@@ -106,10 +106,11 @@ fn replication_controller(v: &mut Value) {
     }
 }
 
-fn persistent_volume_spec(v: &mut Value) {
-    set_text(v, "persistentVolumeReclaimPolicy", "Retain");
-    set_pointer(v, "volumeMode", "Filesystem");
-    round(v, &["capacity"]);
+/// Not the spec's own defaults: one that stands inside a VolumeAttachment has none.
+fn persistent_volume(v: &mut Value) {
+    set_text(v, "status.phase", "Pending");
+    set_text(v, "spec.persistentVolumeReclaimPolicy", "Retain");
+    set_pointer(v, "spec.volumeMode", "Filesystem");
 }
 
 fn persistent_volume_claim_status(v: &mut Value) {

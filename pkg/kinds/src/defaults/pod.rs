@@ -3,7 +3,9 @@
 use super::{Overlay, set_nonzero, set_pointer, set_struct, set_text};
 use crate::access::{Access, list_mut, map_mut, set, unset};
 use isopod_api::quantity::Quantity;
+use regex::Regex;
 use serde_json::{Value, json};
+use std::sync::LazyLock;
 
 pub(super) fn overlay(def: &str) -> Option<Overlay> {
     Some(match def {
@@ -90,14 +92,23 @@ fn pod_status(v: &mut Value) {
     }
 }
 
-/// The tag of an image reference: `latest` where it has neither tag nor digest, empty where it has only a digest.
+/// An image reference: an optional host, a path, an optional tag, an optional digest.
+static IMAGE: LazyLock<Regex> = LazyLock::new(|| {
+    const HOST: &str = r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?";
+    const PART: &str = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*";
+    const DIGEST: &str = r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}";
+    let whole = format!(r"^(?:{HOST}/)?{PART}(?:/{PART})*(?::([0-9A-Za-z_][0-9A-Za-z_.-]{{0,127}}))?(@{DIGEST})?$");
+    Regex::new(&whole).expect("the pattern is constant")
+});
+
+/// The tag of an image reference: `latest` where it has neither tag nor digest, empty where it has only a digest or is
+/// no reference at all.
 fn image_tag(image: &str) -> &str {
-    let (name, digest) = image.split_once('@').unwrap_or((image, ""));
-    let last = name.rsplit('/').next().unwrap_or(name);
-    match last.split_once(':') {
-        Some((_, tag)) => tag,
-        None if digest.is_empty() => "latest",
-        None => "",
+    let Some(parts) = IMAGE.captures(image) else { return "" };
+    match (parts.get(1), parts.get(2)) {
+        (Some(tag), _) => &image[tag.range()],
+        (None, None) => "latest",
+        (None, Some(_)) => "",
     }
 }
 
@@ -183,8 +194,10 @@ mod tests {
             ("nginx:1.2", "1.2"),
             ("host:5000/nginx", "latest"),
             ("host:5000/nginx:x", "x"),
-            ("nginx@sha256:1", ""),
-            ("nginx:latest@sha256:1", "latest"),
+            (&format!("nginx@sha256:{}", "a".repeat(64)), ""),
+            (&format!("nginx:latest@sha256:{}", "a".repeat(64)), "latest"),
+            ("Not Valid!", ""),
+            ("", ""),
         ] {
             assert_eq!(image_tag(image), tag, "{image}");
         }

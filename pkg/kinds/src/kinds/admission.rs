@@ -18,6 +18,30 @@ const ACTIONS: [&str; 3] = ["Audit", "Deny", "Warn"];
 const OPERATIONS: [&str; 5] = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
 const REVIEWS: [&str; 2] = ["v1", "v1beta1"];
 const SIDE_EFFECTS: [&str; 2] = ["None", "NoneOnDryRun"];
+/// Words that CEL keeps for itself.
+const RESERVED: [&str; 21] = [
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "false",
+    "for",
+    "function",
+    "if",
+    "import",
+    "in",
+    "let",
+    "loop",
+    "namespace",
+    "null",
+    "package",
+    "return",
+    "true",
+    "var",
+    "void",
+    "while",
+];
 const MAX_MATCH_CONDITIONS: usize = 64;
 const MAX_AUDIT_ANNOTATIONS: usize = 20;
 
@@ -30,6 +54,9 @@ pub fn strategy(kind: &str) -> Strategy {
         }
         "ValidatingAdmissionPolicy" => {
             Strategy { owned: ownership::status_alone, create: policy, update: |new, _| policy(new), ..BASE }
+        }
+        "MutatingAdmissionPolicy" => {
+            Strategy { create: mutating_policy, update: |new, _| mutating_policy(new), ..BASE }
         }
         "ValidatingAdmissionPolicyBinding" => {
             Strategy { create: |new| binding(new, true), update: |new, _| binding(new, true), ..BASE }
@@ -287,9 +314,9 @@ fn match_conditions(parent: &Value, path: &Path) -> FieldErrors {
     errs
 }
 
-fn policy(p: &Value) -> FieldErrors {
-    let (spec, path) = (p.at("spec"), Path::new("spec"));
-    let mut errs = needed(spec, "failurePolicy", &POLICIES, &path);
+/// What policies that validate and policies that mutate have in common.
+fn policy_head(spec: &Value, path: &Path, mutates: bool) -> FieldErrors {
+    let mut errs = needed(spec, "failurePolicy", &POLICIES, path);
     if spec.has("paramKind") {
         errs.extend(param_kind(spec.at("paramKind"), &path.child("paramKind")));
     }
@@ -298,6 +325,9 @@ fn policy(p: &Value) -> FieldErrors {
         errs.extend(match_resources(spec.at("matchConstraints"), &constraints));
         if spec.list("matchConstraints.resourceRules").is_empty() {
             errs.push(FieldError::required(&constraints.child("resourceRules"), ""));
+        }
+        if mutates {
+            errs.extend(mutable_operations(spec.at("matchConstraints"), &constraints));
         }
     } else {
         errs.push(FieldError::required(&constraints, ""));
@@ -308,7 +338,72 @@ fn policy(p: &Value) -> FieldErrors {
         for f in ["name", "expression"].iter().filter(|f| v.text(f).trim().is_empty()) {
             errs.push(FieldError::required(&at.child(f), format!("{f} is not specified")));
         }
+        let name = v.text("name");
+        if !name.trim().is_empty() && !is_identifier(name) {
+            errs.push(FieldError::invalid(&at.child("name"), name, "must be a valid CEL identifier"));
+        }
     }
+    errs
+}
+
+/// Whether CEL can name a variable so.
+fn is_identifier(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_')
+        && !RESERVED.contains(&name)
+}
+
+/// Only requests that bring an object can be changed.
+fn mutable_operations(m: &Value, path: &Path) -> FieldErrors {
+    const MUTABLE: [&str; 4] = ["*", "CONNECT", "CREATE", "UPDATE"];
+    let p = path.child("resourceRules").child("operations");
+    let all = m.list("resourceRules").iter().flat_map(|r| r.texts("operations"));
+    all.flat_map(|op| supported(op, &MUTABLE, &p)).collect()
+}
+
+fn mutating_policy(p: &Value) -> FieldErrors {
+    let (spec, path) = (p.at("spec"), Path::new("spec"));
+    let mut errs = policy_head(spec, &path, true);
+    let (all, at) = (spec.list("mutations"), path.child("mutations"));
+    if all.is_empty() {
+        errs.push(FieldError::required(&at, "mutations must contain at least one item"));
+    }
+    for (i, m) in all.iter().enumerate() {
+        errs.extend(mutation(m, &at.index(i)));
+    }
+    let p = path.child("reinvocationPolicy");
+    match spec.text("reinvocationPolicy") {
+        "" => errs.push(FieldError::required(&p, "")),
+        v => errs.extend(supported(v, &["IfNeeded", "Never"], &p)),
+    }
+    errs
+}
+
+fn mutation(m: &Value, path: &Path) -> FieldErrors {
+    let kind = m.text("patchType");
+    let (used, other) = match kind {
+        "JSONPatch" => ("jsonPatch", "applyConfiguration"),
+        "ApplyConfiguration" => ("applyConfiguration", "jsonPatch"),
+        "" => return vec![FieldError::required(&path.child("patchType"), "")],
+        _ => return supported(kind, &["ApplyConfiguration", "JSONPatch"], &path.child("patchType")),
+    };
+    let mut errs = Vec::new();
+    let p = path.child(used);
+    if !m.has(used) {
+        errs.push(FieldError::required(&p, format!("must be specified when patchType is {kind}")));
+    } else if m.at(used).text("expression").trim().is_empty() {
+        errs.push(FieldError::required(&p.child("expression"), ""));
+    }
+    if m.has(other) {
+        let why = format!("must not be specified when patchType is {kind}");
+        errs.push(FieldError::invalid(&path.child(other), format!("{{{other}}}"), why));
+    }
+    errs
+}
+
+fn policy(p: &Value) -> FieldErrors {
+    let (spec, path) = (p.at("spec"), Path::new("spec"));
+    let mut errs = policy_head(spec, &path, false);
     if spec.list("validations").is_empty() && spec.list("auditAnnotations").is_empty() {
         for f in ["validations", "auditAnnotations"] {
             let m = "validations or auditAnnotations must contain at least one item";
@@ -319,7 +414,8 @@ fn policy(p: &Value) -> FieldErrors {
     for (i, v) in spec.list("validations").iter().enumerate() {
         errs.extend(policy_validation(v, &path.child("validations").index(i)));
     }
-    errs.extend(audit_annotations(spec.list("auditAnnotations"), &path.child("auditAnnotations")));
+    let name = p.text("metadata.name");
+    errs.extend(audit_annotations(name, spec.list("auditAnnotations"), &path.child("auditAnnotations")));
     errs
 }
 
@@ -411,7 +507,7 @@ fn policy_validation(v: &Value, path: &Path) -> FieldErrors {
     errs
 }
 
-fn audit_annotations(all: &[Value], path: &Path) -> FieldErrors {
+fn audit_annotations(policy: &str, all: &[Value], path: &Path) -> FieldErrors {
     let mut seen = BTreeSet::new();
     let mut errs = Vec::new();
     if all.len() > MAX_AUDIT_ANNOTATIONS {
@@ -420,6 +516,8 @@ fn audit_annotations(all: &[Value], path: &Path) -> FieldErrors {
     }
     for (i, a) in all.iter().enumerate() {
         let p = path.index(i);
+        let key = if policy.is_empty() { a.text("key").to_owned() } else { format!("{policy}/{}", a.text("key")) };
+        errs.extend(qualified_name(&key, &p.child("key")));
         if a.text("valueExpression").trim().is_empty() {
             errs.push(FieldError::required(&p.child("valueExpression"), "valueExpression is not specified"));
         }
@@ -445,6 +543,8 @@ fn binding(b: &Value, acts: bool) -> FieldErrors {
     }
     if acts {
         errs.extend(validation_actions(&spec.texts("validationActions"), &path.child("validationActions")));
+    } else {
+        errs.extend(mutable_operations(spec.at("matchResources"), &path.child("matchResources")));
     }
     errs
 }
@@ -488,7 +588,7 @@ fn validation_actions(all: &[&str], path: &Path) -> FieldErrors {
         errs.push(FieldError::invalid(path, all, m));
     }
     if all.is_empty() {
-        errs.push(FieldError::required(path, "at least one validation action is required"));
+        errs.push(FieldError::required(path, "").declared());
     }
     errs
 }
@@ -598,6 +698,30 @@ mod tests {
             [
                 "metadata.name: Invalid value: \"x\": must be `spec.version+\".\"+spec.group`: \"v1.a.b\"",
                 "spec.caBundle: Invalid value: \"3 bytes\": local APIServices may not have a caBundle",
+            ]
+        );
+    }
+
+    #[test]
+    fn mutating_policies() {
+        let rule = json!({"operations": ["CREATE"], "apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*"]});
+        let good = json!({"metadata": {"name": "p"}, "spec": {
+            "failurePolicy": "Fail", "reinvocationPolicy": "Never",
+            "matchConstraints": {"matchPolicy": "Exact", "namespaceSelector": {}, "objectSelector": {}, "resourceRules": [rule]},
+            "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": "[]"}}]}});
+        assert_eq!(mutating_policy(&good), Vec::new());
+        let mut bad = good;
+        bad["spec"]["matchConstraints"]["resourceRules"][0]["operations"] = json!(["DELETE"]);
+        bad["spec"]["mutations"][0] = json!({"patchType": "ApplyConfiguration", "jsonPatch": {}});
+        bad["spec"]["variables"] = json!([{"name": "Not Valid!", "expression": "1"}]);
+        let fields: Vec<String> = mutating_policy(&bad).into_iter().map(|e| e.field).collect();
+        assert_eq!(
+            fields,
+            [
+                "spec.matchConstraints.resourceRules.operations",
+                "spec.variables[0].name",
+                "spec.mutations[0].applyConfiguration",
+                "spec.mutations[0].jsonPatch"
             ]
         );
     }

@@ -6,18 +6,17 @@ use crate::strategy::{PLAIN, Strategy};
 use crate::validation::autoscaler;
 use serde_json::{Map, Value, json};
 
+/// Percent of the requested CPU that is aimed at where no metric is named.
+const DEFAULT_CPU: i64 = 80;
+
 const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
 const CURRENT: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
 const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
 const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
 
 pub fn strategy(version: &str) -> Strategy {
-    let base = Strategy {
-        create: autoscaler::create,
-        update: |new, _| autoscaler::create(new),
-        update_status: autoscaler::status,
-        ..PLAIN
-    };
+    let base =
+        Strategy { create: autoscaler::create, update: autoscaler::update, update_status: autoscaler::status, ..PLAIN };
     if version != "v1" {
         return base;
     }
@@ -26,7 +25,7 @@ pub fn strategy(version: &str) -> Strategy {
         to_storage,
         from_storage,
         create: |new| autoscaler::create(&converted(new)),
-        update: |new, _| autoscaler::create(&converted(new)),
+        update: |new, old| autoscaler::update(&converted(new), &converted(old)),
         ..base
     }
 }
@@ -127,6 +126,11 @@ fn annotate(obj: &mut Value, key: &str, v: &Value) {
     map_mut(obj, "metadata.annotations").insert(key.to_owned(), v.to_string().into());
 }
 
+fn cpu_utilization(percent: i64) -> Value {
+    let target = json!({"type": "Utilization", "averageUtilization": percent});
+    json!({"type": "Resource", "resource": {"name": "cpu", "target": target}})
+}
+
 fn to_storage(obj: &mut Value) {
     set(obj, "apiVersion", "autoscaling/v2");
     let mut metrics = Vec::new();
@@ -134,13 +138,13 @@ fn to_storage(obj: &mut Value) {
         metrics.extend(list.iter().map(metric_from_v1));
     }
     if let Some(n) = obj.int("spec.targetCPUUtilizationPercentage") {
-        let target = json!({"type": "Utilization", "averageUtilization": n});
-        metrics.push(json!({"type": "Resource", "resource": {"name": "cpu", "target": target}}));
+        metrics.push(cpu_utilization(n));
         unset(obj, "spec.targetCPUUtilizationPercentage");
     }
-    if !metrics.is_empty() {
-        set(obj, "spec.metrics", metrics);
+    if metrics.is_empty() {
+        metrics.push(cpu_utilization(DEFAULT_CPU));
     }
+    set(obj, "spec.metrics", metrics);
     if let Some(v) = annotation(obj, BEHAVIOR) {
         set(obj, "spec.behavior", v);
     }
@@ -208,5 +212,9 @@ mod tests {
         assert!(v.entry_text("metadata.annotations", METRICS).contains("\"targetAverageValue\":\"10\""));
         to_storage(&mut v);
         assert_eq!(v, v2);
+        let mut bare = json!({"apiVersion": "autoscaling/v1", "spec": {"maxReplicas": 3}});
+        to_storage(&mut bare);
+        from_storage(&mut bare);
+        assert_eq!(bare.int("spec.targetCPUUtilizationPercentage"), Some(80));
     }
 }

@@ -1,6 +1,6 @@
 //! Endpoints and EndpointSlices.
 
-use crate::access::{Access, same};
+use crate::access::{Access, same, set};
 use crate::metadata::immutable;
 use crate::strategy::{PLAIN, STATELESS, Strategy};
 use crate::validation::check::{dns_label, dns_subdomain, invalid_each, one_of, port_number, qualified_name};
@@ -23,6 +23,12 @@ pub const ENDPOINTS: Strategy = Strategy {
 pub const SLICE: Strategy = Strategy {
     resets_status: false,
     warnings: warnings::slice,
+    // Its labels count as content.
+    prepare_update: |_, new, old| {
+        if !same(new.at("metadata.labels"), old.at("metadata.labels")) {
+            set(new, "metadata.generation", old.int_or("metadata.generation", 0) + 1);
+        }
+    },
     create: |new| slice(new, None),
     update: |new, old| {
         let mut errs = slice(new, Some(old));
@@ -119,9 +125,9 @@ fn endpoints(list: &[Value], kind: &str) -> FieldErrors {
         let (p, all) = (path.index(i), e.texts("addresses"));
         let ap = p.child("addresses");
         if all.is_empty() {
-            errs.push(FieldError::required(&ap, "must contain at least 1 address"));
+            errs.push(FieldError::required(&ap, "").declared());
         } else if all.len() > 100 {
-            errs.push(FieldError::too_many(&ap, all.len(), 100));
+            errs.push(FieldError::too_many(&ap, all.len(), 100).declared());
         }
         errs.extend(all.iter().enumerate().flat_map(|(j, a)| slice_address(a, kind, &ap, j)));
         if let Some(node) = e.at("nodeName").as_str() {
@@ -208,7 +214,7 @@ mod tests {
         assert_eq!(
             say(slice(&json!({"addressType": "IPv4", "endpoints": [{"addresses": []}, {"addresses": ["::1"]}]}), None)),
             [
-                "endpoints[0].addresses: Required value: must contain at least 1 address",
+                "endpoints[0].addresses: Required value",
                 "endpoints[1].addresses: Invalid value: \"::1\": must be an IPv4 address",
                 "endpoints[1].addresses[0]: Invalid value: \"::1\": may not be in the loopback range (127.0.0.0/8, ::1/128)"
             ]

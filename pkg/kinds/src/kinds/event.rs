@@ -1,6 +1,7 @@
 //! Events: one stored form (core/v1), served as core/v1 and as events.k8s.io/v1.
 
-use crate::access::{Access, set};
+use crate::access::{Access, same, set};
+use crate::metadata::immutable;
 use crate::strategy::{STATELESS, Strategy};
 use isopod_api::{FieldError, FieldErrors, Path, names};
 use serde_json::{Value, json};
@@ -122,99 +123,128 @@ fn select(obj: &Value, path: &str) -> String {
     if path == "source" { obj.text("reportingComponent").to_owned() } else { String::new() }
 }
 
-/// The namespace of a namespaced object's event is the object's; a cluster object's is `default` or `kube-system`.
-fn namespace_matches(event: &Value) -> FieldErrors {
-    let involved = if event.has("regarding") { "regarding" } else { "involvedObject" };
-    let (of_object, own) = (event.at(involved).text("namespace"), event.text("metadata.namespace"));
+/// The namespace of a namespaced object's event is the object's; a cluster object's is `default`, or for newer events
+/// `kube-system`.
+fn namespace_matches(event: &Value, newer: bool) -> FieldErrors {
+    let (of_object, own) = (event.text("involvedObject.namespace"), event.text("metadata.namespace"));
+    let fits = match (newer, of_object) {
+        (true, "") => matches!(own, "default" | "kube-system"),
+        (true, _) => true,
+        (false, "") => matches!(own, "default" | ""),
+        (false, ns) => ns == own,
+    };
+    if fits {
+        return Vec::new();
+    }
     let p = Path::new("involvedObject").child("namespace");
-    if of_object.is_empty() {
-        if !matches!(own, "default" | "kube-system" | "") {
-            return vec![FieldError::invalid(&p, of_object, "does not match event.namespace")];
-        }
-    } else if of_object != own {
-        return vec![FieldError::invalid(&p, of_object, "does not match event.namespace")];
-    }
-    Vec::new()
+    vec![FieldError::invalid(&p, of_object, "does not match event.namespace")]
 }
 
-fn validate(event: &Value) -> FieldErrors {
-    let mut errs = Vec::new();
+/// The rules of both groups, about the stored form. `reporter` is what the group calls the reporting controller.
+fn common_rules(event: &Value, reporter: &str) -> FieldErrors {
     // An event with an eventTime keeps the rules of the newer group.
-    if event.has("eventTime") {
-        errs.extend(namespace_matches(event));
-        errs.extend(new_rules(event, "reportingComponent", "message"));
-    } else {
-        errs.extend(namespace_matches(event));
+    let newer = event.has("eventTime");
+    let mut errs = namespace_matches(event, newer);
+    if !newer {
+        return errs;
     }
-    let ns = event.text("metadata.namespace");
-    errs.extend(names::dns1123_subdomain(ns).into_iter().map(|m| FieldError::invalid(&Path::new("namespace"), ns, m)));
-    errs
-}
-
-fn new_rules(event: &Value, controller: &str, note: &str) -> FieldErrors {
-    let mut errs = Vec::new();
-    let p = Path::new("reportingController");
-    let name = event.text(controller);
+    let (p, name) = (Path::new(reporter), event.text("reportingComponent"));
     if name.is_empty() {
         errs.push(FieldError::required(&p, ""));
     }
     errs.extend(names::qualified_name(name).into_iter().map(|m| FieldError::invalid(&p, name, m)));
-    let limits =
-        [("reportingInstance", "reportingInstance", 128), ("action", "action", 128), ("reason", "reason", 128)];
-    for (field, shown, max) in limits {
-        let (v, p) = (event.text(field), Path::new(shown));
+    for field in ["reportingInstance", "action", "reason"] {
+        let (v, p) = (event.text(field), Path::new(field));
         if v.is_empty() {
             errs.push(FieldError::required(&p, ""));
         }
-        if v.len() > max {
-            let m = format!("can have at most {max} characters");
-            errs.push(FieldError::invalid(&p, v, m));
+        if v.len() > 128 {
+            errs.push(FieldError::invalid(&p, "", "can have at most 128 characters"));
         }
     }
-    if event.text(note).len() > 1024 {
+    if event.text("message").len() > 1024 {
         errs.push(FieldError::invalid(&Path::new("message"), "", "can have at most 1024 characters"));
     }
     errs
 }
 
+fn validate(event: &Value) -> FieldErrors {
+    common_rules(event, "reportingComponent")
+}
+
+/// Rules are about the stored form, and name its fields.
+fn stored(event: &Value) -> Value {
+    let mut v = event.clone();
+    to_storage(&mut v);
+    v
+}
+
+fn series(event: &Value) -> FieldErrors {
+    let mut errs = Vec::new();
+    if event.has("series") {
+        if event.int_or("series.count", 0) < 2 {
+            errs.push(FieldError::invalid(&Path::new("series.count"), "", "should be at least 2"));
+        }
+        if !event.has("series.lastObservedTime") {
+            errs.push(FieldError::required(&Path::new("series.lastObservedTime"), ""));
+        }
+    }
+    errs
+}
+
 fn validate_new(event: &Value) -> FieldErrors {
-    let mut errs = namespace_matches(event);
+    let event = &stored(event);
+    let mut errs = common_rules(event, "reportingController");
+    errs.extend(series(event));
     if !event.has("eventTime") {
         errs.push(FieldError::required(&Path::new("eventTime"), ""));
     }
     let kind = event.text("type");
     if !matches!(kind, "Normal" | "Warning") {
-        let m = format!("has invalid value: {kind}");
-        errs.push(FieldError::invalid(&Path::new("type"), "", m));
+        errs.push(FieldError::invalid(&Path::new("type"), "", format!("has invalid value: {kind}")));
     }
-    for (field, shown) in [("deprecatedFirstTimestamp", "firstTimestamp"), ("deprecatedLastTimestamp", "lastTimestamp")]
-    {
-        if event.has(field) {
-            errs.push(FieldError::invalid(&Path::new(shown), "", "needs to be unset"));
-        }
+    let source = event.at("source");
+    let used = [
+        ("firstTimestamp", event.has("firstTimestamp")),
+        ("lastTimestamp", event.has("lastTimestamp")),
+        ("count", event.int_or("count", 0) != 0),
+        ("source", !source.is_empty_at("component") || !source.is_empty_at("host")),
+    ];
+    for (field, _) in used.iter().filter(|(_, used)| *used) {
+        errs.push(FieldError::invalid(&Path::new(field), "", "needs to be unset"));
     }
-    errs.extend(new_rules(event, "reportingController", "note"));
     errs
 }
 
 /// Of an events.k8s.io event only the series and the metadata change.
 fn validate_new_update(new: &Value, old: &Value) -> FieldErrors {
+    let (new, old) = (&stored(new), &stored(old));
+    let mut errs = common_rules(new, "reportingController");
+    if !same(new.at("series"), old.at("series")) {
+        errs.extend(series(new));
+    }
     let fixed = [
-        "regarding",
+        "involvedObject",
         "reason",
-        "note",
-        "deprecatedSource",
-        "deprecatedFirstTimestamp",
-        "deprecatedLastTimestamp",
-        "deprecatedCount",
+        "message",
+        "source",
+        "firstTimestamp",
+        "lastTimestamp",
+        "count",
+        "reason",
         "type",
+        "eventTime",
         "action",
         "related",
-        "reportingController",
-        "reportingInstance",
-        "eventTime",
     ];
-    fixed.iter().flat_map(|f| crate::metadata::immutable(new, old, f, &Path::root())).collect()
+    errs.extend(fixed.iter().flat_map(|f| immutable(new, old, f, &Path::root())));
+    let reporter = immutable(new, old, "reportingComponent", &Path::root());
+    errs.extend(reporter.into_iter().map(|e| FieldError { field: "reportingController".into(), ..e }));
+    errs.extend(immutable(new, old, "reportingInstance", &Path::root()));
+    for e in errs.iter_mut().filter(|e| e.field == "eventTime" && !new.has("eventTime")) {
+        e.shown = Some("null".into());
+    }
+    errs
 }
 
 #[cfg(test)]

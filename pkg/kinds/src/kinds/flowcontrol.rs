@@ -5,7 +5,7 @@ use crate::ownership;
 use crate::strategy::{PLAIN, Strategy};
 use crate::validation::check::{invalid_each, required, supported};
 use isopod_api::{FieldError, FieldErrors, Path, names};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 const EXEMPT: &str = "exempt";
@@ -64,7 +64,11 @@ fn schema(s: &Value) -> FieldErrors {
     }
     if spec.has("distinguisherMethod") {
         let p = path.child("distinguisherMethod").child("type");
-        errs.extend(supported(spec.text("distinguisherMethod.type"), &["ByNamespace", "ByUser"], &p));
+        let (method, known) = (spec.text("distinguisherMethod.type"), ["ByNamespace", "ByUser"]);
+        if !known.contains(&method) {
+            // The whole struct is shown.
+            errs.push(FieldError::not_supported(&p, json!({"Type": method}), &known));
+        }
     }
     let p = path.child("priorityLevelConfiguration").child("name");
     match spec.text("priorityLevelConfiguration.name") {
@@ -206,19 +210,19 @@ fn level(l: &Value) -> FieldErrors {
     match kind {
         "Exempt" => {
             if spec.has("limited") {
-                errs.push(FieldError::forbidden(&limited, "must be nil if the type is not Limited"));
+                errs.push(FieldError::forbidden(&limited, "").declared());
             }
             errs.extend(shares(spec.at("exempt"), &exempt));
             errs.extend(lendable(spec.at("exempt"), &exempt));
         }
         "Limited" => {
             if spec.has("exempt") {
-                errs.push(FieldError::forbidden(&exempt, "must be nil if the type is Limited"));
+                errs.push(FieldError::forbidden(&exempt, "").declared());
             }
             if spec.has("limited") {
                 errs.extend(limits(spec.at("limited"), &limited));
             } else {
-                errs.push(FieldError::required(&limited, "must not be empty when type is Limited"));
+                errs.push(FieldError::required(&limited, "").declared());
             }
         }
         "" => errs.push(FieldError::required(&path.child("type"), "")),
@@ -244,12 +248,10 @@ fn limits(l: &Value, path: &Path) -> FieldErrors {
     let queuing = p.child("queuing");
     match (response.text("type"), response.has("queuing")) {
         ("Reject", true) => {
-            let m = "must be nil if limited.limitResponse.type is not Limited";
-            errs.push(FieldError::forbidden(&queuing, m));
+            errs.push(FieldError::forbidden(&queuing, "").declared());
         }
         ("Queue", false) => {
-            let m = "must not be empty if limited.limitResponse.type is Limited";
-            errs.push(FieldError::required(&queuing, m));
+            errs.push(FieldError::required(&queuing, "").declared());
         }
         ("Queue", true) => errs.extend(queues(response.at("queuing"), &queuing)),
         ("Reject", false) => {}

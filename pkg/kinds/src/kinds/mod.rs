@@ -8,6 +8,7 @@ pub mod endpoints;
 pub mod event;
 mod flowcontrol;
 pub mod lease;
+mod migration;
 pub mod namespace;
 pub mod networking;
 pub mod node;
@@ -15,6 +16,7 @@ pub mod pod;
 pub mod policy;
 pub mod quota;
 pub mod rbac;
+mod resource;
 pub mod service;
 mod storage;
 mod workload;
@@ -50,14 +52,15 @@ pub fn strategy(gvk: &Gvk) -> Strategy {
         "storage.k8s.io" => storage::strategy(kind),
         "node.k8s.io" => policy::RUNTIME_CLASS,
         "certificates.k8s.io" => certificates::strategy(kind),
-        "resource.k8s.io" => resource(kind),
+        "resource.k8s.io" => resource::strategy(kind),
         "scheduling.k8s.io" => match kind {
             "PriorityClass" => policy::PRIORITY_CLASS,
             _ => Strategy { generation: false, unconditional_update: false, ..PLAIN },
         },
-        "internal.apiserver.k8s.io" | "storagemigration.k8s.io" => {
+        "internal.apiserver.k8s.io" => {
             Strategy { owned: ownership::status_alone, generation: false, unconditional_update: false, ..PLAIN }
         }
+        "storagemigration.k8s.io" => migration::STRATEGY,
         "flowcontrol.apiserver.k8s.io" => flowcontrol::strategy(kind),
         "apiextensions.k8s.io" => Strategy { owned: ownership::status_alone, unconditional_update: false, ..PLAIN },
         "apiregistration.k8s.io" => admission::API_SERVICE,
@@ -104,15 +107,5 @@ fn core(kind: &str) -> Strategy {
         "ResourceQuota" => quota::QUOTA,
         "ServiceAccount" => Strategy { warnings: warnings::service_account, ..STATELESS },
         _ => STATELESS,
-    }
-}
-
-fn resource(kind: &str) -> Strategy {
-    match kind {
-        "ResourceSlice" => Strategy { fields: &["spec.nodeName", "spec.driver", "spec.pool.name"], ..PLAIN },
-        "ResourceClaim" => Strategy { owned: ownership::status_alone, generation: false, ..PLAIN },
-        "DeviceTaintRule" => Strategy { owned: ownership::status_alone, ..PLAIN },
-        "ResourceClaimTemplate" => STATELESS,
-        _ => PLAIN,
     }
 }

@@ -44,16 +44,12 @@ fn prepare_update(ctx: &Ctx, new: &mut Value, old: &Value) {
 
 fn finalizers(new: &Value) -> FieldErrors {
     let p = Path::new("spec").child("finalizers");
-    let check = |(i, name): (usize, &str)| {
-        let p = p.index(i);
+    let check = |name: &str| {
         let mut errs = metadata::label_name(name, &p);
-        if errs.is_empty() && !name.contains('/') && name != FINALIZER {
-            let m = "name is neither a standard finalizer name nor is it fully qualified";
-            errs.push(FieldError::invalid(&p, name, m));
-        }
+        errs.extend(metadata::kube_finalizer(name, &p));
         errs
     };
-    new.texts("spec.finalizers").into_iter().enumerate().flat_map(check).collect()
+    new.texts("spec.finalizers").into_iter().flat_map(check).collect()
 }
 
 fn update_status(new: &Value, _: &Value) -> FieldErrors {
@@ -88,6 +84,6 @@ mod tests {
         assert_eq!((new.has("spec.finalizers"), new.text("status.phase")), (false, "Active"));
         let errs = finalizers(&json!({"spec": {"finalizers": ["kubernetes", "a/b", "odd"]}}));
         assert_eq!(errs.len(), 1);
-        assert_eq!(errs[0].field, "spec.finalizers[2]");
+        assert_eq!(errs[0].field, "spec.finalizers");
     }
 }

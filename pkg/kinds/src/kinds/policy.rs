@@ -1,6 +1,6 @@
 //! PodDisruptionBudgets, PriorityClasses and RuntimeClasses.
 
-use crate::access::Access;
+use crate::access::{Access, keep, set};
 use crate::metadata::{conditions, immutable, label_selector, labels};
 use crate::strategy::{PLAIN, STATELESS, Strategy};
 use crate::validation::check::{
@@ -18,8 +18,14 @@ pub const DISRUPTION_BUDGET: Strategy = Strategy {
     ..PLAIN
 };
 
-pub const PRIORITY_CLASS: Strategy =
-    Strategy { resets_status: false, create: priority_class, update: priority_class_update, ..PLAIN };
+pub const PRIORITY_CLASS: Strategy = Strategy {
+    // It is 1 for good: updates do not count.
+    prepare_create: |_, new| set(new, "metadata.generation", 1),
+    prepare_update: |_, new, old| keep(new, old, "metadata.generation"),
+    create: priority_class,
+    update: priority_class_update,
+    ..STATELESS
+};
 
 pub const RUNTIME_CLASS: Strategy = Strategy {
     create_on_update: true,

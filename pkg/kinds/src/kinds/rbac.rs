@@ -35,7 +35,7 @@ pub fn rule(r: &Value, namespaced: bool, path: &Path) -> FieldErrors {
     let mut errs = Vec::new();
     let empty = |f: &str| r.list(f).is_empty();
     if empty("verbs") {
-        errs.push(FieldError::required(&path.child("verbs"), "verbs must contain at least one value"));
+        errs.push(FieldError::required(&path.child("verbs"), "").declared());
     }
     if !empty("nonResourceURLs") {
         let (p, urls) = (path.child("nonResourceURLs"), r.at("nonResourceURLs"));
@@ -143,7 +143,7 @@ mod tests {
             say(rules(&json!({"rules": [{"verbs": ["get"], "nonResourceURLs": ["/x"]}, {}]}), true)),
             [
                 "rules[0].nonResourceURLs: Invalid value: [\"/x\"]: namespaced rules cannot apply to non-resource URLs",
-                "rules[1].verbs: Required value: verbs must contain at least one value",
+                "rules[1].verbs: Required value",
                 "rules[1].apiGroups: Required value: resource rules must supply at least one api group",
                 "rules[1].resources: Required value: resource rules must supply at least one resource"
             ]

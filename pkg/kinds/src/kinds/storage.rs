@@ -20,12 +20,18 @@ pub fn strategy(kind: &str) -> Strategy {
         "VolumeAttributesClass" => Strategy {
             create: attributes_class,
             update: |new, old| {
-                ["driverName", "parameters"].iter().flat_map(|f| immutable(new, old, f, &Path::root())).collect()
+                let fixed = ["driverName", "parameters"].into_iter().filter(|f| !same(new.at(f), old.at(f)));
+                let mut errs: FieldErrors = fixed
+                    .map(|f| FieldError::forbidden(&Path::new(f), format!("updates to {f} are forbidden.")))
+                    .collect();
+                errs.extend(attributes_class(new));
+                errs
             },
             ..STATELESS
         },
         "VolumeAttachment" => Strategy {
             owned: ownership::status_alone,
+            generation: false,
             unconditional_update: false,
             create: attachment,
             update: |new, old| {
@@ -39,6 +45,15 @@ pub fn strategy(kind: &str) -> Strategy {
         "CSIDriver" => Strategy {
             warnings: warnings::csi_driver,
             unconditional_update: false,
+            // Counted by updates alone, so it is not set before the first.
+            generation: false,
+            prepare_update: |_, new, old| {
+                let before = old.int_or("metadata.generation", 0);
+                let now = before + i64::from(!same(new.at("spec"), old.at("spec")));
+                if now > 0 {
+                    access::set(new, "metadata.generation", now);
+                }
+            },
             create: driver,
             update: driver_update,
             ..PLAIN

@@ -141,7 +141,7 @@ const NAME_LABEL: &str = "batch.kubernetes.io/job-name";
 const OLD_NAME_LABEL: &str = "job-name";
 
 /// A job selects its pods by its own uid, unless its user brings a selector.
-fn job_create(_: &Ctx, new: &mut Value) {
+fn job_create(ctx: &Ctx, new: &mut Value) {
     if new.flag("spec.manualSelector") {
         return;
     }
@@ -154,6 +154,11 @@ fn job_create(_: &Ctx, new: &mut Value) {
     let selector = map_mut(new, "spec.selector.matchLabels");
     if !selector.contains_key(UID_LABEL) {
         selector.insert(UID_LABEL.into(), uid.into());
+    }
+    // Reading it back from the store defaults the labels once more, with those that the template has got just now.
+    if new.is_empty_at("metadata.labels") && !ctx.dry_run {
+        let labels = new.at("spec.template.metadata.labels").clone();
+        set(new, "metadata.labels", labels);
     }
 }
 
@@ -180,6 +185,7 @@ mod tests {
         batch("Job").prepare_create(&ctx, &mut job);
         assert_eq!(job["spec"]["selector"], json!({"matchLabels": {UID_LABEL: "u1"}}));
         assert_eq!(job["spec"]["template"]["metadata"]["labels"][NAME_LABEL], "j");
+        assert_eq!(job["metadata"]["labels"][UID_LABEL], "u1");
         let mut new = json!({"metadata": {"annotations": {"a": "b"}, "generation": 3}, "spec": {}});
         DEPLOYMENT.prepare_update(&ctx, &mut new, &json!({"metadata": {"generation": 3}, "spec": {}}));
         assert_eq!(new.int("metadata.generation"), Some(4));

@@ -10,21 +10,55 @@ use serde_json::Value;
 const TYPES: [&str; 5] = ["ContainerResource", "External", "Object", "Pods", "Resource"];
 
 pub fn create(h: &Value) -> FieldErrors {
+    check(h, Group::of(h, None))
+}
+
+pub fn update(new: &Value, old: &Value) -> FieldErrors {
+    check(new, Group::of(new, Some(old)))
+}
+
+/// What is asked of a reference's `apiVersion`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Group {
+    /// It names a group.
+    Needed,
+    /// The core group, without a name, will do.
+    Optional,
+    /// It was there before.
+    Unchecked,
+}
+
+impl Group {
+    fn of(new: &Value, old: Option<&Value>) -> Self {
+        let target = |h: &Value| {
+            let r = h.at("spec.scaleTargetRef");
+            (r.text("apiVersion").to_owned(), r.text("kind").to_owned())
+        };
+        match old {
+            Some(old) if target(old) == target(new) => Group::Unchecked,
+            _ if target(new).1 == "ReplicationController" => Group::Optional,
+            _ => Group::Needed,
+        }
+    }
+}
+
+fn check(h: &Value, group: Group) -> FieldErrors {
     let (spec, p) = (h.at("spec"), Path::new("spec"));
     let (min, max, mp) = (spec.int("minReplicas"), spec.int_or("maxReplicas", 0), p.child("maxReplicas"));
     let mut errs = Vec::new();
-    if let Some(n) = min.filter(|n| *n < 1) {
-        errs.push(FieldError::invalid(&p.child("minReplicas"), n, "must be greater than or equal to 1"));
+    if let Some(n) = min.filter(|n| *n < 0) {
+        let m = "must be greater than or equal to 0";
+        errs.push(FieldError::invalid(&p.child("minReplicas"), n, m).declared());
     }
     match max {
-        0 => errs.push(FieldError::required(&mp, "must be set and greater than 0")),
-        n if n < 0 => errs.push(FieldError::invalid(&mp, n, "must be greater than or equal to 1")),
+        0 => errs.push(FieldError::required(&mp, "").declared()),
+        n if n < 0 => errs.push(FieldError::invalid(&mp, n, "must be greater than or equal to 1").declared()),
         _ => {}
     }
     if min.is_some_and(|n| max < n) {
         errs.push(FieldError::invalid(&mp, max, "must be greater than or equal to `minReplicas`"));
     }
-    errs.extend(reference(spec.at("scaleTargetRef"), &p.child("scaleTargetRef")));
+    errs.extend(reference(spec.at("scaleTargetRef"), group, &p.child("scaleTargetRef")));
     for (i, m) in spec.list("metrics").iter().enumerate() {
         errs.extend(metric(m, &p.child("metrics").index(i)));
     }
@@ -41,7 +75,7 @@ pub fn status(h: &Value, _: &Value) -> FieldErrors {
     non_negative(h.at("status"), &["currentReplicas", "desiredReplicas"], &Path::new("status"))
 }
 
-fn reference(r: &Value, path: &Path) -> FieldErrors {
+fn reference(r: &Value, group: Group, path: &Path) -> FieldErrors {
     let mut errs = Vec::new();
     for f in ["kind", "name"] {
         match r.text(f) {
@@ -50,10 +84,15 @@ fn reference(r: &Value, path: &Path) -> FieldErrors {
         }
     }
     let api = r.text("apiVersion");
-    if !api.is_empty() && GroupVersion::parse(api).is_none() {
-        let m = format!("unexpected GroupVersion string: {api}");
-        errs.push(FieldError::invalid(&path.child("apiVersion"), api, m));
-    }
+    let wrong = match GroupVersion::parse(api) {
+        _ if group == Group::Unchecked => None,
+        None if !api.is_empty() => Some(format!("unexpected GroupVersion string: {api}")),
+        gv if group == Group::Needed && gv.as_ref().is_none_or(|gv| gv.group.is_empty()) => {
+            Some("apiVersion must specify API group".to_owned())
+        }
+        _ => None,
+    };
+    errs.extend(wrong.map(|m| FieldError::invalid(&path.child("apiVersion"), api, m)));
     errs
 }
 
@@ -130,7 +169,7 @@ fn source(kind: &str, s: &Value, path: &Path) -> FieldErrors {
     let mut errs = Vec::new();
     let (target, tp) = (s.at("target"), path.child("target"));
     if kind == "object" {
-        errs.extend(reference(s.at("describedObject"), &path.child("describedObject")));
+        errs.extend(reference(s.at("describedObject"), Group::Optional, &path.child("describedObject")));
     }
     if matches!(kind, "object" | "external" | "pods") {
         let p = path.child("metric").child("name");
@@ -230,7 +269,11 @@ mod tests {
         );
         assert_eq!(
             say(json!({"maxReplicas": 3, "scaleTargetRef": {}})),
-            ["spec.scaleTargetRef.kind: Required value", "spec.scaleTargetRef.name: Required value"]
+            [
+                "spec.scaleTargetRef.kind: Required value",
+                "spec.scaleTargetRef.name: Required value",
+                "spec.scaleTargetRef.apiVersion: Invalid value: \"\": apiVersion must specify API group"
+            ]
         );
         assert_eq!(
             say(json!({"maxReplicas": 3, "scaleTargetRef": target, "metrics": [{"type": "Pods"}]})),

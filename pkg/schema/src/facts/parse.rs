@@ -96,6 +96,7 @@ fn attribute(f: &mut Field, shape: &mut Shape, key: &str, value: &'static str) {
         "inline" => f.inline_tags = value.split(',').filter_map(|n| n.parse().ok()).collect(),
         "embedded" => f.embedded = value.into(),
         "go" => f.go_type = Some(value.into()),
+        "enum" => f.allowed = Some(value.into()),
         "patch" => {
             for word in value.split(',') {
                 match word {

@@ -62,7 +62,7 @@ fn is_struct(node: &Node) -> bool {
 }
 
 /// How Go writes the zero value of a type.
-pub(crate) fn zero(node: &Node) -> Value {
+pub fn zero(node: &Node) -> Value {
     match node {
         Node::Bool => Value::Bool(false),
         Node::Int32 | Node::Int64 | Node::Double | Node::IntOrString => Value::from(0),

@@ -11,8 +11,7 @@ mod scan;
 
 use serde_json::Value;
 
-pub use canonical::canonicalize;
-pub(crate) use canonical::zero;
+pub use canonical::{canonicalize, zero};
 pub(crate) use decode::decode_base64;
 pub use decode::{DecodeError, Decoded, decode, decode_value};
 
