@@ -110,16 +110,16 @@ fn fields(old: Option<&Map<String, Value>>, new: Option<&Map<String, Value>>, sh
     }
 }
 
-/// Puts what was found at a child in its place.
-fn place(out: &mut Comparison, element: impl FnOnce() -> PathElement, change: Change, below: Comparison) {
-    let nothing = below.removed.is_empty() && below.modified.is_empty() && below.added.is_empty();
-    if change == Change::None && nothing {
-        return;
-    }
-    let element = element();
-    out.removed.add(&element, change == Change::Removed, below.removed);
-    out.modified.add(&element, change == Change::Modified, below.modified);
-    out.added.add(&element, change == Change::Added, below.added);
+/// Puts what was found at a child in its place; most children are unchanged, and those cost no name.
+fn place(out: &mut Comparison, element: impl Fn() -> PathElement, change: Change, below: Comparison) {
+    let put = |set: &mut Set, member: bool, children: Set| {
+        if member || !children.is_empty() {
+            set.add(element(), member, children);
+        }
+    };
+    put(&mut out.removed, change == Change::Removed, below.removed);
+    put(&mut out.modified, change == Change::Modified, below.modified);
+    put(&mut out.added, change == Change::Added, below.added);
 }
 
 fn items(old: &[Value], new: &[Value], shape: ListShape, out: &mut Comparison) {
@@ -161,6 +161,6 @@ fn items(old: &[Value], new: &[Value], shape: ListShape, out: &mut Comparison) {
             _ if before.len() == after.len() && before.iter().zip(&after).all(|(a, b)| equal(a, b)) => Change::None,
             _ => Change::Modified,
         };
-        place(out, || element, change, below);
+        place(out, || element.clone(), change, below);
     }
 }

@@ -28,7 +28,7 @@ impl Set {
             };
             let children = Self::read(below)?;
             let member = children.is_empty() || below.contains_key(".");
-            set.add(&element, member, children);
+            set.add(element, member, children);
         }
         Ok(set)
     }

@@ -2,7 +2,7 @@
 
 use super::compare::compare;
 use super::entries::{ManagerId, Managers, Operation, Owner, is_reset};
-use super::path::{go_json, text};
+use super::path::{PathElement, go_json, text};
 use super::set::{Filter, Set};
 use super::typed::{Type, to_set};
 use super::update::{Conflict, Failure, Typed, Updater, Versions};
@@ -11,7 +11,7 @@ use crate::json::canonicalize;
 use crate::types::Object;
 use serde_json::{Value, json};
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 /// The manager whose applies keep the annotation of client-side apply up to date, and take over from it.
@@ -20,20 +20,22 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// The bytes that annotations may have in all.
 const MAX_ANNOTATIONS: usize = 256 << 10;
 /// Nobody owns these.
-const STRIPPED: &[&[&str]] = &[
-    &["apiVersion"],
-    &["kind"],
-    &["metadata"],
-    &["metadata", "name"],
-    &["metadata", "namespace"],
-    &["metadata", "creationTimestamp"],
-    &["metadata", "selfLink"],
-    &["metadata", "uid"],
-    &["metadata", "clusterName"],
-    &["metadata", "generation"],
-    &["metadata", "managedFields"],
-    &["metadata", "resourceVersion"],
-];
+static STRIPPED: LazyLock<Set> = LazyLock::new(|| {
+    let metadata = [
+        "name",
+        "namespace",
+        "creationTimestamp",
+        "selfLink",
+        "uid",
+        "clusterName",
+        "generation",
+        "managedFields",
+        "resourceVersion",
+    ];
+    let mut set = Set::of(&[&["apiVersion"], &["kind"], &["metadata"]]);
+    metadata.iter().for_each(|field| set.insert(["metadata", field].map(PathElement::field)));
+    set
+});
 
 /// One request's view of a kind.
 pub struct FieldManager<'a> {
@@ -128,9 +130,9 @@ impl FieldManager<'_> {
         let current = self.id("current-operation", Operation::Update);
         self.updater().update(&self.typed(live), &self.typed(new), managers, &current);
         if let Some(owner) = managers.0.remove(&current) {
-            let set = owner.set.difference(&Set::of(STRIPPED));
-            if !set.is_empty() {
-                let owner = Owner { set, api_version: owner.api_version, time: Some(self.now.clone()) };
+            let mut owner = Owner { time: Some(self.now.clone()), ..owner };
+            owner.set.subtract(&STRIPPED, false);
+            if !owner.set.is_empty() {
                 managers.union_into(self.id(manager, Operation::Update), owner);
             }
         }
@@ -173,7 +175,7 @@ impl FieldManager<'_> {
             Failure::Merge(why) => ApplyError::Merge(why),
         })?;
         if let Some(mut owner) = managers.0.remove(&id) {
-            owner.set = owner.set.difference(&Set::of(STRIPPED));
+            owner.set.subtract(&STRIPPED, false);
             if object.is_some() {
                 owner.time = Some(self.now.clone());
             }

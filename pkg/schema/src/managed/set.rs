@@ -3,7 +3,6 @@
 //! Invariants: nodes are sorted and unique; there is no node that is neither a member nor has members below it.
 
 use super::path::{Path, PathElement, text};
-use std::cmp::Ordering;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Set {
@@ -62,19 +61,49 @@ impl Set {
     }
 
     /// Adds what a walk found at a child. Walks come in order as a rule, which costs no search.
-    pub(super) fn add(&mut self, element: &PathElement, member: bool, children: Set) {
-        if !member && children.is_empty() {
-            return;
+    pub(super) fn add(&mut self, element: PathElement, member: bool, children: Set) {
+        if member || !children.is_empty() {
+            self.put(Node { element, member, children });
         }
-        if self.nodes.last().is_none_or(|last| last.element < *element) {
-            self.nodes.push(Node { element: element.clone(), member, children });
-            return;
+    }
+
+    fn put(&mut self, new: Node) {
+        if self.nodes.last().is_none_or(|last| last.element < new.element) {
+            return self.nodes.push(new);
         }
-        let at = self.place(element.clone());
-        let node = &mut self.nodes[at];
-        node.member |= member;
-        let old = std::mem::take(&mut node.children);
-        node.children = if old.is_empty() { children } else { old.union(&children) };
+        match self.nodes.binary_search_by(|n| n.element.cmp(&new.element)) {
+            Err(at) => self.nodes.insert(at, new),
+            Ok(at) => {
+                self.nodes[at].member |= new.member;
+                self.nodes[at].children.absorb(new.children);
+            }
+        }
+    }
+
+    /// The union in place.
+    pub(super) fn absorb(&mut self, other: Set) {
+        if self.is_empty() {
+            *self = other;
+        } else {
+            other.nodes.into_iter().for_each(|node| self.put(node));
+        }
+    }
+
+    /// The difference in place; `all`: with what lies below the members of `other`.
+    pub(super) fn subtract(&mut self, other: &Set, all: bool) {
+        for taken in &other.nodes {
+            let Ok(at) = self.nodes.binary_search_by(|n| n.element.cmp(&taken.element)) else { continue };
+            let node = &mut self.nodes[at];
+            node.member &= !taken.member;
+            if taken.member && all {
+                node.children = Set::default();
+            } else {
+                node.children.subtract(&taken.children, all);
+            }
+            if !node.member && node.children.is_empty() {
+                self.nodes.remove(at);
+            }
+        }
     }
 
     pub(super) fn node(&self, element: &PathElement) -> Option<&Node> {
@@ -90,63 +119,33 @@ impl Set {
         }
     }
 
-    /// Zips the nodes of two sets.
-    fn zip(&self, other: &Set, mut each: impl FnMut(Option<&Node>, Option<&Node>) -> Option<Node>) -> Set {
-        let (mut a, mut b) = (self.nodes.iter().peekable(), other.nodes.iter().peekable());
-        let mut nodes = Vec::with_capacity(self.nodes.len().max(other.nodes.len()));
-        loop {
-            let order = match (a.peek(), b.peek()) {
-                (None, None) => return Set { nodes },
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (Some(x), Some(y)) => x.element.cmp(&y.element),
-            };
-            let left = if order.is_le() { a.next() } else { None };
-            let right = if order.is_ge() { b.next() } else { None };
-            nodes.extend(each(left, right));
-        }
-    }
-
     pub fn union(&self, other: &Set) -> Set {
-        self.zip(other, |a, b| match (a, b) {
-            (Some(a), Some(b)) => Some(Node {
-                element: a.element.clone(),
-                member: a.member || b.member,
-                children: a.children.union(&b.children),
-            }),
-            (a, b) => a.or(b).cloned(),
-        })
+        let mut set = self.clone();
+        set.absorb(other.clone());
+        set
     }
 
     pub fn intersection(&self, other: &Set) -> Set {
-        self.zip(other, |a, b| {
-            let (a, b) = (a?, b?);
-            let children = a.children.intersection(&b.children);
-            Node { element: a.element.clone(), member: a.member && b.member, children }.keep()
-        })
+        let both = self.nodes.iter().filter_map(|node| {
+            let same = other.node(&node.element)?;
+            let children = node.children.intersection(&same.children);
+            Node { element: node.element.clone(), member: node.member && same.member, children }.keep()
+        });
+        Set { nodes: both.collect() }
     }
 
     /// Without the members of `other`; what lies below a member of `other` stays.
     pub fn difference(&self, other: &Set) -> Set {
-        self.zip(other, |a, b| match (a?, b) {
-            (a, None) => Some(a.clone()),
-            (a, Some(b)) => {
-                let children = a.children.difference(&b.children);
-                Node { element: a.element.clone(), member: a.member && !b.member, children }.keep()
-            }
-        })
+        let mut set = self.clone();
+        set.subtract(other, false);
+        set
     }
 
     /// Without the members of `other` and all that lies below them.
     pub fn recursive_difference(&self, other: &Set) -> Set {
-        self.zip(other, |a, b| match (a?, b) {
-            (a, None) => Some(a.clone()),
-            (_, Some(b)) if b.member => None,
-            (a, Some(b)) => {
-                let children = a.children.recursive_difference(&b.children);
-                Node { element: a.element.clone(), member: a.member, children }.keep()
-            }
-        })
+        let mut set = self.clone();
+        set.subtract(other, true);
+        set
     }
 
     /// All members, those of a level before what lies below them.
@@ -194,12 +193,13 @@ impl Filter {
         (1..=path.len()).any(|n| set.has(&path[..n]))
     }
 
-    pub(super) fn apply(&self, set: Set) -> Set {
+    pub(super) fn apply(&self, mut set: Set) -> Set {
         match self {
-            Filter::All => set,
-            Filter::Without(excluded) => set.recursive_difference(excluded),
-            Filter::Only(patterns) => only(&set, patterns),
+            Filter::All => {}
+            Filter::Without(excluded) => set.subtract(excluded, true),
+            Filter::Only(patterns) => set = only(&set, patterns),
         }
+        set
     }
 }
 

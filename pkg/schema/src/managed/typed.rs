@@ -225,7 +225,7 @@ fn collect(value: &Value, ty: Type, out: &mut Set) -> bool {
                 let mut below = Set::default();
                 let leaf = collect(child, ty.unwrap_or(Type::Deduced), &mut below);
                 let empty = child.is_null() || child.as_object().is_some_and(serde_json::Map::is_empty);
-                out.add(&PathElement::field(key), leaf || empty || !declared, below);
+                out.add(PathElement::field(key), leaf || empty || !declared, below);
             }
             false
         }
@@ -252,6 +252,6 @@ fn collect_items(items: &[Value], list: ListShape, out: &mut Set) {
         if !twice(element) {
             collect(item, list.item, &mut below);
         }
-        out.add(element, true, below);
+        out.add(element.clone(), true, below);
     }
 }

@@ -63,9 +63,11 @@ impl Updater<'_> {
         self.reconcile(live, managers);
         // Forced: there are no conflicts.
         let changes = self.moved(live, new, managers, id, true).unwrap_or_default();
-        let own = managers.0.remove(id).unwrap_or_default();
-        let set = own.set.difference(&changes.removed).union(&changes.modified).union(&changes.added);
-        let set = self.filter.apply(set);
+        let mut own = managers.0.remove(id).unwrap_or_default();
+        own.set.subtract(&changes.removed, false);
+        own.set.absorb(changes.modified);
+        own.set.absorb(changes.added);
+        let set = self.filter.apply(own.set);
         if !set.is_empty() {
             managers.0.insert(id.clone(), Owner { set, api_version: new.api_version.clone(), time: own.time });
         }
