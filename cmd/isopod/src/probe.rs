@@ -161,7 +161,7 @@ const FEATURES: &[Feature] = &[
         name: "random numbers (numgen)",
         option: "CONFIG_NFT_NUMGEN (nft_numgen)",
         chain: (ChainKind::Nat, Hook::Prerouting),
-        rule: || Rule::new().expr(Expr::Random { modulus: 2, to: 0 }),
+        rule: || Rule::new().expr(Expr::Random { modulus: 2, offset: 0, to: 0 }),
     },
     Feature {
         name: "connection states (ct)",

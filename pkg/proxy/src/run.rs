@@ -7,7 +7,7 @@ use crate::config::{HostPort, HostPorts, ProxyConfig};
 use crate::plan::{HOST_PORTS, Node, host_port_rows, host_ports_of, service_of, service_rows};
 use crate::select::NodeFacts;
 use crate::stale::{is_stale, touched};
-use crate::state::{Changes, Class, Front, Key, Masquerade, Protocol, Refusal, Scope, State, Value};
+use crate::state::{Changes, Class, Endpoint, Front, Key, Masquerade, Protocol, Refusal, State, Target, Value};
 use crate::table::ServiceTable;
 use isopod_base::clock::Clock;
 use isopod_base::errors::Chain;
@@ -101,14 +101,16 @@ fn sample(pods: Ipv4Addr) -> State {
     for masquerade in [Masquerade::Outsiders, Masquerade::All, Masquerade::Nothing] {
         for (affinity, any_address, inside) in [(0, false, false), (10_800, true, false), (0, false, true)] {
             port += 1;
-            let group = state.group("sample", Protocol::Tcp, port, Scope::Cluster);
+            let number = if affinity > 0 { state.number("sample", Protocol::Tcp, port, pod) } else { 0 };
+            let endpoints = [Endpoint { address: pod, number }; 2].into();
             let class = Class { masquerade, endpoints: 2, affinity, any_address, inside };
             let ip = if any_address { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::new(10, 43, 0, 1) };
             let front = Front { ip, protocol: Protocol::Tcp, port };
             let key = if inside { Key::Inside(front) } else { Key::Service(front) };
-            rows.push((key, Value::Target(class, group)));
-            rows.extend([0, 1].map(|i| (Key::Endpoint(group, i), Value::Address(pod))));
-            rows.push((Key::Sticky(group, pod), Value::None));
+            rows.push((key, Value::Target(Target { class, endpoints })));
+            if affinity > 0 {
+                rows.push((Key::Kept(Protocol::Tcp, number), Value::Address(pod)));
+            }
         }
     }
     for refusal in [Refusal::Reject, Refusal::Drop] {
@@ -118,7 +120,7 @@ fn sample(pods: Ipv4Addr) -> State {
     }
     rows.push((Key::ClusterIp(Ipv4Addr::new(10, 43, 0, 1)), Value::None));
     let host = HostPort { protocol: Protocol::Tcp, host_ip: None, host_port: 99, pod };
-    rows.extend(host_port_rows(&[host], &mut state));
+    rows.extend(host_port_rows(&[host]));
     state.set("sample", rows, &mut Changes::default());
     state
 }
