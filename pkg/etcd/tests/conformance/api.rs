@@ -325,11 +325,11 @@ async fn a_slow_stream_loses_nothing(mut c: Client) {
     let base = revision(&mut c).await;
     // etcd packs what a slow stream has missed into large answers.
     let mut w = c.watch_client().max_decoding_message_size(64 << 20).watch("s", None).await.unwrap();
+    assert!(next(&mut w).await.created());
     let value = "v".repeat(64 << 10);
     for _ in 0..n {
         put(&mut c, "s", &value).await;
     }
-    assert!(next(&mut w).await.created());
     let mut seen = base;
     while seen < base + n {
         for e in next(&mut w).await.events() {
