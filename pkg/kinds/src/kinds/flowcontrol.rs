@@ -258,10 +258,12 @@ fn limits(l: &Value, path: &Path) -> FieldErrors {
         }
         ("Queue", true) => errs.extend(queues(response.at("queuing"), &queuing)),
         ("Reject", false) => {}
-        ("", _) => errs.push(FieldError::required(&p.child("type"), "")),
-        (other, queues) => {
-            errs.extend(supported(other, &["Queue", "Reject"], &p.child("type")));
-            if queues {
+        (other, queued) => {
+            errs.extend(match other {
+                "" => vec![FieldError::required(&p.child("type"), "")],
+                _ => supported(other, &["Queue", "Reject"], &p.child("type")),
+            });
+            if queued {
                 errs.push(FieldError::forbidden(&queuing, "").declared());
             }
         }
