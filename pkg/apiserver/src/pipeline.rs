@@ -68,7 +68,8 @@ impl Intent {
         }
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         let errors = isopod_kinds::golang::finish(errors, &self.kind.schema);
-        Err(Status::invalid(&self.kind.gvk, name, &errors))
+        // Upstream names the kind in its internal group: events of either group are the core group's.
+        Err(Status::invalid(&self.kind.storage.gvk, name, &errors))
     }
 }
 

@@ -16,6 +16,8 @@ pub fn name_rule(gvk: &Gvk) -> NameRule {
     match (gvk.group.as_str(), gvk.kind.as_str()) {
         ("", "Namespace" | "Service") | ("apps", "StatefulSet") => names::name_is_dns_label,
         ("", "Event") | ("rbac.authorization.k8s.io", _) => names::name_is_path_segment,
+        // Its rule depends on the signer: see the kind.
+        ("certificates.k8s.io", "ClusterTrustBundle") => |_, _| Vec::new(),
         ("apiregistration.k8s.io", _) | ("certificates.k8s.io", _) => names::name_is_path_segment,
         ("networking.k8s.io", "IPAddress") => ip_name,
         ("coordination.k8s.io", "LeaseCandidate") => |name, _| names::config_map_key(name),

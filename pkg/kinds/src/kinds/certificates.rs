@@ -5,17 +5,21 @@
 
 use crate::access::{Access, keep, list_mut, set, unset};
 use crate::kind::Ctx;
+use crate::metadata::immutable;
 use crate::ownership;
 use crate::strategy::{PLAIN, STATELESS, Strategy};
 use crate::validation::check::supported;
 use crate::validation::projected::signer_name;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use isopod_api::{FieldError, FieldErrors, Path, time};
+use isopod_api::{FieldError, FieldErrors, Path, names, time};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 const LEGACY_SIGNER: &str = "kubernetes.io/legacy-unknown";
+const MAX_BUNDLE: usize = 1024 * 1024;
+/// What errors show instead of a bundle.
+const OMITTED: &str = "<value omitted>";
 const MIN_SECONDS: i64 = 600;
 /// In the order of their names, as messages list them.
 const USAGES: [&str; 23] = [
@@ -58,7 +62,25 @@ pub fn strategy(kind: &str) -> Strategy {
             update_other: |subresource, new, old| changes(new, old, subresource),
             ..PLAIN
         },
-        "ClusterTrustBundle" => Strategy { fields: &["spec.signerName"], unconditional_update: false, ..STATELESS },
+        "ClusterTrustBundle" => Strategy {
+            fields: &["spec.signerName"],
+            unconditional_update: false,
+            create: |new| {
+                let mut errs = bundle_names(new);
+                errs.extend(anchors(new));
+                errs
+            },
+            update: |new, old| {
+                let mut errs = bundle_names(new);
+                // A bundle that stays is not looked at again.
+                if new.text("spec.trustBundle") != old.text("spec.trustBundle") {
+                    errs.extend(anchors(new));
+                }
+                errs.extend(immutable(new.at("spec"), old.at("spec"), "signerName", &Path::new("spec")));
+                errs
+            },
+            ..STATELESS
+        },
         _ => Strategy {
             fields: &["spec.signerName", "spec.podName", "spec.nodeName"],
             owned: ownership::status_alone,
@@ -143,9 +165,51 @@ fn stamp(ctx: &Ctx, new: &mut Value, old: &Value) {
 /// The PEM block types of a base64 field.
 fn pem_types(v: &Value) -> Vec<String> {
     let bytes = STANDARD.decode(v.as_str().unwrap_or("")).unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
+    blocks(&String::from_utf8_lossy(&bytes))
+}
+
+fn blocks(pem: &str) -> Vec<String> {
     let begin = |l: &str| l.trim().strip_prefix("-----BEGIN ")?.strip_suffix("-----").map(str::to_owned);
-    text.lines().filter_map(begin).collect()
+    pem.lines().filter_map(begin).collect()
+}
+
+/// A bundle of a signer has the signer's name before its own.
+fn bundle_names(b: &Value) -> FieldErrors {
+    let (signer, name) = (b.text("spec.signerName"), b.text("metadata.name"));
+    let prefix = format!("{}:", signer.replace('/', ":"));
+    let msgs = match (signer, name.strip_prefix(&prefix)) {
+        ("", _) if name.contains(':') => {
+            vec!["ClusterTrustBundle without signer name must not have \":\" in its name".to_owned()]
+        }
+        ("", _) => names::dns1123_subdomain(name),
+        (_, Some(rest)) => names::dns1123_subdomain(rest),
+        (_, None) => vec![format!("ClusterTrustBundle for signerName {signer} must be named with prefix {prefix}")],
+    };
+    let p = Path::new("metadata").child("name");
+    let mut errs: FieldErrors = match name {
+        // Said already.
+        "" => Vec::new(),
+        _ => msgs.into_iter().map(|m| FieldError::invalid(&p, name, m)).collect(),
+    };
+    if !signer.is_empty() {
+        errs.extend(signer_name(signer, &Path::new("spec").child("signerName")));
+    }
+    errs
+}
+
+/// The certificates of a bundle, as far as their blocks tell.
+fn anchors(b: &Value) -> FieldErrors {
+    let p = Path::new("spec").child("trustBundle");
+    let text = b.text("spec.trustBundle");
+    if text.len() > MAX_BUNDLE {
+        return vec![FieldError::too_long(&p, MAX_BUNDLE)];
+    }
+    let all = blocks(text);
+    if all.is_empty() {
+        return vec![FieldError::invalid(&p, OMITTED, "at least one trust anchor must be provided")];
+    }
+    let odd = all.iter().enumerate().filter(|(_, kind)| *kind != "CERTIFICATE");
+    odd.map(|(i, kind)| FieldError::invalid(&p, OMITTED, format!("entry {i} has bad block type: {kind}"))).collect()
 }
 
 fn request(csr: &Value, old: Option<&Value>) -> FieldErrors {
@@ -308,5 +372,24 @@ mod tests {
         assert_eq!(by_status[0].detail, "updates may not add a condition of type \"Approved\"");
         s.prepare_update(&ctx(""), &mut new, &old);
         assert!(!new.has("status"));
+    }
+
+    #[test]
+    fn trust_bundles() {
+        let bundle = |name: &str, signer: &str, kind: &str| {
+            let pem = format!("-----BEGIN {kind}-----\nAA==\n-----END {kind}-----\n");
+            json!({"metadata": {"name": name}, "spec": {"signerName": signer, "trustBundle": pem}})
+        };
+        let made = |b: Value| (strategy("ClusterTrustBundle").create)(&b).iter().map(|e| e.field.clone()).collect();
+        let fields: [Vec<String>; 4] = [
+            made(bundle("example.com:s:a", "example.com/s", "CERTIFICATE")),
+            made(bundle("a:b", "", "CERTIFICATE")),
+            made(bundle("a", "example.com/s", "KEY")),
+            made(json!({"metadata": {"name": "a"}})),
+        ];
+        assert_eq!(fields[0], [""; 0]);
+        assert_eq!(fields[1], ["metadata.name"]);
+        assert_eq!(fields[2], ["metadata.name", "spec.trustBundle"]);
+        assert_eq!(fields[3], ["spec.trustBundle"]);
     }
 }

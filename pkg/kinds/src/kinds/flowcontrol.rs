@@ -225,8 +225,14 @@ fn level(l: &Value) -> FieldErrors {
                 errs.push(FieldError::required(&limited, "").declared());
             }
         }
-        "" => errs.push(FieldError::required(&path.child("type"), "")),
-        other => errs.extend(supported(other, &["Exempt", "Limited"], &path.child("type"))),
+        other => {
+            errs.extend(match other {
+                "" => vec![FieldError::required(&path.child("type"), "")],
+                _ => supported(other, &["Exempt", "Limited"], &path.child("type")),
+            });
+            let set = [("limited", &limited), ("exempt", &exempt)].into_iter().filter(|(f, _)| spec.has(f));
+            errs.extend(set.map(|(_, p)| FieldError::forbidden(p, "").declared()));
+        }
     }
     errs.extend(condition_types(l));
     errs
@@ -255,8 +261,15 @@ fn limits(l: &Value, path: &Path) -> FieldErrors {
         }
         ("Queue", true) => errs.extend(queues(response.at("queuing"), &queuing)),
         ("Reject", false) => {}
-        ("", _) => errs.push(FieldError::required(&p.child("type"), "")),
-        (other, _) => errs.extend(supported(other, &["Queue", "Reject"], &p.child("type"))),
+        (other, queued) => {
+            errs.extend(match other {
+                "" => vec![FieldError::required(&p.child("type"), "")],
+                _ => supported(other, &["Queue", "Reject"], &p.child("type")),
+            });
+            if queued {
+                errs.push(FieldError::forbidden(&queuing, "").declared());
+            }
+        }
     }
     errs.extend(lendable(l, path));
     if let Some(n) = l.int("borrowingLimitPercent").filter(|n| *n < 0) {

@@ -133,7 +133,8 @@ fn topologies(list: &[Value], path: &Path) -> FieldErrors {
                 errs.push(FieldError::duplicate(&p.child("key"), e.text("key")));
             }
         }
-        if list[..i].iter().any(|o| same(o, t)) {
+        // A term that says nothing counts as one that was there.
+        if all.is_empty() || list[..i].iter().any(|o| same(o, t)) {
             errs.push(FieldError::duplicate(&p, ""));
         }
     }

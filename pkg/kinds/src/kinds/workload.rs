@@ -141,7 +141,7 @@ const NAME_LABEL: &str = "batch.kubernetes.io/job-name";
 const OLD_NAME_LABEL: &str = "job-name";
 
 /// A job selects its pods by its own uid, unless its user brings a selector.
-fn job_create(ctx: &Ctx, new: &mut Value) {
+fn job_create(_: &Ctx, new: &mut Value) {
     if new.flag("spec.manualSelector") {
         return;
     }
@@ -156,7 +156,7 @@ fn job_create(ctx: &Ctx, new: &mut Value) {
         selector.insert(UID_LABEL.into(), uid.into());
     }
     // Reading it back from the store defaults the labels once more, with those that the template has got just now.
-    if new.is_empty_at("metadata.labels") && !ctx.dry_run {
+    if new.is_empty_at("metadata.labels") {
         let labels = new.at("spec.template.metadata.labels").clone();
         set(new, "metadata.labels", labels);
     }
