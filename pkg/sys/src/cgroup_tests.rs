@@ -124,7 +124,10 @@ fn limits_of_version_2() {
     for (limits, want) in [
         (&all, ["100", "25000 50000", "0-1", "1048576", "0", "1", "64"]),
         (&none, ["old", "max 100000", "old", "max", "max", "old", "max"]),
-        (&Limits { cpu_period: Some(20_000), ..Limits::default() }, ["old", "max 20000", "old", "old", "old", "old", "old"]),
+        (
+            &Limits { cpu_period: Some(20_000), ..Limits::default() },
+            ["old", "max 20000", "old", "old", "old", "old", "old"],
+        ),
         (&Limits::default(), ["old"; 7]),
     ] {
         let (tree, h) = Tree::new(&["g"]);
