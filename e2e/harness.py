@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -17,6 +18,8 @@ from registry import Registry
 HERE = os.path.dirname(os.path.abspath(__file__))
 NODE_IP, CLIENT_IP = "192.0.2.2", "192.0.2.1"
 REGISTRY = "registry.test"
+# A registry with TLS and a password, for the tests that start one. It needs no name server.
+PRIVATE = "127.0.0.1:5443"
 
 
 class Failure(Exception):
@@ -83,6 +86,7 @@ class Cluster:
         self.dir = tempfile.mkdtemp(prefix="isopod-e2e-")
         self.data = os.path.join(self.dir, "data")
         self.kubeconfig = os.path.join(self.dir, "kubeconfig")
+        self.private_ca = os.path.join(self.dir, "private-ca.pem")
         self.cgroup = f"/isopod-{self.tag}"
         self.net = Network(self.tag)
         self.agent = agent
@@ -90,7 +94,8 @@ class Cluster:
         self.server = self.registry = None
         self.starts = 0
         if agent:
-            self.registry = registry or Registry([REGISTRY], fill=[f"{HERE}/images.py"], fill_args=[app])
+            secure = {PRIVATE: self.private_ca}
+            self.registry = registry or Registry([REGISTRY], fill=[f"{HERE}/images.py"], fill_args=[app], secure=secure)
             self.registry.start(self.dir, self.net.inside)
 
     # -- life
@@ -167,9 +172,26 @@ class Cluster:
 
     # -- registry
 
+    def push(self, image, ref):
+        """Pushes one of the test images under another name."""
+        run(self.net.inside([sys.executable, f"{HERE}/images.py", self.registry.url, self.app, image, ref]))
+
     def image(self, ref):
         """The name under which pods use a test image: `busybox:1.36`."""
         return f"{REGISTRY}/{ref}"
+
+    # -- processes
+
+    def processes(self, container_id):
+        """The processes of a container (an id as statuses have it), by the machine's own process ids, oldest first."""
+        bare, found = container_id.split("://")[-1], []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            # It may end while it is looked at.
+            with contextlib.suppress(OSError):
+                with open(f"/proc/{pid}/cgroup") as groups, open(f"/proc/{pid}/stat") as stat:
+                    if bare in groups.read():
+                        found.append((int(stat.read().rsplit(") ", 1)[1].split()[19]), int(pid)))
+        return [pid for _, pid in sorted(found)]
 
     # -- kubectl
 

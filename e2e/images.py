@@ -187,5 +187,7 @@ def build(app_binary):
 
 
 if __name__ == "__main__":
-    for ref, image in build(sys.argv[2]).items():
-        image.push(sys.argv[1], *ref.split(":"))
+    # The registry's URL and the test program; for one image alone, which it is and how it is called there.
+    images = build(sys.argv[2])
+    for name, ref in [sys.argv[3:]] if sys.argv[3:] else zip(images, images):
+        images[name].push(sys.argv[1], *ref.split(":"))

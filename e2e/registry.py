@@ -12,9 +12,11 @@ PORT = 5000
 
 class Registry:
     """`hosts` are the registries that it mirrors. `fill` is a Python script, called with the registry's URL and
-    `fill_args`; `storage` a directory that an earlier registry wrote."""
+    `fill_args`; `storage` a directory that an earlier registry wrote. `secure` are further registries, which whoever wants
+    them starts: host and port of each that speaks TLS, with the file that holds its CA's certificate."""
 
-    def __init__(self, hosts, fill=(), fill_args=(), storage=None, port=PORT):
+    def __init__(self, hosts, fill=(), fill_args=(), storage=None, port=PORT, secure=None):
+        self.secure = secure or {}
         self.hosts, self.fill, self.fill_args, self.storage = list(hosts), list(fill), list(fill_args), storage
         self.url = f"http://127.0.0.1:{port}"
         self.port = port
@@ -31,7 +33,10 @@ class Registry:
         with open(f"{directory}/registry.yml", "w") as f:
             json.dump(config, f)  # JSON is YAML
         with open(f"{directory}/registries.yaml", "w") as f:
-            json.dump({"mirrors": {host: {"endpoint": [self.url]} for host in self.hosts}}, f)
+            mirrors = {host: {"endpoint": [self.url]} for host in self.hosts}
+            mirrors |= {host: {"endpoint": [f"https://{host}"]} for host in self.secure}
+            configs = {host: {"tls": {"ca_file": ca}} for host, ca in self.secure.items()}
+            json.dump({"mirrors": mirrors, "configs": configs}, f)
         log = open(f"{directory}/registry.log", "wb")
         self.process = subprocess.Popen(
             inside(["docker-registry", "serve", f"{directory}/registry.yml"]), stdout=log, stderr=log

@@ -29,6 +29,7 @@ def curl(cluster, method, path, body=None, *headers):
 
 
 JSON = "Content-Type: application/json"
+YAML = "Content-Type: application/yaml"
 
 
 def test_requests_answer_with_a_status(cluster):
@@ -39,6 +40,9 @@ def test_requests_answer_with_a_status(cluster):
         ("POST", maps, '{"kind":"Secret","apiVersion":"v1","metadata":{"name":"x"}}', [JSON], 400, "BadRequest", ""),
         ("POST", maps, '{"metadata":{"name":"x"},"data":{"a":1}}', [JSON], 400, "BadRequest", "cannot unmarshal number into Go struct field ConfigMap.data of type string"),
         ("POST", maps, "a: b", ["Content-Type: text/plain"], 415, "UnsupportedMediaType", ""),
+        ("POST", maps, "metadata: {name: x}\ndata: [\n", [YAML], 400, "BadRequest", "the object provided is unrecognized (must be of type ConfigMap): yaml: "),
+        ("POST", maps, "- a\n- b\n", [YAML], 400, "BadRequest", "the object provided is unrecognized (must be of type ConfigMap)"),
+        ("POST", maps, "metadata: {name: x}\ndata: {a: [b]}\n", [YAML], 400, "BadRequest", "cannot unmarshal array into Go struct field ConfigMap.data of type string"),
         ("POST", maps, '{"metadata":{"name":"x","namespace":"other"}}', [JSON], 400, "BadRequest", "does not match the namespace"),
         ("POST", maps + "?fieldValidation=Strict", '{"metadata":{"name":"x"},"dat":{}}', [JSON], 400, "BadRequest", 'strict decoding error: unknown field "dat"'),
         ("POST", maps, json.dumps({"metadata": {"name": "x"}, "data": {"a": "y" * 4_000_000}}), [JSON], 413, "RequestEntityTooLarge", "limit is 3145728"),
@@ -59,14 +63,22 @@ def test_requests_answer_with_a_status(cluster):
         assert got["kind"] == "Status" and got["status"] == "Failure" and got["code"] == code, got
 
 
+def test_yaml_is_taken(cluster):
+    text = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: from-yaml\ndata:\n  word: 'yes'\n"
+    code, made = curl(cluster, "POST", "/api/v1/namespaces/default/configmaps", text, YAML)
+    assert (code, made["data"]) == (201, {"word": "yes"}), made
+    cluster.kubectl("delete", "configmap", "from-yaml")
+
+
 def test_tokens_and_anonymous(cluster):
     ask = lambda *h: json.loads(run(cluster.net.inside(["curl", "-sSk", *sum((["-H", x] for x in h), []), "https://127.0.0.1:6443/api/v1/pods"])).stdout)  # noqa: E731
     assert ask()["code"] == 403 and 'User "system:anonymous" cannot list resource "pods"' in ask()["message"]
     assert ask("Authorization: Bearer nonsense")["code"] == 401
-    expired = cluster.kubectl("create", "token", "default", "--duration=600s").strip()
-    head, claims, signature = expired.split(".")
+    token = cluster.kubectl("create", "token", "default", "--duration=600s").strip()
+    head, claims, signature = token.split(".")
     assert ask(f"Authorization: Bearer {head}.{claims}.{signature[:-4]}AAAA")["code"] == 401
-    assert ask(f"Authorization: Bearer {expired}")["code"] == 403
+    # A good one of somebody who may do nothing.
+    assert ask(f"Authorization: Bearer {token}")["code"] == 403
 
 
 def test_invalid_objects_name_every_field(cluster):

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 
-from harness import deployment, pod, run, wait
+from harness import NODE_IP, deployment, pod, run, wait
 
 VERSIONS = ("1.37", "1.32")
 
@@ -100,6 +100,20 @@ def test_get_in_all_forms(cluster, k, ns, version):
     assert k("get", "pods", "-o", "go-template={{len .items}}") == "1"
     custom = k("get", "pods", "-o", "custom-columns=N:.metadata.name,P:.status.phase").split()
     assert custom == ["N", "P", "sleeper", "Running"], custom
+    assert json.loads(k("get", "pods", "-o", "jsonpath-as-json={.items[*].metadata.name}")) == ["sleeper"]
+    for form, template, want in (
+        ("jsonpath-file", "{.items[0].spec.nodeName}", "box"),
+        ("go-template-file", "{{range .items}}{{.metadata.name}};{{end}}", "sleeper;"),
+        ("templatefile", "{{(index .items 0).kind}}", "Pod"),
+        ("custom-columns-file", "NAME PHASE\n.metadata.name .status.phase\n", "NAME      PHASE\nsleeper   Running\n"),
+    ):
+        path = os.path.join(cluster.dir, "template")
+        with open(path, "w") as f:
+            f.write(template)
+        assert k("get", "pods", "-o", f"{form}={path}") == want, form
+    if version == VERSIONS[0]:
+        kyaml = k("get", "pod", "sleeper", "-o", "kyaml")
+        assert kyaml.startswith("---\n{") and '  kind: "Pod",\n' in kyaml, kyaml
     assert "app=sleeper" in k("get", "pods", "--show-labels")
     assert "sleeper" in k("get", "pods", "-L", "app", "-l", "app in (sleeper)")
     assert k("get", "pods", "--field-selector=status.phase=Failed", "-o", "name") == ""
@@ -109,22 +123,57 @@ def test_get_in_all_forms(cluster, k, ns, version):
     assert "sleeper" in k("get", "pods", "--chunk-size=1")
 
 
+class Watcher:
+    """kubectl that goes on, and what it has said so far."""
+
+    def __init__(self, cluster, args):
+        self.process = subprocess.Popen(args, stdout=subprocess.PIPE, env=cluster.env())
+        self.text = ""
+
+    def until(self, pattern, timeout=30):
+        """Reads until the pattern is there."""
+        end = time.monotonic() + timeout
+        while not re.search(pattern, self.text, re.M):
+            ready, _, _ = select.select([self.process.stdout], [], [], max(0, end - time.monotonic()))
+            got = os.read(self.process.stdout.fileno(), 4096) if ready else b""
+            assert got, f"{pattern!r} did not come after:\n{self.text}"
+            self.text += got.decode()
+        return self.text
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+
 @each
 def test_watch(cluster, k, ns, version):
-    args = cluster.kubectl_args("get", "configmaps", "--watch", "-o", "name", version=version, ns=ns)
-    watcher = subprocess.Popen(args, stdout=subprocess.PIPE, env=cluster.env())
-    try:
+    with Watcher(cluster, cluster.kubectl_args("get", "configmaps", "--watch", "-o", "name", version=version, ns=ns)) as names:
+        # What is there already shows that kubectl has begun.
+        names.until(r"^configmap/kube-root-ca.crt$")
         k("create", "configmap", "one", "--from-literal=a=b")
         k("label", "configmap", "one", "x=y")
         k("delete", "configmap", "one")
-        seen = ""
-        while seen.count("configmap/one\n") < 3:
-            ready, _, _ = select.select([watcher.stdout], [], [], 30)
-            assert ready, f"the watch is silent after {seen}"
-            seen += os.read(watcher.stdout.fileno(), 4096).decode()
-    finally:
-        watcher.kill()
-        watcher.wait()
+        names.until(r"(?s)(configmap/one\n.*){3}")
+    # What a user looks at: a table that grows by a line a change.
+    start(cluster, k, sleeper(cluster, "early"))
+    with Watcher(cluster, cluster.kubectl_args("get", "pods", "-w", version=version, ns=ns)) as table:
+        table.until(r"^early +1/1 +Running")
+        k("apply", "-f", "-", input=json.dumps(sleeper(cluster, "late")))
+        for state in ("0/1 +Pending", "1/1 +Running"):
+            table.until(rf"^late +{state} +0 +\d+s$")
+        k("delete", "pod", "late")
+        lines = table.until(r"^late +[01]/1 +Terminating").splitlines()
+        assert re.split(r"\s{2,}", lines[0]) == ["NAME", "READY", "STATUS", "RESTARTS", "AGE"], lines
+        assert sum(line.startswith("NAME") for line in lines) == 1, f"a watch has one head: {lines}"
+        assert all(len(re.split(r"\s{2,}", line)) == 5 for line in lines), lines
+    with Watcher(cluster, cluster.kubectl_args("get", "pods", "-w", "--output-watch-events", version=version, ns=ns)) as events:
+        events.until(r"^EVENT +NAME +READY")
+        events.until(r"^ADDED +early +1/1")
+        k("delete", "pod", "early")
+        events.until(r"^DELETED +early ")
 
 
 @each
@@ -139,6 +188,13 @@ def test_describe_and_explain(cluster, k, ns, version):
     explained = k("explain", "pod.spec.containers.livenessProbe")
     assert "Periodic probe" in explained and "initialDelaySeconds" in explained, explained
     assert "FIELDS" in k("explain", "deployment.spec", "--recursive")
+    start(cluster, k, deployment("web", cluster.image("app:v1"), 1, ports=[{"containerPort": 8080}]))
+    web = k("describe", "deployment", "web")
+    for words in ("1 desired | 1 updated | 1 total | 1 available", "StrategyType:           RollingUpdate", "Scaled up replica set web-"):
+        assert words in web, f"{words!r} is not in\n{web}"
+    k("expose", "deployment", "web", "--port=80", "--target-port=8080")
+    ip = k("get", "pods", "-l", "app=web", "-o", "jsonpath={.items[0].status.podIP}")
+    wait("the endpoints", lambda: re.search(rf"^Endpoints: +{re.escape(ip)}:8080$", k("describe", "service", "web"), re.M))
 
 
 @each
@@ -167,7 +223,14 @@ def test_apply_diff_edit_patch(cluster, k, ns, version):
     bad = k("patch", "deployment", "web", "--type=json", "-p", '[{"op":"remove","path":"/spec/nothing"}]', check=False, full=True)
     assert bad.returncode != 0, bad
     assert k("apply", "view-last-applied", "deployment/web").startswith("apiVersion: apps/v1")
-    k("replace", "-f", "-", input=json.dumps(wanted))
+    # What is not in the new object is gone.
+    assert k("replace", "-f", "-", input=json.dumps(wanted)) == "deployment.apps/web replaced\n"
+    got = json.loads(k("get", "deployment", "web", "-o", "json"))
+    assert got["spec"]["replicas"] == 2 and "note" not in got["metadata"].get("annotations", {}), got
+    assert "env" not in got["spec"]["template"]["spec"]["containers"][0], got
+    uid = got["metadata"]["uid"]
+    k("replace", "--force", "-f", "-", input=json.dumps(wanted), timeout=90)
+    assert k("get", "deployment", "web", "-o", "jsonpath={.metadata.uid}") != uid
 
 
 @each
@@ -180,8 +243,13 @@ def test_create_label_annotate(cluster, k, ns, version):
     k("create", "deployment", "made", "--image", cluster.image("app:v1"), "--replicas=1")
     k("create", "job", "once", "--image", cluster.image("busybox:1.36"), "--dry-run=server", "-o", "yaml")
     assert k("get", "secret", "password", "-o", "jsonpath={.data.p}") == "czNjcmV0"
-    k("label", "configmap", "settings", "tier=gold")
-    k("annotate", "configmap", "settings", "why=because")
+    assert k("label", "configmap", "settings", "tier=gold") == "configmap/settings labeled\n"
+    assert k("annotate", "configmap", "settings", "why=because", "by=me") == "configmap/settings annotated\n"
+    notes = lambda: json.loads(k("get", "configmap", "settings", "-o", "json"))["metadata"].get("annotations", {})  # noqa: E731
+    assert notes() == {"why": "because", "by": "me"}, notes()
+    k("annotate", "configmap", "settings", "why=changed", "by-", "--overwrite")
+    assert notes() == {"why": "changed"}, notes()
+    assert "why=changed" in k("annotate", "configmap", "settings", "--list")
     again = k("label", "configmap", "settings", "tier=silver", check=False, full=True)
     assert again.returncode != 0 and "--overwrite" in again.stderr, again
     k("label", "configmap", "settings", "tier=silver", "--overwrite")
@@ -218,8 +286,20 @@ def test_scale_and_rollout(cluster, k, ns, version):
     k("rollout", "restart", "deployment/web")
     k("rollout", "status", "deployment/web", "--timeout=60s", timeout=70)
     wait("old pods gone", lambda: not set(before.split()) & set(k("get", "pods", "-o", "name").split()))
-    k("rollout", "pause", "deployment/web")
-    k("rollout", "resume", "deployment/web")
+    assert k("rollout", "pause", "deployment/web") == "deployment.apps/web paused\n"
+    sets = k("get", "replicasets", "-o", "name").split()
+    k("set", "env", "deployment/web", "STEP=paused")
+    seen = lambda: json.loads(k("get", "deployment", "web", "-o", "json"))  # noqa: E731
+    wait("the controller has seen it", lambda: seen()["status"]["observedGeneration"] == seen()["metadata"]["generation"])
+    wait("paused", lambda: any(c["reason"] == "DeploymentPaused" for c in seen()["status"]["conditions"]))
+    assert seen()["spec"]["paused"] and k("get", "replicasets", "-o", "name").split() == sets, "a paused deployment rolled out"
+    again = k("rollout", "pause", "deployment/web", check=False, full=True)
+    assert again.returncode != 0 and "already paused" in again.stderr, again
+    assert k("rollout", "resume", "deployment/web") == "deployment.apps/web resumed\n"
+    k("rollout", "status", "deployment/web", "--timeout=60s", timeout=70)
+    assert len(k("get", "replicasets", "-o", "name").split()) == len(sets) + 1
+    steps = k("get", "pods", "--field-selector=status.phase=Running", "-o", "jsonpath={.items[*].spec.containers[0].env[?(@.name==\"STEP\")].value}")
+    assert set(steps.split()) == {"paused"}, steps
 
 
 @each
@@ -255,8 +335,8 @@ def test_exec(cluster, k, ns, version):
     terminal(args, cluster.env(), [("tty\r", "/dev/pts/"), ("stty size\r", "40 100"), ("exit 3\r", None)], code=3)
 
 
-def terminal(args, env, dialogue, code):
-    """Runs a command on a terminal of 40 lines by 100 columns; types and expects."""
+def terminal(args, env, dialogue, code, greeting="# "):
+    """Runs a command on a terminal of 40 lines by 100 columns; waits for its greeting, types and expects."""
     pid, fd = pty.fork()
     if pid == 0:
         os.execvpe(args[0], args, env)
@@ -267,7 +347,7 @@ def terminal(args, env, dialogue, code):
     fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
     os.kill(pid, signal.SIGWINCH)
     try:
-        expect(fd, "# ")
+        expect(fd, greeting)
         for typed, expected in dialogue:
             os.write(fd, typed.encode())
             if expected:
@@ -306,6 +386,16 @@ def test_attach(cluster, k, ns, version):
     start(cluster, k, pod("listener", cluster.image("busybox:1.36"), ["sh", "-c", "read a; echo got $a"], container=stdin, restartPolicy="Never"))
     assert "got hello" in k("attach", "-i", "listener", input="hello\n")
     k("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/listener", "--timeout=30s")
+    start(cluster, k, pod("ticker", cluster.image("busybox:1.36"), ["sh", "-c", "while true; do echo tick; usleep 100000; done"]))
+    with Watcher(cluster, cluster.kubectl_args("attach", "ticker", version=version, ns=ns)) as attached:
+        attached.until(r"^tick\ntick$")
+    console = {"stdin": True, "tty": True}
+    start(cluster, k, pod("console", cluster.image("busybox:1.36"), ["sh"], container=console, restartPolicy="Never"))
+    args = cluster.kubectl_args("attach", "-it", "console", version=version, ns=ns)
+    dialogue = [("\r", "# "), ("tty\r", "/dev/pts/"), ("stty size\r", "40 100"), ("echo $((6*7))\r", "42"), ("exit 3\r", None)]
+    terminal(args, cluster.env(), dialogue, code=0, greeting="try pressing enter")
+    k("wait", "--for=jsonpath={.status.phase}=Failed", "pod/console", "--timeout=30s")
+    assert k("get", "pod", "console", "-o", "jsonpath={.status.containerStatuses[0].state.terminated.exitCode}") == "3"
 
 
 @each
@@ -318,6 +408,23 @@ def test_cp(cluster, k, ns, version):
     k("cp", "sleeper:/tmp/file", back)
     with open(source, "rb") as a, open(back, "rb") as b:
         assert a.read() == b.read()
+    tree, copied = os.path.join(cluster.dir, f"tree-{ns}"), os.path.join(cluster.dir, f"copied-{ns}")
+    os.makedirs(f"{tree}/inner/empty")
+    wanted = {"a": b"one\n", "inner/b": os.urandom(70_000), "inner/script": b"#!/bin/sh\necho ran\n", "inner/nothing": b""}
+    for name, data in wanted.items():
+        with open(f"{tree}/{name}", "wb") as f:
+            f.write(data)
+    os.chmod(f"{tree}/inner/script", 0o755)
+    k("cp", tree, "sleeper:/tmp/tree")
+    assert k("exec", "sleeper", "--", "/tmp/tree/inner/script") == "ran\n"
+    k("exec", "sleeper", "--", "test", "-d", "/tmp/tree/inner/empty")
+    k("cp", "sleeper:/tmp/tree", copied)
+    found = {}
+    for top, _, files in os.walk(copied):
+        for name in files:
+            with open(f"{top}/{name}", "rb") as f:
+                found[os.path.relpath(f"{top}/{name}", copied)] = f.read()
+    assert found == wanted, found.keys()
 
 
 @each
@@ -348,6 +455,13 @@ def test_run_expose_wait(cluster, k, ns, version):
     assert k("get", "pods", "-o", "name").strip() == "pod/app"
     k("delete", "pod", "app", "--wait=false")
     k("wait", "--for=delete", "pod/app", "--timeout=60s", timeout=70)
+    start(cluster, k, deployment("web", cluster.image("app:v1"), 2, ports=[{"containerPort": 8080}]))
+    exposed = k("expose", "deployment", "web", "--port=8000", "--target-port=8080", "--type=NodePort", "--name=door")
+    assert exposed == "service/door exposed\n", exposed
+    spec = json.loads(k("get", "service", "door", "-o", "json"))["spec"]
+    assert spec["selector"] == {"app": "web"} and spec["ports"][0]["port"] == 8000, spec
+    for port, ip in ((8000, spec["clusterIP"]), (spec["ports"][0]["nodePort"], NODE_IP)):
+        wait("an answer", lambda: run(cluster.net.inside(["curl", "-sS", "--max-time", "5", f"http://{ip}:{port}/"])).stdout.startswith("web-"))  # noqa: B023
 
 
 @each
@@ -381,30 +495,34 @@ def test_delete_in_all_cascade_modes(cluster, k, ns, version):
             k("delete", sets[0])
     k("create", "configmap", "a")
     k("create", "configmap", "b")
-    k("delete", "configmaps", "--all")
+    said = k("delete", "configmaps", "--all")
+    assert 'configmap "a" deleted' in said and 'configmap "b" deleted' in said, said
+    assert not {"configmap/a", "configmap/b"} & set(k("get", "configmaps", "-o", "name").split())
+    start(cluster, k, sleeper(cluster, "one"), sleeper(cluster, "two"))
     k("delete", "pod", "--all", "--force", "--grace-period=0")
+    assert k("get", "pods", "-o", "name") == ""
 
 
-def test_cordon_drain_taint(cluster):
-    with cluster.namespace("drain"):
-        for version in VERSIONS:
-
-            def k(*args, version=version, **kw):
-                return cluster.kubectl(*args, version=version, **kw)
-
-            cluster.apply(deployment("web", cluster.image("app:v1"), 2, env=[{"name": "DRAIN_SECONDS", "value": "0"}]), ns="drain")
-            k("rollout", "status", "deployment/web", "--timeout=60s", ns="drain", timeout=70)
-            k("cordon", "box")
-            assert "SchedulingDisabled" in k("get", "node", "box")
-            old = set(k("get", "pods", "-o", "name", ns="drain").split())
-            k("drain", "box", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=60s", timeout=70)
-            pods = wait("two pods pending", lambda: [p for p in cluster.get("pods", ns="drain")["items"] if p["status"]["phase"] == "Pending"])
-            assert not old & {f"pod/{p['metadata']['name']}" for p in pods}
-            wait("why", lambda: "1 node(s) were unschedulable" in k("get", "events", ns="drain"))
-            k("uncordon", "box")
-            k("rollout", "status", "deployment/web", "--timeout=60s", ns="drain", timeout=70)
-            k("taint", "node", "box", "colour=blue:NoSchedule")
-            k("delete", "pods", "--all", ns="drain")
-            wait("untolerated taint", lambda: "untolerated taint" in k("get", "events", ns="drain"))
-            k("taint", "node", "box", "colour-")
-            k("rollout", "status", "deployment/web", "--timeout=60s", ns="drain", timeout=70)
+@each
+def test_cordon_drain_taint(cluster, k, ns, version):
+    start(cluster, k, deployment("web", cluster.image("app:v1"), 2, env=[{"name": "DRAIN_SECONDS", "value": "0"}]))
+    k("cordon", "box")
+    try:
+        assert "SchedulingDisabled" in k("get", "node", "box")
+        old = set(k("get", "pods", "-o", "name").split())
+        drained = k("drain", "box", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=60s", timeout=70)
+        assert all(f"{pod} evicted" in drained for pod in old) and "node/box drained" in drained, drained
+        pods = wait("two pods pending", lambda: [p for p in cluster.get("pods", ns=ns)["items"] if p["status"]["phase"] == "Pending"])
+        assert not old & {f"pod/{p['metadata']['name']}" for p in pods}
+        wait("why", lambda: "1 node(s) were unschedulable" in k("get", "events"))
+    finally:
+        k("uncordon", "box")
+    k("rollout", "status", "deployment/web", "--timeout=60s", timeout=70)
+    assert "SchedulingDisabled" not in k("get", "node", "box")
+    k("taint", "node", "box", "colour=blue:NoSchedule")
+    try:
+        k("delete", "pods", "--all")
+        wait("untolerated taint", lambda: "untolerated taint" in k("get", "events"))
+    finally:
+        k("taint", "node", "box", "colour-")
+    k("rollout", "status", "deployment/web", "--timeout=60s", timeout=70)

@@ -1,8 +1,27 @@
 """What pods are promised: init containers, probes, hooks, volumes, environment, security, limits, exit codes."""
 
+import base64
+import contextlib
 import json
+import os
+import re
+import subprocess
 
-from harness import deployment, pod, run, wait
+from harness import CLIENT_IP, PRIVATE, deployment, pod, run, wait
+
+# A name server outside of the cluster: it knows one name.
+NAME_SERVER = r"""
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind((sys.argv[1], 53)); print("ready", flush=True)
+while True:
+    asked, who = s.recvfrom(2048)
+    end = asked.index(b"\0", 12) + 1
+    question, kind = asked[12:end + 4], asked[end:end + 2]
+    known = asked[12:end].lower() == b"\x07outside\x04test\0"
+    answer = b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04" + bytes([203, 0, 113, 7]) if known and kind == b"\0\x01" else b""
+    counts = b"\0\x01\0" + bytes([bool(answer)]) + b"\0\0\0\0"
+    s.sendto(asked[:2] + (b"\x81\x80" if known else b"\x81\x83") + counts + question + answer, who)
+"""
 
 
 def phase(cluster, ns, name, want, timeout=60):
@@ -39,6 +58,12 @@ def test_restart_policies_and_exit_codes(cluster):
         cluster.apply(shell(cluster, "fails", "echo why > /dev/termination-log; exit 3", restartPolicy="Never"), ns=ns)
         ended = phase(cluster, ns, "fails", "Failed")["status"]["containerStatuses"][0]["state"]["terminated"]
         assert (ended["exitCode"], ended["reason"], ended["message"].strip()) == (3, "Error", "why"), ended
+        # Without a message of its own: the end of the log, but of a failure only.
+        fallback = {"terminationMessagePolicy": "FallbackToLogsOnError"}
+        for name, script, want in (("speaks", "echo first; echo last words; exit 4", "first\nlast words\n"), ("fine", "echo all is well", None)):
+            cluster.apply(shell(cluster, name, script, restartPolicy="Never", container=fallback), ns=ns)
+            ended = phase(cluster, ns, name, "Failed" if want else "Succeeded")["status"]["containerStatuses"][0]["state"]["terminated"]
+            assert ended.get("message") == want, ended
         cluster.apply(shell(cluster, "again", "exit 1"), ns=ns)
         state = lambda: cluster.get("pod", "again", ns=ns)["status"]["containerStatuses"][0]  # noqa: E731
         wait("CrashLoopBackOff", lambda: state()["state"].get("waiting", {}).get("reason") == "CrashLoopBackOff")
@@ -68,6 +93,15 @@ def test_probes(cluster):
         wait("liveness restarts it", lambda: restarts() >= 1)
         assert "Liveness probe failed: HTTP probe failed with statuscode: 404" in cluster.kubectl("describe", "pod", "sick", ns=ns)
         starts = {"tcpSocket": {"port": 8080}, "periodSeconds": 1}
+        # The test program speaks gRPC on the same port; a service that it does not know is not healthy.
+        for name, service, ready in (("known", "", True), ("unknown", "nothing", False)):
+            grpc = {"grpc": {"port": 8080, "service": service}, "periodSeconds": 1}
+            cluster.apply(pod(name, cluster.image("app:v1"), container={"readinessProbe": grpc, "env": quick}), ns=ns)
+            if ready:
+                cluster.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=30s", ns=ns, timeout=40)
+        why = 'service unhealthy (responded with "SERVICE_UNKNOWN")'
+        wait("the probe's event", lambda: f"Readiness probe failed: {why}" in cluster.kubectl("describe", "pod", "unknown", ns=ns))
+        assert cluster.get("pod", "unknown", ns=ns)["status"]["containerStatuses"][0]["ready"] is False
         cluster.apply(pod("starts", cluster.image("app:v1"), container={"startupProbe": starts, "env": quick}), ns=ns)
         cluster.kubectl("wait", "--for=condition=Ready", "pod/starts", "--timeout=30s", ns=ns, timeout=40)
 
@@ -112,9 +146,71 @@ def test_volumes_and_their_updates(cluster):
         k("patch", "configmap", "settings", "-p", '{"data":{"key":"two"}}')
         k("label", "pod", "reader", "new=yes")
         wait("the volume follows", lambda: cat("/settings/key") == "two" and cat("/all/a/b") == "two" and 'new="yes"' in cat("/about/labels"), 90)
+        claims = lambda token: json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))  # noqa: E731
+        mine = claims(cat("/all/token"))
+        assert mine["aud"] == ["me"] and mine["kubernetes.io"]["pod"]["name"] == "reader", mine
         token = cat("/var/run/secrets/kubernetes.io/serviceaccount/token")
         assert token.count(".") == 2 and cat("/var/run/secrets/kubernetes.io/serviceaccount/namespace") == ns
         assert "BEGIN CERTIFICATE" in cat("/var/run/secrets/kubernetes.io/serviceaccount/ca.crt")
+        # Tokens are the pod's: what it may do with one it may do as long as it lives.
+        who = ["-X", "POST", "-H", "Content-Type: application/json", "-d", "{}", "https://127.0.0.1:6443/apis/authentication.k8s.io/v1/selfsubjectreviews"]
+        ask = lambda t: json.loads(run(cluster.net.inside(["curl", "-sSk", "-H", f"Authorization: Bearer {t}", *who])).stdout)  # noqa: E731
+        user = ask(token)["status"]["userInfo"]
+        assert user["username"] == f"system:serviceaccount:{ns}:default" and user["extra"]["authentication.kubernetes.io/pod-name"] == ["reader"], user
+        assert ask(cat("/all/token"))["code"] == 401, "a token for others is no token for the API server"
+        k("delete", "pod", "reader")
+        wait("the token is void", lambda: ask(token).get("code") == 401)
+
+
+def test_sub_paths(cluster):
+    with cluster.namespace("subpath") as ns:
+        cluster.kubectl("create", "configmap", "settings", "--from-literal=one=1", "--from-literal=two=2", ns=ns)
+        mounts = [
+            {"name": "settings", "mountPath": "/etc/one.conf", "subPath": "one", "readOnly": True},
+            {"name": "share", "mountPath": "/inner", "subPath": "made/deep"},
+            {"name": "share", "mountPath": "/own", "subPathExpr": "$(NAME)"},
+            {"name": "share", "mountPath": "/all"},
+        ]
+        env = [{"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]
+        volumes = [{"name": "settings", "configMap": {"name": "settings"}}, {"name": "share", "emptyDir": {}}]
+        script = "cat /etc/one.conf; ls /etc/passwd; echo x > /etc/one.conf; echo deep > /inner/f; echo own > /own/f; cd /all; grep . made/deep/f parts/f"
+        log = once(cluster, ns, "parts", script, container={"volumeMounts": mounts, "env": env}, volumes=volumes)
+        assert log.startswith("1") and "/etc/passwd" in log, log
+        assert "Read-only file system" in log and "made/deep/f:deep\nparts/f:own\n" in log, log
+        # A link in the volume leads nowhere outside of it.
+        link = {"name": "link", "image": cluster.image("busybox:1.36"), "command": ["ln", "-s", "/etc", "/all/out"], "volumeMounts": mounts[3:]}
+        escape = {"volumeMounts": [{"name": "share", "mountPath": "/host", "subPath": "out"}]}
+        cluster.apply(shell(cluster, "escapes", "cat /host/hostname", container=escape, initContainers=[link], volumes=volumes[1:]), ns=ns)
+        waiting = lambda: cluster.get("pod", "escapes", ns=ns)["status"]["containerStatuses"][0]["state"]["waiting"]  # noqa: E731
+        wait("refused", lambda: waiting()["reason"] == "CreateContainerConfigError" and "subPath" in waiting()["message"])
+
+
+def test_name_servers(cluster):
+    server = subprocess.Popen(cluster.net.outside(["python3", "-c", NAME_SERVER, CLIENT_IP]), stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout.readline() == "ready\n"
+        with cluster.namespace("names") as ns:
+            own = {"nameservers": [CLIENT_IP], "searches": ["corp.test"], "options": [{"name": "ndots", "value": "3"}, {"name": "edns0"}]}
+            dns = cluster.get("service", "kube-dns", ns="kube-system")["spec"]["clusterIP"]
+            suffix = f"search {ns}.svc.cluster.local svc.cluster.local cluster.local"
+            for name, spec, want in (
+                ("first", {}, {f"nameserver {dns}", suffix, "options ndots:5"}),
+                ("more", {"dnsConfig": {"searches": ["corp.test"], "options": [{"name": "ndots", "value": "2"}]}}, {f"nameserver {dns}", f"{suffix} corp.test", "options ndots:2"}),
+                ("host", {"dnsPolicy": "Default"}, {f"nameserver {CLIENT_IP}"}),
+                ("none", {"dnsPolicy": "None", "dnsConfig": own}, {f"nameserver {CLIENT_IP}", "search corp.test", "options ndots:3 edns0"}),
+            ):
+                # All of them come to know a name of the outside: through the cluster's server, or at once.
+                log = once(cluster, ns, name, "cat /etc/resolv.conf; nslookup -type=a outside.test.", **spec)
+                conf, _, answer = log.partition("Server:")
+                assert {line for line in conf.splitlines() if line} == want, log
+                assert "203.0.113.7" in answer, log
+            lost = shell(cluster, "lost", "nslookup -type=a nothing.test.", restartPolicy="Never")
+            cluster.apply(lost, ns=ns)
+            phase(cluster, ns, "lost", "Failed")
+            assert "NXDOMAIN" in cluster.kubectl("logs", "lost", ns=ns)
+    finally:
+        server.kill()
+        server.wait()
 
 
 def test_environment_and_names(cluster):
@@ -133,6 +229,77 @@ def test_environment_and_names(cluster):
         assert words[:2] == ["1", "12$(A)"] and words[2] == ip and words[3:5] == ["2", "map"], log
         assert words[5] == cluster.get("service", "kubernetes", ns="default")["spec"]["clusterIP"], log
         assert f"me.sub.{ns}.svc.cluster.local" in log and "192.0.2.77\tother" in log, log
+
+
+def test_pull_policies(cluster):
+    with cluster.namespace("policies") as ns:
+        image = cluster.image("moving:1")
+        never = {"imagePullPolicy": "Never"}
+        cluster.apply(shell(cluster, "absent", "true", container={**never, "image": image}), ns=ns)
+        waiting = lambda name: cluster.get("pod", name, ns=ns)["status"]["containerStatuses"][0]["state"]["waiting"]  # noqa: E731
+        wait("not pulled", lambda: waiting("absent")["reason"] == "ErrImageNeverPull" and image in waiting("absent")["message"])
+        # The tag is given to another image while the node has the first one.
+        for n, (pushed, policy, want) in enumerate((("app:v1", "IfNotPresent", "v1"), ("app:v2", "IfNotPresent", "v1"), ("app:v2", "Never", "v1"), ("app:v2", "Always", "v2"))):
+            cluster.push(pushed, "moving:1")
+            log = once(cluster, ns, f"p{n}", "echo $VERSION", container={"image": image, "imagePullPolicy": policy})
+            assert log == f"{want}\n", (policy, log)
+        # What ":latest", or no tag, means by itself.
+        for name, asked, policy in (("tagged", "busybox:1.36", "IfNotPresent"), ("latest", "busybox:latest", "Always"), ("bare", "busybox", "Always")):
+            made = cluster.kubectl("create", "-f", "-", "--dry-run=server", "-o", "json", input=json.dumps(pod(name, cluster.image(asked))), ns=ns)
+            assert json.loads(made)["spec"]["containers"][0]["imagePullPolicy"] == policy, made
+        cluster.kubectl("delete", "pod", "absent", ns=ns)
+
+
+@contextlib.contextmanager
+def private_registry(cluster):
+    """The same images behind TLS and a password, at `PRIVATE`."""
+    at = lambda name: os.path.join(cluster.dir, name)  # noqa: E731
+    new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    run([*new, "-subj", "/CN=test CA", "-keyout", at("ca.key"), "-out", cluster.private_ca])
+    leaf = ["-CA", cluster.private_ca, "-CAkey", at("ca.key"), "-addext", "basicConstraints=critical,CA:FALSE", "-addext", "subjectAltName=IP:127.0.0.1"]
+    run([*new, *leaf, "-subj", "/CN=registry", "-keyout", at("leaf.key"), "-out", at("leaf.pem")])
+    with open(at("htpasswd"), "w") as f:
+        # bcrypt of "let-me-in".
+        f.write("puller:$2a$05$abcdefghijklmnopqrstuu3Jd./u/rH1RxB6auX5v7gLP6uWhKCgG\n")
+    config = {
+        "version": "0.1",
+        "log": {"level": "error"},
+        "storage": {"filesystem": {"rootdirectory": at("registry")}},
+        "http": {"addr": PRIVATE, "tls": {"certificate": at("leaf.pem"), "key": at("leaf.key")}},
+        "auth": {"htpasswd": {"realm": "private", "path": at("htpasswd")}},
+    }
+    with open(at("private.yml"), "w") as f:
+        json.dump(config, f)
+    with open(at("private.log"), "wb") as log:
+        server = subprocess.Popen(cluster.net.inside(["docker-registry", "serve", at("private.yml")]), stdout=log, stderr=log)
+    try:
+        wait("the registry", lambda: run(cluster.net.inside(["curl", "-sSk", f"https://{PRIVATE}/v2/"])))
+        yield
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_pull_secrets(cluster):
+    with cluster.namespace("secrets") as ns, private_registry(cluster):
+        image = f"{PRIVATE}/busybox:1.36"
+        secret = lambda name, password: cluster.kubectl("create", "secret", "docker-registry", name, f"--docker-server={PRIVATE}", "--docker-username=puller", f"--docker-password={password}", ns=ns)  # noqa: E731
+        secret("right", "let-me-in")
+        secret("wrong", "nonsense")
+        waiting = lambda name: cluster.get("pod", name, ns=ns)["status"]["containerStatuses"][0]["state"]["waiting"]  # noqa: E731
+        for name, spec in (("nobody", {}), ("stranger", {"imagePullSecrets": [{"name": "wrong"}]})):
+            cluster.apply(pod(name, image, ["sleep", "1000"], **spec), ns=ns)
+            wait("refused", lambda: waiting(name)["reason"] in ("ErrImagePull", "ImagePullBackOff"))  # noqa: B023
+            events = lambda: cluster.kubectl("describe", "pod", name, ns=ns)  # noqa: E731,B023
+            wait("the registry's word", lambda: re.search("Failed to pull image.*(401|[Uu]nauthorized|[Nn]ot authorized)", events()))
+        # By the pod's own secret, and by its service account's.
+        cluster.apply(pod("mine", image, ["sleep", "1000"], imagePullSecrets=[{"name": "wrong"}, {"name": "right"}]), ns=ns)
+        cluster.kubectl("wait", "--for=condition=Ready", "pod/mine", "--timeout=60s", ns=ns, timeout=70)
+        cluster.kubectl("patch", "serviceaccount", "default", "-p", '{"imagePullSecrets":[{"name":"right"}]}', ns=ns)
+        wait("admission", lambda: cluster.kubectl("create", "-f", "-", "--dry-run=server", "-o", "jsonpath={.spec.imagePullSecrets[0].name}", input=json.dumps(pod("x", image)), ns=ns) == "right")
+        always = {"imagePullPolicy": "Always"}
+        cluster.apply(pod("accounts", image, ["sleep", "1000"], container=always), ns=ns)
+        cluster.kubectl("wait", "--for=condition=Ready", "pod/accounts", "--timeout=60s", ns=ns, timeout=70)
 
 
 def test_security_context(cluster):

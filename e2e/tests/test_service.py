@@ -1,6 +1,8 @@
 """A Deployment of three replicas behind a Service, seen by those who use it."""
 
 import json
+import os
+import signal
 import subprocess
 
 from harness import NODE_IP, deployment, pod, run, wait
@@ -137,16 +139,23 @@ def test_a_rolling_update_loses_no_request(cluster):
 def test_killed_containers_restart_and_deleted_pods_are_replaced(cluster):
     with cluster.namespace("heal") as ns:
         up(cluster, ns)
-        name = cluster.get("pods", "-l", "app=web", ns=ns)["items"][0]["metadata"]["name"]
-        cluster.kubectl("exec", name, "--", "sh", "-c", "kill -9 1; timeout 2 wget -qO- http://127.0.0.1:8080/exit?9", ns=ns, check=False)
+        killed, leaver = [p["metadata"]["name"] for p in cluster.get("pods", "-l", "app=web", ns=ns)["items"]][:2]
+        status = lambda name: cluster.get("pod", name, ns=ns)["status"]["containerStatuses"][0]  # noqa: E731
+        before = status(killed)["containerID"]
+        # From outside: a process cannot send this signal to the first one of its own process namespace.
+        os.kill(cluster.processes(before)[0], signal.SIGKILL)
+        cluster.kubectl("exec", leaver, "--", "timeout", "2", "wget", "-qO-", "http://127.0.0.1:8080/exit?9", ns=ns, check=False)
 
-        def restarted():
-            status = cluster.get("pod", name, ns=ns)["status"]["containerStatuses"][0]
-            return status["restartCount"] == 1 and status["ready"] and status["lastState"]["terminated"]["exitCode"] == 9
+        def restarted(name, code):
+            now = status(name)
+            ended = now["lastState"]["terminated"]
+            return now["restartCount"] == 1 and now["ready"] and (ended["exitCode"], ended["reason"]) == (code, "Error")
 
-        wait("the container restarts with its exit code kept", restarted, 60)
-        cluster.kubectl("delete", "pod", name, "--wait=false", ns=ns)
-        cluster.kubectl("wait", "--for=delete", f"pod/{name}", "--timeout=60s", ns=ns, timeout=70)
+        wait("the killed container restarts", lambda: restarted(killed, 137), 60)
+        wait("the container that left restarts", lambda: restarted(leaver, 9), 60)
+        assert status(killed)["lastState"]["terminated"]["containerID"] == before != status(killed)["containerID"]
+        cluster.kubectl("delete", "pod", killed, "--wait=false", ns=ns)
+        cluster.kubectl("wait", "--for=delete", f"pod/{killed}", "--timeout=60s", ns=ns, timeout=70)
         wait("three ready", lambda: cluster.get("deployment", "web", ns=ns)["status"].get("readyReplicas") == 3, 60)
 
 

@@ -48,6 +48,7 @@ fn detach_stdio() {
 fn prepare(dir: &Path) -> io::Result<Server> {
     let config: ShimConfig = serde_json::from_slice(&std::fs::read(dir.join("shim.json"))?)?;
     let said = |what: &'static str| move |e: io::Error| io::Error::other(format!("{what}: {e}"));
+    die_with(config.parent).map_err(said("cannot tie its life to the server's"))?;
     nix::sys::prctl::set_name(c"isopod-shim")?;
     nix::sys::prctl::set_child_subreaper(true)?;
     nix::unistd::setsid()?;
@@ -66,6 +67,20 @@ fn prepare(dir: &Path) -> io::Result<Server> {
     let _ = std::fs::remove_file(&socket);
     let listener = fdpass::bind(&socket).map_err(said("cannot open the shim's socket"))?;
     Server::new(hierarchies, listener, pid1)
+}
+
+/// Until it is known who it is: a server that dies before it has written that down would leave a shim that nobody finds.
+fn die_with(parent: i32) -> io::Result<()> {
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+    match nix::unistd::getppid().as_raw() == parent {
+        true => Ok(()),
+        false => Err(io::Error::other("the server is gone")),
+    }
+}
+
+/// From the first request on it outlives its parent: only who has written it down asks it something.
+pub fn outlive_parent() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_pdeathsig(None)?)
 }
 
 fn make_namespaces(config: &ShimConfig) -> io::Result<()> {

@@ -52,6 +52,8 @@ pub struct Server {
     /// Children that ended before their helper said what they are.
     unclaimed: Vec<(i32, WaitStatus)>,
     next: u64,
+    /// Somebody has asked it something.
+    known: bool,
     ending: bool,
 }
 
@@ -77,6 +79,7 @@ impl Server {
             execs: BTreeMap::new(),
             unclaimed: vec![],
             next: 0,
+            known: false,
             ending: false,
         })
     }
@@ -197,6 +200,10 @@ impl Server {
     }
 
     fn obey(&mut self, token: u64, request: Request) {
+        if !self.known {
+            // It never fails for no signal at all.
+            self.known = crate::serve::outlive_parent().is_ok();
+        }
         let answer = match request {
             Request::Start(start) => self.start(token, &start),
             Request::Exec(exec) => self.exec(token, &exec),

@@ -4,7 +4,10 @@
 //! well-behaved app does so that a rolling update loses no request.
 //!
 //! `GET /` answers the host's name and the version; `/healthz`, `/readyz`; `/exit?CODE` ends at once; `/headers` echoes
-//! the request; `/client` the caller's address. UDP on the same port echoes with the host's name.
+//! the request; `/client` the caller's address. UDP on the same port echoes with the host's name, and HTTP/2 is gRPC's health
+//! check: the nameless service is healthy until the program drains, others are unknown.
+
+mod grpc;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -76,6 +79,14 @@ fn answer(stream: TcpStream, draining: &AtomicBool) -> std::io::Result<()> {
             break;
         }
         head.push(line);
+    }
+    if head.first().is_some_and(|l| l.starts_with("PRI ")) {
+        let to = reader.get_ref().try_clone()?;
+        return grpc::serve(reader, to, |service| match service {
+            "" if draining.load(Ordering::SeqCst) => grpc::NOT_SERVING,
+            "" => grpc::SERVING,
+            _ => grpc::SERVICE_UNKNOWN,
+        });
     }
     let path = head.first().and_then(|l| l.split(' ').nth(1)).unwrap_or("/").to_owned();
     let (path, query) = path.split_once('?').unwrap_or((&path, ""));

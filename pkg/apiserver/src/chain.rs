@@ -5,7 +5,7 @@ use crate::encode::negotiate::{self, Form};
 use crate::encode::{body, value};
 use crate::request::{Query, RequestInfo};
 use crate::verbs::{self, Call};
-use crate::{ApiServer, impersonate, nonresource};
+use crate::{ApiServer, impersonate, nonresource, unread};
 use axum::body::Body;
 use axum::response::Response;
 use futures::FutureExt;
@@ -29,6 +29,7 @@ pub async fn serve(server: Arc<ApiServer>, mut request: Request<Body>) -> Respon
     let form = negotiate::form(request.headers(), &query, false).unwrap_or_default();
     let warnings: Arc<Mutex<Vec<String>>> = Arc::default();
     request.headers_mut().remove(header::EXPECT);
+    let (request, rest) = unread::lend(request);
 
     let handled = authorized(&server, request, info.clone(), query, warnings.clone());
     let outcome = match AssertUnwindSafe(handled).catch_unwind().await {
@@ -38,6 +39,9 @@ pub async fn serve(server: Arc<ApiServer>, mut request: Request<Body>) -> Respon
             Err(Status::internal("the server panicked while it handled the request"))
         }
     };
+    if outcome.is_err() {
+        rest.read().await;
+    }
     let mut response = outcome.unwrap_or_else(|status| failure(&status, &form));
     decorate(&mut response, &id, &warnings.lock());
     server.metrics.observe(&info, response.status().as_u16(), started.elapsed());

@@ -38,6 +38,7 @@ mod reviews;
 mod server;
 mod subresources;
 mod tunnel;
+mod unread;
 mod verbs;
 
 pub use access::Access;

@@ -3,14 +3,18 @@
 #![allow(clippy::unwrap_used)]
 
 use axum::body::Body;
+use futures::StreamExt;
 use http::Request;
 use http_body_util::BodyExt;
 use isopod_api::UserInfo;
 use isopod_apiserver::{Access, Config, PeerCertificates};
 use isopod_auth::token::{Settings, Tokens};
+use isopod_base::clock::Clock;
 use isopod_testkit::TestServer;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tower::ServiceExt;
 
 fn guarded(config: &mut Config) {
@@ -65,7 +69,7 @@ const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
 /// A right that was taken away is gone a moment later: ask until it is so.
 async fn eventually(s: &TestServer, name: &str, method: &str, uri: &str, want: u16) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
     loop {
         let (code, body) = send(s, user(name), method, uri, Value::Null).await;
         if code == want {
@@ -193,4 +197,59 @@ async fn rights_are_there_after_a_restart() {
     let second = TestServer::start_on(first.store.clone(), guarded).await;
     let (code, _) = send(&second, user("jane"), "GET", MAPS, Value::Null).await;
     assert_eq!(code, 200, "at once: the authorizer is filled before the first request");
+}
+
+#[tokio::test]
+async fn an_expired_token_is_401() {
+    let clock = Clock::fake(Clock::system().now());
+    let s = TestServer::start_with(|config| {
+        guarded(config);
+        config.clock = clock.clone();
+    })
+    .await;
+    let account = json!({"metadata": {"name": "app"}});
+    assert_eq!(s.post("/api/v1/namespaces/default/serviceaccounts", account).await.code, 201);
+    let uri = "/api/v1/namespaces/default/serviceaccounts/app/token";
+    let issued = s.post(uri, json!({"spec": {"expirationSeconds": 600}})).await;
+    assert_eq!(issued.code, 201, "{}", issued.text);
+    let token = issued.json["status"]["token"].as_str().unwrap();
+    let ask = |uri: &'static str| send(&s, Err(token), "GET", uri, Value::Null);
+    clock.advance(Duration::from_secs(599));
+    assert_eq!(ask("/version").await.0, 200);
+    assert_eq!(ask(MAPS).await.0, 403, "who it is is known");
+    // Clocks may differ by a minute.
+    clock.advance(Duration::from_secs(62));
+    for uri in ["/version", MAPS] {
+        let (code, status) = ask(uri).await;
+        assert_eq!(
+            (code, &status["reason"], &status["message"]),
+            (401, &json!("Unauthorized"), &json!("Unauthorized"))
+        );
+        assert_eq!(
+            (&status["kind"], &status["status"], &status["code"]),
+            (&json!("Status"), &json!("Failure"), &json!(401))
+        );
+    }
+    let review = s.post("/apis/authentication.k8s.io/v1/tokenreviews", json!({"spec": {"token": token}})).await;
+    assert_ne!(review.json["status"]["authenticated"], json!(true), "{}", review.text);
+}
+
+/// Some clients lose the answer when their stream is reset while they still send.
+#[tokio::test]
+async fn a_refusal_waits_for_the_rest_of_a_small_body() {
+    let s = start().await;
+    for (chunks, all) in [(3, true), (100_000, false)] {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let counter = sent.clone();
+        let parts = futures::stream::iter(0..chunks).map(move |_| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            Ok::<_, std::convert::Infallible>(vec![b' '; 100])
+        });
+        let mut request =
+            Request::post(MAPS).header("authorization", "Bearer x").body(Body::from_stream(parts)).unwrap();
+        request.extensions_mut().insert(PeerCertificates::default());
+        let response = s.server.service().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 401);
+        assert_eq!(sent.load(Ordering::SeqCst) == chunks, all, "read {} of {chunks}", sent.load(Ordering::SeqCst));
+    }
 }

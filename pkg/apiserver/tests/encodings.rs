@@ -49,6 +49,62 @@ async fn tables_and_metadata() {
     assert_eq!((none.code, &none.json["reason"]), (406, &json!("NotAcceptable")));
 }
 
+/// Sends a body as YAML.
+async fn post_yaml(s: &TestServer, uri: &str, text: &str) -> Answer {
+    s.send(Request::post(uri).header("content-type", "application/yaml").body(Body::from(text.to_owned())).unwrap())
+        .await
+}
+
+#[tokio::test]
+async fn yaml_in() {
+    let s = TestServer::start().await;
+    let good = "# a comment\napiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: y\n  labels: &l {a: b}\n  annotations: *l\ndata:\n  text: |\n    two\n    lines\n  on: 'on'\n";
+    let made = post_yaml(&s, MAPS, good).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    assert_eq!(made.json["data"], json!({"text": "two\nlines\n", "on": "on"}));
+    assert_eq!(made.json["metadata"]["annotations"], json!({"a": "b"}));
+    assert_eq!(made.headers["content-type"], "application/json");
+
+    let strict = format!("{MAPS}?fieldValidation=Strict");
+    let cannot = "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: ";
+    let unrecognized = "the object provided is unrecognized (must be of type ConfigMap): ";
+    let yaml = format!("{unrecognized}yaml: ");
+    let no_type = format!("{unrecognized}couldn't get version/kind; json parse error: ");
+    for (uri, text, begin, end) in [
+        (MAPS, "a: [", yaml.as_str(), "(613a205b)"),
+        (
+            MAPS,
+            "\tmetadata:\n\t\tname: x, and so on and on",
+            &yaml,
+            "(096d657461646174613a0a09096e616d653a20782c20616e6420736f206f ...)",
+        ),
+        (MAPS, "{metadata: {name: x}", &yaml, "({metadata: {name: x})"),
+        (MAPS, "- a\n- b\n", &no_type, "(2d20610a2d20620a)"),
+        (MAPS, "just words", &no_type, "(6a75737420776f726473)"),
+        (
+            MAPS,
+            "metadata: {name: x}\ndata: {a: [1]}\n",
+            cannot,
+            "cannot unmarshal array into Go struct field ConfigMap.data of type string",
+        ),
+        (&strict, "metadata: {name: x}\ndat: {}\n", cannot, "strict decoding error: unknown field \"dat\""),
+    ] {
+        let bad = post_yaml(&s, uri, text).await;
+        let status = (bad.code, &bad.json["kind"], &bad.json["status"], &bad.json["reason"], &bad.json["code"]);
+        assert_eq!(
+            status,
+            (400, &json!("Status"), &json!("Failure"), &json!("BadRequest"), &json!(400)),
+            "{text:?}: {}",
+            bad.text
+        );
+        let message = bad.json["message"].as_str().unwrap();
+        assert!(message.starts_with(begin) && message.ends_with(end), "{text:?}: {message}");
+    }
+    let request = Request::post(MAPS).header("content-type", "application/json").body(Body::from("{")).unwrap();
+    let message = s.send(request).await.json["message"].as_str().unwrap().to_owned();
+    assert!(message.starts_with(&no_type) && message.ends_with("({)"), "{message}");
+}
+
 #[tokio::test]
 async fn protobuf_in_and_out() {
     let s = TestServer::start().await;

@@ -99,6 +99,76 @@ async fn lists_select_and_page() {
     assert_eq!((future.code, &future.json["reason"]), (504, &json!("Timeout")));
 }
 
+/// Which revision a list shows, by `resourceVersion` and `resourceVersionMatch`.
+#[tokio::test]
+async fn lists_of_a_revision() {
+    let s = TestServer::start().await;
+    let version = |v: &Value| v["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap();
+    let first = version(&s.post(MAPS, map("a")).await.json);
+    assert_eq!(s.post(MAPS, map("b")).await.code, 201);
+    let changed = s.patch(&format!("{MAPS}/a"), "application/merge-patch+json", json!({"data": {"k": "w"}})).await;
+    let second = version(&changed.json);
+    assert_eq!(s.delete(&format!("{MAPS}/b")).await.code, 200);
+    let newest = version(&s.get(MAPS).await.json);
+    assert!(first < second && second < newest, "{first} {second} {newest}");
+
+    let seen = |v: &Value| -> Vec<String> {
+        let text = |v: &Value| v.as_str().unwrap().to_owned();
+        let items = v["items"].as_array().unwrap().iter();
+        items.map(|i| text(&i["metadata"]["name"]) + "=" + &text(&i["data"]["k"])).collect()
+    };
+    for (query, want, at) in [
+        // Nothing said: what is acknowledged by now.
+        (String::new(), vec!["a=w"], Some(newest)),
+        // Any revision that is at hand, which here is the newest: the cache has been asked for it just now.
+        ("resourceVersion=0".into(), vec!["a=w"], None),
+        ("resourceVersion=0&resourceVersionMatch=NotOlderThan".into(), vec!["a=w"], None),
+        // At least this one.
+        (format!("resourceVersion={first}"), vec!["a=w"], None),
+        (format!("resourceVersion={first}&resourceVersionMatch=NotOlderThan"), vec!["a=w"], None),
+        (format!("resourceVersion={newest}&resourceVersionMatch=NotOlderThan"), vec!["a=w"], None),
+        (format!("resourceVersion={first}&resourceVersionMatch=NotOlderThan&limit=5"), vec!["a=w"], None),
+        // This one and no other, from the history and from the cache.
+        (format!("resourceVersion={first}&resourceVersionMatch=Exact"), vec!["a=v"], Some(first)),
+        (format!("resourceVersion={second}&resourceVersionMatch=Exact"), vec!["a=w", "b=v"], Some(second)),
+        (format!("resourceVersion={newest}&resourceVersionMatch=Exact"), vec!["a=w"], Some(newest)),
+        // A limit without a match has always meant the exact one.
+        (format!("resourceVersion={second}&limit=5"), vec!["a=w", "b=v"], Some(second)),
+        (format!("resourceVersion={second}&resourceVersionMatch=Exact&labelSelector=n%3Db"), vec!["b=v"], Some(second)),
+    ] {
+        let list = s.get(&format!("{MAPS}?{query}")).await;
+        assert_eq!(list.code, 200, "{query}: {}", list.text);
+        assert_eq!(seen(&list.json), want, "{query}");
+        let shown = version(&list.json);
+        assert!(at.map_or(shown >= newest, |at| shown == at), "{query}: {shown}");
+    }
+    // Pages of a revision that has passed.
+    let page = s.get(&format!("{MAPS}?resourceVersion={second}&resourceVersionMatch=Exact&limit=1")).await;
+    assert_eq!((seen(&page.json), version(&page.json)), (vec!["a=w".to_owned()], second));
+    let rest = page.json["metadata"]["continue"].as_str().unwrap();
+    let page = s.get(&format!("{MAPS}?limit=1&continue={rest}")).await;
+    assert_eq!((seen(&page.json), version(&page.json)), (vec!["b=v".to_owned()], second));
+
+    for (query, code, words) in [
+        ("resourceVersion=999999&resourceVersionMatch=NotOlderThan", 504, "Too large resource version"),
+        (
+            "resourceVersion=0&resourceVersionMatch=Exact",
+            422,
+            "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+        ),
+        (
+            "resourceVersionMatch=NotOlderThan",
+            422,
+            "resourceVersionMatch is forbidden unless resourceVersion is provided",
+        ),
+        ("resourceVersion=1&resourceVersionMatch=Newest", 422, "supported values: \"Exact\", \"NotOlderThan\", \"\""),
+    ] {
+        let refused = s.get(&format!("{MAPS}?{query}")).await;
+        assert_eq!(refused.code, code, "{query}: {}", refused.text);
+        assert!(refused.json["message"].as_str().unwrap().contains(words), "{query}: {}", refused.text);
+    }
+}
+
 #[tokio::test]
 async fn bad_selectors_and_options_are_refused() {
     let s = TestServer::start().await;

@@ -5,6 +5,7 @@
 use axum::body::Body;
 use http::Request;
 use http_body_util::BodyExt;
+use isopod_schema::{facts, proto};
 use isopod_store::{KeyRange, RangeRequest};
 use isopod_testkit::TestServer;
 use serde_json::{Value, json};
@@ -20,11 +21,39 @@ struct Watch {
 
 impl Watch {
     async fn open(s: &TestServer, query: &str) -> Self {
-        let request = Request::get(format!("{MAPS}?watch=true&{query}")).body(Body::empty()).unwrap();
+        Self::open_as(s, query, "application/json", "application/json").await
+    }
+
+    /// Asks for a form, and expects its content type.
+    async fn open_as(s: &TestServer, query: &str, accept: &str, content_type: &str) -> Self {
+        let request = Request::get(format!("{MAPS}?watch=true&{query}")).header("accept", accept);
+        let request = request.body(Body::empty()).unwrap();
         // Headers come before any event.
         let response = tokio::time::timeout(Duration::from_secs(5), s.open(request)).await.unwrap();
         assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], content_type);
         Watch { body: response.into_body(), buffer: Vec::new() }
+    }
+
+    /// Reads until so many bytes are there, and takes them.
+    async fn bytes(&mut self, n: usize) -> Vec<u8> {
+        while self.buffer.len() < n {
+            let frame =
+                tokio::time::timeout(Duration::from_secs(5), self.body.frame()).await.expect("an event in time");
+            self.buffer.extend_from_slice(&frame.expect("the watch goes on").unwrap().into_data().unwrap());
+        }
+        self.buffer.drain(..n).collect()
+    }
+
+    /// The next event of a protobuf watch: its length, then a `WatchEvent`. Answers the type and the wrapped object.
+    async fn next_protobuf(&mut self) -> (String, Vec<u8>) {
+        let length = self.bytes(4).await;
+        let event = self.bytes(u32::from_be_bytes(length.try_into().unwrap()) as usize).await;
+        let fields = fields(&event);
+        assert_eq!(fields.iter().map(|f| f.0).collect::<Vec<_>>(), [1, 2]);
+        let raw = self::fields(fields[1].1);
+        assert_eq!(raw.iter().map(|f| f.0).collect::<Vec<_>>(), [1]);
+        (String::from_utf8(fields[0].1.to_vec()).unwrap(), raw[0].1.to_vec())
     }
 
     /// The next event; `None` at the end.
@@ -46,6 +75,26 @@ impl Watch {
         let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
         (text(&event["type"]), text(&event["object"]["metadata"]["name"]), event["object"]["data"]["k"].clone())
     }
+}
+
+/// The fields of a protobuf message, all of which have a length.
+fn fields(mut message: &[u8]) -> Vec<(u8, &[u8])> {
+    let mut all = Vec::new();
+    while let Some((tag, rest)) = message.split_first() {
+        assert_eq!(tag & 7, 2, "a field with a length");
+        let (mut length, mut read) = (0, 0);
+        loop {
+            let byte = rest[read];
+            length |= usize::from(byte & 0x7f) << (7 * read);
+            read += 1;
+            if byte & 0x80 == 0 {
+                break;
+            }
+        }
+        all.push((tag >> 3, &rest[read..read + length]));
+        message = &rest[read + length..];
+    }
+    all
 }
 
 async fn put(s: &TestServer, name: &str, app: &str, k: &str) -> String {
@@ -137,6 +186,91 @@ async fn initial_events_end_with_a_bookmark() {
     assert_eq!((&bookmark["object"]["kind"], &bookmark["object"]["apiVersion"]), (&json!("ConfigMap"), &json!("v1")));
     let refused = s.get(&format!("{MAPS}?watch=true&sendInitialEvents=true")).await;
     assert_eq!(refused.code, 422);
+}
+
+#[tokio::test]
+async fn protobuf_events_are_framed() {
+    let s = TestServer::start().await;
+    let long = "x".repeat(300);
+    put(&s, "a", "x", &long).await;
+    let accept = "application/vnd.kubernetes.protobuf";
+    let query = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    let mut w = Watch::open_as(&s, query, accept, "application/vnd.kubernetes.protobuf;stream=watch").await;
+    let schema = facts::builtin().object("io.k8s.api.core.v1.ConfigMap").unwrap();
+    let object = |bytes: &[u8]| {
+        let unknown = proto::envelope::unwrap(bytes).unwrap();
+        assert_eq!((unknown.api_version.as_str(), unknown.kind.as_str()), ("v1", "ConfigMap"));
+        proto::decode(unknown.raw, &schema).unwrap()
+    };
+    let (ty, bytes) = w.next_protobuf().await;
+    let first = object(&bytes);
+    assert_eq!((ty.as_str(), &first["metadata"]["name"], &first["data"]["k"]), ("ADDED", &json!("a"), &json!(long)));
+    let (ty, bytes) = w.next_protobuf().await;
+    let bookmark = object(&bytes);
+    assert_eq!(ty, "BOOKMARK");
+    assert_eq!(bookmark["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+    let changed = put(&s, "a", "x", "2").await;
+    let (ty, bytes) = w.next_protobuf().await;
+    let seen = object(&bytes);
+    assert_eq!(
+        (ty.as_str(), &seen["data"]["k"], &seen["metadata"]["resourceVersion"]),
+        ("MODIFIED", &json!("2"), &json!(changed))
+    );
+    s.delete(&format!("{MAPS}/a")).await;
+    let (ty, bytes) = w.next_protobuf().await;
+    assert_eq!((ty.as_str(), &object(&bytes)["metadata"]["name"]), ("DELETED", &json!("a")));
+
+    // An error is a `Status` in the same frame.
+    put(&s, "b", "x", "1").await;
+    s.store.compact(s.store.revisions().await.unwrap().0).await.unwrap();
+    let mut w =
+        Watch::open_as(&s, "resourceVersion=1", accept, "application/vnd.kubernetes.protobuf;stream=watch").await;
+    let (ty, bytes) = w.next_protobuf().await;
+    let unknown = proto::envelope::unwrap(&bytes).unwrap();
+    let status =
+        proto::decode(unknown.raw, &facts::builtin().object("io.k8s.apimachinery.pkg.apis.meta.v1.Status").unwrap());
+    assert_eq!((ty.as_str(), unknown.kind.as_str(), &status.unwrap()["code"]), ("ERROR", "Status", &json!(410)));
+}
+
+/// What `kubectl get -w` asks for.
+#[tokio::test]
+async fn tables_name_their_columns_once() {
+    let s = TestServer::start().await;
+    put(&s, "a", "x", "1").await;
+    let accept = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+    let mut w = Watch::open_as(&s, "resourceVersion=0", accept, "application/json").await;
+    let added = w.next().await.unwrap();
+    let table = &added["object"];
+    assert_eq!(
+        (&added["type"], &table["kind"], &table["apiVersion"]),
+        (&json!("ADDED"), &json!("Table"), &json!("meta.k8s.io/v1"))
+    );
+    let columns: Vec<&Value> = table["columnDefinitions"].as_array().unwrap().iter().map(|c| &c["name"]).collect();
+    assert_eq!(columns, ["Name", "Data", "Age"]);
+    let changed = put(&s, "a", "x", "2").await;
+    s.delete(&format!("{MAPS}/a")).await;
+    for ty in ["MODIFIED", "DELETED"] {
+        let event = w.next().await.unwrap();
+        let table = &event["object"];
+        assert_eq!((&event["type"], &table["columnDefinitions"]), (&json!(ty), &Value::Null), "{event}");
+        let row = &table["rows"][0];
+        assert_eq!(
+            (&row["cells"][0], &row["cells"][1], table["rows"].as_array().unwrap().len()),
+            (&json!("a"), &json!(1), 1)
+        );
+        assert_eq!(
+            (&row["object"]["kind"], &row["object"]["metadata"]["name"]),
+            (&json!("PartialObjectMetadata"), &json!("a"))
+        );
+        let version = &row["object"]["metadata"]["resourceVersion"];
+        assert_eq!(version == &json!(changed), ty == "MODIFIED", "{event}");
+    }
+    // The whole objects, where the client asks for them.
+    put(&s, "b", "x", "3").await;
+    let mut w = Watch::open_as(&s, "resourceVersion=0&includeObject=Object", accept, "application/json").await;
+    let added = w.next().await.unwrap();
+    let object = &added["object"]["rows"][0]["object"];
+    assert_eq!((&object["kind"], &object["data"]["k"]), (&json!("ConfigMap"), &json!("3")), "{added}");
 }
 
 #[tokio::test]

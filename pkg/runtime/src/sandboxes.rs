@@ -122,6 +122,7 @@ impl IsopodRuntime {
                 shared_pid: config.pid == NamespaceMode::Pod,
                 sysctls: config.sysctls.clone().into_iter().collect(),
                 cgroup: format!("{}/shims", self.config.cgroup_root),
+                parent: std::process::id() as i32,
             },
         )?;
         (record.shim_pid, record.shim_start) = (shim.pid, shim.start);

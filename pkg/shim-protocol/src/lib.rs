@@ -27,6 +27,8 @@ pub struct ShimConfig {
     pub sysctls: Vec<(String, String)>,
     /// The cgroup (below the controllers' roots) that the shim itself moves into.
     pub cgroup: String,
+    /// The process that starts it. Until its first request comes the shim dies with it: nobody knows of the shim yet.
+    pub parent: i32,
 }
 
 /// What the shim writes to its stdout, one line, when it serves (or fails to).

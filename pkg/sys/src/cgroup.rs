@@ -7,7 +7,7 @@
 use crate::mount::{self, MountPoint};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -172,14 +172,28 @@ impl Group<'_> {
             // What a level's children may limit is enabled at the level: all that this machine has.
             let available = fs::read_to_string(level.join("cgroup.controllers")).unwrap_or_default();
             for c in available.split_whitespace() {
-                // A controller that cannot be enabled here (real-time processes for `cpu`) is missed when a limit is set.
-                let _ = fs::write(level.join("cgroup.subtree_control"), format!("+{c}"));
+                // Only a limit needs its controller: one that cannot be enabled here is told when a limit is set.
+                let _ = enable(&level, c);
             }
             level.push(part);
             match fs::create_dir(&level) {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
                 _ => {}
             }
+        }
+        Ok(())
+    }
+
+    /// Enables a controller for this group at each level above it; an error names the level that refuses.
+    fn enable_unified(&self, controller: &str) -> io::Result<()> {
+        let Some(root) = &self.hierarchies.v2 else { return Ok(()) };
+        let mut level = root.clone();
+        for part in self.relative.components() {
+            let enabled = fs::read_to_string(level.join("cgroup.subtree_control")).unwrap_or_default();
+            if !enabled.split_whitespace().any(|c| c == controller) {
+                enable(&level, controller)?;
+            }
+            level.push(part);
         }
         Ok(())
     }
@@ -256,7 +270,14 @@ impl Group<'_> {
 
     fn apply_v2(&self, limits: &Limits) -> io::Result<()> {
         let dir = self.controller("memory")?;
-        let set = |file: &str, value: String| write_limit(&dir.join(file), &value);
+        let set = |file: &str, value: String| {
+            let path = dir.join(file);
+            // A file that is not there belongs to a controller that is not enabled: why not?
+            if !path.exists() {
+                self.enable_unified(file.split('.').next().unwrap_or(file))?;
+            }
+            write_limit(&path, &value)
+        };
         if let Some(shares) = limits.cpu_shares {
             set("cpu.weight", weight(shares).to_string())?;
         }
@@ -381,8 +402,15 @@ impl Group<'_> {
     }
 }
 
+/// Lets the children of the group at `level` be limited by a controller of version 2.
+fn enable(level: &Path, controller: &str) -> io::Result<()> {
+    write_limit(&level.join("cgroup.subtree_control"), &format!("+{controller}"))
+}
+
+/// Never makes the file: what is not there has no controller behind it.
 fn write_limit(file: &Path, value: &str) -> io::Result<()> {
-    fs::write(file, value).map_err(|e| {
+    let write = || fs::OpenOptions::new().write(true).truncate(true).open(file)?.write_all(value.as_bytes());
+    write().map_err(|e| {
         let text = format!("cannot write {value:?} to {}: {e}", file.display());
         io::Error::new(e.kind(), text)
     })
@@ -435,56 +463,5 @@ fn weight(shares: u64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn mounted(path: &str, fstype: &str, options: &str) -> MountPoint {
-        MountPoint {
-            path: path.into(),
-            root: "/".into(),
-            fstype: fstype.into(),
-            options: options.split(',').map(str::to_owned).collect(),
-            shared: false,
-        }
-    }
-
-    #[test]
-    fn tells_the_three_layouts_apart() {
-        let v2 = mounted("/sys/fs/cgroup", "cgroup2", "rw,nsdelegate");
-        assert!(Hierarchies::from_mounts(&[v2]).is_unified());
-        let hybrid = [
-            mounted("/sys/fs/cgroup/cpu,cpuacct", "cgroup", "rw,cpu,cpuacct"),
-            mounted("/sys/fs/cgroup/systemd", "cgroup", "rw,xattr,name=systemd"),
-            mounted("/sys/fs/cgroup/unified", "cgroup2", "rw"),
-        ];
-        let h = Hierarchies::from_mounts(&hybrid);
-        assert!(!h.is_unified());
-        let dirs = h.group("/a/b").unwrap().directories();
-        assert_eq!(dirs.len(), 3, "{dirs:?}");
-        // systemd's own hierarchy alone beside version 2 limits nothing: the controllers are version 2's.
-        assert!(Hierarchies::from_mounts(&hybrid[1..]).is_unified());
-    }
-
-    #[test]
-    fn paths_that_leave_the_hierarchy_are_refused() {
-        let h = Hierarchies::from_mounts(&[mounted("/sys/fs/cgroup", "cgroup2", "rw")]);
-        for bad in ["", "/", "/a/../../b", "a//b", "./a"] {
-            assert!(h.group(bad).is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn shares_become_weights() {
-        for (shares, want) in [(0, 1), (2, 1), (1024, 100), (262_144, 10_000), (1_000_000, 10_000)] {
-            assert_eq!(weight(shares), want, "{shares}");
-        }
-        assert!((2..262_144).step_by(997).map(weight).is_sorted());
-    }
-
-    #[test]
-    fn reads_keyed_numbers() {
-        assert_eq!(keyed("oom 3\noom_kill 2\n", "oom_kill"), Some(2));
-        assert_eq!(keyed("oom_kill_disable 0\nunder_oom 0\noom_kill 1\n", "oom_kill"), Some(1));
-        assert_eq!(keyed("a 1", "b"), None);
-    }
-}
+#[path = "cgroup_tests.rs"]
+mod tests;

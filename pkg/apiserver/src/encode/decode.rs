@@ -71,7 +71,7 @@ pub fn object(
             let text = |key: &str| parsed.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
             let (av, kind) = (text("apiVersion"), text("kind"));
             if !parsed.is_object() {
-                let why = "json: cannot unmarshal into Go value of type struct";
+                let why = format!("{NO_TYPE}json: cannot unmarshal into Go value of type struct");
                 return Err(unrecognized(gvk, &why, body));
             }
             check_type(&av, &kind, gvk)?;
@@ -122,11 +122,14 @@ fn finish(
     }
 }
 
+/// How upstream begins to say that a text is no object.
+const NO_TYPE: &str = "couldn't get version/kind; json parse error: ";
+
 /// Parses text of either syntax.
 pub fn parse_text(media: Media, body: &[u8]) -> Result<Value, String> {
     match media {
-        Media::Yaml => serde_yaml_ng::from_slice(body).map_err(|e| format!("error converting YAML to JSON: yaml: {e}")),
-        _ => serde_json::from_slice(body).map_err(|e| e.to_string()),
+        Media::Yaml => serde_yaml_ng::from_slice(body).map_err(|e| format!("yaml: {e}")),
+        _ => serde_json::from_slice(body).map_err(|e| format!("{NO_TYPE}{e}")),
     }
 }
 
@@ -156,11 +159,14 @@ fn cannot_be(api_version: &str, kind: &str, gvk: &Gvk, why: &dyn std::fmt::Displ
 }
 
 fn unrecognized(gvk: &Gvk, why: &dyn std::fmt::Display, body: &[u8]) -> Status {
+    // Text where it looks like JSON, else its bytes, as upstream shows them.
     let start = &body[..body.len().min(30)];
-    let shown = match std::str::from_utf8(start) {
-        Ok(text) => format!("{text:?}{}", if body.len() > 30 { " ..." } else { "" }),
-        Err(_) => hex::encode(start),
+    let shown = match body.first() {
+        None => "<empty>".into(),
+        Some(b'{') => String::from_utf8_lossy(start).into_owned(),
+        Some(_) => hex::encode(start),
     };
+    let shown = if body.len() > 30 { format!("{shown} ...") } else { shown };
     let m = format!("the object provided is unrecognized (must be of type {}): {why} ({shown})", gvk.kind);
     Status::bad_request(m)
 }

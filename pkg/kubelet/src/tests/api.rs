@@ -18,6 +18,8 @@ struct State {
     log: Vec<(u64, &'static str, Key, Value)>,
     /// Events as they were made: under a clock that stands their names are alike.
     said: Vec<String>,
+    /// How many tokens were asked for.
+    tokens: u32,
 }
 
 /// resource, namespace, name.
@@ -196,10 +198,15 @@ impl Api {
                 Some(v) => answer(StatusCode::OK, v),
                 None => failure(404, "NotFound"),
             },
-            Method::POST if t.sub == "token" => answer(
-                StatusCode::CREATED,
-                &json!({"status": {"token": "the-token", "expirationTimestamp": "2026-01-01T01:00:00Z"}}),
-            ),
+            Method::POST if t.sub == "token" => {
+                let mut state = self.0.0.lock();
+                state.tokens += 1;
+                let n = state.tokens;
+                // The first is good for an hour from the day's begin, each later one for an hour more.
+                let status =
+                    json!({"token": format!("token-{n}"), "expirationTimestamp": format!("2026-01-01T{n:02}:00:00Z")});
+                answer(StatusCode::CREATED, &json!({"status": status}))
+            }
             Method::POST => {
                 let name = body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
                 if t.resource == "events" {

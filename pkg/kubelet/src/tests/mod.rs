@@ -265,16 +265,31 @@ async fn volumes_and_environment_wait_for_their_objects() {
     let host = |at: &str| c.mounts.iter().find(|m| m.container_path == Path::new(at)).unwrap().host_path.clone();
     let file = host("/etc/cfg").join("k");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "one");
-    assert_eq!(std::fs::read_to_string(host("/var/run/token").join("token")).unwrap(), "the-token");
+    let token = host("/var/run/token").join("token");
+    assert_eq!(std::fs::read_to_string(&token).unwrap(), "token-1");
     assert!(host("/tmp").to_string_lossy().contains("volume-subpaths/tmp/c/1"));
     // A second volume's change shows that the first has been seen: the status follows the sync that wrote the files.
     b.api.put("configmaps", map("two"));
+    shows(&file, "two").await;
+    // A token is renewed at four fifths of its life, with nothing else to wake the pod's worker, and no sooner.
+    b.clock.advance(Duration::from_secs(47 * 60));
+    b.api.put("configmaps", map("three"));
+    shows(&file, "three").await;
+    assert_eq!(std::fs::read_to_string(&token).unwrap(), "token-1");
+    b.clock.advance(Duration::from_secs(2 * 60));
+    shows(&token, "token-2").await;
+}
+
+/// Waits until a file of a volume says this.
+async fn shows(file: &Path, text: &str) {
     let changed = async {
-        while std::fs::read_to_string(&file).unwrap() != "two" {
+        while std::fs::read_to_string(file).unwrap() != text {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), changed).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), changed)
+        .await
+        .unwrap_or_else(|_| panic!("{} is not {text:?}", file.display()));
 }
 
 #[tokio::test]

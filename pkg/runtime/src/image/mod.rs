@@ -5,6 +5,7 @@ mod digest;
 mod lock;
 mod manifest;
 mod merged;
+mod oauth;
 mod pull;
 mod reference;
 pub mod registries;

@@ -3,7 +3,7 @@
 use super::manifest::{ACCEPTED, Descriptor, ImageConfig, Manifest, for_this_platform};
 use super::registries::{Auth, Endpoint, Registries, RegistryConfig};
 use super::store::{Image, Store};
-use super::{Digest, ImageError, Reference};
+use super::{Digest, ImageError, Reference, oauth};
 use crate::types::{ProgressFn, PullProgress, RegistryAuth};
 use base64::Engine;
 use futures::future::BoxFuture;
@@ -25,6 +25,8 @@ const PARALLEL: usize = 3;
 const ATTEMPTS: u32 = 5;
 /// A registry that is silent for so long is given up.
 const SILENCE: Duration = Duration::from_secs(60);
+const CONNECT: Duration = Duration::from_secs(30);
+const USER_AGENT: &str = concat!("isopod/", env!("CARGO_PKG_VERSION"));
 
 pub struct Puller {
     store: Arc<Store>,
@@ -68,7 +70,13 @@ impl Puller {
         for endpoint in &endpoints {
             let config = self.registries.config(&endpoint.host, &image.registry);
             for auth in credentials(auths, &config.auth) {
-                let session = Session::open(endpoint, &config, auth, image)?;
+                let session = match Session::open(endpoint, &config, auth, image).await {
+                    Ok(session) => session,
+                    Err(e) => {
+                        failures.push(e);
+                        continue;
+                    }
+                };
                 match session.manifest(image.digest.as_ref()).await {
                     Ok(top) => match self.pull_from(&session, image, top, &say).await {
                         Ok(id) => {
@@ -261,9 +269,17 @@ fn enter(store: &Store, mut image: Image, blobs: &[Digest], manifest: &[u8]) -> 
     Ok(id)
 }
 
+/// What a session is opened with.
+enum Credential {
+    /// As the client takes it.
+    Ready(ClientAuth),
+    /// To be exchanged first.
+    Identity(String),
+}
+
 /// The caller's credentials, the configured ones, and none at all.
-fn credentials(given: &[RegistryAuth], configured: &Auth) -> Vec<ClientAuth> {
-    let mut all: Vec<ClientAuth> = given.iter().filter_map(client_auth).collect();
+fn credentials(given: &[RegistryAuth], configured: &Auth) -> Vec<Credential> {
+    let mut all: Vec<Credential> = given.iter().filter_map(credential).collect();
     let configured =
         match base64::engine::general_purpose::STANDARD.decode(&configured.auth).ok().map(String::from_utf8) {
             Some(Ok(pair)) if pair.contains(':') => {
@@ -277,42 +293,73 @@ fn credentials(given: &[RegistryAuth], configured: &Auth) -> Vec<ClientAuth> {
                 ..Default::default()
             },
         };
-    all.extend(client_auth(&configured));
-    all.push(ClientAuth::Anonymous);
+    all.extend(credential(&configured));
+    all.push(Credential::Ready(ClientAuth::Anonymous));
     all
 }
 
-fn client_auth(auth: &RegistryAuth) -> Option<ClientAuth> {
+fn credential(auth: &RegistryAuth) -> Option<Credential> {
     if !auth.registry_token.is_empty() {
-        Some(ClientAuth::Bearer(auth.registry_token.clone()))
+        Some(Credential::Ready(ClientAuth::Bearer(auth.registry_token.clone())))
     } else if !auth.identity_token.is_empty() {
-        Some(ClientAuth::Bearer(auth.identity_token.clone()))
+        Some(Credential::Identity(auth.identity_token.clone()))
     } else if !auth.username.is_empty() {
-        Some(ClientAuth::Basic(auth.username.clone(), auth.password.clone()))
+        Some(Credential::Ready(ClientAuth::Basic(auth.username.clone(), auth.password.clone())))
     } else {
         None
     }
 }
 
+/// As the registry client's own, for what that one does not do.
+fn http_client(config: &RegistryConfig, ca: Option<&[u8]>) -> reqwest::Result<reqwest::Client> {
+    let mut builder = reqwest::Client::builder()
+        .tls_danger_accept_invalid_certs(config.tls.insecure_skip_verify)
+        .read_timeout(SILENCE)
+        .connect_timeout(CONNECT)
+        .user_agent(USER_AGENT);
+    if let Some(pem) = ca {
+        builder = builder.tls_certs_merge(reqwest::Certificate::from_pem_bundle(pem)?);
+    }
+    builder.build()
+}
+
 impl Session {
-    fn open(endpoint: &Endpoint, config: &RegistryConfig, auth: ClientAuth, image: &Reference) -> Result<Self> {
+    async fn open(
+        endpoint: &Endpoint,
+        config: &RegistryConfig,
+        credential: Credential,
+        image: &Reference,
+    ) -> Result<Self> {
         let host = endpoint.host.clone();
         let refused = |why: String| ImageError::Registry { registry: host.clone(), why };
         if config.tls.cert_file.is_some() || config.tls.key_file.is_some() {
             return Err(refused("client certificates (tls.cert_file, tls.key_file) are not supported".into()));
         }
-        let mut extra = Vec::new();
-        if let Some(path) = &config.tls.ca_file {
-            let data = std::fs::read(path).map_err(|e| refused(format!("cannot read {}: {e}", path.display())))?;
-            extra.push(Certificate { encoding: CertificateEncoding::Pem, data });
-        }
+        let ca = match &config.tls.ca_file {
+            Some(path) => {
+                Some(std::fs::read(path).map_err(|e| refused(format!("cannot read {}: {e}", path.display())))?)
+            }
+            None => None,
+        };
+        let auth = match credential {
+            Credential::Ready(auth) => auth,
+            Credential::Identity(token) => {
+                let http = http_client(config, ca.as_deref()).map_err(|e| refused(Chain(&e).to_string()))?;
+                let base = format!("{}://{host}", if endpoint.https { "https" } else { "http" });
+                let granted = oauth::exchange(&http, &base, &endpoint.repository, &token).await.map_err(&refused)?;
+                granted.map_or(ClientAuth::Anonymous, ClientAuth::Bearer)
+            }
+        };
         let client = Client::new(ClientConfig {
             protocol: if endpoint.https { ClientProtocol::Https } else { ClientProtocol::Http },
             accept_invalid_certificates: config.tls.insecure_skip_verify,
-            extra_root_certificates: extra,
+            extra_root_certificates: ca
+                .map(|data| Certificate { encoding: CertificateEncoding::Pem, data })
+                .into_iter()
+                .collect(),
             read_timeout: Some(SILENCE),
-            connect_timeout: Some(Duration::from_secs(30)),
-            user_agent: concat!("isopod/", env!("CARGO_PKG_VERSION")),
+            connect_timeout: Some(CONNECT),
+            user_agent: USER_AGENT,
             ..ClientConfig::default()
         });
         let (host, repository) = (endpoint.host.clone(), endpoint.repository.clone());

@@ -73,3 +73,49 @@ async fn cleaning_up_leaves_nothing() {
     assert!(!isopod_sys::cgroup::Hierarchies::detect().unwrap().group(group).unwrap().exists());
     cleanup(data, state, group).unwrap();
 }
+
+/// The kernel takes the thread that starts a process for its parent: its end is the server's for this purpose.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shim_that_nobody_knows_dies_with_the_server() {
+    use isopod_shim_protocol::{Ready, Request, Response, ShimConfig, read, write};
+    use std::io::BufRead;
+    use std::os::unix::net::UnixStream;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Stdio};
+
+    let node = Node::new().await;
+    let start = |name: &str, known: bool| {
+        let dir = node.path().join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        let config = ShimConfig {
+            sandbox_id: name.into(),
+            cgroup: format!("{}/shims", node.cgroup_root()),
+            parent: std::process::id() as i32,
+            ..Default::default()
+        };
+        std::fs::write(dir.join("shim.json"), serde_json::to_vec(&config).unwrap()).unwrap();
+        let program = node.path().join("shim");
+        std::fs::write(&program, node.config.shim).unwrap();
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        std::thread::spawn(move || {
+            let mut child = Command::new(program).arg("serve").arg(&dir).stdout(Stdio::piped()).spawn().unwrap();
+            let mut line = String::new();
+            std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+            assert!(matches!(serde_json::from_str(&line).unwrap(), Ready::Serving { .. }), "{line}");
+            if known {
+                let mut shim = UnixStream::connect(dir.join("shim.sock")).unwrap();
+                write(&mut shim, &Request::State).unwrap();
+                assert!(matches!(read(&mut shim).unwrap(), Some(Response::State { .. })));
+            }
+            child
+        })
+        .join()
+        .unwrap()
+    };
+    let mut unknown = start("unknown", false);
+    assert_eq!(unknown.wait().unwrap().signal(), Some(9));
+    let mut known = start("known", true);
+    assert!(known.try_wait().unwrap().is_none(), "it serves on");
+    known.kill().unwrap();
+    known.wait().unwrap();
+}

@@ -8,4 +8,6 @@ mod containers;
 mod fixture;
 mod images;
 mod limits;
+mod registry;
+mod registry_auth;
 mod streams;

@@ -185,4 +185,36 @@ mod tests {
         elsewhere["metadata"]["namespace"] = "other".into();
         assert_eq!(fits(rule("podAntiAffinity", "zone", "db"), &[elsewhere]), ["a", "b", "c"]);
     }
+
+    #[test]
+    fn preferred_rules_add_their_weights() {
+        let prefer = |kind: &str, key: &str, app: &str, weight: i32| {
+            let term = json!({"topologyKey": key, "labelSelector": {"matchLabels": {"app": app}}});
+            json!({"affinity": {kind: {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": weight, "podAffinityTerm": term}]}}})
+        };
+        let scores = |spec: &Value, others: &[Value]| -> Option<Vec<i64>> {
+            let zone = |n: &str, z: &str| node(n, json!({"metadata": {"labels": {"zone": z}}}));
+            let c = cluster(&[zone("a", "1"), zone("b", "1"), zone("c", "2")], others);
+            let p = pod(spec.clone());
+            let (_, score) = InterPodAffinity.score(&p, &c)?;
+            Some(c.nodes().iter().map(|n| (score.of)(n)).collect())
+        };
+        let host = "kubernetes.io/hostname";
+        let db = || bound("db", "a", json!({}));
+        for (spec, others, want) in [
+            (prefer("podAffinity", "zone", "db", 10), vec![db()], Some(vec![10, 10, 0])),
+            (prefer("podAffinity", host, "db", 10), vec![db()], Some(vec![10, 0, 0])),
+            // Two of them are worth twice as much.
+            (prefer("podAffinity", "zone", "db", 10), vec![db(), db()], Some(vec![20, 20, 0])),
+            (prefer("podAntiAffinity", "zone", "db", 10), vec![db()], Some(vec![-10, -10, 0])),
+            (prefer("podAffinity", "zone", "none", 10), vec![db()], None),
+            // The wishes of those that are there count as well, what they require included.
+            (json!({}), vec![bound("db", "c", prefer("podAffinity", "zone", "web", 7))], Some(vec![0, 0, 7])),
+            (json!({}), vec![bound("db", "c", prefer("podAntiAffinity", host, "web", 7))], Some(vec![0, 0, -7])),
+            (json!({}), vec![bound("db", "a", rule("podAffinity", "zone", "web"))], Some(vec![1, 1, 0])),
+            (json!({}), vec![db()], None),
+        ] {
+            assert_eq!(scores(&spec, &others), want, "{spec} beside {others:?}");
+        }
+    }
 }

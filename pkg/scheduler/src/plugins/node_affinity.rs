@@ -114,4 +114,33 @@ mod tests {
             assert_eq!(matches(&pod(spec.clone()), c.node("n").unwrap()), want, "{spec}");
         }
     }
+
+    #[test]
+    fn preferred_terms_add_their_weights() {
+        let labels = |name: &str, labels: serde_json::Value| node(name, json!({"metadata": {"labels": labels}}));
+        let c = cluster(
+            &[
+                labels("a", json!({"disk": "fast"})),
+                labels("b", json!({"disk": "fast", "zone": "1"})),
+                labels("c", json!({})),
+            ],
+            &[],
+        );
+        let prefer = |key: &str, value: &str, weight: i32| json!({"weight": weight, "preference": {"matchExpressions": [{"key": key, "operator": "In", "values": [value]}]}});
+        let spec = |terms: serde_json::Value| json!({"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": terms}}});
+        let none = json!([{"weight": 9, "preference": {}}]);
+        for (terms, want) in [
+            (json!([prefer("disk", "fast", 10)]), [10, 10, 0]),
+            (json!([prefer("disk", "fast", 10), prefer("zone", "1", 5)]), [10, 15, 0]),
+            (json!([prefer("disk", "slow", 10)]), [0, 0, 0]),
+            (none, [0, 0, 0]),
+        ] {
+            let p = pod(spec(terms.clone()));
+            let (_, score) = NodeAffinity.score(&p, &c).unwrap();
+            assert_eq!(score.normalize, Normalize::ToMax);
+            let got: Vec<i64> = c.nodes().iter().map(|n| (score.of)(n)).collect();
+            assert_eq!(got, want, "{terms}");
+        }
+        assert!(NodeAffinity.score(&pod(json!({})), &c).is_none());
+    }
 }

@@ -23,3 +23,20 @@ impl Plugin for NodeName {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::testing::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_the_named_node_takes_the_pod() {
+        let c = cluster(&[node("a", json!({})), node("b", json!({}))], &[]);
+        let p = pod(json!({"nodeName": "b"}));
+        let filter = NodeName.filter(&p, &c).unwrap();
+        assert_eq!(filter(c.node("a").unwrap()).unwrap_err(), ["node(s) didn't match the requested node name"]);
+        assert!(filter(c.node("b").unwrap()).is_ok());
+        assert!(NodeName.filter(&pod(json!({})), &c).is_none(), "a pod that names none goes anywhere");
+    }
+}
