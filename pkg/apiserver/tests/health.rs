@@ -5,8 +5,8 @@
 use async_trait::async_trait;
 use isopod_store::memory::MemoryStore;
 use isopod_store::{
-    LeaseId, LeaseStatus, Op, Options, RangeRequest, RangeResponse, Result, Revision, Store, Txn, TxnResponse, Watch,
-    WatchRequest,
+    Alarm, Export, HistoryHash, LeaseId, LeaseStatus, Op, Options, RangeRequest, RangeResponse, Result, Revision,
+    Store, Txn, TxnResponse, Usage, Watch, WatchRequest,
 };
 use isopod_testkit::TestServer;
 use std::sync::Arc;
@@ -61,8 +61,32 @@ impl Store for Stuck {
     async fn leases(&self) -> Result<Vec<LeaseId>> {
         self.inner.leases().await
     }
-    async fn size(&self) -> Result<u64> {
-        self.inner.size().await
+    async fn compact_physically(&self, revision: Revision) -> Result<()> {
+        self.inner.compact_physically(revision).await
+    }
+
+    async fn hash(&self, revision: Revision) -> Result<HistoryHash> {
+        self.inner.hash(revision).await
+    }
+
+    async fn export(&self) -> Result<Export> {
+        self.inner.export().await
+    }
+
+    async fn usage(&self) -> Result<Usage> {
+        self.inner.usage().await
+    }
+
+    async fn defragment(&self) -> Result<()> {
+        self.inner.defragment().await
+    }
+
+    async fn alarms(&self) -> Result<Vec<Alarm>> {
+        self.inner.alarms().await
+    }
+
+    async fn set_alarm(&self, alarm: Alarm, on: bool) -> Result<bool> {
+        self.inner.set_alarm(alarm, on).await
     }
     async fn close(&self) -> Result<()> {
         self.inner.close().await
