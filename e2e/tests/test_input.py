@@ -53,7 +53,7 @@ def test_requests_answer_with_a_status(cluster):
         ("GET", maps + "?resourceVersion=abc", None, [], 400, "BadRequest", "" ),
         ("GET", maps + "?limit=1&continue=garbage", None, [], 400, "BadRequest", "continue"),
         ("GET", maps, None, ["Accept: text/html"], 406, "NotAcceptable", ""),
-        ("PATCH", maps + "/kube-root-ca.crt", "{}", [JSON], 415, "UnsupportedMediaType", "application/strategic-merge-patch+json"),
+        ("PATCH", maps + "/kube-root-ca.crt", "{}", [JSON], 415, "UnsupportedMediaType", "415: Unsupported Media Type"),
         ("PUT", maps + "/other", '{"metadata":{"name":"x"}}', [JSON], 400, "BadRequest", "the name of the object (x) does not match the name on the URL (other)"),
         ("DELETE", "/api/v1/namespaces/kube-system", None, [], 403, "Forbidden", ""),
     ]

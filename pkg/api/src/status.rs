@@ -62,6 +62,12 @@ impl Status {
         self
     }
 
+    /// `details: {}`, as upstream has it where a library of its answers for it.
+    pub fn with_empty_details(mut self) -> Self {
+        self.details = Some(Details::default());
+        self
+    }
+
     pub fn not_found(gvr: &Gvr, name: &str) -> Self {
         Self::new(404, "NotFound", format!("{} {name:?} not found", gvr.qualified())).about(gvr, name)
     }
@@ -169,8 +175,11 @@ impl Status {
     pub fn to_json(&self) -> serde_json::Value {
         let mut v = serde_json::json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason, "code": self.code,
+            "message": self.message, "code": self.code,
         });
+        if !self.reason.is_empty() {
+            v["reason"] = self.reason.clone().into();
+        }
         if let Some(d) = &self.details {
             v["details"] = serde_json::to_value(d).unwrap_or_default();
         }

@@ -52,7 +52,9 @@ pub fn on_create(intent: &Intent, new: &mut Value) -> Result<(), Status> {
     if !intent.dry_run && meta.get("resourceVersion").and_then(Value::as_str).is_some_and(|v| !v.is_empty()) {
         return Err(Status::internal("resourceVersion should not be set on objects to be created"));
     }
-    meta.remove("resourceVersion");
+    if !intent.dry_run {
+        meta.remove("resourceVersion");
+    }
     meta.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
     meta.insert("creationTimestamp".into(), time::format(intent.now).into());
     unique_owners(meta);

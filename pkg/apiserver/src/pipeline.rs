@@ -377,10 +377,13 @@ fn entry_of(
     if revision != 0 {
         return Ok(entry);
     }
-    // An object that was never stored has no revision.
+    // An object that was never stored has no revision, but what its client says.
     let mut value = entry.value();
     if let Some(meta) = value["metadata"].as_object_mut() {
-        meta.remove("resourceVersion");
+        match object["metadata"].get("resourceVersion") {
+            Some(given) => meta.insert("resourceVersion".into(), given.clone()),
+            None => meta.remove("resourceVersion"),
+        };
     }
     Ok(Arc::new(Entry::unstored(&entry, to_json(&value))))
 }

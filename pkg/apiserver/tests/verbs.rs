@@ -230,7 +230,7 @@ async fn field_validation_and_dry_run() {
     assert_eq!(bad.code, 422);
     assert_eq!(
         bad.json["message"],
-        "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: \"Some\": supported values: \"All\""
+        "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: [\"Some\"]: supported values: \"All\""
     );
 }
 

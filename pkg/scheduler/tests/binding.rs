@@ -36,6 +36,9 @@ impl Cluster {
         let size = json!({"cpu": "1", "memory": "1Gi", "pods": "10"});
         let node = json!({"metadata": {"name": "n"}, "status": {"capacity": size, "allocatable": size}});
         assert_eq!(server.post("/api/v1/nodes", node).await.code, 201);
+        // Admission taints it until the node lifecycle controller has seen it ready.
+        let ready = json!({"spec": {"taints": null}});
+        assert_eq!(server.patch("/api/v1/nodes/n", "application/merge-patch+json", ready).await.code, 200);
         let (failures, bindings) = (Arc::new(AtomicU32::new(failures)), Arc::new(AtomicU32::new(0)));
         let service = server.server.service();
         let (left, asked) = (failures.clone(), bindings.clone());

@@ -34,17 +34,7 @@ impl PatchType {
             MERGE_PATCH => Ok(Self::Merge),
             STRATEGIC if strategic => Ok(Self::Strategic),
             APPLY => Ok(Self::Apply),
-            _ => {
-                let mut all = vec![JSON_PATCH, MERGE_PATCH];
-                if strategic {
-                    all.push(STRATEGIC);
-                }
-                all.push(APPLY);
-                let all = all.join(", ");
-                let m =
-                    format!("the body of the request was in an unknown format - accepted media types include: {all}");
-                Err(Status::unsupported_media_type(m))
-            }
+            _ => Err(Status::unsupported_media_type("415: Unsupported Media Type").with_empty_details()),
         }
     }
 }
@@ -72,9 +62,22 @@ impl Patch {
             Err(e) => serde_yaml_ng::from_slice(body)
                 .map_err(|_| Status::bad_request(format!("error decoding patch: {e}")))?,
         };
-        let fits = if ty == PatchType::Json { patch.is_array() } else { patch.is_object() };
+        // Go's names of the types: clients see them.
+        let (fits, into) = match ty {
+            PatchType::Json => (patch.is_array(), "[]handlers.jsonPatchOp"),
+            _ => (patch.is_object(), "map[string]interface {}"),
+        };
         if !fits {
-            return Err(Status::bad_request("error decoding patch: json: cannot unmarshal the patch into its type"));
+            let what = match &patch {
+                Value::Object(_) => "object",
+                Value::Array(_) => "array",
+                Value::String(_) => "string",
+                Value::Bool(_) => "bool",
+                Value::Number(_) => "number",
+                Value::Null => "null",
+            };
+            let m = format!("error decoding patch: json: cannot unmarshal {what} into Go value of type {into}");
+            return Err(Status::bad_request(m));
         }
         if let Some(n) = patch.as_array().map(Vec::len).filter(|n| *n > MAX_OPERATIONS) {
             let m = format!("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {n}");
@@ -93,10 +96,10 @@ impl Patch {
         };
         let patched = patched.map_err(|e| match e {
             PatchError::Malformed(m) => Status::bad_request(m),
-            PatchError::Internal(m) => Status::internal(m),
-            PatchError::Unprocessable(m) => {
-                let m = format!("the server rejected our request due to an error in our request: {m}");
-                Status::new(422, "Invalid", m)
+            PatchError::Internal(m) => Status::new(500, "", m),
+            PatchError::Unprocessable(_) => {
+                Status::new(422, "Invalid", "the server rejected our request due to an error in our request")
+                    .with_empty_details()
             }
         })?;
         let decoded = decode::value(patched, &self.gvk, &self.schema, self.validation)?;

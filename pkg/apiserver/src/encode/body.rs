@@ -83,9 +83,7 @@ fn list_value(kind: &Kind, list: &List, form: &Form, now: Timestamp) -> Value {
     let mut objects: Vec<Value> = list.entries.iter().map(|e| served(kind, &e.body)).collect();
     let mut value = match form.shape {
         Shape::Object => {
-            for object in objects.iter_mut().filter_map(Value::as_object_mut) {
-                object.retain(|key, _| !matches!(key.as_str(), "apiVersion" | "kind"));
-            }
+            objects.iter_mut().for_each(without_type);
             json!({"kind": format!("{}List", kind.gvk.kind), "apiVersion": kind.gvk.api_version(), "items": objects})
         }
         Shape::Table(_) => table::table(kind, &objects, "", form, now),
@@ -96,6 +94,13 @@ fn list_value(kind: &Kind, list: &List, form: &Form, now: Timestamp) -> Value {
     };
     value["metadata"] = list.meta();
     value
+}
+
+/// A list says the type of all its items.
+fn without_type(object: &mut Value) {
+    if let Some(object) = object.as_object_mut() {
+        object.retain(|key, _| !matches!(key.as_str(), "apiVersion" | "kind"));
+    }
 }
 
 /// JSON in chunks of about [`CHUNK`] bytes, made while they are sent.
@@ -117,9 +122,14 @@ fn stream(kind: &Arc<Kind>, list: List, form: &Form, now: Timestamp) -> Response
     let item = move |entry: &Entry, out: &mut BytesMut| match item_form.shape {
         Shape::Object => {
             let bytes = json_bytes(&item_kind, &entry.body);
-            let (head, rest) = splice::as_item(&bytes);
-            out.extend_from_slice(head);
-            out.extend_from_slice(rest);
+            if let Some((head, rest)) = splice::as_item(&bytes) {
+                out.extend_from_slice(head);
+                out.extend_from_slice(rest);
+            } else {
+                let mut value = served(&item_kind, &entry.body);
+                without_type(&mut value);
+                out.extend_from_slice(&to_json(&value));
+            }
         }
         Shape::Table(_) => {
             let row = table::row(&item_kind, &served(&item_kind, &entry.body), &item_form, now);

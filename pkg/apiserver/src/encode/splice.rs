@@ -87,12 +87,16 @@ pub fn at_revision(served: &[u8], digits: &Range<u32>, revision: i64) -> Bytes {
 }
 
 /// The object as an item of a list: without the `apiVersion` and `kind` that [`stored`] puts first. The list says them for
-/// all, as upstream's typed lists do.
-pub fn as_item(served: &[u8]) -> (&'static [u8], &[u8]) {
-    match metadata(served) {
-        Some(at) => (b"{\"metadata\":{", &served[at..]),
-        None => (b"", served),
+/// all, as upstream's typed lists do. `None`: the bytes do not begin as those of [`stored`], so this cannot be done by
+/// cutting.
+pub fn as_item(served: &[u8]) -> Option<(&'static [u8], &[u8])> {
+    let mut rest = served.strip_prefix(b"{")?;
+    for key in [&b"\"apiVersion\":"[..], b"\"kind\":"] {
+        let value = rest.strip_prefix(key)?;
+        let end = string_end(value, 0).filter(|_| value.first() == Some(&b'"'))?;
+        rest = value[end..].strip_prefix(b",")?;
     }
+    Some((b"{", rest))
 }
 
 /// The offset just behind the `{` of the top-level `metadata`.
@@ -138,9 +142,11 @@ mod tests {
     #[test]
     fn an_item_has_no_type() {
         let bytes = stored(&json!({"kind": "K", "apiVersion": "v1", "metadata": {"name": "a"}, "kinds": 1}));
-        let (head, rest) = as_item(&bytes);
+        let (head, rest) = as_item(&bytes).unwrap();
         let item: Value = serde_json::from_slice(&[head, rest].concat()).unwrap();
         assert_eq!(item, json!({"metadata": {"name": "a"}, "kinds": 1}));
+        let converted = br#"{"action":"a","apiVersion":"v1","kind":"K","metadata":{}}"#;
+        assert!(as_item(converted).is_none(), "what stands before the metadata is not lost");
     }
 
     #[test]

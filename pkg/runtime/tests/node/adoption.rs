@@ -95,7 +95,7 @@ async fn a_shim_that_nobody_knows_dies_with_the_server() {
         };
         std::fs::write(dir.join("shim.json"), serde_json::to_vec(&config).unwrap()).unwrap();
         let program = node.path().join("shim");
-        std::fs::write(&program, node.config.shim).unwrap();
+        std::fs::write(&program, zstd::decode_all(node.config.shim).unwrap()).unwrap();
         std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         std::thread::spawn(move || {
             let mut child = Command::new(program).arg("serve").arg(&dir).stdout(Stdio::piped()).spawn().unwrap();
