@@ -29,6 +29,7 @@ pub async fn serve(server: Arc<ApiServer>, mut request: Request<Body>) -> Respon
     let form = negotiate::form(request.headers(), &query, false).unwrap_or_default();
     let warnings: Arc<Mutex<Vec<String>>> = Arc::default();
     request.headers_mut().remove(header::EXPECT);
+    let head = *request.method() == http::Method::HEAD;
     let (request, rest) = unread::lend(request);
 
     let handled = authorized(&server, request, info.clone(), query, warnings.clone());
@@ -43,6 +44,10 @@ pub async fn serve(server: Arc<ApiServer>, mut request: Request<Body>) -> Respon
         rest.read().await;
     }
     let mut response = outcome.unwrap_or_else(|status| failure(&status, &form));
+    if head {
+        // HTTP/1 drops it by itself; over HTTP/2 a client would take it as a breach of the protocol.
+        *response.body_mut() = Body::empty();
+    }
     decorate(&mut response, &id, &warnings.lock());
     server.metrics.observe(&info, response.status().as_u16(), started.elapsed());
     response

@@ -106,6 +106,16 @@ async fn yaml_in() {
 }
 
 #[tokio::test]
+async fn head_gets_no_body() {
+    let s = TestServer::start().await;
+    for path in [MAPS, "/healthz", "/version", "/nothing"] {
+        let answer = s.open(Request::head(path).body(Body::empty()).unwrap()).await;
+        assert!(answer.headers().contains_key("content-type"), "{path}");
+        assert!(answer.into_body().collect().await.unwrap().to_bytes().is_empty(), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn protobuf_in_and_out() {
     let s = TestServer::start().await;
     let schema = facts::builtin().object("io.k8s.api.core.v1.ConfigMap").unwrap();
