@@ -450,7 +450,8 @@ def test_run_expose_wait(cluster, k, ns, version):
     k("wait", "--for=condition=Ready", "pod/app", "--timeout=60s", timeout=70)
     k("expose", "pod", "app", "--port=80", "--target-port=8080", "--name=front")
     url = f"http://front.{ns}.svc.cluster.local/"
-    out = k("run", "asker", "--rm", "-i", "--restart=Never", "--quiet", "--image", cluster.image("busybox:1.36"), "--", "wget", "-qO-", url)
+    # It waits for a line, so that it says nothing before kubectl listens.
+    out = k("run", "asker", "--rm", "-i", "--restart=Never", "--quiet", "--image", cluster.image("busybox:1.36"), "--", "sh", "-c", f"read go; wget -qO- {url}", input="go\n")
     assert out.startswith("app v1"), out
     assert k("get", "pods", "-o", "name").strip() == "pod/app"
     k("delete", "pod", "app", "--wait=false")
