@@ -1,4 +1,4 @@
-//! `isopod`: Kubernetes in one program. This file chooses the subcommand; `wire.rs` is the only place where the parts of a
+//! `isopod`: Kubernetes in one program. This file chooses the subcommand; `wire/` is the only place where the parts of a
 //! server meet.
 
 mod admin_config;
