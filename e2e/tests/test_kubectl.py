@@ -12,6 +12,8 @@ import time
 from harness import NODE_IP, deployment, pod, run, wait
 
 VERSIONS = ("1.37", "1.32")
+# For apps whose end nobody looks at.
+QUICK = [{"name": "DRAIN_SECONDS", "value": "0"}]
 
 
 def each(test):
@@ -188,7 +190,7 @@ def test_describe_and_explain(cluster, k, ns, version):
     explained = k("explain", "pod.spec.containers.livenessProbe")
     assert "Periodic probe" in explained and "initialDelaySeconds" in explained, explained
     assert "FIELDS" in k("explain", "deployment.spec", "--recursive")
-    start(cluster, k, deployment("web", cluster.image("app:v1"), 1, ports=[{"containerPort": 8080}]))
+    start(cluster, k, deployment("web", cluster.image("app:v1"), 1, ports=[{"containerPort": 8080}], env=QUICK))
     web = k("describe", "deployment", "web")
     for words in ("1 desired | 1 updated | 1 total | 1 available", "StrategyType:           RollingUpdate", "Scaled up replica set web-"):
         assert words in web, f"{words!r} is not in\n{web}"
@@ -269,7 +271,7 @@ def test_create_label_annotate(cluster, k, ns, version):
 
 @each
 def test_scale_and_rollout(cluster, k, ns, version):
-    start(cluster, k, deployment("web", cluster.image("app:v1"), 1, env=[{"name": "DRAIN_SECONDS", "value": "0"}]))
+    start(cluster, k, deployment("web", cluster.image("app:v1"), 1, env=QUICK))
     k("scale", "deployment", "web", "--replicas=3")
     assert "successfully rolled out" in k("rollout", "status", "deployment/web", "--timeout=60s", timeout=70)
     assert k("get", "deployment", "web", "-o", "jsonpath={.status.readyReplicas}") == "3"
@@ -429,7 +431,7 @@ def test_cp(cluster, k, ns, version):
 
 @each
 def test_port_forward(cluster, k, ns, version):
-    start(cluster, k, deployment("web", cluster.image("app:v1"), 1, ports=[{"containerPort": 8080}]))
+    start(cluster, k, deployment("web", cluster.image("app:v1"), 1, ports=[{"containerPort": 8080}], env=QUICK))
     args = cluster.kubectl_args("port-forward", "deployment/web", ":8080", version=version, ns=ns)
     forward = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=cluster.env())
     try:
@@ -446,7 +448,7 @@ def test_port_forward(cluster, k, ns, version):
 
 @each
 def test_run_expose_wait(cluster, k, ns, version):
-    k("run", "app", "--image", cluster.image("app:v1"), "--port=8080", "--labels=app=app")
+    k("run", "app", "--image", cluster.image("app:v1"), "--port=8080", "--labels=app=app", "--env=DRAIN_SECONDS=0")
     k("wait", "--for=condition=Ready", "pod/app", "--timeout=60s", timeout=70)
     k("expose", "pod", "app", "--port=80", "--target-port=8080", "--name=front")
     url = f"http://front.{ns}.svc.cluster.local/"
@@ -456,7 +458,7 @@ def test_run_expose_wait(cluster, k, ns, version):
     assert k("get", "pods", "-o", "name").strip() == "pod/app"
     k("delete", "pod", "app", "--wait=false")
     k("wait", "--for=delete", "pod/app", "--timeout=60s", timeout=70)
-    start(cluster, k, deployment("web", cluster.image("app:v1"), 2, ports=[{"containerPort": 8080}]))
+    start(cluster, k, deployment("web", cluster.image("app:v1"), 2, ports=[{"containerPort": 8080}], env=QUICK))
     exposed = k("expose", "deployment", "web", "--port=8000", "--target-port=8080", "--type=NodePort", "--name=door")
     assert exposed == "service/door exposed\n", exposed
     spec = json.loads(k("get", "service", "door", "-o", "json"))["spec"]
@@ -480,9 +482,8 @@ def test_api_resources_and_versions(cluster, k, ns, version):
 
 @each
 def test_delete_in_all_cascade_modes(cluster, k, ns, version):
-    quick = [{"name": "DRAIN_SECONDS", "value": "0"}]
     for mode in ("background", "foreground", "orphan"):
-        start(cluster, k, deployment(mode, cluster.image("app:v1"), 1, env=quick))
+        start(cluster, k, deployment(mode, cluster.image("app:v1"), 1, env=QUICK))
         k("delete", "deployment", mode, f"--cascade={mode}", timeout=90)
         sets = k("get", "replicasets", "-l", f"app={mode}", "-o", "name").split()
         if mode == "foreground":
@@ -506,7 +507,7 @@ def test_delete_in_all_cascade_modes(cluster, k, ns, version):
 
 @each
 def test_cordon_drain_taint(cluster, k, ns, version):
-    start(cluster, k, deployment("web", cluster.image("app:v1"), 2, env=[{"name": "DRAIN_SECONDS", "value": "0"}]))
+    start(cluster, k, deployment("web", cluster.image("app:v1"), 2, env=QUICK))
     k("cordon", "box")
     try:
         assert "SchedulingDisabled" in k("get", "node", "box")
