@@ -200,6 +200,9 @@ class Bench:
                 log = open(f"{cluster.dir}/upstream.log", "wb")
                 upstream = subprocess.Popen(cluster.net.inside(command), stdin=subprocess.PIPE, stdout=log, stderr=log)
                 started = wait("upstream's server", lambda: os.path.exists(pids) and json.load(open(pids)), 120)
+                # Nothing makes it there: upstream's controllers are not part of the comparison.
+                kubectl = [f"{self.args.tools}/kubectl-1.37", "--kubeconfig", kubeconfig]
+                run(cluster.net.inside([*kubectl, "create", "serviceaccount", "default"]), env=cluster.env())
                 sides.append(Side("upstream", [str(p) for p in started.values()], kubeconfig, cluster.net.inside))
             yield sides
         finally:
