@@ -99,13 +99,14 @@ impl SqliteStore {
     /// writes, so that a backup is not overwritten by what follows from it.
     fn start_check(&self, runtime: &tokio::runtime::Handle, damage: Arc<OnceLock<String>>) {
         let readers = Arc::clone(&self.readers);
-        runtime.spawn_blocking(move || {
-            let found = readers.with(|conn| {
+        runtime.spawn(async move {
+            let found = readers.run(|conn| {
                 let check = || conn.query_row("PRAGMA quick_check(1)", [], |r| r.get::<_, String>(0));
                 check().map_err(failed("check the database"))
             });
-            let text = match found {
+            let text = match found.await {
                 Ok(ok) if ok == "ok" => return,
+                Err(StoreError::Closed) => return,
                 Ok(text) | Err(StoreError::Corrupt(text)) => text,
                 Err(e) => {
                     tracing::warn!(error = %isopod_base::errors::Chain(&e), "the database was not checked");

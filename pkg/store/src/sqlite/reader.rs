@@ -29,8 +29,9 @@ impl Readers {
         Arc::new(Readers { path, idle: Mutex::new(Vec::new()), free: Arc::new(Semaphore::new(CONNECTIONS)) })
     }
 
-    /// Runs `f` with a connection on this thread.
-    pub fn with<R>(&self, f: impl FnOnce(&Connection) -> Result<R>) -> Result<R> {
+    /// Runs `f` with a connection on this thread. Only for those that hold a permit: [`Readers::close`] waits for them, so that
+    /// the writer's connection is the last one.
+    fn with<R>(&self, f: impl FnOnce(&Connection) -> Result<R>) -> Result<R> {
         let idle = self.idle.lock().pop();
         let conn = match idle {
             Some(conn) => conn,

@@ -209,12 +209,13 @@ impl Writer {
         }
         self.machine.backend.pages = 0;
         let (readers, wal) = (Arc::clone(&self.readers), Arc::clone(&self.wal));
-        self.runtime.spawn_blocking(move || {
-            let frames = readers.with(|conn| {
+        self.runtime.spawn(async move {
+            let frames = readers.run(|conn| {
                 let passive = || conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |r| r.get::<_, i64>(1));
                 passive().map_err(super::queries::failed("checkpoint the write-ahead log"))
             });
-            match frames {
+            match frames.await {
+                Err(crate::StoreError::Closed) => {}
                 Ok(frames) => wal.too_long.store(frames > WAL_LIMIT_FRAMES, Ordering::SeqCst),
                 Err(e) => tracing::warn!(error = %isopod_base::errors::Chain(&e), "the write-ahead log grows"),
             }
