@@ -71,6 +71,13 @@ pub struct ServerArgs {
     #[arg(long, default_value = "sqlite", value_parser = ["sqlite", "memory"], help_heading = "API server")]
     pub datastore_endpoint: String,
 
+    /// Run no scheduler: bind pods with one of your own
+    #[arg(long, help_heading = "Control plane")]
+    pub disable_scheduler: bool,
+    /// Run no controllers: what upstream's kube-controller-manager does is left to others
+    #[arg(long, help_heading = "Control plane")]
+    pub disable_controller_manager: bool,
+
     /// Addresses of pods
     #[arg(long, default_value = "10.42.0.0/16", value_name = "CIDR", value_parser = cidr, help_heading = "Network")]
     pub cluster_cidr: String,

@@ -45,11 +45,19 @@ pub struct Status {
     pub reason: String,
     pub message: String,
     pub details: Option<Details>,
+    /// `metadata.continue`: where a list can be gone on with; empty with all other failures.
+    pub continue_token: String,
 }
 
 impl Status {
     pub fn new(code: u16, reason: &str, message: impl Into<String>) -> Self {
-        Status { code, reason: reason.to_owned(), message: message.into(), details: None }
+        Status {
+            code,
+            reason: reason.to_owned(),
+            message: message.into(),
+            details: None,
+            continue_token: String::new(),
+        }
     }
 
     fn about(mut self, gvr: &Gvr, name: &str) -> Self {
@@ -177,6 +185,9 @@ impl Status {
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": self.message, "code": self.code,
         });
+        if !self.continue_token.is_empty() {
+            v["metadata"]["continue"] = self.continue_token.clone().into();
+        }
         if !self.reason.is_empty() {
             v["reason"] = self.reason.clone().into();
         }

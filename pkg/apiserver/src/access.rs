@@ -61,10 +61,10 @@ impl Access {
     /// `--authorization-mode=Node,RBAC`, after `system:masters` and the health checks.
     pub fn authorizer(&self) -> Arc<dyn Authorizer> {
         Arc::new(Union(vec![
-            Arc::new(Masters),
-            Arc::new(AlwaysAllowPaths::default()),
-            self.nodes.clone(),
-            self.rbac.clone(),
+            ("system:masters", Arc::new(Masters)),
+            ("always-allow-paths", Arc::new(AlwaysAllowPaths::default())),
+            ("node", self.nodes.clone()),
+            ("rbac", self.rbac.clone()),
         ]))
     }
 

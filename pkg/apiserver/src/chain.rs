@@ -5,7 +5,7 @@ use crate::encode::negotiate::{self, Form};
 use crate::encode::{body, value};
 use crate::request::{Query, RequestInfo};
 use crate::verbs::{self, Call};
-use crate::{ApiServer, impersonate, nonresource, unread};
+use crate::{ApiServer, impersonate, nonresource, reviews, unread};
 use axum::body::Body;
 use axum::response::Response;
 use futures::FutureExt;
@@ -37,13 +37,13 @@ pub async fn serve(server: Arc<ApiServer>, mut request: Request<Body>) -> Respon
         Ok(outcome) => outcome,
         Err(_) => {
             tracing::error!(path = %info.path, verb = %info.verb, "a request panicked");
-            Err(Status::internal("the server panicked while it handled the request"))
+            Err(Status::internal("the server panicked while it handled the request").into())
         }
     };
     if outcome.is_err() {
         rest.read().await;
     }
-    let mut response = outcome.unwrap_or_else(|status| failure(&status, &form));
+    let mut response = outcome.unwrap_or_else(|refusal| refusal.response(&form));
     if head {
         // HTTP/1 drops it by itself; over HTTP/2 a client would take it as a breach of the protocol.
         *response.body_mut() = Body::empty();
@@ -51,6 +51,33 @@ pub async fn serve(server: Arc<ApiServer>, mut request: Request<Body>) -> Respon
     decorate(&mut response, &id, &warnings.lock());
     server.metrics.observe(&info, response.status().as_u16(), started.elapsed());
     response
+}
+
+/// Why a request was not served.
+enum Refusal {
+    /// Its sender may not ask for that.
+    Forbidden(Status),
+    Failed(Status),
+}
+
+impl From<Status> for Refusal {
+    fn from(status: Status) -> Self {
+        Refusal::Failed(status)
+    }
+}
+
+impl Refusal {
+    fn response(&self, form: &Form) -> Response {
+        match self {
+            Refusal::Failed(status) => failure(status, form),
+            // The words repeat what the sender wrote: no browser is to take them for something else.
+            Refusal::Forbidden(status) => {
+                let mut response = failure(status, form);
+                response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+                response
+            }
+        }
+    }
 }
 
 fn audit_id(request: &Request<Body>) -> HeaderValue {
@@ -90,23 +117,23 @@ async fn authorized(
     info: RequestInfo,
     query: Query,
     warnings: Arc<Mutex<Vec<String>>>,
-) -> Result<Response, Status> {
+) -> Result<Response, Refusal> {
     let (mut parts, body) = request.into_parts();
     let user = server.authenticate(&mut parts).await?;
     let user = impersonate::apply(server, &parts.headers, user).await?;
     let _slot = if info.is_long_running() { None } else { Some(server.in_flight(&info)?) };
-    authorize(server, &info, &user).await?;
+    authorize(server, &info, &user).await.map_err(Refusal::Forbidden)?;
 
     let long = info.is_long_running();
     let handled = handle(server, info, query, parts, user, body, warnings);
     if long {
-        return handled.await;
+        return Ok(handled.await?);
     }
     match tokio::time::timeout(DEADLINE, handled).await {
-        Ok(outcome) => outcome,
+        Ok(outcome) => Ok(outcome?),
         Err(_) => {
             let m = "request did not complete within requested timeout - context deadline exceeded";
-            Err(Status::timeout(m, 0))
+            Err(Status::timeout(m, 0).into())
         }
     }
 }
@@ -128,11 +155,12 @@ async fn handle(
     if !kind.namespaced && !info.namespace.is_empty() && info.resource != "namespaces" {
         return Err(no_such_path());
     }
-    let now = server.config.clock.now();
-    let deprecation = kind.hooks.deprecation();
-    if !deprecation.is_empty() {
-        warnings.lock().push(deprecation.to_owned());
+    let listed = kind.verbs.iter().any(|v| v == "list");
+    if kind.namespaced && info.namespace.is_empty() && !listed && !reviews::is_review(&kind) {
+        // What cannot be listed over all namespaces has no path without one.
+        return Err(no_such_path());
     }
+    let now = server.config.clock.now();
     let call = Call { info, query, parts, user, kind, warnings, now };
     verbs::dispatch(server, call, body).await
 }

@@ -43,8 +43,11 @@ pub async fn delete(server: &ApiServer, intent: &Intent, options: &DeleteOptions
             Plan::Mark(new) => Some(new),
         };
         if intent.dry_run {
-            let removed = new.is_none();
-            return Ok(Done { entry: current.entry, created: false, removed });
+            let entry = match &new {
+                Some(marked) => pipeline::entry_of(server, intent, &intent.name, marked, current.revision)?,
+                None => current.entry,
+            };
+            return Ok(Done { entry, created: false, removed: new.is_none() });
         }
         if let Some(done) = store(server, intent, &current, &old, new).await? {
             return Ok(done);

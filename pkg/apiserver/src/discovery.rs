@@ -3,25 +3,34 @@
 use crate::ApiServer;
 use crate::encode::negotiate::{self, Form, Media};
 use crate::encode::{self, body};
+use crate::health;
 use crate::nonresource;
 use crate::registry::Registry;
 use crate::request::Query;
 use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, header};
-use isopod_api::Status;
+use isopod_api::{Gvk, Status};
 use isopod_kinds::Kind;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha512};
 use std::sync::Arc;
 
-pub fn serve(server: &ApiServer, path: &str, headers: &HeaderMap, query: &Query) -> Result<Response, Status> {
+/// `reads`: the method is GET or HEAD. The list of groups does not look at the method, and what is not there is not found by any.
+pub fn serve(
+    server: &ApiServer,
+    path: &str,
+    reads: bool,
+    headers: &HeaderMap,
+    query: &Query,
+) -> Result<Response, Status> {
     let registry = server.registry.load();
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     if let Some(version) = aggregated(headers).filter(|_| parts.len() == 1) {
         return Ok(aggregate(&registry, parts[0] == "api", version, headers));
     }
     let form = negotiate::form(headers, query, false)?;
+    let known = registry.groups();
     let document = match parts[..] {
         ["api"] => core_versions(server),
         ["apis"] => group_list(&registry),
@@ -30,24 +39,32 @@ pub fn serve(server: &ApiServer, path: &str, headers: &HeaderMap, query: &Query)
             Some(document) => document,
             None => return Ok(nonresource::not_found()),
         },
+        ["apis", group, _] if !known.contains_key(group) => return Ok(nonresource::not_found()),
         ["apis", group, version] => resources(&registry, group, version)?,
         _ => return Err(Status::no_such_path()),
     };
+    if !reads && parts[..] != ["apis"] {
+        return Err(crate::verbs::not_allowed());
+    }
     Ok(body::response(200, &form, encode::value(&document, &form)))
 }
 
 /// The root's list of paths.
 pub fn paths(server: &ApiServer) -> Vec<String> {
     let registry = server.registry.load();
-    let mut all: Vec<String> = ["/api", "/api/v1", "/apis"].map(str::to_owned).to_vec();
+    let mut all: Vec<String> =
+        ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/apis/"].map(str::to_owned).to_vec();
     for (group, versions) in registry.groups() {
         if !group.is_empty() {
             all.push(format!("/apis/{group}"));
             all.extend(versions.iter().map(|(v, _)| format!("/apis/{group}/{v}")));
         }
     }
-    let others = ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
-    all.extend(others.map(str::to_owned));
+    all.extend(health::paths());
+    all.extend(
+        ["/metrics", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/openid/v1/jwks", "/version"].map(str::to_owned),
+    );
+    all.sort();
     all
 }
 
@@ -146,11 +163,23 @@ fn resources(registry: &Registry, group: &str, version: &str) -> Result<Value, S
     Ok(document)
 }
 
+/// The kinds that upstream v1.37 stores in an older version than it serves, so that the release before can read them. Clients know
+/// the version by its hash alone.
+const UPSTREAM_STORES: [(&str, &str); 5] = [
+    ("CustomResourceDefinition", "v1beta1"),
+    ("ClusterTrustBundle", "v1beta1"),
+    ("PodCertificateRequest", "v1beta1"),
+    ("DeviceTaintRule", "v1beta2"),
+    ("StorageVersionMigration", "v1beta1"),
+];
+
 /// Tells clients when the stored version of a resource has changed.
 fn storage_hash(kind: &Kind) -> String {
     use base64::Engine;
     let gvk = &kind.storage.gvk;
-    let digest = sha2::Sha256::digest(format!("{}/{}/{}", gvk.group, gvk.version, gvk.kind));
+    let older = UPSTREAM_STORES.iter().find(|(kind, _)| *kind == gvk.kind).map(|(_, version)| *version);
+    let version = older.unwrap_or(&gvk.version);
+    let digest = sha2::Sha256::digest(format!("{}/{version}/{}", gvk.group, gvk.kind));
     base64::engine::general_purpose::STANDARD.encode(&digest[..8])
 }
 
@@ -219,7 +248,7 @@ fn aggregate_resource(kind: &Kind) -> Value {
     let gvk = &kind.gvk;
     let mut resource = json!({
         "resource": kind.resource,
-        "responseKind": {"group": gvk.group, "version": gvk.version, "kind": gvk.kind},
+        "responseKind": response_kind(gvk, gvk),
         "scope": if kind.namespaced { "Namespaced" } else { "Cluster" },
         "singularResource": kind.singular, "verbs": kind.verbs,
     });
@@ -233,13 +262,19 @@ fn aggregate_resource(kind: &Kind) -> Value {
         .subresources
         .iter()
         .map(|s| {
-            let gvk = s.gvk.as_ref().unwrap_or(gvk);
-            json!({"subresource": s.name, "verbs": s.verbs,
-                "responseKind": {"group": gvk.group, "version": gvk.version, "kind": gvk.kind}})
+            let kind = response_kind(s.gvk.as_ref().unwrap_or(gvk), gvk);
+            json!({"subresource": s.name, "verbs": s.verbs, "responseKind": kind})
         })
         .collect();
     if !subresources.is_empty() {
         resource["subresources"] = subresources.into();
     }
     resource
+}
+
+/// Group and version stand here only where they are not the resource's own.
+fn response_kind(gvk: &Gvk, resource: &Gvk) -> Value {
+    let same = gvk.group_version() == resource.group_version();
+    let (group, version) = if same { ("", "") } else { (gvk.group.as_str(), gvk.version.as_str()) };
+    json!({"group": group, "version": version, "kind": gvk.kind})
 }

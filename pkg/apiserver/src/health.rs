@@ -12,19 +12,29 @@ use std::time::Duration;
 /// How long the caches may take to get to where the store is.
 const CACHES: Duration = Duration::from_secs(2);
 
-pub fn is_path(path: &str) -> bool {
-    ["/readyz", "/livez", "/healthz"]
-        .iter()
-        .any(|e| path.strip_prefix(e).is_some_and(|r| r.is_empty() || r.starts_with('/')))
+const ENDPOINTS: [&str; 3] = ["/healthz", "/livez", "/readyz"];
+
+/// The checks of an endpoint, in order. What upstream's hooks do after the start is done here by one bootstrap.
+const LIVE: &[&str] = &[
+    "ping",
+    "log",
+    "etcd",
+    "poststarthook/start-system-namespaces-controller",
+    "poststarthook/rbac/bootstrap-roles",
+    "poststarthook/scheduling/bootstrap-system-priority-classes",
+    "poststarthook/bootstrap-controller",
+];
+const READY: &[&str] = &["etcd-readiness", "informer-sync", "shutdown"];
+
+fn checks(endpoint: &str) -> impl Iterator<Item = &'static str> {
+    let ready: &[&str] = if endpoint == "/readyz" { READY } else { &[] };
+    LIVE.iter().chain(ready).copied()
 }
 
-/// The checks of an endpoint, in order.
-fn checks(endpoint: &str) -> &'static [&'static str] {
-    match endpoint {
-        "/readyz" => &["ping", "log", "etcd", "etcd-readiness", "informer-sync", "poststarthook/bootstrap", "shutdown"],
-        "/livez" => &["ping", "log", "etcd", "poststarthook/bootstrap"],
-        _ => &["ping", "log", "etcd", "poststarthook/bootstrap"],
-    }
+/// All paths of health.
+pub fn paths() -> impl Iterator<Item = String> {
+    let of = |endpoint: &'static str| checks(endpoint).map(move |check| format!("{endpoint}/{check}"));
+    ENDPOINTS.into_iter().flat_map(move |e| std::iter::once(e.to_owned()).chain(of(e)))
 }
 
 async fn passes(server: &ApiServer, check: &str) -> bool {
@@ -32,7 +42,7 @@ async fn passes(server: &ApiServer, check: &str) -> bool {
         "etcd" | "etcd-readiness" => server.config.store.revisions().await.is_ok(),
         // Reads are served from the caches: they must get to where the store is now.
         "informer-sync" => matches!(tokio::time::timeout(CACHES, server.hub.fresh()).await, Ok(Ok(_))),
-        "poststarthook/bootstrap" => server.bootstrapped.load(Ordering::Acquire),
+        hook if hook.starts_with("poststarthook/") => server.bootstrapped.load(Ordering::Acquire),
         "shutdown" => !server.stop.is_cancelled(),
         _ => true,
     }
@@ -44,13 +54,13 @@ pub async fn all(server: &Arc<ApiServer>, endpoint: &str, query: &Query) -> Resp
     let excluded: Vec<&str> = query.all("exclude").collect();
     let (mut lines, mut failed) = (String::new(), Vec::new());
     for check in checks(endpoint) {
-        if excluded.contains(check) {
+        if excluded.contains(&check) {
             lines.push_str(&format!("[+]{check} excluded: ok\n"));
         } else if passes(server, check).await {
             lines.push_str(&format!("[+]{check} ok\n"));
         } else {
             lines.push_str(&format!("[-]{check} failed: reason withheld\n"));
-            failed.push(*check);
+            failed.push(check);
         }
     }
     if !failed.is_empty() {
@@ -61,9 +71,9 @@ pub async fn all(server: &Arc<ApiServer>, endpoint: &str, query: &Query) -> Resp
 
 /// A single check: `/readyz/etcd`. `None`: no such path.
 pub async fn one(server: &Arc<ApiServer>, path: &str) -> Option<Response> {
-    let endpoint = ["/readyz", "/livez", "/healthz"].into_iter().find(|e| path.starts_with(&format!("{e}/")))?;
+    let endpoint = ENDPOINTS.into_iter().find(|e| path.starts_with(&format!("{e}/")))?;
     let check = &path[endpoint.len() + 1..];
-    if !checks(endpoint).contains(&check) {
+    if !checks(endpoint).any(|c| c == check) {
         return None;
     }
     Some(match passes(server, check).await {

@@ -23,7 +23,8 @@ pub async fn apply(server: &ApiServer, headers: &HeaderMap, requestor: UserInfo)
         if groups.is_empty() && uid.is_empty() && extra.is_empty() {
             return Ok(requestor);
         }
-        return Err(Status::internal("requested impersonation of groups, uid or extra without impersonating a user"));
+        let user = UserInfo { uid, groups, extra: extra.into_iter().collect(), ..Default::default() };
+        return Err(Status::bad_request(format!("requested {} without impersonating a user name", golang(&user))));
     }
     let ask = async |group: &str, resource: &str, subresource: &str, namespace: &str, name: &str| {
         let attributes = Attributes {
@@ -65,4 +66,21 @@ pub async fn apply(server: &ApiServer, headers: &HeaderMap, requestor: UserInfo)
         acts_as.groups.push(everyone.into());
     }
     Ok(acts_as)
+}
+
+/// A user as Go prints it, which is how upstream's error shows it.
+fn golang(user: &UserInfo) -> String {
+    let strings = |list: &[String]| match list {
+        [] => "[]string(nil)".to_owned(),
+        all => format!("[]string{{{}}}", all.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>().join(", ")),
+    };
+    let extra = match user.extra.is_empty() {
+        true => "map[string][]string(nil)".to_owned(),
+        false => {
+            let pairs: Vec<String> = user.extra.iter().map(|(k, v)| format!("{k:?}:{}", strings(v))).collect();
+            format!("map[string][]string{{{}}}", pairs.join(", "))
+        }
+    };
+    let (name, uid, groups) = (&user.name, &user.uid, strings(&user.groups));
+    format!("&user.DefaultInfo{{Name:{name:?}, UID:{uid:?}, Groups:{groups}, Extra:{extra}}}")
 }

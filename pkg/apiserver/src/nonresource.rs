@@ -7,7 +7,7 @@ use crate::request::{Query, RequestInfo};
 use crate::{ApiServer, chain, discovery, health, openapi, tunnel};
 use axum::body::Body;
 use axum::response::Response;
-use http::{HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use isopod_api::{Status, UserInfo};
 use serde_json::json;
 use std::sync::Arc;
@@ -23,13 +23,11 @@ pub async fn serve(
     if path == tunnel::PATH {
         return tunnel::accept(server, request, &user);
     }
-    // Health is for every method, as upstream has it.
-    if !matches!(*request.method(), Method::GET | Method::HEAD) && !health::is_path(path) {
-        return Err(crate::verbs::not_allowed());
-    }
     let headers = request.headers();
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     match path {
         "/version" => {
+            document(reads, headers, "application/json")?;
             let form = Form { pretty: true, ..Default::default() };
             Ok(response(200, &form, crate::encode::text(&version(), &form)))
         }
@@ -37,27 +35,44 @@ pub async fn serve(
         "/metrics" => Ok(text("text/plain; version=0.0.4; charset=utf-8", server.metrics.text(server))),
         "/openid/v1/jwks" => {
             let tokens = server.config.tokens.as_ref().ok_or_else(chain::no_such_path)?;
-            Ok(text("application/jwk-set+json", tokens.jwks().to_string()))
+            document(reads, headers, "application/jwk-set+json")?;
+            Ok(public(text("application/jwk-set+json", tokens.jwks().to_string())))
         }
         "/.well-known/openid-configuration" => {
             let tokens = server.config.tokens.as_ref().ok_or_else(chain::no_such_path)?;
+            document(reads, headers, "application/json")?;
             let host = std::net::SocketAddr::new(server.config.advertise_address, server.config.port);
-            let document = tokens.discovery(&format!("https://{host}/openid/v1/jwks"));
-            Ok(text("application/json", document.to_string()))
+            let keys = tokens.discovery(&format!("https://{host}/openid/v1/jwks"));
+            Ok(public(text("application/json", keys.to_string())))
         }
+        // Upstream writes this one as JSON whatever is asked for.
         "" => {
-            let form = negotiate::form(headers, query, false)?;
-            Ok(response(200, &form, to_json(&json!({"paths": discovery::paths(server)}))))
+            let paths = json!({"paths": discovery::paths(server)});
+            Ok(response(200, &Form::default(), to_json(&paths)))
         }
         _ if path.starts_with("/openapi/") => openapi::serve(server, path, query, headers).await,
         _ if path == "/api" || path == "/apis" || path.starts_with("/api/") || path.starts_with("/apis/") => {
-            discovery::serve(server, path, headers, query)
+            discovery::serve(server, path, reads, headers, query)
         }
         _ => match health::one(server, path).await {
             Some(response) => Ok(response),
             None => Ok(not_found()),
         },
     }
+}
+
+/// A document that is read only, and in one form.
+fn document(reads: bool, headers: &HeaderMap, media: &str) -> Result<(), Status> {
+    if !reads {
+        return Err(crate::verbs::not_allowed());
+    }
+    negotiate::acceptable(headers, &[media])
+}
+
+/// What everybody may keep for an hour: the keys of tokens.
+fn public(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
+    response
 }
 
 /// A path that nothing is registered for: Go's own answer, which is no `Status`.

@@ -2,6 +2,8 @@
 //! keep them by hash) and away from the threads that serve others.
 
 use crate::ApiServer;
+use crate::encode::body::gzip;
+use crate::encode::negotiate::takes_gzip;
 use crate::request::Query;
 use axum::body::Body;
 use axum::response::Response;
@@ -15,12 +17,35 @@ const ONE_YEAR: i64 = 365 * 24;
 
 pub async fn serve(server: &ApiServer, path: &str, query: &Query, headers: &HeaderMap) -> Result<Response, Status> {
     let registry = server.registry.load_full();
+    // As upstream, the one document of all kinds is compressed; clients keep the others by their hash.
+    let zipped = path == "/openapi/v2";
+    let zip = zipped && takes_gzip(headers);
     let (path, hash) = (path.to_owned(), query.get("hash").unwrap_or_default().to_owned());
     let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
-    let made = tokio::task::spawn_blocking(move || isopod_openapi::answer(registry.all(), &path, &hash, &accept)).await;
-    let answer = made.map_err(Status::internal)?.ok_or_else(Status::no_such_path)?;
+    let make = move || {
+        let mut answer = isopod_openapi::answer(registry.all(), &path, &hash, &accept)?;
+        if zip {
+            answer.body = gzip(&answer.body).to_vec();
+        }
+        Some(answer)
+    };
+    let made = tokio::task::spawn_blocking(make).await;
+    // Upstream's answer to a group version that is not there has no body.
+    let Some(answer) = made.map_err(Status::internal)? else {
+        let mut nothing = Response::new(Body::empty());
+        *nothing.status_mut() = StatusCode::NOT_FOUND;
+        nothing.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+        return Ok(nothing);
+    };
     let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()) == Some(&quoted(&answer.etag));
-    Ok(response(answer, known, server.config.clock.now()))
+    let mut out = response(answer, known, server.config.clock.now());
+    if zipped {
+        out.headers_mut().append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+        if zip && out.status() == StatusCode::OK {
+            out.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+    }
+    Ok(out)
 }
 
 fn quoted(etag: &str) -> String {
@@ -29,11 +54,20 @@ fn quoted(etag: &str) -> String {
 
 fn response(answer: Answer, known: bool, now: jiff::Timestamp) -> Response {
     let unchanged = known && answer.status == 200;
-    let mut fields = vec![(header::CONTENT_TYPE, answer.content_type.to_owned()), (header::VARY, "Accept".to_owned())];
+    let mut fields = Vec::new();
+    // The index comes in one form only.
+    if !answer.etag.is_empty() || answer.status == 406 {
+        fields.push((header::VARY, "Accept".to_owned()));
+    }
+    if answer.status != 406 {
+        fields.push((header::CONTENT_TYPE, answer.content_type.to_owned()));
+    }
     if !answer.etag.is_empty() {
         fields.push((header::ETAG, quoted(&answer.etag)));
     }
-    if answer.immutable {
+    if !answer.immutable {
+        fields.push((header::CACHE_CONTROL, "no-cache, private".to_owned()));
+    } else {
         let expires = now + jiff::SignedDuration::from_hours(ONE_YEAR);
         fields.push((header::CACHE_CONTROL, "public, immutable".to_owned()));
         fields.push((header::EXPIRES, expires.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()));

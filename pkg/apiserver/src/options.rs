@@ -217,7 +217,17 @@ impl ListOptions {
                 .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {v:?}: invalid syntax"))),
         };
         let options = ListOptions {
-            resource_version: resource_version(query.get("resourceVersion"))?,
+            resource_version: match resource_version(query.get("resourceVersion")) {
+                // Upstream's watch does not look at it until it has begun.
+                Err(e) if watch => return Err(Status::new(500, "", format!("resourceVersion: {}", e.message))),
+                Err(e) => {
+                    return Err(Status::bad_request(format!(
+                        "invalid resource version: resourceVersion: {}",
+                        e.message
+                    )));
+                }
+                Ok(revision) => revision,
+            },
             version_match: match query.get("resourceVersionMatch").unwrap_or_default() {
                 "" => None,
                 "Exact" => Some(Match::Exact),
@@ -241,6 +251,9 @@ impl ListOptions {
 
     fn check(&self) -> Result<(), Status> {
         let forbid = |field: &str, why: &str| Err(refuse("ListOptions", FieldError::forbidden(&Path::new(field), why)));
+        if !self.continue_token.is_empty() && (self.watch || self.version_match.is_some()) {
+            return forbid("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided");
+        }
         if self.watch {
             return match (self.send_initial_events, self.version_match) {
                 (None, Some(_)) => {
@@ -267,9 +280,6 @@ impl ListOptions {
             return forbid("sendInitialEvents", "sendInitialEvents is forbidden for list");
         }
         if self.version_match.is_some() {
-            if !self.continue_token.is_empty() {
-                return forbid("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided");
-            }
             if self.resource_version.is_none() {
                 let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
                 return forbid("resourceVersionMatch", why);

@@ -365,7 +365,7 @@ pub fn stored_bytes(intent: &Intent, object: &Value) -> Result<bytes::Bytes, Sta
 }
 
 /// An entry that is not in the store: a dry run's.
-fn entry_of(
+pub fn entry_of(
     server: &ApiServer,
     intent: &Intent,
     name: &str,

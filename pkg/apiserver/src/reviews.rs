@@ -1,13 +1,13 @@
 //! Kinds that are questions: their create answers and stores nothing. TokenReview, the access reviews,
 //! SelfSubjectRulesReview, SelfSubjectReview.
 
-use crate::encode::{self, body, decode};
+use crate::encode::{self, body, decode, negotiate};
 use crate::options::WriteOptions;
 use crate::verbs::Call;
 use crate::{ApiServer, chain};
 use axum::body::Body;
 use axum::response::Response;
-use isopod_api::{Gvk, Status, UserInfo};
+use isopod_api::{Gvk, Status, UserInfo, time};
 use isopod_auth::review::{self, AccessReview};
 use isopod_kinds::Kind;
 use isopod_schema::json as schema_json;
@@ -20,7 +20,8 @@ pub fn is_review(kind: &Kind) -> bool {
 }
 
 pub async fn create(server: &ApiServer, call: &Call, body: Body) -> Result<Response, Status> {
-    let form = call.form()?;
+    // An answer is no object that could be a row of a table.
+    let form = negotiate::form(&call.parts.headers, &call.query, false)?;
     let options = WriteOptions::parse("CreateOptions", &call.query)?;
     let bytes = decode::read(body).await?;
     let kind = &call.kind;
@@ -52,8 +53,16 @@ async fn answer(server: &ApiServer, call: &Call, review: &mut Value) -> Result<V
             access(server, call, review, AccessReview::LocalSubject).await
         }
         "SelfSubjectAccessReview" => access(server, call, review, AccessReview::SelfSubject).await,
-        "SelfSubjectRulesReview" => rules(server, &call.user, &review["spec"]),
-        "SelfSubjectReview" => Ok(json!({ "userInfo": review::user_json(&call.user) })),
+        "SelfSubjectRulesReview" => {
+            let status = rules(server, &call.user, &review["spec"])?;
+            // Upstream answers with the status alone.
+            (review["metadata"], review["spec"]) = (json!({}), json!({}));
+            Ok(status)
+        }
+        "SelfSubjectReview" => {
+            review["metadata"]["creationTimestamp"] = time::format(call.now).into();
+            Ok(json!({ "userInfo": review::user_json(&call.user) }))
+        }
         other => Err(Status::internal(format!("no answer to a {other}"))),
     }
 }
@@ -81,7 +90,7 @@ async fn access(server: &ApiServer, call: &Call, review: &Value, kind: AccessRev
     let spec = &review["spec"];
     let user = if kind == AccessReview::SelfSubject { call.user.clone() } else { review::subject(spec) };
     let decision = chain::decide(server, &review::attributes(spec, user)).await;
-    Ok(review::access_status(&decision))
+    Ok(review::access_status(&decision, &review::unused_selectors(spec)))
 }
 
 fn rules(server: &ApiServer, user: &UserInfo, spec: &Value) -> Result<Value, Status> {
@@ -93,10 +102,7 @@ fn rules(server: &ApiServer, user: &UserInfo, spec: &Value) -> Result<Value, Sta
         let unknown = ["the authorizer does not support user rule resolution".to_owned()];
         return Ok(review::rules_status(&[], &unknown));
     };
-    let (mut rules, mut errors) = access.rbac.rules_for(user, namespace);
-    if isopod_auth::rbac::is_privileged(user) {
-        rules.extend(review::master_rules());
-    }
+    let (rules, mut errors) = access.rbac.rules_for(user, namespace);
     if isopod_auth::node::node_of(user).is_some() {
         errors.push("node authorizer does not support user rule resolution".to_owned());
     }

@@ -3,13 +3,19 @@
 
 use isopod_api::UserInfo;
 use sha2::{Digest, Sha256};
+use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::oid_registry::Oid;
+use x509_parser::pem::parse_x509_pem;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
     #[error("the client certificate cannot be read")]
     Malformed(#[source] x509_parser::asn1_rs::Err<x509_parser::error::X509Error>),
+    #[error("PEM block type must be CERTIFICATE REQUEST")]
+    NoRequest,
+    #[error("the certificate signing request cannot be read")]
+    MalformedRequest(#[source] x509_parser::asn1_rs::Err<x509_parser::error::X509Error>),
 }
 
 /// The attribute of the subject that holds the user's uid (`AllowParsingUserUIDFromCertAuth`).
@@ -34,6 +40,16 @@ pub fn identity(der: &[u8]) -> Result<Option<UserInfo>, CertificateError> {
     Ok(Some(user))
 }
 
+/// The common name that a certificate signing request asks for, `""` if none. `pem`: as in `spec.request`, without its base64.
+pub fn requested_name(pem: &[u8]) -> Result<String, CertificateError> {
+    let block = parse_x509_pem(pem).ok().map(|(_, block)| block).filter(|b| b.label == "CERTIFICATE REQUEST");
+    let block = block.ok_or(CertificateError::NoRequest)?;
+    let (_, request) =
+        X509CertificationRequest::from_der(&block.contents).map_err(CertificateError::MalformedRequest)?;
+    let mut names = request.certification_request_info.subject.iter_common_name();
+    Ok(names.next().and_then(|n| n.as_str().ok()).unwrap_or_default().to_owned())
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
@@ -53,6 +69,17 @@ mod tests {
             params.distinguished_name.push(DnType::OrganizationName, *o);
         }
         params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
+    }
+
+    #[test]
+    fn a_signing_request_names_whom_it_is_for() {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "system:node:a");
+        let request = params.serialize_request(&KeyPair::generate().unwrap()).unwrap().pem().unwrap();
+        assert_eq!(requested_name(request.as_bytes()).unwrap(), "system:node:a");
+        assert!(matches!(requested_name(b"nothing"), Err(CertificateError::NoRequest)));
+        let broken = "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n";
+        assert!(matches!(requested_name(broken.as_bytes()), Err(CertificateError::MalformedRequest(_))));
     }
 
     #[test]

@@ -3,7 +3,10 @@
 
 use crate::rule::PolicyRule;
 use crate::{Attributes, Decision};
-use isopod_api::{FieldError, FieldErrors, Path, UserInfo, selector::FieldSelector};
+use isopod_api::{
+    FieldError, FieldErrors, Path, UserInfo,
+    selector::{FieldSelector, LabelSelector},
+};
 use serde_json::{Map, Value, json};
 
 /// Which of the access reviews an object is.
@@ -34,10 +37,14 @@ pub fn validate(review: &Value, kind: AccessReview) -> FieldErrors {
     let (resource, other) = (given(&spec["resourceAttributes"]), given(&spec["nonResourceAttributes"]));
     if resource.is_some() == other.is_some() {
         let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
-        errors.push(FieldError::invalid(&path, other.cloned().unwrap_or_default(), why));
+        errors.push(FieldError::invalid(&path, other.map(non_resource).unwrap_or_default(), why));
     }
     if kind != AccessReview::SelfSubject && text(spec, "user").is_empty() && strings(&spec["groups"]).is_empty() {
         errors.push(FieldError::invalid(&path.child("user"), "", "at least one of user or group must be specified"));
+    }
+    for (selector, check) in [("fieldSelector", field_requirement as Check), ("labelSelector", label_requirement)] {
+        let given = resource.map_or(&Value::Null, |r| &r[selector]);
+        errors.extend(selector_errors(given, &path.child("resourceAttributes").child(selector), check));
     }
     let mut metadata = review["metadata"].as_object().cloned().unwrap_or_default();
     metadata.remove("managedFields");
@@ -58,9 +65,67 @@ pub fn validate(review: &Value, kind: AccessReview) -> FieldErrors {
         }
         if let Some(other) = other {
             let path = path.child("nonResourceAttributes");
-            errors.push(FieldError::invalid(&path, other.clone(), "disallowed on this kind of request"));
+            errors.push(FieldError::invalid(&path, non_resource(other), "disallowed on this kind of request"));
         }
     }
+    errors
+}
+
+/// As upstream prints it in errors: the Go type's fields.
+fn non_resource(attributes: &Value) -> Value {
+    json!({ "Path": text(attributes, "path"), "Verb": text(attributes, "verb") })
+}
+
+/// What is wrong with one requirement of a selector.
+type Check = fn(&Value, &Path) -> FieldErrors;
+
+fn selector_errors(selector: &Value, path: &Path, check: Check) -> FieldErrors {
+    let Some(selector) = given(selector) else { return FieldErrors::new() };
+    let (raw, requirements) = (text(selector, "rawSelector"), selector["requirements"].as_array());
+    let requirements = requirements.map(Vec::as_slice).unwrap_or_default();
+    let mut errors = FieldErrors::new();
+    if !raw.is_empty() && !requirements.is_empty() {
+        let why = "may not specified at the same time as requirements";
+        errors.push(FieldError::invalid(&path.child("rawSelector"), raw, why));
+    }
+    if raw.is_empty() && requirements.is_empty() {
+        let why = format!("when {path} is specified, requirements or rawSelector is required");
+        errors.push(FieldError::required(&path.child("requirements"), why));
+    }
+    for (i, requirement) in requirements.iter().enumerate() {
+        errors.extend(check(requirement, &path.child("requirements").index(i)));
+    }
+    errors
+}
+
+/// An operator that is not known is a newer client's, and is left out when the review is answered.
+fn requirement(requirement: &Value, path: &Path) -> FieldErrors {
+    let values = requirement["values"].as_array().map_or(0, Vec::len);
+    let path = path.child("values");
+    match text(requirement, "operator") {
+        "In" | "NotIn" if values == 0 => {
+            vec![FieldError::required(&path, "must be specified when `operator` is 'In' or 'NotIn'")]
+        }
+        "Exists" | "DoesNotExist" if values > 0 => {
+            vec![FieldError::forbidden(&path, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'")]
+        }
+        _ => FieldErrors::new(),
+    }
+}
+
+fn field_requirement(of: &Value, path: &Path) -> FieldErrors {
+    let mut errors = requirement(of, path);
+    if text(of, "key").is_empty() {
+        errors.push(FieldError::required(&path.child("key"), "must be specified"));
+    }
+    errors
+}
+
+fn label_requirement(of: &Value, path: &Path) -> FieldErrors {
+    let mut errors = requirement(of, path);
+    let key = text(of, "key");
+    let faults = isopod_api::names::qualified_name(key);
+    errors.extend(faults.into_iter().map(|why| FieldError::invalid(&path.child("key"), key, why)));
     errors
 }
 
@@ -117,8 +182,38 @@ pub fn exact_fields(selector: &FieldSelector) -> Vec<(String, String)> {
     selector.terms.iter().filter(|t| t.equal).map(|t| (t.field.clone(), t.value.clone())).collect()
 }
 
-/// The status of an access review.
-pub fn access_status(decision: &Decision) -> Value {
+/// What of the selectors of a review could not be used, in upstream's words; `""`: nothing.
+pub fn unused_selectors(spec: &Value) -> String {
+    let r = &spec["resourceAttributes"];
+    let mut all = Vec::new();
+    for (name, usable) in [("fieldSelector", usable_field as fn(&Value) -> bool), ("labelSelector", usable_label)] {
+        let raw = text(&r[name], "rawSelector");
+        let broken = match name {
+            "fieldSelector" => FieldSelector::parse(raw).is_err(),
+            _ => LabelSelector::parse(raw).is_err(),
+        };
+        let requirements = r[name]["requirements"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let used = requirements.iter().filter(|r| usable(r)).count();
+        match used {
+            n if n == requirements.len() && !broken => {}
+            0 => all.push(format!("spec.resourceAttributes.{name} ignored due to parse error")),
+            _ => all.push(format!("spec.resourceAttributes.{name} partially ignored due to parse error")),
+        }
+    }
+    all.join("; ")
+}
+
+fn usable_field(requirement: &Value) -> bool {
+    let one = requirement["values"].as_array().is_some_and(|v| v.len() == 1);
+    one && matches!(text(requirement, "operator"), "In" | "NotIn")
+}
+
+fn usable_label(requirement: &Value) -> bool {
+    matches!(text(requirement, "operator"), "In" | "NotIn" | "Exists" | "DoesNotExist")
+}
+
+/// The status of an access review. `error`: what could not be looked at.
+pub fn access_status(decision: &Decision, error: &str) -> Value {
     let (allowed, denied, reason) = match decision {
         Decision::Allow(reason) => (true, false, reason),
         Decision::Deny(reason) => (false, true, reason),
@@ -130,6 +225,9 @@ pub fn access_status(decision: &Decision) -> Value {
     }
     if !reason.is_empty() {
         status["reason"] = reason.as_str().into();
+    }
+    if !error.is_empty() {
+        status["evaluationError"] = error.into();
     }
     status
 }
@@ -155,15 +253,6 @@ pub fn rules_status(rules: &[PolicyRule], errors: &[String]) -> Value {
         status["evaluationError"] = errors.join(", ").into();
     }
     status
-}
-
-/// The rules of `system:masters`, which stand in no role.
-pub fn master_rules() -> Vec<PolicyRule> {
-    let all = || vec!["*".to_owned()];
-    vec![
-        PolicyRule { verbs: all(), api_groups: all(), resources: all(), ..Default::default() },
-        PolicyRule { verbs: all(), non_resource_urls: all(), ..Default::default() },
-    ]
 }
 
 /// A user as reviews show it (`authentication.k8s.io/v1 UserInfo`).
@@ -242,10 +331,40 @@ mod tests {
     }
 
     #[test]
+    fn selectors_of_reviews() {
+        let unused = |attributes: Value| unused_selectors(&json!({ "resourceAttributes": attributes }));
+        let field = |operator: &str, values: &[&str]| json!({"key": "a", "operator": operator, "values": values});
+        let (good, bad) = (field("In", &["b"]), field("Near", &[]));
+        for (requirements, wanted) in [
+            (json!([good]), ""),
+            (json!([bad]), "spec.resourceAttributes.fieldSelector ignored due to parse error"),
+            (json!([good, bad]), "spec.resourceAttributes.fieldSelector partially ignored due to parse error"),
+        ] {
+            assert_eq!(unused(json!({"fieldSelector": {"requirements": requirements}})), wanted);
+        }
+        let broken = unused(json!({"labelSelector": {"rawSelector": "a in"}}));
+        assert_eq!(broken, "spec.resourceAttributes.labelSelector ignored due to parse error");
+
+        let path = Path::new("s");
+        let faults = |selector: Value, check: Check| -> Vec<String> {
+            selector_errors(&selector, &path, check).iter().map(|e| e.field.clone()).collect()
+        };
+        assert_eq!(faults(json!({}), label_requirement), ["s.requirements"]);
+        assert_eq!(faults(json!({"rawSelector": "a=b", "requirements": [good]}), label_requirement), ["s.rawSelector"]);
+        assert_eq!(
+            faults(json!({"requirements": [field("In", &[])]}), label_requirement),
+            ["s.requirements[0].values"]
+        );
+        assert_eq!(faults(json!({"requirements": [bad]}), label_requirement), Vec::<String>::new());
+    }
+
+    #[test]
     fn answers() {
-        assert_eq!(access_status(&Decision::Allow("r".into())), json!({"allowed": true, "reason": "r"}));
-        assert_eq!(access_status(&Decision::Deny(String::new())), json!({"allowed": false, "denied": true}));
-        let status = rules_status(&master_rules(), &[]);
+        assert_eq!(access_status(&Decision::Allow("r".into()), ""), json!({"allowed": true, "reason": "r"}));
+        let denied = access_status(&Decision::Deny(String::new()), "e");
+        assert_eq!(denied, json!({"allowed": false, "denied": true, "evaluationError": "e"}));
+        let rule = PolicyRule { verbs: vec!["*".into()], resources: vec!["*".into()], ..Default::default() };
+        let status = rules_status(&[rule], &[]);
         assert_eq!(status["resourceRules"][0]["resources"], json!(["*"]));
         assert_eq!(status["incomplete"], false);
         let user = UserInfo { name: "x".into(), ..Default::default() };

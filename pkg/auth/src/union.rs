@@ -5,16 +5,16 @@ use crate::{Attributes, Authorizer, Decision};
 use isopod_api::user;
 use std::sync::Arc;
 
-/// The first opinion decides; without one, all reasons are given.
-pub struct Union(pub Vec<Arc<dyn Authorizer>>);
+/// The first opinion decides; without one, all reasons are given, each with the name of the authorizer.
+pub struct Union(pub Vec<(&'static str, Arc<dyn Authorizer>)>);
 
 impl Authorizer for Union {
     fn authorize(&self, attributes: &Attributes) -> Decision {
         let mut reasons = Vec::new();
-        for authorizer in &self.0 {
+        for (name, authorizer) in &self.0 {
             match authorizer.authorize(attributes) {
                 Decision::NoOpinion(reason) if reason.is_empty() => {}
-                Decision::NoOpinion(reason) => reasons.push(reason),
+                Decision::NoOpinion(reason) => reasons.push(format!("{name}: {reason}")),
                 decided => return decided,
             }
         }
@@ -84,11 +84,11 @@ mod tests {
         let table = [
             (vec![no("x"), yes.clone(), deny.clone()], yes.clone()),
             (vec![deny.clone(), yes], deny),
-            (vec![no("x"), no(""), no("y")], no("x\ny")),
+            (vec![no("x"), no(""), no("y")], no("a: x\na: y")),
             (vec![], no("")),
         ];
         for (says, want) in table {
-            let union = Union(says.into_iter().map(|d| Arc::new(Says(d)) as Arc<dyn Authorizer>).collect());
+            let union = Union(says.into_iter().map(|d| ("a", Arc::new(Says(d)) as Arc<dyn Authorizer>)).collect());
             assert_eq!(union.authorize(&Attributes::default()), want);
         }
     }

@@ -350,7 +350,7 @@ pub(crate) fn status_of(code: StatusCode, body: &[u8]) -> Status {
     match serde_json::from_slice::<Wire>(body) {
         Ok(w) if w.kind == "Status" => {
             let code = if w.code == 0 { code.as_u16() } else { w.code };
-            Status { code, reason: w.reason, message: w.message, details: w.details }
+            Status { code, reason: w.reason, message: w.message, details: w.details, continue_token: String::new() }
         }
         _ => {
             let text = String::from_utf8_lossy(&body[..body.len().min(1024)]);

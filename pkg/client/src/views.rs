@@ -275,6 +275,8 @@ views! {
 
     ServiceAccount { metadata: Meta }
     ConfigMap { metadata: Meta, data: BTreeMap<String, String> }
+    ClusterRole { metadata: Meta, aggregation_rule: Option<AggregationRule>, rules: Vec<Value> }
+    AggregationRule { cluster_role_selectors: Vec<LabelSelector> }
 
     /// `data` stays base64 text.
     Secret {
@@ -343,6 +345,7 @@ objects! {
     Endpoints = namespaced("", "v1", "endpoints");
     Namespace = cluster("", "v1", "namespaces");
     ServiceAccount = namespaced("", "v1", "serviceaccounts");
+    ClusterRole = cluster("rbac.authorization.k8s.io", "v1", "clusterroles");
     ConfigMap = namespaced("", "v1", "configmaps");
     Secret = namespaced("", "v1", "secrets");
     ReplicaSet = namespaced("apps", "v1", "replicasets");

@@ -30,6 +30,7 @@ pub const ALL: &[Row] = rows! {
     "node-ipam-controller", "node-controller", node_ipam;
     "garbage-collector-controller", "generic-garbage-collector", garbage_collector;
     "pod-garbage-collector-controller", "pod-garbage-collector", pod_gc;
+    "clusterrole-aggregation-controller", "clusterrole-aggregation-controller", cluster_role_aggregation;
     "root-ca-certificate-publisher-controller", "root-ca-cert-publisher", root_ca;
 };
 

@@ -9,6 +9,7 @@ mod expectations;
 mod op;
 mod ownership;
 
+mod cluster_role_aggregation;
 mod deployment;
 mod disruption;
 mod endpoint_slice;

@@ -55,6 +55,38 @@ fn split(api_version: &str) -> (String, String) {
     (group.to_owned(), version.to_owned())
 }
 
+/// Kinds of every group version.
+const SHARED: [&str; 2] = ["DeleteOptions", "WatchEvent"];
+
+/// Group versions that upstream v1.37 knows without serving them by default. Of these, documents show but what all have in common.
+const UNSERVED: &[(&str, &[&str])] = &[
+    ("admission.k8s.io", &["v1", "v1beta1"]),
+    ("admissionregistration.k8s.io", &["v1alpha1", "v1beta1"]),
+    ("apiextensions.k8s.io", &["v1beta1"]),
+    ("apiregistration.k8s.io", &["v1beta1"]),
+    ("apps", &["v1beta1", "v1beta2"]),
+    ("authentication.k8s.io", &["v1alpha1", "v1beta1"]),
+    ("authorization.k8s.io", &["v1beta1"]),
+    ("batch", &["v1beta1"]),
+    ("certificates.k8s.io", &["v1alpha1", "v1beta1"]),
+    ("coordination.k8s.io", &["v1alpha2", "v1beta1"]),
+    ("discovery.k8s.io", &["v1beta1"]),
+    ("events.k8s.io", &["v1beta1"]),
+    ("extensions", &["v1beta1"]),
+    ("flowcontrol.apiserver.k8s.io", &["v1beta1", "v1beta2", "v1beta3"]),
+    ("imagepolicy.k8s.io", &["v1alpha1"]),
+    ("internal.apiserver.k8s.io", &["v1alpha1"]),
+    ("lifecycle.k8s.io", &["v1alpha1"]),
+    ("networking.k8s.io", &["v1beta1"]),
+    ("node.k8s.io", &["v1alpha1", "v1beta1"]),
+    ("policy", &["v1beta1"]),
+    ("rbac.authorization.k8s.io", &["v1alpha1", "v1beta1"]),
+    ("resource.k8s.io", &["v1alpha3", "v1beta1", "v1beta2"]),
+    ("scheduling.k8s.io", &["v1alpha3", "v1beta1"]),
+    ("storage.k8s.io", &["v1alpha1", "v1beta1"]),
+    ("storagemigration.k8s.io", &["v1beta1"]),
+];
+
 impl Definitions {
     /// `kinds` are those that the document is about.
     pub fn new(kinds: &[Arc<Kind>], flavor: Flavor) -> Self {
@@ -66,9 +98,17 @@ impl Definitions {
             add(definition.to_owned(), split(api_version), kind);
         }
         let mut custom = HashMap::new();
+        let unserved = if matches!(flavor, Flavor::V2) { UNSERVED } else { &[] };
+        for (group, versions) in unserved {
+            for version in *versions {
+                for shared in SHARED {
+                    add(format!("{META}{shared}"), ((*group).to_owned(), (*version).to_owned()), shared);
+                }
+            }
+        }
         for kind in kinds {
             let gv = (kind.gvk.group.clone(), kind.gvk.version.clone());
-            for shared in ["DeleteOptions", "WatchEvent"] {
+            for shared in SHARED {
                 add(format!("{META}{shared}"), gv.clone(), shared);
             }
             if kind.schema.custom {
@@ -405,7 +445,7 @@ fn patch_strategy(out: &mut Map<String, Value>, f: &Field) {
 fn version_info(v3: bool) -> Value {
     let optional = ["emulationMajor", "emulationMinor", "minCompatibilityMajor", "minCompatibilityMinor"];
     let needed =
-        ["buildDate", "compiler", "gitCommit", "gitTreeState", "gitVersion", "goVersion", "major", "minor", "platform"];
+        ["major", "minor", "gitVersion", "gitCommit", "gitTreeState", "buildDate", "goVersion", "compiler", "platform"];
     let mut properties: Map<String, Value> =
         optional.iter().chain(&needed).map(|n| ((*n).to_owned(), json!({"type": "string"}))).collect();
     for name in needed.iter().filter(|_| v3) {

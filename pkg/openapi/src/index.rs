@@ -7,9 +7,14 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+/// Where clients of service-account tokens find who signs these (OpenID Connect Discovery 1.0).
+pub const OPENID_CONFIGURATION: &str = ".well-known/openid-configuration";
+pub const OPENID_KEYS: &str = "openid/v1/jwks";
+
 /// The paths of the v3 index: `api`, `api/v1`, `apis`, `apis/apps`, `apis/apps/v1`, `version` …
 pub fn group_versions(kinds: &[Arc<Kind>]) -> BTreeSet<String> {
-    let mut out: BTreeSet<String> = ["api", "apis", "version"].into_iter().map(str::to_owned).collect();
+    let others = ["api", "apis", "version", OPENID_CONFIGURATION, OPENID_KEYS];
+    let mut out: BTreeSet<String> = others.into_iter().map(str::to_owned).collect();
     for kind in kinds {
         if kind.gvk.group.is_empty() {
             out.insert(format!("api/{}", kind.gvk.version));

@@ -88,6 +88,11 @@ impl Names {
         self.get(id.to_owned(), response("OK", &content(&[JSON], &reference(definition))))
     }
 
+    /// The path item of a document that has no schema.
+    pub fn text(&self, id: &str, media: &str) -> Value {
+        self.get(id.to_owned(), response("OK", &content(&[media], &json!({"type": "string"}))))
+    }
+
     fn get(&self, id: String, ok: Value) -> Value {
         json!({"get": {
             "operationId": id, "tags": [self.tag],

@@ -1,6 +1,7 @@
 //! The paths of a group version: one path item for each of a resource's addresses.
 
 use crate::definitions::{META, definition_name};
+use crate::index::{OPENID_CONFIGURATION, OPENID_KEYS};
 use crate::operations::{Names, Operation, parameter, path_item};
 use isopod_kinds::{Kind, Subresource};
 use isopod_schema::facts;
@@ -19,7 +20,7 @@ pub fn of(kinds: &[Arc<Kind>], entry: &str) -> Map<String, Value> {
         _ => None,
     };
     let Some((group, version)) = gv else {
-        out.insert(format!("{base}/"), discovery(&parts));
+        out.insert(format!("{base}/"), without_resources(entry, &parts));
         return out;
     };
     let names = Names::new(group, version);
@@ -30,9 +31,15 @@ pub fn of(kinds: &[Arc<Kind>], entry: &str) -> Map<String, Value> {
     out
 }
 
-/// The paths that only list what there is.
-fn discovery(parts: &[&str]) -> Value {
+/// The paths that list what there is, and those that are one document.
+fn without_resources(entry: &str, parts: &[&str]) -> Value {
     match parts {
+        _ if entry == OPENID_CONFIGURATION => {
+            Names::plain("WellKnown").text("getServiceAccountIssuerOpenIDConfiguration", "application/json")
+        }
+        _ if entry == OPENID_KEYS => {
+            Names::plain("openid").text("getServiceAccountIssuerOpenIDKeyset", "application/jwk-set+json")
+        }
         ["api"] => Names::new("", "").discovery("get", "APIVersions", &format!("{META}APIVersions")),
         ["apis"] => Names::plain("apis").discovery("get", "APIVersions", &format!("{META}APIGroupList")),
         ["apis", group] => Names::new(group, "").discovery("get", "APIGroup", &format!("{META}APIGroup")),

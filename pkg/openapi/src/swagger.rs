@@ -80,23 +80,27 @@ fn operation(mut operation: Map<String, Value>) -> Value {
         parameters.insert(0, parameter);
     }
     let mut produces = Vec::new();
+    let mut plain = false;
     if let Some(Value::Object(responses)) = operation.get_mut("responses") {
         for response in responses.values_mut().filter_map(Value::as_object_mut) {
             let (schema, media_types) = unpack(response.remove("content"));
             if let Some(schema) = schema {
+                plain = schema["type"] == "string";
                 response.insert("schema".to_owned(), schema);
                 produces = media_types;
             }
         }
     }
     if !operation.contains_key("x-kubernetes-action") {
-        // Discovery takes what it gives.
-        consumes = produces.clone();
+        // Discovery takes what it gives; a plain document takes nothing.
+        consumes = if plain { Vec::new() } else { produces.clone() };
     }
     if !parameters.is_empty() {
         operation.insert("parameters".to_owned(), Value::Array(parameters));
     }
-    operation.insert("consumes".to_owned(), json!(consumes));
+    if !consumes.is_empty() {
+        operation.insert("consumes".to_owned(), json!(consumes));
+    }
     operation.insert("produces".to_owned(), json!(produces));
     operation.insert("schemes".to_owned(), json!(["https"]));
     Value::Object(operation)

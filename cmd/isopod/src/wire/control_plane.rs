@@ -63,7 +63,18 @@ impl ControlPlane {
         isopod_client::in_process(self.api.service(), identity(user))
     }
 
-    pub fn run_controllers(&self, settings: &Settings, pki: &ServerPki, clock: &Clock, parts: &Supervisor) {
+    /// Starts controllers and scheduler, as far as they are wanted.
+    pub fn run_loops(&self, settings: &Settings, pki: &ServerPki, clock: &Clock, parts: &Supervisor) {
+        if !settings.args.disable_controller_manager {
+            self.run_controllers(settings, pki, clock, parts);
+        }
+        if !settings.args.disable_scheduler {
+            let (client, time, stop) = (self.client(isopod_scheduler::USER), clock.clone(), parts.token());
+            parts.keep("scheduler", move || isopod_scheduler::run(client.clone(), time.clone(), stop.clone()));
+        }
+    }
+
+    fn run_controllers(&self, settings: &Settings, pki: &ServerPki, clock: &Clock, parts: &Supervisor) {
         let options = isopod_controllers::Options {
             cluster_cidr: Some(settings.args.cluster_cidr.clone()),
             service_cidr: settings.args.service_cidr.clone(),
@@ -76,8 +87,6 @@ impl ControlPlane {
             let factory = move |user: &str| isopod_client::in_process(api.service(), identity(user));
             isopod_controllers::run(factory, options.clone(), time.clone(), stop.clone()).boxed()
         });
-        let (client, time, stop) = (self.client(isopod_scheduler::USER), clock.clone(), parts.token());
-        parts.keep("scheduler", move || isopod_scheduler::run(client.clone(), time.clone(), stop.clone()));
     }
 
     /// Returns when `/readyz` says so.

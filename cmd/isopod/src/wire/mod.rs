@@ -194,7 +194,7 @@ impl Cluster {
         self.api.vital("the API server's listener", serving);
         // Watches of in-process clients end with the API server's own token; those over TLS with the listener's.
         self.control_plane.bootstrap().await.context("cannot write the objects that every cluster has")?;
-        self.control_plane.run_controllers(&self.settings, pki, &clock, &self.parts);
+        self.control_plane.run_loops(&self.settings, pki, &clock, &self.parts);
         if let Some(listener) = kubelet {
             let (settings, parts) = (&self.settings, &self.parts);
             self.node = Some(Node::start(settings, pki, &self.control_plane, clock, listener, parts).await?);

@@ -5,10 +5,12 @@
 pub mod all;
 pub mod default_toleration_seconds;
 pub mod namespace_lifecycle;
+pub mod node_restriction;
 pub mod priority;
 pub mod rbac_escalation;
 pub mod runtime_class;
 pub mod service_account;
+pub mod storage_object_in_use_protection;
 pub mod taint_nodes_by_condition;
 
 use crate::ApiServer;

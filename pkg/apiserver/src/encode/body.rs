@@ -62,7 +62,8 @@ fn finish(code: u16, form: &Form, body: Body, zipped: bool) -> Response {
     response
 }
 
-fn gzip(bytes: &[u8]) -> Bytes {
+/// Compressed, fast rather than small.
+pub fn gzip(bytes: &[u8]) -> Bytes {
     let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 6), Compression::new(1));
     // Writing into memory does not fail.
     let _ = encoder.write_all(bytes);

@@ -59,6 +59,8 @@ pub struct Form {
     pub beta: bool,
     pub pretty: bool,
     pub gzip: bool,
+    /// The metadata of a list was asked for: `PartialObjectMetadataList`.
+    pub of_list: bool,
 }
 
 impl Form {
@@ -97,6 +99,31 @@ fn clauses(header: &str) -> Vec<Clause<'_>> {
     all
 }
 
+/// What a route of a resource can answer with.
+pub const OBJECTS: [&str; 3] = [JSON, YAML, PROTOBUF];
+/// The same for a list, which may become a watch.
+pub const LISTS: [&str; 5] =
+    [JSON, YAML, PROTOBUF, "application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
+
+/// 406 if a route has nothing of what the client accepts. Upstream's router asks this before any handler does, and knows of no
+/// wildcard but `*/*`.
+pub fn acceptable(headers: &HeaderMap, representations: &[&str]) -> Result<(), Status> {
+    let accept = headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let known = |media: &str| media == "*/*" || representations.contains(&media);
+    if accept.trim().is_empty() || clauses(accept).iter().any(|c| known(c.media)) {
+        return Ok(());
+    }
+    let all = representations.join(", ");
+    let mut status = Status::not_acceptable(format!("406: Not Acceptable\n\nAvailable representations: {all}"));
+    status.details = Some(Default::default());
+    Err(status)
+}
+
+pub fn takes_gzip(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(http::header::ACCEPT_ENCODING).iter().filter_map(|v| v.to_str().ok());
+    values.flat_map(|v| v.split(',')).any(|e| e.trim().split(';').next() == Some("gzip"))
+}
+
 /// Negotiates the form of an object or list. `transforms`: whether tables and metadata may be asked for.
 pub fn form(headers: &HeaderMap, query: &Query, transforms: bool) -> Result<Form, Status> {
     let accept = headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
@@ -110,12 +137,7 @@ pub fn form(headers: &HeaderMap, query: &Query, transforms: bool) -> Result<Form
         })?
     };
     form.pretty |= pretty(headers, query);
-    form.gzip = headers
-        .get_all(http::header::ACCEPT_ENCODING)
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(','))
-        .any(|e| e.trim().split(';').next() == Some("gzip"));
+    form.gzip = takes_gzip(headers);
     if let Shape::Table(include) = &mut form.shape {
         *include = match query.get("includeObject").unwrap_or_default() {
             "" | "Metadata" => Include::Metadata,
@@ -156,6 +178,7 @@ fn accepted(clause: &Clause, transforms: bool) -> Option<Form> {
             "PartialObjectMetadata" | "PartialObjectMetadataList" => Shape::Metadata,
             _ => return None,
         };
+        form.of_list = kind == "PartialObjectMetadataList";
     }
     Some(form)
 }
@@ -187,6 +210,25 @@ pub fn body_media(headers: &HeaderMap) -> Result<Media, Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_route_has_representations() {
+        let check = |accept: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("accept", accept.parse().unwrap());
+            acceptable(&headers, &OBJECTS).is_ok()
+        };
+        for (accept, wanted) in [
+            ("", true),
+            ("*/*", true),
+            ("application/*", false),
+            ("text/html, application/json;q=0.1", true),
+            ("application/json;as=Table;v=v1;g=meta.k8s.io", true),
+            ("application/cbor", false),
+        ] {
+            assert_eq!(check(accept), wanted, "{accept}");
+        }
+    }
 
     #[test]
     fn accept_headers() {

@@ -9,6 +9,7 @@ pub mod scale;
 pub mod token;
 
 use crate::ApiServer;
+use crate::encode::negotiate::{self, OBJECTS};
 use crate::verbs::{self, Call};
 use axum::body::Body;
 use axum::response::Response;
@@ -20,8 +21,12 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call, body: Body) -> Result
     let served = served.ok_or_else(Status::no_such_path)?;
     // `connect` stands for every method in upstream's discovery of streams: verbs there are get and create.
     let streams = matches!(served.name.as_str(), "exec" | "attach" | "portforward" | "proxy");
-    if !streams && !served.verbs.contains(&call.info.verb) {
+    let head = call.parts.method == http::Method::HEAD;
+    if !streams && (head || !served.verbs.contains(&call.info.verb)) {
         return Err(verbs::not_allowed());
+    }
+    if !streams && served.name != "log" {
+        negotiate::acceptable(&call.parts.headers, &OBJECTS)?;
     }
     let own_type = served.gvk.as_ref().is_none_or(|gvk| *gvk == call.kind.gvk);
     match (call.info.subresource.as_str(), call.info.verb.as_str()) {

@@ -1,6 +1,7 @@
 //! `serviceaccounts/token`: issues a token, bound to a pod, secret or node if the request says so (KEP-1205, KEP-4193).
 
 use crate::ApiServer;
+use crate::admission::{self, Operation};
 use crate::encode::{self, body, decode};
 use crate::options::WriteOptions;
 use crate::verbs::Call;
@@ -21,6 +22,7 @@ pub async fn create(server: &ApiServer, call: &Call, body: Body) -> Result<Respo
     let bytes = decode::read(body).await?;
     let mut wanted = decode::object(&call.parts.headers, &bytes, &gvk, &schema, options.validation)?.value;
     isopod_kinds::defaults::apply(&mut wanted, &schema);
+    admission::mutate(server, &call.intent(&options), Operation::Create, &mut wanted, None).await?;
 
     let (namespace, name) = (&call.info.namespace, &call.info.name);
     let account = server.read("", "serviceaccounts", namespace, name).await?;

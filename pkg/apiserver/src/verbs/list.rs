@@ -15,12 +15,12 @@ use isopod_kinds::Kind;
 use isopod_store::{KeyRange, RangeRequest, Revision, StoreError};
 use std::sync::Arc;
 
-const TOO_OLD: &str = "The provided continue parameter is too old to display a consistent list result. You must start a new list without the continue parameter.";
+const TOO_OLD: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.";
 /// How many keys one read of the history asks for at least.
 const BATCH: usize = 500;
 
 pub async fn list(server: &ApiServer, call: &Call) -> Result<Response, Status> {
-    let form = call.form()?;
+    let form = call.list_form()?;
     let options = ListOptions::parse(&call.query, false)?;
     let filter = call.filter()?;
     let kind = call.stored_kind(server);
@@ -48,7 +48,7 @@ pub async fn read(
             return Ok(page.of_snapshot(&cache.snapshot(), revision, &token.start));
         }
         return page.at(server, token.revision, &token.start).await.map_err(|e| match e.code {
-            410 => Status::expired(TOO_OLD),
+            410 => outdated(token),
             _ => e,
         });
     }
@@ -57,7 +57,10 @@ pub async fn read(
             let revision = server.hub.fresh().await?;
             Ok(page.of_snapshot(&cache.snapshot(), revision, ""))
         }
-        // What is at hand is sent whole: with this revision a limit has never been kept.
+        // What is at hand is sent whole: from its cache, which has no Events, upstream has never kept a limit.
+        (Some(0), _) if kind.storage.gvk.kind == "Event" => {
+            Ok(page.of_snapshot(&cache.snapshot(), server.hub.revision(), ""))
+        }
         (Some(0), _) => Ok(Page { limit: 0, ..page }.of_snapshot(&cache.snapshot(), server.hub.revision(), "")),
         (Some(revision), Some(Match::Exact)) => page.at(server, revision, "").await,
         // Without a match, a limit has always meant the exact revision.
@@ -67,6 +70,13 @@ pub async fn read(
             Ok(page.of_snapshot(&cache.snapshot(), server.hub.revision(), ""))
         }
     }
+}
+
+/// The revision of a token is compacted away: the client may go on at its key with what is there now.
+fn outdated(token: Continue) -> Status {
+    let mut status = Status::expired(TOO_OLD);
+    status.continue_token = Continue { revision: -1, start: token.start }.encode();
+    status
 }
 
 struct Page<'a> {

@@ -11,7 +11,7 @@ pub mod watch;
 
 use crate::ApiServer;
 use crate::cache::entry::{Entry, Filter};
-use crate::encode::negotiate::{self, Form};
+use crate::encode::negotiate::{self, Form, LISTS, OBJECTS, Shape};
 use crate::encode::{self, body};
 use crate::options::WriteOptions;
 use crate::ownership;
@@ -42,7 +42,34 @@ pub struct Call {
 
 impl Call {
     pub fn form(&self) -> Result<Form, Status> {
-        negotiate::form(&self.parts.headers, &self.query, true)
+        let form = negotiate::form(&self.parts.headers, &self.query, true)?;
+        if form.of_list && self.info.verb != "watch" {
+            let m = "you requested PartialObjectMetadataList, but the requested object is not a list";
+            return Err(Status::not_acceptable(format!("{m} ({})", self.go_type(""))));
+        }
+        Ok(form)
+    }
+
+    /// The form of a list.
+    pub fn list_form(&self) -> Result<Form, Status> {
+        let form = negotiate::form(&self.parts.headers, &self.query, true)?;
+        if form.shape == Shape::Metadata && !form.of_list {
+            let m = "you requested PartialObjectMetadata, but the requested object is a list";
+            return Err(Status::not_acceptable(format!("{m} ({})", self.go_type("List"))));
+        }
+        Ok(form)
+    }
+
+    /// What upstream's errors call the type: `*core.PodList`.
+    fn go_type(&self, suffix: &str) -> String {
+        let gvk = &self.kind.storage.gvk;
+        let package = match gvk.group.as_str() {
+            _ if self.kind.schema.custom => return format!("*unstructured.Unstructured{suffix}"),
+            "" => "core",
+            "internal.apiserver.k8s.io" => "apiserverinternal",
+            group => group.split('.').next().unwrap_or_default(),
+        };
+        format!("*{package}.{}{suffix}", gvk.kind)
     }
 
     pub fn intent(&self, options: &WriteOptions) -> Intent {
@@ -127,12 +154,20 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call, body: Body) -> Result
         "get" | "update" | "patch" | "delete" => !call.info.name.is_empty(),
         _ => false,
     };
-    if !fits || !call.kind.verbs.iter().any(|v| v == verb) {
+    // Upstream's routes of objects know no HEAD.
+    let head = call.parts.method == http::Method::HEAD;
+    if head || !fits || !call.kind.verbs.iter().any(|v| v == verb) {
         return Err(not_allowed());
     }
     if call.kind.namespaced && call.info.namespace.is_empty() && !matches!(verb, "list" | "watch") {
         return Err(not_allowed());
     }
+    let deprecation = call.kind.hooks.deprecation();
+    if !deprecation.is_empty() {
+        call.warnings.lock().push(deprecation.to_owned());
+    }
+    let representations: &[&str] = if matches!(verb, "list" | "watch") { &LISTS } else { &OBJECTS };
+    negotiate::acceptable(&call.parts.headers, representations)?;
     match verb {
         "get" => get::get(server, &call).await,
         "list" => list::list(server, &call).await,

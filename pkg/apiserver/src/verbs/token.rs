@@ -41,7 +41,7 @@ impl Continue {
             |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
         let bytes = URL_SAFE_NO_PAD.decode(token.trim_end_matches('='));
         let bytes = bytes.map_err(|_| invalid("illegal base64 data"))?;
-        let encoded: Encoded = serde_json::from_slice(&bytes).map_err(|e| invalid(&e.to_string()))?;
+        let encoded: Encoded = serde_json::from_slice(&bytes).map_err(|e| invalid(&unreadable(&bytes, &e)))?;
         if encoded.version != "meta.k8s.io/v1" {
             let v = encoded.version;
             return Err(invalid(&format!("server does not recognize this encoded version {v:?}")));
@@ -59,6 +59,23 @@ impl Continue {
     }
 }
 
+/// In the words of Go's decoder where the token does not even begin as JSON.
+fn unreadable(bytes: &[u8], error: &serde_json::Error) -> String {
+    match bytes.iter().find(|b| !b.is_ascii_whitespace()) {
+        None => "unexpected end of JSON input".to_owned(),
+        Some(b'{' | b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n') => error.to_string(),
+        Some(b) => {
+            let shown = match *b {
+                b'\'' => r"\'".to_owned(),
+                b if b.is_ascii_graphic() || b == b' ' => char::from(b).to_string(),
+                b if b < 0x80 => format!("\\x{b:02x}"),
+                b => format!("\\u{b:04x}"),
+            };
+            format!("invalid character '{shown}' looking for beginning of value")
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,6 +86,8 @@ mod tests {
         let want = URL_SAFE_NO_PAD.encode(r#"{"v":"meta.k8s.io/v1","rv":42,"start":"default/a\u0000"}"#);
         assert_eq!(token.encode(), want);
         assert_eq!(Continue::decode(&want).unwrap(), token);
+        let words = Continue::decode("nonsense").unwrap_err().message;
+        assert!(words.ends_with(r"invalid character '\u009e' looking for beginning of value"), "{words}");
         for bad in ["x", "e30", &URL_SAFE_NO_PAD.encode(r#"{"v":"meta.k8s.io/v1","rv":1,"start":"../a"}"#)] {
             assert_eq!(Continue::decode(bad).unwrap_err().code, 400, "{bad}");
         }

@@ -315,7 +315,11 @@ impl Encoder {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
         let gvk = if self.form.shape == Shape::Object { &self.kind.gvk } else { &self.kind.storage.gvk };
-        let object = json!({"kind": gvk.kind, "apiVersion": gvk.api_version(), "metadata": metadata});
+        let mut object = json!({"kind": gvk.kind, "apiVersion": gvk.api_version(), "metadata": metadata});
+        if self.form.shape == Shape::Object {
+            // Go writes an empty object of the kind.
+            isopod_schema::json::canonicalize(&mut object, &self.kind.schema);
+        }
         // A bookmark is no object of its kind: conversions do not apply.
         let bytes = match (self.form.media, self.form.shape) {
             (Media::Json, Shape::Object) => to_json(&object),

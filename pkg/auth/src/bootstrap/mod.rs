@@ -23,7 +23,6 @@ pub fn objects() -> Vec<Value> {
             }
         }
     }
-    collect_aggregated(&mut objects);
     objects
 }
 
@@ -84,19 +83,6 @@ fn extend(object: &mut Value, part: &str) {
             push(object, "rules", rule);
         }
         _ => {}
-    }
-}
-
-/// Fills in the rules of aggregated roles, as the aggregation controller would. They nest: admin collects what edit does.
-fn collect_aggregated(objects: &mut [Value]) {
-    let rbac = crate::rbac::Rbac::new();
-    for object in objects.iter() {
-        rbac.apply(object);
-    }
-    for object in objects.iter_mut().filter(|o| o.get("aggregationRule").is_some()) {
-        let name = object["metadata"]["name"].as_str().unwrap_or_default();
-        let rules = rbac.role_rules("ClusterRole", name, "").unwrap_or_default();
-        object["rules"] = serde_json::to_value(rules).unwrap_or_default();
     }
 }
 
