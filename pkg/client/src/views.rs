@@ -111,9 +111,11 @@ views! {
         host_ip: String,
     }
     Resources { requests: BTreeMap<String, Quantity>, limits: BTreeMap<String, Quantity> }
-    /// A volume: its name and, when it is one, the claim that it mounts.
-    VolumeRef { name: String, persistent_volume_claim: Option<ClaimRef> }
+    /// A volume: its name and, when it is one, the claim that it mounts, or that is made for it.
+    VolumeRef { name: String, persistent_volume_claim: Option<ClaimRef>, ephemeral: Option<EphemeralVolume> }
     ClaimRef { claim_name: String, read_only: bool }
+    /// That there is one: its claim is named after pod and volume.
+    EphemeralVolume {}
 
     Affinity {
         node_affinity: Option<NodeAffinity>,
@@ -352,6 +354,11 @@ objects! {
     Deployment = namespaced("apps", "v1", "deployments");
     Lease = namespaced("coordination.k8s.io", "v1", "leases");
 }
+
+mod storage;
+mod workloads;
+pub use storage::*;
+pub use workloads::*;
 
 impl View for MetaOnly {
     const METADATA_ONLY: bool = true;

@@ -13,8 +13,8 @@ pub struct Row {
 }
 
 macro_rules! rows {
-    ($($name:literal, $account:literal, $module:ident;)*) => {
-        &[$(Row { name: $name, account: $account, run: |c| Box::pin(crate::$module::run(c)) }),*]
+    ($($name:literal, $account:literal, $($module:ident)::+;)*) => {
+        &[$(Row { name: $name, account: $account, run: |c| Box::pin(crate::$($module)::+::run(c)) }),*]
     };
 }
 
@@ -22,6 +22,7 @@ pub const ALL: &[Row] = rows! {
     "namespace-controller", "namespace-controller", namespace;
     "deployment-controller", "deployment-controller", deployment;
     "replicaset-controller", "replicaset-controller", replica_set;
+    "replicationcontroller-controller", "replication-controller", replica_set::replication;
     "endpoints-controller", "endpoint-controller", endpoints;
     "endpointslice-controller", "endpointslice-controller", endpoint_slice;
     "serviceaccount-controller", "service-account-controller", service_account;
@@ -32,6 +33,9 @@ pub const ALL: &[Row] = rows! {
     "pod-garbage-collector-controller", "pod-garbage-collector", pod_gc;
     "clusterrole-aggregation-controller", "clusterrole-aggregation-controller", cluster_role_aggregation;
     "root-ca-certificate-publisher-controller", "root-ca-cert-publisher", root_ca;
+    "persistentvolumeclaim-protection-controller", "pvc-protection-controller", protection::claims;
+    "persistentvolume-protection-controller", "pv-protection-controller", protection::volumes;
+    "volumeattributesclass-protection-controller", "volumeattributesclass-protection-controller", protection::classes;
 };
 
 #[cfg(test)]

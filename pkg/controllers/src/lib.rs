@@ -19,6 +19,7 @@ mod namespace;
 mod node_ipam;
 mod node_lifecycle;
 mod pod_gc;
+mod protection;
 mod replica_set;
 mod root_ca;
 mod service_account;

@@ -1,6 +1,6 @@
-//! Keeps as many pods as a replica set asks for.
+//! Keeps as many pods as a replica set asks for, and likewise for replication controllers.
 //!
-//! Watches replica sets and pods; writes pods (create, delete, owner references) and the replica set's status. Invariants:
+//! Watches the sets and pods; writes pods (create, delete, owner references) and the set's status. Invariants:
 //! a set acts only when its cache shows everything that it did before (see [`crate::expectations`]), so it never creates or
 //! deletes too many; it touches only pods that it controls, and adopts only orphans that its selector matches.
 
@@ -15,14 +15,39 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use isopod_client::events::{Kind, ObjectRef};
 use isopod_client::queue::WorkQueue;
-use isopod_client::views::{Meta, OwnerReference, Pod, ReplicaSet};
-use isopod_client::{Change, Informer};
+use isopod_client::views::{Meta, MetaOnly, OwnerReference, Pod, ReplicaSet, ReplicationController};
+use isopod_client::{Change, Informer, Resource, View};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
-const API_VERSION: &str = "apps/v1";
-const KIND: &str = "ReplicaSet";
+/// A kind that asks for replicas of a pod.
+trait Set: View + AsRef<ReplicaSet> {
+    const API_VERSION: &str;
+    const KIND: &str;
+    /// Whether the kind's status counts the pods that are ending.
+    const COUNTS_TERMINATING: bool;
+    fn resource() -> Resource;
+}
+
+impl Set for ReplicaSet {
+    const API_VERSION: &str = "apps/v1";
+    const KIND: &str = "ReplicaSet";
+    const COUNTS_TERMINATING: bool = true;
+    fn resource() -> Resource {
+        ReplicaSet::resource()
+    }
+}
+
+impl Set for ReplicationController {
+    const API_VERSION: &str = "v1";
+    const KIND: &str = "ReplicationController";
+    const COUNTS_TERMINATING: bool = false;
+    fn resource() -> Resource {
+        ReplicationController::resource()
+    }
+}
+
 /// Creations or deletions of one pass.
 const BURST: usize = 500;
 /// Index of pods by the uid of their controller; orphans are under [`orphans_of`] their namespace.
@@ -30,9 +55,9 @@ const BY_CONTROLLER: &str = "controller";
 /// Index of replica sets by the uid of their controller.
 const SETS_BY_CONTROLLER: &str = "controller";
 
-struct ReplicaSets {
+struct Replicas<T: Set> {
     context: Context,
-    sets: Informer<ReplicaSet>,
+    sets: Informer<T>,
     pods: Informer<Pod>,
     expectations: Arc<Expectations>,
 }
@@ -53,23 +78,36 @@ pub(crate) fn pods_of(pods: &Informer<Pod>, owner_uid: &str) -> Vec<Arc<Pod>> {
 }
 
 pub async fn run(context: Context) {
-    let sets = context.informer::<ReplicaSet>(ReplicaSet::resource());
+    run_for::<ReplicaSet>(context).await;
+}
+
+/// The controller of replication controllers.
+pub(crate) mod replication {
+    pub async fn run(context: super::Context) {
+        super::run_for::<super::ReplicationController>(context).await;
+    }
+}
+
+async fn run_for<T: Set>(context: Context) {
+    let sets = context.informer::<T>(T::resource());
     let pods = context.informer::<Pod>(Pod::resource());
     index_pods(&pods);
-    sets.add_index(SETS_BY_CONTROLLER, |s| s.metadata.controller().map(|c| c.uid.clone()).into_iter().collect());
+    sets.add_index(SETS_BY_CONTROLLER, |s| {
+        s.as_ref().metadata.controller().map(|c| c.uid.clone()).into_iter().collect()
+    });
     sets.synced().await;
     pods.synced().await;
     let queue = WorkQueue::new(context.clock.clone());
     let expectations = Arc::new(Expectations::new(context.clock.clone()));
     context.feed_own(&sets, &queue);
     feed_pods(&context, &sets, &pods, &queue, &expectations);
-    let controller = Arc::new(ReplicaSets { context: context.clone(), sets, pods, expectations });
+    let controller = Arc::new(Replicas { context: context.clone(), sets, pods, expectations });
     context.work(controller, queue, 5).await;
 }
 
-fn feed_pods(
+fn feed_pods<T: Set>(
     context: &Context,
-    sets: &Informer<ReplicaSet>,
+    sets: &Informer<T>,
     pods: &Informer<Pod>,
     queue: &WorkQueue<Key>,
     expectations: &Arc<Expectations>,
@@ -78,12 +116,12 @@ fn feed_pods(
     context.feed(pods, move |change| match change {
         Change::Applied { old, new } => {
             if let Some(old) = &old
-                && controller_of(old) != controller_of(&new)
-                && let Some(key) = controller_of(old)
+                && controller_of::<T>(old) != controller_of::<T>(&new)
+                && let Some(key) = controller_of::<T>(old)
             {
                 queue.add(key);
             }
-            match controller_of(&new) {
+            match controller_of::<T>(&new) {
                 Some(key) => {
                     let remade = old.as_ref().is_some_and(|o| o.metadata.uid != new.metadata.uid);
                     if let (true, Some(old)) = (remade, &old) {
@@ -102,7 +140,7 @@ fn feed_pods(
             }
         }
         Change::Deleted(pod) => {
-            if let Some(key) = controller_of(&pod) {
+            if let Some(key) = controller_of::<T>(&pod) {
                 expectations.deleted(&key, &pod.metadata.uid);
                 queue.add(key);
             }
@@ -111,14 +149,15 @@ fn feed_pods(
     });
 }
 
-fn controller_of(pod: &Pod) -> Option<Key> {
+fn controller_of<T: Set>(pod: &Pod) -> Option<Key> {
     let owner: &OwnerReference = pod.metadata.controller()?;
-    (owner.kind == KIND).then(|| Key::new(&pod.metadata.namespace, &owner.name))
+    (owner.kind == T::KIND).then(|| Key::new(&pod.metadata.namespace, &owner.name))
 }
 
 /// Wakes the sets that may adopt an orphan.
-fn add_adopters(sets: &Informer<ReplicaSet>, orphan: &Meta, queue: &WorkQueue<Key>) {
+fn add_adopters<T: Set>(sets: &Informer<T>, orphan: &Meta, queue: &WorkQueue<Key>) {
     for set in sets.list_namespace(&orphan.namespace) {
+        let set: &ReplicaSet = (*set).as_ref();
         if !set.spec.selector.is_empty() && set.spec.selector.matches(&orphan.labels) {
             queue.add(Key::of(&set.metadata));
         }
@@ -161,30 +200,32 @@ pub(crate) fn pod_from_template(template: &Value, owner_name: &str, namespace: &
 }
 
 #[async_trait]
-impl Controller for ReplicaSets {
+impl<T: Set> Controller for Replicas<T> {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>, Error> {
         let Some(set) = self.sets.get(&key.namespace, &key.name) else {
             self.expectations.forget(key);
             return Ok(None);
         };
+        let set: &ReplicaSet = (*set).as_ref();
         let may_act = self.expectations.are_met(key);
-        let (active, terminating) = self.claim(&set).await?;
+        let (active, terminating) = self.claim(set).await?;
         let now = self.context.clock.now();
         let failed = if may_act {
-            let need = plan(&set, &active, &self.related(&set), now);
-            self.act(key, &set, need).await.err()
+            let need = plan(set, &active, &self.related(set), now);
+            self.act(key, set, need).await.err()
         } else {
             None
         };
         let failure = failed.as_ref().map(|e| (active.len(), failure_text(e)));
-        let new = status::calculate(&set, &active, &terminating, failure, now);
-        if let Some(op) = status::write(&set, &new) {
+        let terminating = T::COUNTS_TERMINATING.then_some(terminating.len());
+        let new = status::calculate(set, &active, terminating, failure, now);
+        if let Some(op) = status::write(T::resource(), set, &new) {
             self.context.apply(&op).await?;
         }
         match failed {
             Some(e) => Err(e),
             None if !may_act => Ok(self.expectations.expire_in(key)),
-            None => Ok(status::next_check(&set, &active, now)),
+            None => Ok(status::next_check(set, &active, now)),
         }
     }
 }
@@ -193,7 +234,7 @@ fn failure_text(e: &Error) -> String {
     e.api().map_or_else(|| e.to_string(), ToString::to_string)
 }
 
-impl ReplicaSets {
+impl<T: Set> Replicas<T> {
     /// The active and the terminating pods of the set, after adopting and releasing.
     async fn claim(&self, set: &ReplicaSet) -> Result<(Vec<Arc<Pod>>, Vec<Arc<Pod>>), Error> {
         let (mut active, mut terminating, mut may_adopt) = (Vec::new(), Vec::new(), None);
@@ -223,7 +264,7 @@ impl ReplicaSets {
                     if may_adopt == Some(false) {
                         continue;
                     }
-                    let reference = ownership::controller_reference(API_VERSION, KIND, &set.metadata);
+                    let reference = ownership::controller_reference(T::API_VERSION, T::KIND, &set.metadata);
                     ownership::adopt(Pod::resource(), &pod.metadata, reference)
                 }
             };
@@ -239,8 +280,8 @@ impl ReplicaSets {
 
     /// Asks the server itself whether the set still is and is not being deleted: a stale cache must not adopt.
     async fn is_alive(&self, set: &ReplicaSet) -> Result<bool, Error> {
-        let calls = self.context.calls(ReplicaSet::resource());
-        let fresh: Option<ReplicaSet> = calls.find(&set.metadata.namespace, &set.metadata.name).await?;
+        let calls = self.context.calls(T::resource());
+        let fresh: Option<MetaOnly> = calls.find(&set.metadata.namespace, &set.metadata.name).await?;
         Ok(fresh.is_some_and(|f| f.metadata.uid == set.metadata.uid && !f.metadata.is_being_deleted()))
     }
 
@@ -252,7 +293,7 @@ impl ReplicaSets {
                 .sets
                 .by_index(SETS_BY_CONTROLLER, &c.uid)
                 .iter()
-                .flat_map(|s| pods_of(&self.pods, &s.metadata.uid))
+                .flat_map(|s| pods_of(&self.pods, s.uid()))
                 .collect(),
         }
     }
@@ -267,8 +308,8 @@ impl ReplicaSets {
 
     /// Creates in batches of 1, 2, 4 …: when the first ones fail (a quota), the others are not tried.
     async fn create(&self, key: &Key, set: &ReplicaSet, count: usize) -> Result<(), Error> {
-        let about = ObjectRef::new(API_VERSION, KIND, &set.metadata);
-        let reference = ownership::controller_reference(API_VERSION, KIND, &set.metadata);
+        let about = ObjectRef::new(T::API_VERSION, T::KIND, &set.metadata);
+        let reference = ownership::controller_reference(T::API_VERSION, T::KIND, &set.metadata);
         let object = pod_from_template(&set.spec.template.parse(), &key.name, &key.namespace, reference);
         let op = Op::create(Pod::resource(), &key.namespace, object);
         self.expectations.expect_creations(key, count);
@@ -307,7 +348,7 @@ impl ReplicaSets {
     }
 
     async fn delete(&self, key: &Key, set: &ReplicaSet, pods: Vec<(String, String)>) -> Result<(), Error> {
-        let about = ObjectRef::new(API_VERSION, KIND, &set.metadata);
+        let about = ObjectRef::new(T::API_VERSION, T::KIND, &set.metadata);
         self.expectations.expect_deletions(key, pods.iter().map(|(_, uid)| uid.clone()));
         let deletions = pods.iter().map(|(name, uid)| async move {
             let op = Op::delete(Pod::resource(), &key.namespace, name).if_uid(uid);

@@ -2,6 +2,7 @@
 
 use crate::op::Op;
 use isopod_api::time;
+use isopod_client::Resource;
 use isopod_client::views::{Condition, Pod, ReplicaSet, ReplicaSetStatus};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -20,11 +21,11 @@ pub(crate) fn is_available(pod: &Pod, min_ready: i32, now: Timestamp) -> bool {
     since.is_some_and(|t| now.duration_since(t).as_secs() >= i64::from(min_ready))
 }
 
-/// `failure`: the number of active pods and the error of a pass that failed.
+/// `terminating`: the number of pods that are ending, of kinds that count them; `failure`: the number of active pods and the error of a pass that failed.
 pub fn calculate(
     set: &ReplicaSet,
     active: &[Arc<Pod>],
-    terminating: &[Arc<Pod>],
+    terminating: Option<usize>,
     failure: Option<(usize, String)>,
     now: Timestamp,
 ) -> ReplicaSetStatus {
@@ -55,14 +56,14 @@ pub fn calculate(
         fully_labeled_replicas: count(&has_labels),
         ready_replicas: count(&Pod::is_ready),
         available_replicas: count(&|p| is_available(p, set.spec.min_ready_seconds, now)),
-        terminating_replicas: Some(terminating.len() as i32),
+        terminating_replicas: terminating.map(|n| n as i32),
         observed_generation: set.metadata.generation,
         conditions,
     }
 }
 
 /// The write of a status that differs from the one in the object.
-pub fn write(set: &ReplicaSet, new: &ReplicaSetStatus) -> Option<Op> {
+pub fn write(resource: Resource, set: &ReplicaSet, new: &ReplicaSetStatus) -> Option<Op> {
     if set.status == *new {
         return None;
     }
@@ -84,7 +85,7 @@ pub fn write(set: &ReplicaSet, new: &ReplicaSetStatus) -> Option<Op> {
         "conditions": conditions,
     });
     let m = &set.metadata;
-    Some(Op::status(ReplicaSet::resource(), &m.namespace, &m.name, json!({"status": status})).if_uid(&m.uid))
+    Some(Op::status(resource, &m.namespace, &m.name, json!({"status": status})).if_uid(&m.uid))
 }
 
 /// When the next ready pod becomes available.
@@ -127,17 +128,17 @@ mod tests {
             pod("True", "2026-01-01T00:00:50Z"),
             pod("False", "2026-01-01T00:00:00Z"),
         ];
-        let new = calculate(&set, &pods, &[], None, now);
+        let new = calculate(&set, &pods, Some(0), None, now);
         assert_eq!(
             (new.replicas, new.fully_labeled_replicas, new.ready_replicas, new.available_replicas),
             (3, 3, 2, 1)
         );
         assert_eq!(next_check(&set, &pods, now), Some(Duration::from_secs(20)));
-        let failed = calculate(&set, &[], &[], Some((0, "no".into())), now);
+        let failed = calculate(&set, &[], None, Some((0, "no".into())), now);
         assert_eq!(failed.conditions[0].reason, "FailedCreate");
         let mut same = set.clone();
         same.status = new.clone();
-        assert_eq!(write(&same, &new), None);
-        assert!(write(&set, &new).unwrap().to_string().contains(r#""availableReplicas":1"#));
+        assert_eq!(write(ReplicaSet::resource(), &same, &new), None);
+        assert!(write(ReplicaSet::resource(), &set, &new).unwrap().to_string().contains(r#""availableReplicas":1"#));
     }
 }
