@@ -1,5 +1,7 @@
 //! What the server does with `metadata`, for every kind alike.
 
+use crate::objects;
+use crate::options::parse_uint_error;
 use crate::pipeline::Intent;
 use isopod_api::{Status, time};
 use serde_json::{Map, Value, json};
@@ -113,8 +115,7 @@ pub fn on_update(intent: &Intent, new: &mut Value, old: &Value, put: bool) -> Re
     let old_uid = old_meta.get("uid").and_then(Value::as_str).unwrap_or_default();
     let other_uid = !uid.is_empty() && uid != old_uid;
     if other_uid && put {
-        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {old_uid}");
-        return Err(Status::conflict(&gvr, &intent.name, why));
+        return Err(uid_conflict(intent, &uid, old_uid));
     }
     let old_version = old_meta.get("resourceVersion").and_then(Value::as_str).unwrap_or_default();
     if version.is_empty() && !intent.kind.hooks.unconditional_update() {
@@ -123,6 +124,11 @@ pub fn on_update(intent: &Intent, new: &mut Value, old: &Value, put: bool) -> Re
         // Upstream names the resource here, not the kind.
         let named = isopod_api::Gvk::new(&gvr.group, &gvr.version, &gvr.resource);
         return Err(Status::invalid(&named, &intent.name, &[error]));
+    }
+    if let Err(e) = version.parse::<u64>()
+        && !version.is_empty()
+    {
+        return Err(Status::new(500, "", parse_uint_error(&version, &e)));
     }
     if !version.is_empty() && version != "0" && version != old_version {
         return Err(Status::outdated(&gvr, &intent.name));
@@ -144,6 +150,15 @@ pub fn on_update(intent: &Intent, new: &mut Value, old: &Value, put: bool) -> Re
     meta.insert("resourceVersion".into(), old_version.into());
     unique_owners(meta);
     Ok(())
+}
+
+/// The uid that a PUT brings is a precondition of the storage, whose error names the key.
+pub fn uid_conflict(intent: &Intent, wanted: &str, found: &str) -> Status {
+    let key = objects::key(&intent.kind, &intent.namespace, &intent.name);
+    let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}");
+    let why =
+        format!("StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {why}");
+    Status::conflict(&intent.kind.gvr(), &intent.name, why)
 }
 
 /// One more when anything but metadata and status changed.

@@ -204,12 +204,10 @@ async fn create_by_update(server: &ApiServer, intent: &Intent, candidate: &dyn C
     let made = candidate.make(None)?;
     intent.warn(made.warnings);
     if let Some(uid) = metadata::uid(&made.object) {
-        let why = match candidate.creates() {
-            Creates::Always => {
-                format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found")
-            }
-            _ => format!("Precondition failed: UID in precondition: {uid}, UID in object meta: "),
-        };
+        if candidate.creates() != Creates::Always {
+            return Err(metadata::uid_conflict(intent, uid, ""));
+        }
+        let why = format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
         return Err(Status::conflict(&intent.kind.gvr(), &intent.name, why));
     }
     chain::check(server, &may_create(intent)).await?;

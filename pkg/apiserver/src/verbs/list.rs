@@ -20,7 +20,7 @@ const TOO_OLD: &str = "The provided continue parameter is too old to display a c
 const BATCH: usize = 500;
 
 pub async fn list(server: &ApiServer, call: &Call) -> Result<Response, Status> {
-    let form = call.form()?;
+    let form = call.list_form()?;
     let options = ListOptions::parse(&call.query, false)?;
     let filter = call.filter()?;
     let kind = call.stored_kind(server);

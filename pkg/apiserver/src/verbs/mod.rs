@@ -70,6 +70,28 @@ impl Call {
         }
     }
 
+    /// Go's type of the answer to this request, with or without `List` at its end.
+    fn go_type(&self, list: &str) -> String {
+        match self.kind.schema.custom {
+            true => format!("*unstructured.Unstructured{list}"),
+            false => format!("*{}{list}", isopod_kinds::golang::internal_type(&self.kind.gvk)),
+        }
+    }
+
+    /// The form of a list.
+    pub fn list_form(&self) -> Result<Form, Status> {
+        let form = self.form()?;
+        form.check(true, &self.go_type("List"))?;
+        Ok(form)
+    }
+
+    /// The form of one object.
+    pub fn object_form(&self) -> Result<Form, Status> {
+        let form = self.form()?;
+        form.check(false, &self.go_type(""))?;
+        Ok(form)
+    }
+
     /// The response that shows an entry.
     pub fn show(&self, code: u16, entry: &Entry, form: &Form) -> Response {
         body::response(code, form, encode::entry(&self.kind, &entry.body, form, self.now))
