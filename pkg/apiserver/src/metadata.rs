@@ -95,6 +95,17 @@ pub fn generate(base: &str) -> String {
     format!("{}{suffix}", &base[..end])
 }
 
+/// The object of a PUT must have the name of the URL.
+pub fn check_name(object: &Value, url: &str) -> Result<(), Status> {
+    match object["metadata"]["name"].as_str().unwrap_or_default() {
+        "" => Err(Status::bad_request(format!(
+            "the name of the object ({url} based on URL) was undeterminable: name must be provided"
+        ))),
+        name if name != url => Err(name_mismatch(name, url)),
+        _ => Ok(()),
+    }
+}
+
 pub fn name_mismatch(object: &str, url: &str) -> Status {
     Status::bad_request(format!("the name of the object ({object}) does not match the name on the URL ({url})"))
 }
@@ -115,7 +126,7 @@ pub fn on_update(intent: &Intent, new: &mut Value, old: &Value, put: bool) -> Re
     let old_uid = old_meta.get("uid").and_then(Value::as_str).unwrap_or_default();
     let other_uid = !uid.is_empty() && uid != old_uid;
     if other_uid && put {
-        return Err(uid_conflict(intent, &uid, old_uid));
+        return Err(precondition(intent, "UID", &uid, old_uid));
     }
     let old_version = old_meta.get("resourceVersion").and_then(Value::as_str).unwrap_or_default();
     if version.is_empty() && !intent.kind.hooks.unconditional_update() {
@@ -152,10 +163,10 @@ pub fn on_update(intent: &Intent, new: &mut Value, old: &Value, put: bool) -> Re
     Ok(())
 }
 
-/// The uid that a PUT brings is a precondition of the storage, whose error names the key.
-pub fn uid_conflict(intent: &Intent, wanted: &str, found: &str) -> Status {
+/// 409 of a precondition that the storage checks, whose error names the key. `what`: `UID` or `ResourceVersion`.
+pub fn precondition(intent: &Intent, what: &str, wanted: &str, found: &str) -> Status {
     let key = objects::key(&intent.kind, &intent.namespace, &intent.name);
-    let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}");
+    let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
     let why =
         format!("StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {why}");
     Status::conflict(&intent.kind.gvr(), &intent.name, why)

@@ -104,18 +104,7 @@ impl Call {
         let fields = FieldSelector::parse(self.query.get("fieldSelector").unwrap_or_default());
         let mut fields = fields.map_err(|e| Status::bad_request(e.to_string()))?;
         for term in &fields.terms {
-            let known = matches!(term.field.as_str(), "metadata.name" | "metadata.namespace")
-                || self.kind.selectable.contains(&term.field);
-            if !known && self.kind.selectable.is_empty() {
-                let m = format!(
-                    "{:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
-                    term.field
-                );
-                return Err(Status::bad_request(m));
-            }
-            if !known {
-                return Err(Status::bad_request(format!("field label not supported: {}", term.field)));
-            }
+            self.kind.check_selectable(&term.field).map_err(Status::bad_request)?;
         }
         // `watch/<resource>/<name>` and the like.
         if !self.info.name.is_empty() && fields.exact("metadata.name").is_none() {
