@@ -200,3 +200,17 @@ impl fmt::Display for FieldError {
         write!(f, "{}: {}", self.field, self.body())
     }
 }
+
+/// Many errors as one text, which says the same thing once only.
+pub fn aggregate(errors: &[FieldError]) -> String {
+    let mut texts: Vec<String> = Vec::new();
+    for e in errors.iter().map(ToString::to_string) {
+        if !texts.contains(&e) {
+            texts.push(e);
+        }
+    }
+    match texts.as_slice() {
+        [one] => one.clone(),
+        many => format!("[{}]", many.join(", ")),
+    }
+}

@@ -114,17 +114,7 @@ impl Status {
     }
     pub fn invalid(gvk: &Gvk, name: &str, errors: &[FieldError]) -> Self {
         let qualified = if gvk.group.is_empty() { gvk.kind.clone() } else { format!("{}.{}", gvk.kind, gvk.group) };
-        // The message says the same thing once only; the causes below do not.
-        let mut texts: Vec<String> = Vec::new();
-        for e in errors.iter().map(ToString::to_string) {
-            if !texts.contains(&e) {
-                texts.push(e);
-            }
-        }
-        let text = match texts.as_slice() {
-            [one] => one.clone(),
-            many => format!("[{}]", many.join(", ")),
-        };
+        let text = crate::field::aggregate(errors);
         let mut s = Self::new(422, "Invalid", format!("{qualified} {name:?} is invalid: {text}"));
         s.details = Some(Details {
             name: name.to_owned(),

@@ -25,6 +25,8 @@ enum Plan {
     Remove,
     /// It is marked and goes when its kubelet or its finalizers let it.
     Mark(Value),
+    /// It is marked first, which watchers see, and goes then: a graceful deletion that nobody needs to wait for.
+    MarkAndRemove(Value),
     /// It is marked well enough already.
     Pending,
 }
@@ -37,19 +39,33 @@ pub async fn delete(server: &ApiServer, intent: &Intent, options: &DeleteOptions
         check(intent, &old, options)?;
         admission::validate(server, intent, Operation::Delete, None, Some(&old)).await?;
         let plan = plan(&intent.kind, &old, options, intent.now);
-        let new = match plan {
+        let (new, last) = match plan {
             Plan::Pending => return Ok(Done { entry: current.entry, created: false, removed: false }),
-            Plan::Remove => None,
-            Plan::Mark(new) => Some(new),
+            Plan::Remove => (None, true),
+            Plan::Mark(new) => (Some(new), false),
+            Plan::MarkAndRemove(new) => (Some(new), true),
         };
         if intent.dry_run {
             let entry = match &new {
-                Some(marked) => pipeline::entry_of(server, intent, &intent.name, marked, current.revision)?,
+                Some(new) => pipeline::entry_of(server, intent, &intent.name, new, current.revision)?,
                 None => current.entry,
             };
-            return Ok(Done { entry, created: false, removed: new.is_none() });
+            return Ok(Done { entry, created: false, removed: last });
         }
-        if let Some(done) = store(server, intent, &current, &old, new).await? {
+        let marks = new.is_some();
+        let Some(done) = store(server, intent, &current, &old, new).await? else { continue };
+        if !(marks && last) {
+            return Ok(done);
+        }
+        // Whoever removes it meanwhile does what this delete wants.
+        let Some(marked) = server.current(&intent.kind, &intent.namespace, &intent.name).await? else {
+            return Ok(Done { removed: true, ..done });
+        };
+        let value = marked.value(&intent.kind);
+        if metadata::uid(&value) != metadata::uid(&old) {
+            return Ok(Done { removed: true, ..done });
+        }
+        if let Some(done) = store(server, intent, &marked, &value, None).await? {
             return Ok(done);
         }
     }
@@ -82,8 +98,8 @@ async fn store(
 }
 
 fn check(intent: &Intent, old: &Value, options: &DeleteOptions) -> Result<(), Status> {
-    // Upstream names the kind here, not the resource.
-    let gvk = &intent.kind.gvk;
+    // Upstream names the kind here, not the resource, and that of the stored group: events of either are the core group's.
+    let gvk = &intent.kind.storage.gvk;
     let named = isopod_api::Gvr::new(&gvk.group, &gvk.version, &gvk.kind);
     let conflict = |why: String| Err(Status::conflict(&named, &intent.name, why));
     let uid = metadata::uid(old).unwrap_or_default();
@@ -109,33 +125,51 @@ fn is_namespace(kind: &Kind) -> bool {
 fn plan(kind: &Kind, old: &Value, options: &DeleteOptions, now: Timestamp) -> Plan {
     let asked = options.grace_period_seconds.map(|s| if s < 0 { 1 } else { s });
     let deleted = old["metadata"]["deletionTimestamp"].as_str().and_then(time::parse);
+    let before = old["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
     let mut new = old.clone();
     let finalizers = finalizers(kind, old, options);
     let same_finalizers = finalizers == texts(&old["metadata"]["finalizers"]);
     set_finalizers(&mut new, &finalizers);
-    let mut grace = 0;
-    match (deleted, kind.hooks.graceful_delete(old, asked)) {
-        (Some(at), Some(_)) if old["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) > 0 => {
-            let before = old["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
-            match asked {
-                Some(wanted) if wanted < before => grace = shorten(&mut new, at, before, wanted, now),
-                _ => return Plan::Pending,
-            }
-        }
-        (Some(_), _) => {}
-        (None, wanted) => {
-            grace = wanted.unwrap_or(0);
-            mark(&mut new, now, grace);
-        }
-    }
     if is_namespace(kind) {
-        new["status"]["phase"] = "Terminating".into();
+        return namespace_plan(new, old, deleted.is_none(), now);
     }
-    let held = !finalizers.is_empty() || (is_namespace(kind) && !texts(&new["spec"]["finalizers"]).is_empty());
-    if !held && grace == 0 {
-        return Plan::Remove;
+    // The grace period that this delete gives, where the kind knows any.
+    let graceful = match (deleted, kind.hooks.graceful_delete(old, asked)) {
+        (Some(at), Some(_)) if before > 0 => match asked {
+            Some(wanted) if wanted < before => Some(shorten(&mut new, at, before, wanted, now)),
+            _ => return Plan::Pending,
+        },
+        (None, Some(grace)) => {
+            mark(&mut new, now, grace);
+            Some(grace)
+        }
+        _ => None,
+    };
+    match graceful {
+        Some(0) if finalizers.is_empty() => Plan::MarkAndRemove(new),
+        Some(_) => Plan::Mark(new),
+        None if finalizers.is_empty() => Plan::Remove,
+        None => {
+            if deleted.is_none() {
+                mark(&mut new, now, 0);
+            }
+            if new == *old && same_finalizers { Plan::Pending } else { Plan::Mark(new) }
+        }
     }
-    if new == *old && same_finalizers { Plan::Pending } else { Plan::Mark(new) }
+}
+
+/// A namespace is marked by the first delete, whatever holds it; its controller takes the finalizers away and deletes again.
+fn namespace_plan(mut new: Value, old: &Value, first: bool, now: Timestamp) -> Plan {
+    if first {
+        new["metadata"]["deletionTimestamp"] = time::format(now).into();
+    }
+    new["status"]["phase"] = "Terminating".into();
+    let held = !texts(&new["metadata"]["finalizers"]).is_empty() || !texts(&new["spec"]["finalizers"]).is_empty();
+    match (held, new == *old) {
+        (false, _) if !first => Plan::Remove,
+        (true, true) => Plan::Pending,
+        _ => Plan::Mark(new),
+    }
 }
 
 /// Brings the end of a graceful deletion nearer, not into the past. Returns the new grace period.

@@ -1,5 +1,7 @@
 //! What the server does with `metadata`, for every kind alike.
 
+use crate::objects;
+use crate::options::parse_uint_error;
 use crate::pipeline::Intent;
 use isopod_api::{Status, time};
 use serde_json::{Map, Value, json};
@@ -93,6 +95,17 @@ pub fn generate(base: &str) -> String {
     format!("{}{suffix}", &base[..end])
 }
 
+/// The object of a PUT must have the name of the URL.
+pub fn check_name(object: &Value, url: &str) -> Result<(), Status> {
+    match object["metadata"]["name"].as_str().unwrap_or_default() {
+        "" => Err(Status::bad_request(format!(
+            "the name of the object ({url} based on URL) was undeterminable: name must be provided"
+        ))),
+        name if name != url => Err(name_mismatch(name, url)),
+        _ => Ok(()),
+    }
+}
+
 pub fn name_mismatch(object: &str, url: &str) -> Status {
     Status::bad_request(format!("the name of the object ({object}) does not match the name on the URL ({url})"))
 }
@@ -113,8 +126,7 @@ pub fn on_update(intent: &Intent, new: &mut Value, old: &Value, put: bool) -> Re
     let old_uid = old_meta.get("uid").and_then(Value::as_str).unwrap_or_default();
     let other_uid = !uid.is_empty() && uid != old_uid;
     if other_uid && put {
-        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {old_uid}");
-        return Err(Status::conflict(&gvr, &intent.name, why));
+        return Err(precondition(intent, "UID", &uid, old_uid));
     }
     let old_version = old_meta.get("resourceVersion").and_then(Value::as_str).unwrap_or_default();
     if version.is_empty() && !intent.kind.hooks.unconditional_update() {
@@ -123,6 +135,11 @@ pub fn on_update(intent: &Intent, new: &mut Value, old: &Value, put: bool) -> Re
         // Upstream names the resource here, not the kind.
         let named = isopod_api::Gvk::new(&gvr.group, &gvr.version, &gvr.resource);
         return Err(Status::invalid(&named, &intent.name, &[error]));
+    }
+    if let Err(e) = version.parse::<u64>()
+        && !version.is_empty()
+    {
+        return Err(Status::new(500, "", parse_uint_error(&version, &e)));
     }
     if !version.is_empty() && version != "0" && version != old_version {
         return Err(Status::outdated(&gvr, &intent.name));
@@ -144,6 +161,15 @@ pub fn on_update(intent: &Intent, new: &mut Value, old: &Value, put: bool) -> Re
     meta.insert("resourceVersion".into(), old_version.into());
     unique_owners(meta);
     Ok(())
+}
+
+/// 409 of a precondition that the storage checks, whose error names the key. `what`: `UID` or `ResourceVersion`.
+pub fn precondition(intent: &Intent, what: &str, wanted: &str, found: &str) -> Status {
+    let key = objects::key(&intent.kind, &intent.namespace, &intent.name);
+    let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
+    let why =
+        format!("StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {why}");
+    Status::conflict(&intent.kind.gvr(), &intent.name, why)
 }
 
 /// One more when anything but metadata and status changed.

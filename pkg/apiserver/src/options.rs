@@ -70,15 +70,6 @@ fn dry_run<'a>(kind: &str, values: impl Iterator<Item = &'a str>) -> Result<bool
     Ok(!values.is_empty())
 }
 
-/// Options are decoded without naming what they were to become.
-fn without_type(mut status: Status, kind: &str) -> Status {
-    let prefix = format!("{kind} in version \"v1\" cannot be handled as a {kind}: ");
-    if let Some(rest) = status.message.strip_prefix(&prefix) {
-        status.message = rest.to_owned();
-    }
-    status
-}
-
 /// What happens to dependents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Propagation {
@@ -147,8 +138,8 @@ impl DeleteOptions {
                 if let Some(object) = parsed.as_object_mut() {
                     object.remove("apiVersion");
                 }
-                let decoded = decode::value(parsed, &gvk, &schema, FieldValidation::Ignore);
-                decoded.map_err(|e| without_type(e, "DeleteOptions"))?.value
+                let decoded = decode::parsed(parsed, &gvk, &schema, FieldValidation::Ignore);
+                decoded.map_err(|e| Status::bad_request(e.why()))?.value
             }
         };
         let text = |v: &Value| v.as_str().filter(|s| !s.is_empty()).map(str::to_owned);
@@ -216,18 +207,9 @@ impl ListOptions {
                 .map(|n| Some(n.max(0) as u64))
                 .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {v:?}: invalid syntax"))),
         };
+        let version = resource_version(query.get("resourceVersion"));
         let options = ListOptions {
-            resource_version: match resource_version(query.get("resourceVersion")) {
-                // Upstream's watch does not look at it until it has begun.
-                Err(e) if watch => return Err(Status::new(500, "", format!("resourceVersion: {}", e.message))),
-                Err(e) => {
-                    return Err(Status::bad_request(format!(
-                        "invalid resource version: resourceVersion: {}",
-                        e.message
-                    )));
-                }
-                Ok(revision) => revision,
-            },
+            resource_version: *version.as_ref().unwrap_or(&Some(-1)),
             version_match: match query.get("resourceVersionMatch").unwrap_or_default() {
                 "" => None,
                 "Exact" => Some(Match::Exact),
@@ -246,7 +228,12 @@ impl ListOptions {
             timeout_seconds: number("timeoutSeconds")?,
         };
         options.check()?;
-        Ok(options)
+        match version {
+            // A watch meets it in the cache, whose errors are no answers.
+            Err(why) if watch => Err(Status::new(500, "", why)),
+            Err(why) => Err(invalid_version(&why)),
+            Ok(_) => Ok(options),
+        }
     }
 
     fn check(&self) -> Result<(), Status> {
@@ -293,13 +280,27 @@ impl ListOptions {
     }
 }
 
-/// Parses `resourceVersion`; empty is `None`.
-pub fn resource_version(text: Option<&str>) -> Result<Option<i64>, Status> {
+/// Parses `resourceVersion`; empty is `None`. The error is upstream's text about it.
+pub fn resource_version(text: Option<&str>) -> Result<Option<i64>, String> {
     match text.unwrap_or_default() {
         "" => Ok(None),
-        v => v.parse::<u64>().map(|n| Some(n as i64)).map_err(|_| {
-            let why = format!("strconv.ParseUint: parsing {v:?}: invalid syntax");
-            Status::bad_request(format!("Invalid value: {v:?}: {why}"))
-        }),
+        v => v
+            .parse::<u64>()
+            .map(|n| Some(n as i64))
+            .map_err(|e| FieldError::invalid(&Path::new("resourceVersion"), v, parse_uint_error(v, &e)).to_string()),
     }
+}
+
+/// What Go's `strconv.ParseUint` says.
+pub fn parse_uint_error(text: &str, error: &std::num::ParseIntError) -> String {
+    let why = match error.kind() {
+        std::num::IntErrorKind::PosOverflow => "value out of range",
+        _ => "invalid syntax",
+    };
+    format!("strconv.ParseUint: parsing {text:?}: {why}")
+}
+
+/// 400 for a read of such a revision.
+pub fn invalid_version(why: &str) -> Status {
+    Status::bad_request(format!("invalid resource version: {why}"))
 }

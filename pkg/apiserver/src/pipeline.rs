@@ -105,6 +105,8 @@ async fn create_as(server: &ApiServer, intent: &Intent, body: &Value, owned: boo
         json::canonicalize(&mut new, &intent.kind.schema);
         validate_create(intent, &new)?;
         admission::validate(server, intent, Operation::Create, Some(&new), None).await?;
+        // What upstream reads back from its store is defaulted once more, with what the server has set since.
+        apply_defaults(intent, &mut new);
         let name = new["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         if intent.dry_run {
             if server.current(&intent.kind, &intent.namespace, &name).await?.is_some() {
@@ -204,12 +206,10 @@ async fn create_by_update(server: &ApiServer, intent: &Intent, candidate: &dyn C
     let made = candidate.make(None)?;
     intent.warn(made.warnings);
     if let Some(uid) = metadata::uid(&made.object) {
-        let why = match candidate.creates() {
-            Creates::Always => {
-                format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found")
-            }
-            _ => format!("Precondition failed: UID in precondition: {uid}, UID in object meta: "),
-        };
+        if candidate.creates() != Creates::Always {
+            return Err(metadata::precondition(intent, "UID", uid, ""));
+        }
+        let why = format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
         return Err(Status::conflict(&intent.kind.gvr(), &intent.name, why));
     }
     chain::check(server, &may_create(intent)).await?;
@@ -303,9 +303,11 @@ fn keep(new: &mut Value, old: &Value, key: &str) {
 
 fn validate_create(intent: &Intent, new: &Value) -> Result<(), Status> {
     let kind = &intent.kind;
-    let mut errors = isopod_kinds::metadata::validate_create(kind, new);
-    errors.extend(validate::types(new, &kind.schema));
-    errors.extend(kind.hooks.validate_create(&intent.ctx(), new));
+    let errors = isopod_kinds::metadata::with_own_rules(kind, new, || {
+        let mut errors = validate::types(new, &kind.schema);
+        errors.extend(kind.hooks.validate_create(&intent.ctx(), new));
+        errors
+    });
     intent.invalid(new, errors)?;
     intent.warn(kind.hooks.warnings(&intent.ctx(), new, None));
     Ok(())

@@ -4,7 +4,7 @@
 //!
 //! Invariant: only the shown value of an error changes, never whether there is one.
 
-use isopod_api::FieldErrors;
+use isopod_api::{FieldErrors, Gvk};
 use isopod_schema::types::{Field, Node, Object};
 use serde_json::Value;
 
@@ -58,6 +58,16 @@ fn find<'a>(schema: &'a Object, path: &str) -> Option<&'a Node> {
         }
     }
     node
+}
+
+/// A kind's internal type in Go: `core.Pod`, `rbac.Role`. Events of either group are the core group's.
+pub fn internal_type(gvk: &Gvk) -> String {
+    let package = match gvk.group.as_str() {
+        "" | "events.k8s.io" => "core",
+        "internal.apiserver.k8s.io" => "apiserverinternal",
+        group => group.split('.').next().unwrap_or_default(),
+    };
+    format!("{package}.{}", gvk.kind)
 }
 
 /// Types of `meta/v1` are one and the same inside and outside.
@@ -117,14 +127,9 @@ fn list<I: Iterator>(out: &mut String, open: char, close: char, items: I, each: 
     out.push(close);
 }
 
-/// Plain JSON with the characters that Go's encoder escapes for HTML.
+/// Plain JSON as Go's encoder writes it.
 fn escape(out: &mut String, value: &Value) {
-    for c in value.to_string().chars() {
-        match c {
-            '<' | '>' | '&' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
-            c => out.push(c),
-        }
-    }
+    out.push_str(&isopod_schema::json::html_escaped(&value.to_string()));
 }
 
 /// Words that Go spells in capitals where they begin a name.

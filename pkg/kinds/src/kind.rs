@@ -38,6 +38,26 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// Whether field selectors may name a field; else what upstream says about it.
+    pub fn check_selectable(&self, field: &str) -> Result<(), String> {
+        // A kind with fields of its own lists the common ones too, where they are not always empty.
+        let common = field == "metadata.name"
+            || field == "metadata.namespace" && (self.namespaced || self.selectable.is_empty());
+        if common || self.selectable.iter().any(|f| f == field) {
+            return Ok(());
+        }
+        Err(match (self.gvk.group.as_str(), self.gvk.kind.as_str()) {
+            _ if self.selectable.is_empty() => {
+                format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+            }
+            ("batch", "Job") => format!("field label {field:?} not supported for Job"),
+            ("resource.k8s.io", "ResourceSlice") => format!("field label not supported for {}: {field}", self.gvk),
+            _ => format!("field label not supported: {field}"),
+        })
+    }
+}
+
 /// How objects of a kind lie in the store. Two served versions of one resource share it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Storage {
@@ -106,6 +126,14 @@ pub trait Hooks: Send + Sync {
     /// Texts for `Warning` headers.
     fn warnings(&self, _ctx: &Ctx, _new: &Value, _old: Option<&Value>) -> Vec<String> {
         Vec::new()
+    }
+    /// Texts for `Warning` headers of a delete. `propagates`: its options say what happens to dependents.
+    fn delete_warnings(&self, _propagates: bool) -> Vec<String> {
+        Vec::new()
+    }
+    /// Annotations that stand in fields of upstream's internal type: an object shows them, its metadata alone does not.
+    fn internal_annotations(&self) -> &[&str] {
+        &[]
     }
     /// Whether `metadata.generation` is kept for this kind (false: core/v1 ConfigMap, Secret, Event, Lease … never set it).
     fn generation(&self) -> bool {

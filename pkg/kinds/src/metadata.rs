@@ -29,6 +29,27 @@ fn ip_name(name: &str, _prefix: bool) -> Vec<String> {
     names::ip(&Path::root(), name).into_iter().map(|e| e.detail).collect()
 }
 
+/// Kinds whose own rules say nothing of the metadata, or say it themselves: what holds for all objects is looked at only
+/// when these have nothing to say.
+fn own_rules_first(gvk: &Gvk) -> bool {
+    matches!(
+        (gvk.group.as_str(), gvk.kind.as_str()),
+        ("" | "events.k8s.io", "Event") | ("policy", "PodDisruptionBudget")
+    )
+}
+
+/// All rules of a new object; `own` are those of its kind.
+pub fn with_own_rules(kind: &Kind, obj: &Value, own: impl FnOnce() -> FieldErrors) -> FieldErrors {
+    if own_rules_first(&kind.gvk) {
+        let errs = own();
+        let all = || create(obj.at("metadata"), kind.namespaced, names::name_is_path_segment, &Path::new("metadata"));
+        return if errs.is_empty() { all() } else { errs };
+    }
+    let mut errs = validate_create(kind, obj);
+    errs.extend(own());
+    errs
+}
+
 pub fn validate_create(kind: &Kind, obj: &Value) -> FieldErrors {
     let path = Path::new("metadata");
     let mut errs = create(obj.at("metadata"), kind.namespaced, name_rule(&kind.gvk), &path);

@@ -45,6 +45,10 @@ pub struct Strategy {
     /// An update through any other subresource: its name, new, old.
     pub update_other: fn(&str, &Value, &Value) -> FieldErrors,
     pub warnings: fn(&Value, Option<&Value>) -> Vec<String>,
+    /// Warning about a delete that does not say what becomes of dependents; empty: none.
+    pub orphaning: &'static str,
+    /// Annotations that upstream's internal type holds as fields, so that metadata alone does not show them.
+    pub internal_annotations: &'static [&'static str],
     pub grace: fn(&Value, Option<i64>) -> Option<i64>,
     pub scale: Option<ScalePaths>,
     pub select: fn(&Value, &str) -> String,
@@ -71,6 +75,8 @@ pub const PLAIN: Strategy = Strategy {
     update_status: |_, _| Vec::new(),
     update_other: |_, _, _| Vec::new(),
     warnings: |_, _| Vec::new(),
+    orphaning: "",
+    internal_annotations: &[],
     grace: |_, _| None,
     scale: None,
     select: text_at,
@@ -118,6 +124,13 @@ impl Hooks for Strategy {
             "" | "scale" => (self.warnings)(new, old),
             _ => Vec::new(),
         }
+    }
+    fn delete_warnings(&self, propagates: bool) -> Vec<String> {
+        let warns = !propagates && !self.orphaning.is_empty();
+        warns.then(|| self.orphaning.to_owned()).into_iter().collect()
+    }
+    fn internal_annotations(&self) -> &[&str] {
+        self.internal_annotations
     }
     fn generation(&self) -> bool {
         self.generation

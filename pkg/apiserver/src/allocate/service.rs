@@ -241,7 +241,7 @@ async fn assign_ports(
                 by_port.iter().find(|(n, p, _)| *n == port["port"] && *p != port["protocol"]).map(|(.., np)| *np);
             let number = match shared {
                 Some(number) => number,
-                None => free_port(server, &claimed).await?,
+                None => free_port(server, intent, &claimed).await?,
             };
             service["spec"]["ports"][i]["nodePort"] = number.into();
             claimed.insert(number);
@@ -256,7 +256,7 @@ async fn assign_ports(
     }
     if rules::needs_health_check_node_port(service) {
         let given = service["spec"]["healthCheckNodePort"].as_u64().unwrap_or(0) as u16;
-        let number = if given == 0 { free_port(server, &claimed).await? } else { given };
+        let number = if given == 0 { free_port(server, intent, &claimed).await? } else { given };
         if given != 0 && !held.contains(&given) {
             check_port(server, intent, service, &Path::new("spec").child("healthCheckNodePort"), given).await?;
         }
@@ -290,7 +290,14 @@ async fn check_port(
     Err(Status::invalid(&intent.kind.gvk, name, &[FieldError::invalid(path, port, why)]))
 }
 
-async fn free_port(server: &ApiServer, claimed: &HashSet<u16>) -> Result<u16, Status> {
+/// What a dry run's ports are counted on from, beyond any range.
+const DRY_RUN_PORT: u16 = 32768;
+
+async fn free_port(server: &ApiServer, intent: &Intent, claimed: &HashSet<u16>) -> Result<u16, Status> {
+    // A dry run shows that there will be a port, not which one.
+    if intent.dry_run {
+        return Ok(claimed.iter().max().copied().unwrap_or(DRY_RUN_PORT).saturating_add(1));
+    }
     let range = server.config.node_ports.clone();
     for _ in 0..PROBES {
         let port = rand::rng().random_range(range.clone());

@@ -3,8 +3,8 @@
 use super::{Candidate, Made};
 use crate::encode::decode::{self, FieldValidation};
 use http::HeaderMap;
-use isopod_api::{Gvk, Status};
-use isopod_schema::patch::{self, PatchError};
+use isopod_api::{FieldError, Gvk, Path, Status};
+use isopod_schema::patch::{self, Opened, PatchError};
 use isopod_schema::types::Object;
 use serde_json::Value;
 use std::sync::Arc;
@@ -102,7 +102,20 @@ impl Patch {
                     .with_empty_details()
             }
         })?;
-        let decoded = decode::value(patched, &self.gvk, &self.schema, self.validation)?;
+        let opened = match self.ty {
+            PatchType::Json => Opened::by_operations(&self.patch),
+            PatchType::Merge => Opened::by_merge(&self.patch),
+            _ => {
+                let decoded = decode::value(patched, &self.gvk, &self.schema, self.validation)?;
+                return Ok(Made { object: decoded.value, warnings: decoded.warnings, owned: false });
+            }
+        };
+        let decoded = decode::parsed(patched.clone(), &self.gvk, &self.schema, self.validation);
+        let decoded = decoded.map_err(|e| {
+            let text = patch::patched_text(&patched, &self.schema, &opened);
+            let error = FieldError::invalid(&Path::new("patch"), text, e.why());
+            Status::invalid(&Gvk::new("", "", ""), "", &[error])
+        })?;
         Ok(Made { object: decoded.value, warnings: decoded.warnings, owned: false })
     }
 }

@@ -89,7 +89,7 @@ fn list_value(kind: &Kind, list: &List, form: &Form, now: Timestamp) -> Value {
         }
         Shape::Table(_) => table::table(kind, &objects, "", form, now),
         Shape::Metadata => {
-            let items: Vec<Value> = objects.iter().map(|o| partial(o, form)).collect();
+            let items: Vec<Value> = objects.iter().map(|o| partial(kind, o, form)).collect();
             json!({"kind": "PartialObjectMetadataList", "apiVersion": form.meta_version(), "items": items})
         }
     };
@@ -136,7 +136,9 @@ fn stream(kind: &Arc<Kind>, list: List, form: &Form, now: Timestamp) -> Response
             let row = table::row(&item_kind, &served(&item_kind, &entry.body), &item_form, now);
             out.extend_from_slice(&to_json(&row));
         }
-        Shape::Metadata => out.extend_from_slice(&to_json(&partial(&served(&item_kind, &entry.body), &item_form))),
+        Shape::Metadata => {
+            out.extend_from_slice(&to_json(&partial(&item_kind, &served(&item_kind, &entry.body), &item_form)))
+        }
     };
     let chunks = Chunks { head: Some(head), entries: list.entries.into_iter(), first: true, done: false, item };
     let body = if zip {
@@ -220,7 +222,7 @@ fn protobuf_list(kind: &Kind, list: &List, form: &Form) -> Bytes {
     for entry in &list.entries {
         let value = served(kind, &entry.body);
         let item = match &metadata_only {
-            Some(object) => proto::encode(&partial(&value, form), object),
+            Some(object) => proto::encode(&partial(kind, &value, form), object),
             None => proto::encode(&value, &kind.schema),
         };
         message(&mut raw, 2, &item);

@@ -49,6 +49,37 @@ pub async fn read(mut body: Body) -> Result<Bytes, Status> {
     }
 }
 
+/// Why what could be read is no object of the wanted type.
+#[derive(Debug)]
+pub enum Refusal {
+    /// It cannot be decoded; upstream says into what in front of it.
+    Undecodable(String),
+    /// It is the same kind in another version.
+    Version(String),
+}
+
+impl Refusal {
+    /// The reason alone.
+    pub fn why(self) -> String {
+        match self {
+            Refusal::Undecodable(why) | Refusal::Version(why) => why,
+        }
+    }
+
+    /// The answer to a body that says it is a `kind` of `api_version`.
+    fn status(self, api_version: &str, kind: &str, gvk: &Gvk) -> Status {
+        match self {
+            Refusal::Undecodable(why) => {
+                let version = GroupVersion::parse(api_version).map_or_else(|| gvk.version.clone(), |gv| gv.version);
+                let kind = if kind.is_empty() { &gvk.kind } else { kind };
+                let m = format!("{kind} in version {version:?} cannot be handled as a {}: {why}", gvk.kind);
+                Status::bad_request(m)
+            }
+            Refusal::Version(why) => Status::bad_request(why),
+        }
+    }
+}
+
 /// Decodes an object that should be a `gvk`; `apiVersion` and `kind` may be left out.
 pub fn object(
     headers: &HeaderMap,
@@ -58,64 +89,63 @@ pub fn object(
     validation: FieldValidation,
 ) -> Result<Decoded, Status> {
     let media = negotiate::body_media(headers)?;
-    let (value, unknown, duplicate) = match media {
-        Media::Protobuf => {
-            let unknown = proto::envelope::unwrap(body).map_err(|e| unrecognized(gvk, &e, body))?;
-            let (av, kind) = (unknown.api_version.clone(), unknown.kind.clone());
-            check_type(&av, &kind, gvk)?;
-            let value = proto::decode(unknown.raw, schema).map_err(|e| cannot_be(&av, &kind, gvk, &e))?;
-            (value, Vec::new(), Vec::new())
-        }
-        Media::Json | Media::Yaml => {
-            let parsed = parse_text(media, body).map_err(|e| unrecognized(gvk, &e, body))?;
-            let text = |key: &str| parsed.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-            let (av, kind) = (text("apiVersion"), text("kind"));
-            if !parsed.is_object() {
-                let why = format!("{NO_TYPE}json: cannot unmarshal into Go value of type struct");
-                return Err(unrecognized(gvk, &why, body));
-            }
-            check_type(&av, &kind, gvk)?;
-            let decoded = match media {
-                // From the bytes: fields that stand twice are seen only there.
-                Media::Json => json::decode(body, schema),
-                _ => json::decode_value(parsed, schema),
-            };
-            let decoded = decoded.map_err(|e| cannot_be(&av, &kind, gvk, &e))?;
-            (decoded.value, decoded.unknown, decoded.duplicate)
-        }
-    };
-    finish(value, unknown, duplicate, gvk, validation)
+    if media == Media::Protobuf {
+        let unknown = proto::envelope::unwrap(body).map_err(|e| unrecognized(gvk, &e, body))?;
+        let (av, kind) = (unknown.api_version.as_str(), unknown.kind.as_str());
+        let decoded = check_type(av, kind, gvk, schema).and_then(|()| {
+            let value = proto::decode(unknown.raw, schema).map_err(|e| Refusal::Undecodable(e.to_string()))?;
+            Ok(Decoded { value: typed(value, gvk), warnings: Vec::new() })
+        });
+        return decoded.map_err(|e| e.status(av, kind, gvk));
+    }
+    let parsed = parse_text(media, body).map_err(|e| unrecognized(gvk, &e, body))?;
+    let (av, kind) = stated_type(&parsed, schema).map_err(|e| unrecognized(gvk, &e, body))?;
+    let decoded = check_type(&av, &kind, gvk, schema).and_then(|()| {
+        let decoded = match media {
+            // From the bytes: fields that stand twice are seen only there.
+            Media::Json => json::decode(body, schema),
+            _ => json::decode_value(parsed, schema),
+        };
+        finish(decoded, gvk, validation)
+    });
+    decoded.map_err(|e| e.status(&av, &kind, gvk))
 }
 
-/// Decodes a value that is parsed already, the result of a patch for example.
+/// Decodes a value that is parsed already, the result of an apply for example.
 pub fn value(value: Value, gvk: &Gvk, schema: &Object, validation: FieldValidation) -> Result<Decoded, Status> {
     let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (av, kind) = (text("apiVersion"), text("kind"));
-    check_type(&av, &kind, gvk)?;
-    let decoded = json::decode_value(value, schema).map_err(|e| cannot_be(&av, &kind, gvk, &e))?;
-    finish(decoded.value, decoded.unknown, decoded.duplicate, gvk, validation)
+    parsed(value, gvk, schema, validation).map_err(|e| e.status(&av, &kind, gvk))
 }
 
-fn finish(
-    mut value: Value,
-    unknown: Vec<String>,
-    duplicate: Vec<String>,
-    gvk: &Gvk,
-    validation: FieldValidation,
-) -> Result<Decoded, Status> {
+/// As [`value`], for callers that answer in words of their own.
+pub fn parsed(value: Value, gvk: &Gvk, schema: &Object, validation: FieldValidation) -> Result<Decoded, Refusal> {
+    let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
+    check_type(text("apiVersion"), text("kind"), gvk, schema)?;
+    finish(json::decode_value(value, schema), gvk, validation)
+}
+
+fn typed(mut value: Value, gvk: &Gvk) -> Value {
     if let Some(object) = value.as_object_mut() {
         object.insert("apiVersion".into(), gvk.api_version().into());
         object.insert("kind".into(), gvk.kind.clone().into());
     }
-    let duplicates = duplicate.iter().map(|f| format!("duplicate field {f:?}"));
-    let found: Vec<String> = unknown.iter().map(|f| format!("unknown field {f:?}")).chain(duplicates).collect();
+    value
+}
+
+fn finish(
+    decoded: Result<json::Decoded, json::DecodeError>,
+    gvk: &Gvk,
+    validation: FieldValidation,
+) -> Result<Decoded, Refusal> {
+    let decoded = decoded.map_err(|e| Refusal::Undecodable(e.to_string()))?;
+    let value = typed(decoded.value, gvk);
+    let duplicates = decoded.duplicate.iter().map(|f| format!("duplicate field {f:?}"));
+    let unknown = decoded.unknown.iter().map(|f| format!("unknown field {f:?}"));
+    let found: Vec<String> = unknown.chain(duplicates).collect();
     match validation {
         FieldValidation::Strict if !found.is_empty() => {
-            let (kind, version) = (&gvk.kind, &gvk.version);
-            let all = found.join(", ");
-            let m =
-                format!("{kind} in version {version:?} cannot be handled as a {kind}: strict decoding error: {all}");
-            Err(Status::bad_request(m))
+            Err(Refusal::Undecodable(format!("strict decoding error: {}", found.join(", "))))
         }
         FieldValidation::Warn => Ok(Decoded { value, warnings: found }),
         _ => Ok(Decoded { value, warnings: Vec::new() }),
@@ -129,33 +159,65 @@ const NO_TYPE: &str = "couldn't get version/kind; json parse error: ";
 pub fn parse_text(media: Media, body: &[u8]) -> Result<Value, String> {
     match media {
         Media::Yaml => serde_yaml_ng::from_slice(body).map_err(|e| format!("yaml: {e}")),
-        _ => serde_json::from_slice(body).map_err(|e| format!("{NO_TYPE}{e}")),
+        _ => json::parse(body).map_err(|e| format!("{NO_TYPE}{e}")),
     }
 }
 
-fn check_type(api_version: &str, kind: &str, gvk: &Gvk) -> Result<(), Status> {
+/// The type that upstream looks for in a text before it decodes it, as Go shows it.
+const TYPE_STRUCT: &str =
+    r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
+
+/// `apiVersion` and `kind` of a text. `null` is an empty object to Go, but for custom resources.
+fn stated_type(parsed: &Value, schema: &Object) -> Result<(String, String), String> {
+    let noun = |v: &Value| match v {
+        Value::Object(_) => "object",
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::Null => "null",
+    };
+    if !(parsed.is_object() || (parsed.is_null() && !schema.custom)) {
+        return Err(format!("{NO_TYPE}json: cannot unmarshal {} into Go value of type {TYPE_STRUCT}", noun(parsed)));
+    }
+    let text = |key: &str| match parsed.get(key) {
+        None | Some(Value::Null) => Ok(String::new()),
+        Some(Value::String(s)) => Ok(s.clone()),
+        Some(v) => {
+            Err(format!("{NO_TYPE}json: cannot unmarshal {} into Go struct field .{key} of type string", noun(v)))
+        }
+    };
+    let (api_version, kind) = (text("apiVersion")?, text("kind")?);
+    if !api_version.is_empty() && GroupVersion::parse(&api_version).is_none() {
+        return Err(format!("unexpected GroupVersion string: {api_version}"));
+    }
+    Ok((api_version, kind))
+}
+
+/// Where upstream makes the table of its types, which its errors name.
+const SCHEME: &str = "pkg/runtime/scheme.go:111";
+
+/// A body that says what it is must be a `gvk`.
+fn check_type(api_version: &str, kind: &str, gvk: &Gvk, schema: &Object) -> Result<(), Refusal> {
     let want = gvk.api_version();
     let version = if api_version.is_empty() { want.as_str() } else { api_version };
     let kind = if kind.is_empty() { gvk.kind.as_str() } else { kind };
-    if kind == gvk.kind && version != want {
-        return Err(Status::bad_request(format!(
-            "the API version in the data ({version}) does not match the expected API version ({want})"
-        )));
+    if kind == gvk.kind && version == want {
+        return Ok(());
     }
-    if kind != gvk.kind {
-        let short = GroupVersion::parse(version).map(|gv| gv.version).unwrap_or_default();
-        return Err(Status::bad_request(format!(
-            "{kind} in version {short:?} cannot be handled as a {}: converting ({short}.{kind}) to ({}.{}): unknown conversion",
-            gvk.kind, gvk.version, gvk.kind
-        )));
+    let gv = GroupVersion::parse(version).unwrap_or_else(|| GroupVersion::new("", ""));
+    let stated = Gvk::new(&gv.group, &gv.version, kind);
+    // Custom resources are whatever they say they are.
+    if !schema.custom && isopod_schema::facts::builtin().object_of(&stated).is_none() {
+        let why = format!("no kind {kind:?} is registered for version {version:?} in scheme {SCHEME:?}");
+        return Err(Refusal::Undecodable(why));
     }
-    Ok(())
-}
-
-fn cannot_be(api_version: &str, kind: &str, gvk: &Gvk, why: &dyn std::fmt::Display) -> Status {
-    let version = GroupVersion::parse(api_version).map(|gv| gv.version).unwrap_or_else(|| gvk.version.clone());
-    let kind = if kind.is_empty() { &gvk.kind } else { kind };
-    Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {}: {why}", gvk.kind))
+    if kind == gvk.kind {
+        let why = "does not match the expected API version";
+        return Err(Refusal::Version(format!("the API version in the data ({version}) {why} ({want})")));
+    }
+    let (from, to) = (format!("{}.{kind}", gv.version), isopod_kinds::golang::internal_type(gvk));
+    Err(Refusal::Undecodable(format!("converting ({from}) to ({to}): unknown conversion")))
 }
 
 fn unrecognized(gvk: &Gvk, why: &dyn std::fmt::Display, body: &[u8]) -> Status {

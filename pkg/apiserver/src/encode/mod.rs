@@ -46,12 +46,12 @@ pub fn entry(kind: &Kind, body: &Bytes, form: &Form, now: Timestamp) -> Bytes {
             text(&table::table(kind, &[value], &revision, form, now), form)
         }
         (Media::Protobuf, Shape::Metadata) => {
-            let partial = partial(&served(kind, body), form);
+            let partial = partial(kind, &served(kind, body), form);
             let object = meta_object("PartialObjectMetadata");
             let raw = object.map(|o| proto::encode(&partial, &o)).unwrap_or_default();
             proto::envelope::wrap(form.meta_version(), "PartialObjectMetadata", &raw).into()
         }
-        (_, Shape::Metadata) => text(&partial(&served(kind, body), form), form),
+        (_, Shape::Metadata) => text(&partial(kind, &served(kind, body), form), form),
     }
 }
 
@@ -86,16 +86,25 @@ fn protobuf(kind: &Kind, value: &Value) -> Bytes {
 }
 
 /// `PartialObjectMetadata` of an object.
-pub fn partial(object: &Value, form: &Form) -> Value {
-    let metadata = object.get("metadata").cloned().unwrap_or_else(|| json!({}));
+pub fn partial(kind: &Kind, object: &Value, form: &Form) -> Value {
+    let mut metadata = object.get("metadata").cloned().unwrap_or_else(|| json!({}));
+    let annotations = kind.hooks.internal_annotations();
+    if let Some(all) =
+        metadata.get_mut("annotations").and_then(Value::as_object_mut).filter(|_| !annotations.is_empty())
+    {
+        all.retain(|key, _| !annotations.contains(&key.as_str()));
+        if all.is_empty() {
+            metadata.as_object_mut().map(|m| m.remove("annotations"));
+        }
+    }
     json!({"kind": "PartialObjectMetadata", "apiVersion": form.meta_version(), "metadata": metadata})
 }
 
 /// A row's `object`.
-pub fn included(object: &Value, form: &Form, include: Include) -> Option<Value> {
+pub fn included(kind: &Kind, object: &Value, form: &Form, include: Include) -> Option<Value> {
     match include {
         Include::None => None,
-        Include::Metadata => Some(partial(object, form)),
+        Include::Metadata => Some(partial(kind, object, form)),
         Include::Object => Some(object.clone()),
     }
 }

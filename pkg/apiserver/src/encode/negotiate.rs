@@ -55,17 +55,30 @@ pub enum Include {
 pub struct Form {
     pub media: Media,
     pub shape: Shape,
+    /// `PartialObjectMetadataList` was asked for by name, which only a list can be.
+    pub only_list: bool,
     /// `v1beta1` of `meta.k8s.io`, for tables and metadata; else `v1`.
     pub beta: bool,
     pub pretty: bool,
     pub gzip: bool,
-    /// The metadata of a list was asked for: `PartialObjectMetadataList`.
-    pub of_list: bool,
 }
 
 impl Form {
     pub fn meta_version(&self) -> &'static str {
         if self.beta { "meta.k8s.io/v1beta1" } else { "meta.k8s.io/v1" }
+    }
+
+    /// Refuses metadata of one object where the answer is a list, and the reverse. `of`: Go's type of the answer.
+    pub fn check(&self, is_list: bool, of: &str) -> Result<(), Status> {
+        if self.shape != Shape::Metadata || self.only_list == is_list {
+            return Ok(());
+        }
+        let m = if is_list {
+            format!("you requested PartialObjectMetadata, but the requested object is a list ({of})")
+        } else {
+            format!("you requested PartialObjectMetadataList, but the requested object is not a list ({of})")
+        };
+        Err(Status::not_acceptable(m))
     }
 
     /// Equal forms have equal bytes.
@@ -178,7 +191,7 @@ fn accepted(clause: &Clause, transforms: bool) -> Option<Form> {
             "PartialObjectMetadata" | "PartialObjectMetadataList" => Shape::Metadata,
             _ => return None,
         };
-        form.of_list = kind == "PartialObjectMetadataList";
+        form.only_list = kind == "PartialObjectMetadataList";
     }
     Some(form)
 }

@@ -17,7 +17,7 @@ pub fn row(kind: &Kind, object: &Value, form: &Form, now: Timestamp) -> Value {
     let cells: Vec<Value> = kind.columns.iter().map(|c| (c.cell)(object, now)).collect();
     let mut row = json!({"cells": cells});
     if let Shape::Table(include) = form.shape {
-        row["object"] = included(object, form, include).unwrap_or(Value::Null);
+        row["object"] = included(kind, object, form, include).unwrap_or(Value::Null);
     }
     row
 }

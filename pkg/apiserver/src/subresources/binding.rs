@@ -3,6 +3,7 @@
 use crate::ApiServer;
 use crate::candidate::update::Raw;
 use crate::encode::{self, body, decode};
+use crate::metadata;
 use crate::options::WriteOptions;
 use crate::pipeline;
 use crate::verbs::Call;
@@ -24,24 +25,30 @@ pub async fn create(server: &ApiServer, call: &Call, request: Body) -> Result<Re
         "" => binding["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
         name => name.to_owned(),
     };
+    if binding["metadata"]["name"].as_str() != Some(name.as_str()) {
+        return Err(Status::bad_request("name in URL does not match name in Binding object"));
+    }
+    let errors = isopod_kinds::kinds::pod::validate_binding(&binding);
+    if !errors.is_empty() {
+        // Upstream's storage returns these as they are, which its handler takes for a failure of the server.
+        return Err(Status::new(500, "", isopod_api::aggregate(&errors)));
+    }
     let pods = server.registry.load().get("", "v1", "pods").cloned().ok_or_else(Status::no_such_path)?;
     let mut intent = call.intent(&options);
     intent.kind = pods;
     intent.name = name.clone();
     intent.subresource = "binding".into();
-    let gvr = intent.kind.gvr();
+    let mut named = intent.kind.gvr();
+    named.resource = "pods/binding".into();
     let now = intent.now;
     let candidate = Raw(|pod: &mut Value| {
-        let conflict = |why: String| Err(Status::conflict(&gvr, &name, why));
-        let uid = binding["metadata"]["uid"].as_str().unwrap_or_default();
-        if !uid.is_empty() && pod["metadata"]["uid"] != uid {
-            let have = pod["metadata"]["uid"].as_str().unwrap_or_default();
-            return conflict(format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {have}"));
-        }
-        let node = binding["target"]["name"].as_str().unwrap_or_default();
-        let kind = binding["target"]["kind"].as_str().unwrap_or_default();
-        if node.is_empty() || !(kind.is_empty() || kind == "Node") {
-            return Err(Status::bad_request("a binding's target must name a node"));
+        let conflict = |why: String| Err(Status::conflict(&named, &name, why));
+        for (key, what) in [("uid", "UID"), ("resourceVersion", "ResourceVersion")] {
+            let text = |object: &Value| object["metadata"][key].as_str().unwrap_or_default().to_owned();
+            let (wanted, found) = (text(&binding), text(pod));
+            if !wanted.is_empty() && wanted != found {
+                return Err(metadata::precondition(&intent, what, &wanted, &found));
+            }
         }
         if pod["metadata"]["deletionTimestamp"].is_string() {
             return conflict(format!("pod {name} is being deleted, cannot be assigned to a host"));
@@ -53,7 +60,7 @@ pub async fn create(server: &ApiServer, call: &Call, request: Body) -> Result<Re
         if pod["spec"]["schedulingGates"].as_array().is_some_and(|g| !g.is_empty()) {
             return conflict(format!("pod {name} has non-empty .spec.schedulingGates"));
         }
-        pod["spec"]["nodeName"] = node.into();
+        pod["spec"]["nodeName"] = binding["target"]["name"].clone();
         merge(&mut pod["metadata"]["annotations"], &binding["metadata"]["annotations"]);
         merge(&mut pod["metadata"]["labels"], &binding["metadata"]["labels"]);
         scheduled(pod, now);

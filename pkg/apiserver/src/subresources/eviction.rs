@@ -24,7 +24,9 @@ pub async fn create(server: &ApiServer, call: &Call, request: Body) -> Result<Re
     let gvk = Gvk::new("policy", "v1", "Eviction");
     let schema = facts::builtin().object_of(&gvk).ok_or_else(|| Status::internal("no schema of Eviction"))?;
     let bytes = decode::read(request).await?;
-    let eviction = decode::object(&call.parts.headers, &bytes, &gvk, &schema, options.validation)?.value;
+    let read = |gvk: &Gvk| decode::object(&call.parts.headers, &bytes, gvk, &schema, options.validation);
+    // Clients of the beta version are still understood, which had the same fields.
+    let eviction = read(&gvk).or_else(|e| read(&Gvk::new("policy", "v1beta1", "Eviction")).map_err(|_| e))?.value;
     let name = eviction["metadata"]["name"].as_str().unwrap_or_default();
     if !name.is_empty() && name != call.info.name {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));

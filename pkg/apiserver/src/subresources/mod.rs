@@ -3,7 +3,7 @@
 
 pub mod binding;
 pub mod eviction;
-pub mod finalize;
+pub mod log;
 pub mod node;
 pub mod scale;
 pub mod token;
@@ -34,8 +34,11 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call, body: Body) -> Result
         ("binding", "create") => binding::create(server, &call, body).await,
         ("eviction", "create") => eviction::create(server, &call, body).await,
         ("token", "create") => token::create(server, &call, body).await,
-        ("finalize", "update") => finalize::update(server, &call, body).await,
-        ("log" | "exec" | "attach" | "portforward" | "proxy", _) => node::serve(server, call, body).await,
+        ("log", _) => {
+            log::check(&call)?;
+            node::serve(server, call, body).await
+        }
+        ("exec" | "attach" | "portforward" | "proxy", _) => node::serve(server, call, body).await,
         (_, "get") if own_type => verbs::get::get(server, &call).await,
         (_, "update") if own_type => verbs::update::update(server, &call, body).await,
         (_, "patch") if own_type => verbs::patch::patch(server, &call, body).await,

@@ -6,6 +6,7 @@ use crate::candidate::patch::{Patch, PatchType};
 use crate::candidate::update::Raw;
 use crate::encode::decode::{self, FieldValidation};
 use crate::encode::{self, body};
+use crate::metadata;
 use crate::options::WriteOptions;
 use crate::ownership::{self, Served};
 use crate::pipeline::{self, Intent};
@@ -57,13 +58,7 @@ pub async fn serve(server: &ApiServer, call: &Call, request: Body) -> Result<Res
         if !version.is_empty() && object["metadata"]["resourceVersion"] != version {
             return Err(Status::outdated(&kind.gvr(), &call.info.name));
         }
-        let mut errors = Vec::new();
-        if scale["spec"]["replicas"].as_i64().unwrap_or(0) < 0 {
-            let path = isopod_api::Path::new("spec").child("replicas");
-            let shown = scale["spec"]["replicas"].clone();
-            errors.push(isopod_api::FieldError::invalid(&path, shown, "must be greater than or equal to 0"));
-        }
-        errors.extend(kind.hooks.apply_scale(object, &scale));
+        let errors = kind.hooks.apply_scale(object, &scale);
         if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&gvk(), &call.info.name, &errors)) }
     });
     let done = pipeline::update(server, &intent, &candidate).await?;
@@ -161,6 +156,7 @@ async fn change(call: &Call, request: Body) -> Result<Change, Status> {
         Some(ty) => Wanted::Patch(Patch::parse(ty, &bytes, gvk(), schema.clone(), options.validation)?),
         None => {
             let decoded = decode::object(&call.parts.headers, &bytes, &gvk(), &schema, options.validation)?;
+            metadata::check_name(&decoded.value, &call.info.name)?;
             Wanted::Put(decoded.value)
         }
     };

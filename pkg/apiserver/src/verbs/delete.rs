@@ -16,6 +16,7 @@ pub async fn delete(server: &ApiServer, call: &Call, body: Body) -> Result<Respo
     let form = call.form()?;
     let options = parse(call, body).await?;
     let intent = call.intent(&WriteOptions { dry_run: options.dry_run, ..Default::default() });
+    intent.warn(call.kind.hooks.delete_warnings(options.propagation.is_some() || options.orphan_dependents.is_some()));
     let done = deletion::delete(server, &intent, &options).await?;
     let code = if !done.removed && options.orphan_dependents == Some(false) { 202 } else { 200 };
     if !done.removed || call.kind.hooks.returns_deleted() {
@@ -43,6 +44,9 @@ pub async fn delete_collection(server: &ApiServer, call: &Call, body: Body) -> R
     let form = call.form()?;
     let options = parse(call, body).await?;
     let filter = call.filter()?;
+    let warnings =
+        call.kind.hooks.delete_warnings(options.propagation.is_some() || options.orphan_dependents.is_some());
+    call.intent(&WriteOptions::default()).warn(warnings);
     let stored_kind = call.stored_kind(server);
     let cache = server.hub.cache(&stored_kind).await?;
     let revision = server.hub.fresh().await?;

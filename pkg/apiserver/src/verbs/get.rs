@@ -2,14 +2,15 @@
 
 use super::Call;
 use crate::ApiServer;
-use crate::options::resource_version;
+use crate::options::{invalid_version, resource_version};
 use axum::response::Response;
 use isopod_api::Status;
 
 pub async fn get(server: &ApiServer, call: &Call) -> Result<Response, Status> {
-    let form = call.form()?;
+    let form = call.object_form()?;
     // Every read is fresh, so a lower bound for the revision is met by itself unless it lies in the future.
-    if let Some(version) = resource_version(call.query.get("resourceVersion"))?.filter(|v| *v > 0) {
+    let version = resource_version(call.query.get("resourceVersion")).map_err(|why| invalid_version(&why))?;
+    if let Some(version) = version.filter(|v| *v > 0) {
         server.hub.wait_for_client(version).await?;
     }
     let entry = server.get_entry(&call.kind, &call.info.namespace, &call.info.name).await?;

@@ -11,7 +11,7 @@ pub mod watch;
 
 use crate::ApiServer;
 use crate::cache::entry::{Entry, Filter};
-use crate::encode::negotiate::{self, Form, LISTS, OBJECTS, Shape};
+use crate::encode::negotiate::{self, Form, LISTS, OBJECTS};
 use crate::encode::{self, body};
 use crate::options::WriteOptions;
 use crate::ownership;
@@ -42,34 +42,7 @@ pub struct Call {
 
 impl Call {
     pub fn form(&self) -> Result<Form, Status> {
-        let form = negotiate::form(&self.parts.headers, &self.query, true)?;
-        if form.of_list && self.info.verb != "watch" {
-            let m = "you requested PartialObjectMetadataList, but the requested object is not a list";
-            return Err(Status::not_acceptable(format!("{m} ({})", self.go_type(""))));
-        }
-        Ok(form)
-    }
-
-    /// The form of a list.
-    pub fn list_form(&self) -> Result<Form, Status> {
-        let form = negotiate::form(&self.parts.headers, &self.query, true)?;
-        if form.shape == Shape::Metadata && !form.of_list {
-            let m = "you requested PartialObjectMetadata, but the requested object is a list";
-            return Err(Status::not_acceptable(format!("{m} ({})", self.go_type("List"))));
-        }
-        Ok(form)
-    }
-
-    /// What upstream's errors call the type: `*core.PodList`.
-    fn go_type(&self, suffix: &str) -> String {
-        let gvk = &self.kind.storage.gvk;
-        let package = match gvk.group.as_str() {
-            _ if self.kind.schema.custom => return format!("*unstructured.Unstructured{suffix}"),
-            "" => "core",
-            "internal.apiserver.k8s.io" => "apiserverinternal",
-            group => group.split('.').next().unwrap_or_default(),
-        };
-        format!("*{package}.{}{suffix}", gvk.kind)
+        negotiate::form(&self.parts.headers, &self.query, true)
     }
 
     pub fn intent(&self, options: &WriteOptions) -> Intent {
@@ -97,6 +70,28 @@ impl Call {
         }
     }
 
+    /// Go's type of the answer to this request, with or without `List` at its end.
+    fn go_type(&self, list: &str) -> String {
+        match self.kind.schema.custom {
+            true => format!("*unstructured.Unstructured{list}"),
+            false => format!("*{}{list}", isopod_kinds::golang::internal_type(&self.kind.gvk)),
+        }
+    }
+
+    /// The form of a list.
+    pub fn list_form(&self) -> Result<Form, Status> {
+        let form = self.form()?;
+        form.check(true, &self.go_type("List"))?;
+        Ok(form)
+    }
+
+    /// The form of one object.
+    pub fn object_form(&self) -> Result<Form, Status> {
+        let form = self.form()?;
+        form.check(false, &self.go_type(""))?;
+        Ok(form)
+    }
+
     /// The response that shows an entry.
     pub fn show(&self, code: u16, entry: &Entry, form: &Form) -> Response {
         body::response(code, form, encode::entry(&self.kind, &entry.body, form, self.now))
@@ -109,18 +104,7 @@ impl Call {
         let fields = FieldSelector::parse(self.query.get("fieldSelector").unwrap_or_default());
         let mut fields = fields.map_err(|e| Status::bad_request(e.to_string()))?;
         for term in &fields.terms {
-            let known = matches!(term.field.as_str(), "metadata.name" | "metadata.namespace")
-                || self.kind.selectable.contains(&term.field);
-            if !known && self.kind.selectable.is_empty() {
-                let m = format!(
-                    "{:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
-                    term.field
-                );
-                return Err(Status::bad_request(m));
-            }
-            if !known {
-                return Err(Status::bad_request(format!("field label not supported: {}", term.field)));
-            }
+            self.kind.check_selectable(&term.field).map_err(Status::bad_request)?;
         }
         // `watch/<resource>/<name>` and the like.
         if !self.info.name.is_empty() && fields.exact("metadata.name").is_none() {

@@ -41,7 +41,8 @@ impl Continue {
             |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
         let bytes = URL_SAFE_NO_PAD.decode(token.trim_end_matches('='));
         let bytes = bytes.map_err(|_| invalid("illegal base64 data"))?;
-        let encoded: Encoded = serde_json::from_slice(&bytes).map_err(|e| invalid(&unreadable(&bytes, &e)))?;
+        let parsed = isopod_schema::json::parse(&bytes).map_err(|e| invalid(&e.to_string()))?;
+        let encoded: Encoded = serde_json::from_value(parsed).map_err(|e| invalid(&e.to_string()))?;
         if encoded.version != "meta.k8s.io/v1" {
             let v = encoded.version;
             return Err(invalid(&format!("server does not recognize this encoded version {v:?}")));

@@ -16,16 +16,7 @@ pub async fn update(server: &ApiServer, call: &Call, body: Body) -> Result<Respo
     let options = WriteOptions::parse("UpdateOptions", &call.query)?;
     let bytes = decode::read(body).await?;
     let decoded = decode::object(&call.parts.headers, &bytes, &call.kind.gvk, &call.kind.schema, options.validation)?;
-    let name = decoded.value["metadata"]["name"].as_str().unwrap_or_default();
-    if name.is_empty() {
-        return Err(Status::bad_request(format!(
-            "the name of the object ({} based on URL) was undeterminable: name must be provided",
-            call.info.name
-        )));
-    }
-    if name != call.info.name {
-        return Err(metadata::name_mismatch(name, &call.info.name));
-    }
+    metadata::check_name(&decoded.value, &call.info.name)?;
     let intent = call.intent(&options);
     let candidate = Update { object: decoded.value, warnings: decoded.warnings };
     let done = pipeline::update(server, &intent, &candidate).await?;

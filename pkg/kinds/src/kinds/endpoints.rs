@@ -32,7 +32,11 @@ pub const SLICE: Strategy = Strategy {
     create: |new| slice(new, None),
     update: |new, old| {
         let mut errs = slice(new, Some(old));
-        errs.extend(immutable(new, old, "addressType", &Path::root()));
+        // The rule is declared for the type, and shows no value.
+        errs.extend(immutable(new, old, "addressType", &Path::root()).into_iter().map(|mut e| {
+            e.shown = Some("null".into());
+            e
+        }));
         errs
     },
     ..PLAIN

@@ -1,7 +1,7 @@
 //! Events: one stored form (core/v1), served as core/v1 and as events.k8s.io/v1.
 
 use crate::access::{Access, same, set};
-use crate::metadata::immutable;
+use crate::metadata::{self, immutable};
 use crate::strategy::{STATELESS, Strategy};
 use isopod_api::{FieldError, FieldErrors, Path, names};
 use serde_json::{Value, json};
@@ -195,6 +195,8 @@ fn series(event: &Value) -> FieldErrors {
 fn validate_new(event: &Value) -> FieldErrors {
     let event = &stored(event);
     let mut errs = common_rules(event, "reportingController");
+    let meta = event.at("metadata");
+    errs.extend(metadata::create(meta, true, names::name_is_dns_subdomain, &Path::new("metadata")));
     errs.extend(series(event));
     if !event.has("eventTime") {
         errs.push(FieldError::required(&Path::new("eventTime"), ""));
@@ -231,7 +233,6 @@ fn validate_new_update(new: &Value, old: &Value) -> FieldErrors {
         "firstTimestamp",
         "lastTimestamp",
         "count",
-        "reason",
         "type",
         "eventTime",
         "action",

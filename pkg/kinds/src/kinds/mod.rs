@@ -19,14 +19,13 @@ pub mod rbac;
 mod resource;
 pub mod service;
 mod storage;
+mod volume;
 mod workload;
 
-use crate::access;
 use crate::ownership;
 use crate::strategy::{PLAIN, STATELESS, Strategy};
-use crate::validation::{claim, warnings};
+use crate::validation::warnings;
 use isopod_api::Gvk;
-use serde_json::json;
 
 /// The strategy of a built-in kind.
 pub fn strategy(gvk: &Gvk) -> Strategy {
@@ -81,29 +80,8 @@ fn core(kind: &str) -> Strategy {
         "LimitRange" => quota::LIMIT_RANGE,
         "ConfigMap" => config::CONFIG_MAP,
         "Secret" => config::SECRET,
-        "PersistentVolume" => Strategy {
-            prepare_create: |ctx, new| {
-                let at = isopod_api::time::format(ctx.now);
-                access::set(new, "status", json!({"phase": "Pending", "lastPhaseTransitionTime": at}));
-            },
-            warnings: warnings::volume,
-            create: claim::volume_create,
-            update: claim::volume_update,
-            ..STATELESS
-        },
-        "PersistentVolumeClaim" => {
-            let pending = |_: &crate::kind::Ctx, new: &mut serde_json::Value| {
-                access::set(new, "status", json!({"phase": "Pending"}));
-            };
-            Strategy {
-                prepare_create: pending,
-                warnings: warnings::claim,
-                create: claim::claim_create,
-                update: claim::claim_update,
-                update_status: claim::claim_status,
-                ..STATELESS
-            }
-        }
+        "PersistentVolume" => volume::VOLUME,
+        "PersistentVolumeClaim" => volume::CLAIM,
         "ResourceQuota" => quota::QUOTA,
         "ServiceAccount" => Strategy { warnings: warnings::service_account, ..STATELESS },
         _ => STATELESS,

@@ -44,16 +44,17 @@ fn prepare_update(ctx: &Ctx, new: &mut Value, old: &Value) {
 
 fn finalizers(new: &Value) -> FieldErrors {
     let p = Path::new("spec").child("finalizers");
-    let check = |name: &str| {
+    let check = |(i, name): (usize, &str)| {
+        let p = p.index(i);
         let mut errs = metadata::label_name(name, &p);
         errs.extend(metadata::kube_finalizer(name, &p));
         errs
     };
-    new.texts("spec.finalizers").into_iter().flat_map(check).collect()
+    new.texts("spec.finalizers").into_iter().enumerate().flat_map(check).collect()
 }
 
 fn update_status(new: &Value, _: &Value) -> FieldErrors {
-    let (phase, p) = (new.text("status.phase"), Path::new("status").child("phase"));
+    let (phase, p) = (new.text("status.phase"), Path::new("status").child("Phase"));
     match (new.has("metadata.deletionTimestamp"), phase) {
         (false, "Active") | (true, "Terminating") => Vec::new(),
         (false, _) => vec![FieldError::invalid(&p, phase, "may only be 'Active' if `deletionTimestamp` is empty")],
@@ -84,6 +85,6 @@ mod tests {
         assert_eq!((new.has("spec.finalizers"), new.text("status.phase")), (false, "Active"));
         let errs = finalizers(&json!({"spec": {"finalizers": ["kubernetes", "a/b", "odd"]}}));
         assert_eq!(errs.len(), 1);
-        assert_eq!(errs[0].field, "spec.finalizers");
+        assert_eq!(errs[0].field, "spec.finalizers[2]");
     }
 }

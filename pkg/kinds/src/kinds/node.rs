@@ -66,7 +66,11 @@ fn taints(list: &Value, path: &Path) -> FieldErrors {
         }
         errs.extend(taint_effect(effect, false, &p.child("effect")));
         if !seen.insert((key, effect)) {
-            let mut e = FieldError::duplicate(&p, t.clone());
+            let mut e = FieldError::duplicate(&p, Value::Null);
+            // The path leads nowhere, so the internal struct is written here.
+            let (key, value, effect) = (Value::from(key), Value::from(value), Value::from(effect));
+            let added = t.at("timeAdded");
+            e.shown = Some(format!(r#"{{"Key":{key},"Value":{value},"Effect":{effect},"TimeAdded":{added}}}"#));
             e.detail = "taints must be unique by key and effect pair".into();
             errs.push(e);
         }

@@ -1,6 +1,6 @@
 //! ResourceQuotas and LimitRanges.
 
-use crate::access::Access;
+use crate::access::{Access, set};
 use crate::metadata::IMMUTABLE;
 use crate::strategy::{PLAIN, STATELESS, Strategy};
 use crate::validation::check::qualified_name;
@@ -25,8 +25,19 @@ pub const QUOTA: Strategy = Strategy {
     ..PLAIN
 };
 
-pub const LIMIT_RANGE: Strategy =
-    Strategy { create_on_update: true, create: limit_range, update: |new, _| limit_range(new), ..STATELESS };
+pub const LIMIT_RANGE: Strategy = Strategy {
+    create_on_update: true,
+    // It may come without a name.
+    prepare_create: |_, new| {
+        if new.text("metadata.name").is_empty() {
+            let uid = new.text("metadata.uid").to_owned();
+            set(new, "metadata.name", uid);
+        }
+    },
+    create: limit_range,
+    update: |new, _| limit_range(new),
+    ..STATELESS
+};
 
 fn amounts(list: &Value, path: &Path) -> FieldErrors {
     let mut errs = Vec::new();

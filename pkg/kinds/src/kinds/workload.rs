@@ -31,11 +31,9 @@ const DEPLOYMENT: Strategy = Strategy {
 
 const REPLICA_SET: Strategy = Strategy {
     scale: SELECTOR,
-    fields: &["status.replicas"],
     create: workload::replica_set,
     update: workload::replica_set_update,
     update_status: workload::replica_set_status,
-    select: |o, p| if p == "status.replicas" { o.int_or(p, 0).to_string() } else { crate::strategy::text_at(o, p) },
     ..WITH_TEMPLATE
 };
 
@@ -43,6 +41,8 @@ pub const REPLICATION_CONTROLLER: Strategy = Strategy {
     scale: Some(ScalePaths { selector: map_selector_text }),
     create: workload::replication_controller,
     update: |new, _| workload::replication_controller(new),
+    fields: &["status.replicas"],
+    select: |o, p| o.int_or(p, 0).to_string(),
     ..REPLICA_SET
 };
 
@@ -72,6 +72,7 @@ pub fn apps(kind: &str) -> Strategy {
         },
         "DaemonSet" => Strategy {
             warnings: pod_warnings::workload,
+            internal_annotations: &[TEMPLATE_GENERATION],
             prepare_create: daemon_set_create,
             prepare_update: daemon_set_update,
             create: workload::daemon_set,
@@ -93,6 +94,7 @@ pub fn batch(kind: &str) -> Strategy {
                 "status.successful" => o.int_or("status.succeeded", 0).to_string(),
                 _ => crate::strategy::text_at(o, p),
             },
+            orphaning: "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning",
             prepare_create: job_create,
             create: job::create,
             update: job::update,
@@ -117,22 +119,20 @@ fn update_deployment(ctx: &Ctx, new: &mut Value, old: &Value) {
     }
 }
 
+/// Only extensions/v1beta1 showed it as a field; apps/v1 keeps it in an annotation.
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
 fn daemon_set_create(_: &Ctx, new: &mut Value) {
     if new.int_or("spec.templateGeneration", 0) < 1 {
-        // Only extensions/v1beta1 showed it; apps/v1 keeps it in an annotation.
-        map_mut(new, "metadata.annotations").insert("deprecated.daemonset.template.generation".into(), "1".into());
+        map_mut(new, "metadata.annotations").insert(TEMPLATE_GENERATION.into(), "1".into());
     }
 }
 
 fn daemon_set_update(ctx: &Ctx, new: &mut Value, old: &Value) {
-    if ctx.subresource == "status" {
-        return;
-    }
-    const KEY: &str = "deprecated.daemonset.template.generation";
-    let before: i64 = old.entry_text("metadata.annotations", KEY).parse().unwrap_or(0);
-    let changed = !same(new.at("spec.template"), old.at("spec.template"));
+    let before: i64 = old.entry_text("metadata.annotations", TEMPLATE_GENERATION).parse().unwrap_or(0);
+    let changed = ctx.subresource != "status" && !same(new.at("spec.template"), old.at("spec.template"));
     let now = if changed { before + 1 } else { before };
-    map_mut(new, "metadata.annotations").insert(KEY.into(), now.to_string().into());
+    map_mut(new, "metadata.annotations").insert(TEMPLATE_GENERATION.into(), now.to_string().into());
 }
 
 const UID_LABEL: &str = "batch.kubernetes.io/controller-uid";
@@ -155,11 +155,6 @@ fn job_create(_: &Ctx, new: &mut Value) {
     if !selector.contains_key(UID_LABEL) {
         selector.insert(UID_LABEL.into(), uid.into());
     }
-    // Reading it back from the store defaults the labels once more, with those that the template has got just now.
-    if new.is_empty_at("metadata.labels") {
-        let labels = new.at("spec.template.metadata.labels").clone();
-        set(new, "metadata.labels", labels);
-    }
 }
 
 #[cfg(test)]
@@ -174,7 +169,7 @@ mod tests {
         assert_eq!(DEPLOYMENT.to_scale(&obj).unwrap().text("status.selector"), "a=b,c=d");
         let obj = json!({"metadata": {"name": "a"}, "spec": {"replicas": 1, "selector": {"a": "b"}}});
         assert_eq!(REPLICATION_CONTROLLER.to_scale(&obj).unwrap().text("status.selector"), "a=b");
-        assert_eq!(REPLICA_SET.selectable(&obj), ["0"]);
+        assert_eq!(REPLICATION_CONTROLLER.selectable(&obj), ["0"]);
     }
 
     #[test]
@@ -185,7 +180,6 @@ mod tests {
         batch("Job").prepare_create(&ctx, &mut job);
         assert_eq!(job["spec"]["selector"], json!({"matchLabels": {UID_LABEL: "u1"}}));
         assert_eq!(job["spec"]["template"]["metadata"]["labels"][NAME_LABEL], "j");
-        assert_eq!(job["metadata"]["labels"][UID_LABEL], "u1");
         let mut new = json!({"metadata": {"annotations": {"a": "b"}, "generation": 3}, "spec": {}});
         DEPLOYMENT.prepare_update(&ctx, &mut new, &json!({"metadata": {"generation": 3}, "spec": {}}));
         assert_eq!(new.int("metadata.generation"), Some(4));

@@ -148,10 +148,7 @@ fn metric(m: &Value, path: &Path) -> FieldErrors {
         "Resource" => "resource",
         "External" => "external",
         "ContainerResource" => "containerResource",
-        _ => {
-            errs.push(FieldError::not_supported(&p, kind, &TYPES));
-            ""
-        }
+        _ => "",
     };
     if !expected.is_empty() && !m.has(expected) {
         let why = "must populate information for the given metric source";

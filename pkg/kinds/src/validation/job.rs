@@ -185,7 +185,7 @@ fn completion_mode(spec: &Value, path: &Path) -> FieldErrors {
                 }
             }
         }
-    } else if matches!(mode, "" | "NonIndexed") {
+    } else if !spec.has("completionMode") || mode == "NonIndexed" {
         for f in ["backoffLimitPerIndex", "maxFailedIndexes"] {
             if let Some(n) = spec.int(f) {
                 errs.push(FieldError::invalid(&path.child(f), n, "requires indexed completion mode"));
@@ -493,7 +493,7 @@ pub fn cron(new: &Value, old: &Value) -> FieldErrors {
     let (schedule, p) = (spec.text("schedule"), path.child("schedule"));
     let mut errs = Vec::new();
     if schedule.is_empty() {
-        errs.push(FieldError::required(&p, ""));
+        errs.push(FieldError::required(&p, "").declared());
     } else {
         errs.extend(cron_schedule(schedule).err().map(|e| FieldError::invalid(&p, schedule, e)));
         let zoned = schedule.contains("TZ");

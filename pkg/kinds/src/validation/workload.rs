@@ -160,10 +160,7 @@ fn strategy(s: &Value, path: &Path) -> FieldErrors {
             errs
         }
         _ => {
-            // Upstream shows its internal struct.
-            let mut e = FieldError::not_supported(path, Value::Null, &["Recreate", "RollingUpdate"]);
-            e.shown = Some(format!("{{\"Type\":{:?},\"RollingUpdate\":null}}", s.text("type")));
-            vec![e]
+            vec![FieldError::not_supported(path, s.clone(), &["Recreate", "RollingUpdate"])]
         }
     }
 }
@@ -249,9 +246,7 @@ fn daemon_strategy(s: &Value, path: &Path) -> FieldErrors {
             errs
         }
         _ => {
-            let mut e = FieldError::not_supported(path, Value::Null, &["RollingUpdate", "OnDelete"]);
-            e.shown = Some(format!("{{\"Type\":{:?},\"RollingUpdate\":null}}", s.text("type")));
-            vec![e]
+            vec![FieldError::not_supported(path, s.clone(), &["RollingUpdate", "OnDelete"])]
         }
     }
 }

@@ -299,7 +299,8 @@ impl<'s> Decoder<'s> {
                 self.report(true, &key);
             }
             push(&mut self.path, &key);
-            let v = self.node(s, value, named)?.unwrap_or_else(|| super::zero(value));
+            let zero = || if matches!(value, Node::Bytes) { "".into() } else { super::zero(value) };
+            let v = self.node(s, value, named)?.unwrap_or_else(zero);
             map.insert(key.into_owned(), v);
             self.path.truncate(path);
             Ok(())
@@ -360,12 +361,38 @@ pub(crate) fn decode_base64(text: &str) -> Result<Vec<u8>, usize> {
     );
     let clean: Cow<str> =
         if text.contains(['\r', '\n']) { Cow::Owned(text.replace(['\r', '\n'], "")) } else { Cow::Borrowed(text) };
-    LENIENT.decode(clean.as_bytes()).map_err(|e| match e {
-        base64::DecodeError::InvalidByte(at, _) => at,
-        base64::DecodeError::InvalidLastSymbol(..)
-        | base64::DecodeError::InvalidLength(_)
-        | base64::DecodeError::InvalidPadding => clean.len() - clean.len() % 4,
-    })
+    LENIENT.decode(clean.as_bytes()).map_err(|_| corrupt_at(text.as_bytes()))
+}
+
+/// Where Go's decoder finds that a text is not base64: it reads four characters at a time.
+fn corrupt_at(text: &[u8]) -> usize {
+    let is_newline = |c: &u8| matches!(c, b'\r' | b'\n');
+    let mut at = 0;
+    while at < text.len() {
+        let mut read = 0;
+        while read < 4 {
+            let Some(c) = text.get(at) else { return at - read };
+            at += 1;
+            match c {
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/' => read += 1,
+                c if is_newline(c) => {}
+                b'=' if read >= 2 => {
+                    let skip = |from: usize| text[from..].iter().position(|c| !is_newline(c)).map(|n| from + n);
+                    if read == 2 {
+                        match skip(at) {
+                            None => return text.len(),
+                            Some(next) if text[next] != b'=' => return at - 1,
+                            Some(next) => at = next + 1,
+                        }
+                    }
+                    // Anything after the padding is too much.
+                    return skip(at).unwrap_or(at);
+                }
+                _ => return at - 1,
+            }
+        }
+    }
+    at
 }
 
 /// `v1.Container`.
@@ -469,7 +496,12 @@ mod tests {
             type_error("", "Pod", quantity),
             "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
         );
-        assert_eq!(type_error("", "Secret", json!({"data": {"a": "x"}})), "illegal base64 data at input byte 0");
+        for (text, at) in
+            [("x", 0), ("AAECAw==x", 8), ("AAE", 0), ("AA=x", 2), ("A===", 1), ("AAECA!==", 5), ("AAECAw=", 7)]
+        {
+            let want = format!("illegal base64 data at input byte {at}");
+            assert_eq!(type_error("", "Secret", json!({"data": {"a": text}})), want, "{text}");
+        }
         let port = json!({"spec": {"ports": [{"targetPort": true}]}});
         assert_eq!(
             type_error("", "Service", port),

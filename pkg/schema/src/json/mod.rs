@@ -26,6 +26,18 @@ pub fn parse(bytes: &[u8]) -> Result<Value, DecodeError> {
     Ok(value)
 }
 
+/// JSON text with the characters that Go's encoder escapes for HTML.
+pub fn html_escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
 /// Compact JSON.
 pub fn encode(value: &Value) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()

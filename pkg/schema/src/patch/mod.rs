@@ -5,10 +5,12 @@ mod json_patch;
 mod merge;
 mod order;
 mod strategic;
+mod text;
 
 pub use json_patch::{MAX_OPERATIONS, json_patch};
 pub use merge::merge_patch;
-pub use strategic::strategic_merge;
+pub use strategic::{go_value, strategic_merge};
+pub use text::{Opened, patched_text};
 
 /// Why a patch cannot be applied. Texts are upstream's; the variant says what a client is told.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

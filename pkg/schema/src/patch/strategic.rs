@@ -75,7 +75,7 @@ impl<'s> Schema<'s> {
 }
 
 /// How Go prints a value with `%v`.
-pub(super) fn go_value(value: &Value) -> String {
+pub fn go_value(value: &Value) -> String {
     match value {
         Value::Null => "<nil>".to_owned(),
         Value::String(s) => s.clone(),
