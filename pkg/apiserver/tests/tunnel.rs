@@ -37,6 +37,17 @@ async fn kubelet(mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>
     Ok(answer.body(Full::default()).unwrap())
 }
 
+const POD_IP: &str = "10.9.8.7";
+
+/// Pods are on this machine's loopback, whatever their address.
+fn dial_here(authority: &str) -> tunnel::Dialing {
+    let here = authority.replace(POD_IP, "127.0.0.1");
+    Box::pin(async move {
+        let stream = tokio::net::TcpStream::connect(here).await?;
+        Ok(Box::new(stream) as Box<dyn tunnel::Stream>)
+    })
+}
+
 /// Serves `kubelet` on a free port, with TLS if there is a configuration.
 async fn serve(tls: Option<Arc<rustls::ServerConfig>>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -83,7 +94,7 @@ async fn logs_exec_and_proxy_run_through_the_tunnel() {
     let pod =
         json!({"metadata": {"name": "a"}, "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]}});
     assert_eq!(s.post(pods, pod).await.code, 201);
-    let status = json!({"status": {"podIP": "127.0.0.1"}});
+    let status = json!({"status": {"podIP": POD_IP}});
     s.patch(&format!("{pods}/a/status"), "application/merge-patch+json", status).await;
     let without = s.get(&format!("{pods}/a/log")).await;
     assert_eq!(without.code, 500);
@@ -92,7 +103,7 @@ async fn logs_exec_and_proxy_run_through_the_tunnel() {
     let at = s.listen().await;
     let client = isopod_client::tls(&at.kubeconfig, "test").await.unwrap();
     let stop = CancellationToken::new();
-    let dial = Arc::new(tunnel::TcpDial(|_| true));
+    let dial = Arc::new(dial_here as fn(&str) -> tunnel::Dialing);
     let agent = tokio::spawn(tunnel::run(client.clone(), "n1".into(), dial, stop.clone()));
     while s.server.dialer().nodes().is_empty() {
         tokio::task::yield_now().await;
@@ -105,6 +116,12 @@ async fn logs_exec_and_proxy_run_through_the_tunnel() {
     assert_eq!(wrong.json["message"], "container x is not valid for pod a");
     let proxied = s.get(&format!("{pods}/a:{plain}/proxy/hello?x=1")).await;
     assert_eq!((proxied.code, proxied.text.as_str()), (200, "/hello?x=1"));
+    let tls = s.get(&format!("{pods}/https:a:{secure}/proxy/hello")).await;
+    assert_eq!((tls.code, tls.text.as_str()), (200, "/hello"));
+    let bare = s.get(&format!("{pods}/a:{plain}/proxy?x=1")).await;
+    assert_eq!(bare.code, 301);
+    let deleted = s.delete(&format!("{pods}/a:{plain}/proxy?x=1")).await;
+    assert_eq!((deleted.code, deleted.text.as_str()), (200, "/?x=1"));
     let node = s.get("/api/v1/nodes/n1/proxy/stats/summary").await;
     assert_eq!(node.text, "/stats/summary");
 

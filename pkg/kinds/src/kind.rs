@@ -4,6 +4,7 @@ use isopod_api::{FieldErrors, Gvk, Gvr, UserInfo};
 use isopod_schema::managed::Filter;
 use isopod_schema::types::Object;
 use serde_json::Value;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// One served version of a resource.
@@ -170,6 +171,10 @@ pub trait Hooks: Send + Sync {
     /// Values of [`Kind::selectable`], in its order.
     fn selectable(&self, _obj: &Value) -> Vec<String> {
         Vec::new()
+    }
+    /// A selectable field of this version by its name in the stored version.
+    fn stored_field<'a>(&self, field: &'a str) -> Cow<'a, str> {
+        field.into()
     }
     /// The default grace period of a delete in seconds; `None`: deleted at once (everything but pods).
     fn graceful_delete(&self, _obj: &Value, _asked: Option<i64>) -> Option<i64> {

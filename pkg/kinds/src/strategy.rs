@@ -8,6 +8,7 @@ use crate::ownership;
 use isopod_api::{FieldError, FieldErrors, Path};
 use isopod_schema::managed::Filter;
 use serde_json::{Value, json};
+use std::borrow::Cow;
 
 /// Where the fields of a `Scale` lie in an object.
 #[derive(Clone, Copy)]
@@ -52,6 +53,7 @@ pub struct Strategy {
     pub grace: fn(&Value, Option<i64>) -> Option<i64>,
     pub scale: Option<ScalePaths>,
     pub select: fn(&Value, &str) -> String,
+    pub stored_field: for<'a> fn(&'a str) -> Cow<'a, str>,
     pub to_storage: fn(&mut Value),
     pub from_storage: fn(&mut Value),
 }
@@ -80,6 +82,7 @@ pub const PLAIN: Strategy = Strategy {
     grace: |_, _| None,
     scale: None,
     select: text_at,
+    stored_field: |field| field.into(),
     to_storage: |_| {},
     from_storage: |_| {},
 };
@@ -155,6 +158,9 @@ impl Hooks for Strategy {
     }
     fn owned(&self, subresource: &str) -> Filter {
         if self.status_isolated { (self.owned)(subresource) } else { Filter::All }
+    }
+    fn stored_field<'a>(&self, field: &'a str) -> Cow<'a, str> {
+        (self.stored_field)(field)
     }
     fn selectable(&self, obj: &Value) -> Vec<String> {
         self.fields.iter().map(|f| (self.select)(obj, f)).collect()

@@ -56,10 +56,16 @@ pub fn admit(
             "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports",
         );
     }
-    amounts(pod, node, others)
+    amounts(pod, node, others).or_else(|(name, message)| no(format!("OutOf{name}"), message))
 }
 
-fn amounts(pod: &Pod, node: &Node, others: &[Arc<Pod>]) -> Result<(), Verdict> {
+/// Whether the node has what the pod asks for beside the others; the error says what is short.
+pub fn fits(pod: &Pod, node: &Node, others: &[Arc<Pod>]) -> Result<(), String> {
+    amounts(pod, node, others).map_err(|(_, message)| message)
+}
+
+/// The error: what there is not enough of, and a sentence.
+fn amounts(pod: &Pod, node: &Node, others: &[Arc<Pod>]) -> Result<(), (String, String)> {
     for (name, allocatable) in &node.status.allocatable {
         if name == "pods" {
             continue;
@@ -72,7 +78,7 @@ fn amounts(pod: &Pod, node: &Node, others: &[Arc<Pod>]) -> Result<(), Verdict> {
             let message = format!(
                 "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"
             );
-            return no(format!("OutOf{name}"), message);
+            return Err((name.clone(), message));
         }
     }
     Ok(())

@@ -2,12 +2,21 @@
 
 use crate::plan::sandbox_change;
 use crate::pod::{PodExt, init_containers, is_sidecar};
+use crate::resize;
 use crate::state::PodState;
 use crate::status::{Context, is_running, terminated, time};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus};
 
-/// In the order in which upstream writes them.
-pub const OWNED: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+/// Those that every pod has, in the order in which upstream writes them; then those of resizes.
+pub const OWNED: [&str; 7] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    resize::PENDING,
+    resize::IN_PROGRESS,
+];
 
 /// A condition before it is compared with the old one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +47,7 @@ pub fn generate(pod: &Pod, state: &PodState, s: &PodStatus, cx: &Context<'_>) ->
     ];
     let mut out: Vec<PodCondition> =
         OWNED.iter().zip(claims).map(|(kind, claim)| finish(pod, kind, claim, cx)).collect();
+    out.extend(cx.resize.conditions(cx.old, cx.now));
     let others = pod.stat().conditions.iter().flatten().filter(|c| !OWNED.contains(&c.type_.as_str()));
     out.extend(others.cloned());
     out

@@ -5,10 +5,10 @@ use crate::env::Environment;
 use crate::expand::expand;
 use crate::network;
 use crate::pod::PodExt;
-use crate::resources;
 use crate::security::{self, SecurityError};
 use crate::state::{annotation, label};
 use crate::volumes::{self, Mounter, Paths};
+use crate::{resize, resources};
 use isopod_runtime::{
     ContainerConfig, ImageStatus, Mount, NamespaceMode, PodId, PortMapping, Propagation, SandboxConfig,
 };
@@ -127,6 +127,7 @@ pub fn container(inputs: Inputs<'_>) -> Result<ContainerConfig, ConfigError> {
         (annotation::TERMINATION_MESSAGE_POLICY, c.termination_message_policy.clone().unwrap_or_else(|| "File".into())),
         (annotation::TERMINATION_MESSAGE_FILE, message_file.display().to_string()),
         (annotation::IMAGE_REF, image_ref),
+        (annotation::RESOURCES, resize::record(c)),
         (annotation::POD_GRACE, pod.spec().termination_grace_period_seconds.unwrap_or(30).to_string()),
     ];
     Ok(ContainerConfig {

@@ -99,6 +99,7 @@ impl Kubelet {
             prober: Prober { runtime: runtime.clone(), recorder: recorder.clone(), clock: clock.clone() },
             reported: watch::Sender::new(false),
             admitted: Mutex::default(),
+            freed: watch::Sender::new(0),
             cfg,
             machine,
             runtime,

@@ -7,6 +7,7 @@
 //! remembered that the runtime, the disk or the API does not hold, so that a restarted kubelet adopts what runs.
 
 mod admission;
+mod allocation;
 mod backoff;
 mod conditions;
 pub mod config;
@@ -27,6 +28,7 @@ mod objects;
 mod plan;
 mod pod;
 mod probe;
+mod resize;
 mod resources;
 mod security;
 mod server;

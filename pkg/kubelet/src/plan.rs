@@ -3,6 +3,7 @@
 //! The order of decisions is upstream's `computePodActions` (kuberuntime).
 
 use crate::pod::{PodExt, init_containers, is_sidecar, restart_policy, restarts_after};
+use crate::resize::{self, Change};
 use crate::state::PodState;
 use isopod_runtime::{ContainerState, ContainerStatus, SandboxState};
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -42,6 +43,8 @@ pub struct Plan {
     pub start_init: Vec<String>,
     pub start_ephemeral: Vec<String>,
     pub start: Vec<String>,
+    /// Running containers whose limits change where they run.
+    pub resize: Vec<String>,
 }
 
 /// Why a new sandbox is needed, or `None`; with the attempt that it would have.
@@ -244,6 +247,21 @@ fn sidecar_runs(
     } else if c.liveness_probe.is_some() && results.liveness == Some(false) {
         plan.kill.push(kill(status, &format!("Init container {} failed liveness probe", c.name), KillReason::Liveness));
         start.push(i);
+    } else if !keeps_running(c, status, plan) {
+        start.push(i);
+    }
+    true
+}
+
+/// Plans the resize of a running container. False: its resize policy wants it started anew.
+fn keeps_running(c: &Container, status: &ContainerStatus, plan: &mut Plan) -> bool {
+    match resize::change(c, status) {
+        Change::None => {}
+        Change::Update => plan.resize.push(c.name.clone()),
+        Change::Restart => {
+            plan.kill.push(kill(status, &format!("Container {} resize requires restart", c.name), KillReason::Other));
+            return false;
+        }
     }
     true
 }
@@ -276,7 +294,11 @@ fn plan_regular(pod: &Pod, state: &PodState, probes: &dyn Fn(&str) -> ProbeResul
         } else if c.startup_probe.is_some() && results.startup == Some(false) {
             (format!("Container {} failed startup probe", c.name), KillReason::Startup)
         } else {
-            kept += 1;
+            if keeps_running(c, status, plan) {
+                kept += 1;
+            } else {
+                plan.start.push(c.name.clone());
+            }
             continue;
         };
         let message = if restart { format!("{message}, will be restarted") } else { message };

@@ -39,9 +39,18 @@ pub struct Shared {
     pub reported: watch::Sender<bool>,
     /// Pods that were admitted and have not ended, by uid.
     pub admitted: Mutex<BTreeMap<String, Arc<Pod>>>,
+    /// Grows whenever a pod ended or became smaller: there may be room for what was refused.
+    pub freed: watch::Sender<u64>,
 }
 
 impl Shared {
+    /// What the pod was granted is free again.
+    pub fn release(&self, uid: &str) {
+        if self.admitted.lock().remove(uid).is_some() {
+            self.freed.send_modify(|n| *n += 1);
+        }
+    }
+
     pub fn host_ips(&self) -> &[IpAddr] {
         &self.cfg.node_ips
     }

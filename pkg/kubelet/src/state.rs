@@ -18,6 +18,8 @@ pub mod annotation {
     pub const TERMINATION_MESSAGE_FILE: &str = "isopod.io/termination-message-file";
     /// Seconds that the pod's containers have to stop.
     pub const POD_GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
+    /// The requests and limits that it runs with, as JSON.
+    pub const RESOURCES: &str = "isopod.io/resources";
     /// The image's digest reference, for `imageID`.
     pub const IMAGE_REF: &str = "isopod.io/image-ref";
 }

@@ -5,6 +5,7 @@
 use crate::conditions;
 use crate::plan::{self, ProbeResults, any_regular_created, should_start};
 use crate::pod::{PodExt, ephemeral, init_containers, is_sidecar, restarts_after};
+use crate::resize::{self, Progress};
 use crate::resources::qos_class;
 use crate::state::{PodState, annotation};
 use isopod_runtime::{ContainerState as Running, ContainerStatus as RuntimeContainer, Nanos};
@@ -42,6 +43,7 @@ pub struct Context<'a> {
     pub messages: &'a HashMap<String, String>,
     pub host_ips: &'a [IpAddr],
     pub verdict: Option<&'a Verdict>,
+    pub resize: &'a Progress,
     /// No container will be started again: everything has stopped for good.
     pub terminal: bool,
     pub now: Timestamp,
@@ -175,6 +177,9 @@ fn statuses(
                 if let Some(before) = mine.next() {
                     status.last_state = convert(before, old, cx).state;
                 }
+                if among != Among::Ephemeral {
+                    show_resources(c, newest, &mut status);
+                }
                 status
             }
             None => unseen(pod, c, old, default_reason),
@@ -188,6 +193,14 @@ fn statuses(
         out.sort_by(|a, b| a.name.cmp(&b.name));
     }
     out
+}
+
+/// What the container was granted, and what it runs with.
+fn show_resources(c: &Container, latest: &RuntimeContainer, status: &mut ContainerStatus) {
+    let granted = c.resources.clone().unwrap_or_default();
+    status.allocated_resources = granted.requests.clone().filter(|r| !r.is_empty());
+    let runs_with = (latest.state == Running::Running).then(|| resize::actuated(latest)).flatten();
+    status.resources = Some(runs_with.unwrap_or(granted));
 }
 
 fn mounts(c: &Container) -> Option<Vec<VolumeMountStatus>> {

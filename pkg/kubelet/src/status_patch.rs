@@ -57,8 +57,14 @@ fn conditions(before: &Value, after: &Value) -> Option<Value> {
     let find = |list: &Value, kind: &str| list.as_array().into_iter().flatten().find(|c| c["type"] == kind).cloned();
     let mut out = Vec::new();
     for kind in OWNED {
-        let Some(mut now) = find(after, kind) else { continue };
-        let was = find(before, kind).unwrap_or_default();
+        let was = find(before, kind);
+        let Some(mut now) = find(after, kind) else {
+            if was.is_some() {
+                out.push(json!({"$patch": "delete", "type": kind}));
+            }
+            continue;
+        };
+        let was = was.unwrap_or_default();
         // The API shows a null probe time where we have none.
         let bare = |v: &Value| {
             let mut v = v.clone();
@@ -89,11 +95,12 @@ mod tests {
         let old = json!({"phase": "Pending", "podIPs": [{"ip": "1"}], "resize": "x", "conditions": [
             {"type": "Ready", "status": "False", "reason": "A", "lastProbeTime": null},
             {"type": "PodScheduled", "status": "True", "lastProbeTime": null},
-            {"type": "other.io/x", "status": "True"}]});
+            {"type": "PodResizePending", "status": "True"}, {"type": "other.io/x", "status": "True"}]});
         let new = json!({"phase": "Running", "podIPs": [{"ip": "2"}], "conditions": [
             {"type": "Ready", "status": "True"}, {"type": "PodScheduled", "status": "True"}]});
         let want = json!({"status": {"phase": "Running", "podIPs": [{"$patch": "replace"}, {"ip": "2"}],
-            "conditions": [{"type": "Ready", "status": "True", "reason": null}]}});
+            "conditions": [{"type": "Ready", "status": "True", "reason": null},
+            {"$patch": "delete", "type": "PodResizePending"}]}});
         assert_eq!(diff(&old, &new), Some(want));
         assert_eq!(diff(&new, &new), None);
         assert_eq!(diff(&json!({"reason": "x"}), &json!({})), Some(json!({"status": {"reason": null}})));

@@ -83,6 +83,7 @@ fn run(case: Case) -> PodStatus {
         messages: &HashMap::new(),
         host_ips: &["192.168.0.1".parse().unwrap()],
         verdict: None,
+        resize: &Default::default(),
         terminal: case.terminal,
         now: Timestamp::from_second(T + 5).unwrap(),
     };

@@ -11,7 +11,7 @@ use crate::types::{ContainerConfig, ContainerStats, NamespaceMode, Resources, Re
 use crate::users;
 use isopod_shim_protocol::{Request, Response, Rootfs, Start};
 use nix::libc::{SIGKILL, SIGTERM};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -254,9 +254,14 @@ impl IsopodRuntime {
         Ok(())
     }
 
-    pub(crate) async fn limit_container(self: &Arc<Self>, id: &str, resources: Resources) -> Result<()> {
+    pub(crate) async fn limit_container(
+        self: &Arc<Self>,
+        id: &str,
+        resources: Resources,
+        annotations: BTreeMap<String, String>,
+    ) -> Result<()> {
         let mut container = self.container_entry(id)?;
-        container.record.config.resources = resources;
+        (container.record.config.resources, container.record.config.annotations) = (resources, annotations);
         let (runtime, record) = (self.clone(), container.record.clone());
         let applied = blocking(move || {
             if record.started_at != 0 {
@@ -266,7 +271,7 @@ impl IsopodRuntime {
         });
         applied.await?.map_err(io_error(format!("update container {id}")))?;
         if let Some(c) = self.table.lock().containers.get_mut(id) {
-            c.record.config.resources = container.record.config.resources;
+            c.record.config = container.record.config;
         }
         Ok(())
     }

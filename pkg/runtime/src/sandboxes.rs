@@ -189,6 +189,24 @@ impl IsopodRuntime {
         }
     }
 
+    pub(crate) async fn limit_sandbox(self: &Arc<Self>, id: &str, resources: Resources) -> Result<()> {
+        let mut record = self.sandbox_entry(id)?.record;
+        record.config.resources = resources.clone();
+        let runtime = self.clone();
+        let applied = blocking(move || {
+            if !record.stopped {
+                let group = runtime.hierarchies.group(&record.config.cgroup_parent)?;
+                group.apply(&limits(&record.config.resources, false))?;
+            }
+            record.save(&runtime.paths)
+        });
+        applied.await?.map_err(io_error(format!("update the control group of sandbox {id}")))?;
+        if let Some(s) = self.table.lock().sandboxes.get_mut(id) {
+            s.record.config.resources = resources;
+        }
+        Ok(())
+    }
+
     pub(crate) async fn end_sandbox(self: &Arc<Self>, id: &str) -> Result<()> {
         let Ok(sandbox) = self.sandbox_entry(id) else { return Ok(()) };
         if sandbox.record.stopped {

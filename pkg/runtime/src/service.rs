@@ -5,6 +5,7 @@ use crate::runtime::{IsopodRuntime, blocking, io_error};
 use crate::types::*;
 use async_trait::async_trait;
 use isopod_base::errors::Chain;
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,6 +61,10 @@ impl Runtime for IsopodRuntime {
         self.arc().delete_sandbox(id).await
     }
 
+    async fn update_sandbox(&self, id: &str, resources: Resources) -> Result<()> {
+        self.arc().limit_sandbox(id, resources).await
+    }
+
     async fn sandboxes(&self) -> Result<Vec<SandboxStatus>> {
         Ok(self.table.lock().sandboxes.values().map(IsopodRuntime::sandbox_status).collect())
     }
@@ -93,8 +98,13 @@ impl Runtime for IsopodRuntime {
         Ok(self.container_status(&self.container_entry(id)?))
     }
 
-    async fn update_container(&self, id: &str, resources: Resources) -> Result<()> {
-        self.arc().limit_container(id, resources).await
+    async fn update_container(
+        &self,
+        id: &str,
+        resources: Resources,
+        annotations: BTreeMap<String, String>,
+    ) -> Result<()> {
+        self.arc().limit_container(id, resources, annotations).await
     }
 
     async fn container_stats(&self, id: &str) -> Result<ContainerStats> {

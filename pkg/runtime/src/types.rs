@@ -375,6 +375,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// Kills what still runs in it, takes its network down. Its containers' statuses stay.
     async fn stop_sandbox(&self, id: &str) -> Result<()>;
     async fn remove_sandbox(&self, id: &str) -> Result<()>;
+    /// Other limits for the pod's control group.
+    async fn update_sandbox(&self, id: &str, resources: Resources) -> Result<()>;
     async fn sandboxes(&self) -> Result<Vec<SandboxStatus>>;
     async fn sandbox(&self, id: &str) -> Result<SandboxStatus>;
 
@@ -385,7 +387,13 @@ pub trait Runtime: Send + Sync + 'static {
     async fn remove_container(&self, id: &str) -> Result<()>;
     async fn containers(&self) -> Result<Vec<ContainerStatus>>;
     async fn container(&self, id: &str) -> Result<ContainerStatus>;
-    async fn update_container(&self, id: &str, resources: Resources) -> Result<()>;
+    /// Other limits for a container, and other annotations in its configuration.
+    async fn update_container(
+        &self,
+        id: &str,
+        resources: Resources,
+        annotations: BTreeMap<String, String>,
+    ) -> Result<()>;
     async fn container_stats(&self, id: &str) -> Result<ContainerStats>;
     /// Reopens the log file after it was rotated.
     async fn reopen_log(&self, id: &str) -> Result<()>;

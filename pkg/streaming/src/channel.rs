@@ -56,7 +56,7 @@ impl Encoding {
 }
 
 /// Standard base64 with padding (RFC 4648, section 4).
-mod base64 {
+pub(crate) mod base64 {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
     pub fn encode(data: &[u8], out: &mut String) {

@@ -2,6 +2,8 @@
 //! (`v5.channel.k8s.io` down to `channel.k8s.io`, binary and base64), SPDY/3.1 after `Upgrade: SPDY/3.1`, and SPDY inside a
 //! WebSocket (`SPDY/3.1+portforward.k8s.io`).
 //!
+//! What only the server says (logs, watches) goes out over a WebSocket as messages: [`messages`].
+//!
 //! Start at [`remote_command::accept`] and [`port_forward::accept`]: each takes a request and answers the response to send and
 //! the streams that it leads to.
 //!
@@ -10,6 +12,7 @@
 
 pub mod channel;
 pub mod exit;
+pub mod messages;
 pub mod negotiate;
 pub mod pipe;
 pub mod port_forward;

@@ -1,10 +1,13 @@
 //! Subresources: what stands behind `<resource>/<name>/<subresource>`. Those with the object's own type are updates of it with
 //! other rules; the others have a file each.
 
+mod any_certificate;
 pub mod binding;
 pub mod eviction;
+mod links;
 pub mod log;
 pub mod node;
+mod proxy;
 pub mod scale;
 pub mod token;
 
@@ -38,7 +41,8 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call, body: Body) -> Result
             log::check(&call)?;
             node::serve(server, call, body).await
         }
-        ("exec" | "attach" | "portforward" | "proxy", _) => node::serve(server, call, body).await,
+        ("exec" | "attach" | "portforward", _) => node::serve(server, call, body).await,
+        ("proxy", _) => proxy::serve(server, call, body).await,
         (_, "get") if own_type => verbs::get::get(server, &call).await,
         (_, "update") if own_type => verbs::update::update(server, &call, body).await,
         (_, "patch") if own_type => verbs::patch::patch(server, &call, body).await,

@@ -1,6 +1,7 @@
-//! `log`, `exec`, `attach`, `portforward` and `proxy`: requests that the node answers. They go to the kubelet through the
-//! node's tunnel; after an upgrade the bytes flow through unread.
+//! `log`, `exec`, `attach` and `portforward`: requests that the kubelet answers. They go to it through the node's tunnel;
+//! after an upgrade the bytes flow through unread.
 
+use super::any_certificate;
 use crate::ApiServer;
 use crate::tunnel::Io;
 use crate::verbs::Call;
@@ -12,6 +13,8 @@ use http_body_util::BodyExt;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use isopod_api::{Gvr, Status};
+use isopod_streaming::messages;
+use isopod_streaming::negotiate::{Transport, transport};
 use rustls::pki_types::ServerName;
 use serde_json::Value;
 use std::sync::Arc;
@@ -21,18 +24,27 @@ const KUBELET_PORT: u64 = 10250;
 const HOP: [header::HeaderName; 4] =
     [header::TE, header::TRAILER, header::TRANSFER_ENCODING, header::PROXY_AUTHORIZATION];
 
+/// How a connection to a target is secured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Security {
+    Plain,
+    /// TLS with whoever answers there: pods have no certificate that this server could check.
+    AnyCertificate,
+    /// TLS with the kubelet's certificates.
+    Kubelet,
+}
+
 /// Where a request leads.
-struct Target {
-    node: String,
+pub struct Target {
+    pub node: String,
     /// As seen from the node.
-    address: String,
-    /// TLS with the kubelet's certificates, or plain bytes.
-    tls: bool,
-    path: String,
+    pub address: String,
+    pub security: Security,
+    pub path: String,
 }
 
 pub async fn serve(server: &Arc<ApiServer>, call: Call, body: Body) -> Result<Response, Status> {
-    let target = target(server, &call).await?;
+    let target = pod(server, &call).await?;
     let Some(target) = target else {
         // A pod that runs nowhere yet has no logs.
         let mut empty = Response::new(Body::empty());
@@ -45,12 +57,40 @@ pub async fn serve(server: &Arc<ApiServer>, call: Call, body: Body) -> Result<Re
         attributes.verb = "create".into();
         chain::check(server, &attributes).await?;
     }
-    let log = call.info.subresource == "log";
-    let response = forward(server, &target, Request::from_parts(call.parts, body)).await?;
-    if log && response.status().as_u16() >= 400 {
+    let request = Request::from_parts(call.parts, body);
+    if call.info.subresource == "log" {
+        log(server, &target, request).await
+    } else {
+        forward(server, &target, request).await
+    }
+}
+
+/// Logs, as a body or as the messages of a WebSocket.
+async fn log(server: &ApiServer, target: &Target, mut request: Request<Body>) -> Result<Response, Status> {
+    let messages = match transport(request.headers()) {
+        Some(Transport::WebSocket) => Some(messages::accept_bytes(&mut request)),
+        _ => None,
+    };
+    for name in [header::CONNECTION, header::UPGRADE] {
+        request.headers_mut().remove(name);
+    }
+    let response = forward(server, target, request).await?;
+    if response.status().as_u16() >= 400 {
         return Err(node_status(response).await);
     }
-    Ok(response)
+    match messages {
+        None => Ok(response),
+        Some(Err(refusal)) => Ok(refusal.response()),
+        Some(Ok((switching, messages))) => {
+            let log = response.into_body().into_data_stream();
+            tokio::spawn(async move {
+                if let Err(e) = messages.send(log).await {
+                    tracing::debug!(error = %e, "a log over a WebSocket ended");
+                }
+            });
+            Ok(switching)
+        }
+    }
 }
 
 /// What a kubelet refused, as a `Status`.
@@ -69,36 +109,20 @@ async fn node_status(response: Response) -> Status {
     Status::new(code, reason, text)
 }
 
-async fn target(server: &ApiServer, call: &Call) -> Result<Option<Target>, Status> {
-    let proxied = call.info.subresource == "proxy";
-    let name = if proxied { split_name(&call.info.name).1 } else { &call.info.name };
-    let read = server.read("", &call.info.resource, &call.info.namespace, name).await?;
-    let object = read.ok_or_else(|| Status::not_found(&call.kind.gvr(), name))?;
-    match (call.info.resource.as_str(), call.info.subresource.as_str()) {
-        ("pods", "proxy") => pod_proxy(call, &object).map(Some),
-        ("pods", _) => pod(server, call, &object).await,
-        ("nodes", _) => {
-            let port = kubelet_port(&object);
-            let path = with_query(&format!("/{}", call.info.rest), call.parts.uri.query());
-            Ok(Some(Target { node: name.to_owned(), address: format!("127.0.0.1:{port}"), tls: true, path }))
-        }
-        ("services", _) => service_proxy(server, call, &object).await.map(Some),
-        _ => Err(Status::no_such_path()),
-    }
-}
-
-fn kubelet_port(node: &Value) -> u64 {
+pub fn kubelet_port(node: &Value) -> u64 {
     node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().unwrap_or(KUBELET_PORT)
 }
 
-fn with_query(path: &str, query: Option<&str>) -> String {
+pub fn with_query(path: &str, query: Option<&str>) -> String {
     match query {
         Some(q) if !q.is_empty() => format!("{path}?{q}"),
         _ => path.to_owned(),
     }
 }
 
-async fn pod(server: &ApiServer, call: &Call, pod: &Value) -> Result<Option<Target>, Status> {
+async fn pod(server: &ApiServer, call: &Call) -> Result<Option<Target>, Status> {
+    let pod = server.read("", "pods", &call.info.namespace, &call.info.name).await?;
+    let pod = &pod.ok_or_else(|| Status::not_found(&call.kind.gvr(), &call.info.name))?;
     let (namespace, name, sub) = (&call.info.namespace, &call.info.name, call.info.subresource.as_str());
     let node = pod["spec"]["nodeName"].as_str().unwrap_or_default().to_owned();
     let container = if sub == "portforward" { String::new() } else { container(call, pod)? };
@@ -118,7 +142,7 @@ async fn pod(server: &ApiServer, call: &Call, pod: &Value) -> Result<Option<Targ
         "portforward" => format!("/portForward/{namespace}/{name}"),
         other => format!("/{other}/{namespace}/{name}/{container}"),
     };
-    Ok(Some(Target { node, address, tls: true, path: with_query(&path, Some(&query)) }))
+    Ok(Some(Target { node, address, security: Security::Kubelet, path: with_query(&path, Some(&query)) }))
 }
 
 /// The container that is meant, or upstream's question which one.
@@ -186,60 +210,14 @@ fn percent_encode(s: &str) -> String {
     s.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
-/// `[scheme:]name[:port]` of a proxied pod or service.
-fn split_name(name: &str) -> (&str, &str, &str) {
-    match name.split(':').collect::<Vec<_>>()[..] {
-        [scheme, name, port] => (scheme, name, port),
-        [name, port] => ("", name, port),
-        _ => ("", name, ""),
-    }
-}
-
-fn pod_proxy(call: &Call, pod: &Value) -> Result<Target, Status> {
-    let ip = pod["status"]["podIP"].as_str().filter(|s| !s.is_empty());
-    let ip = ip.ok_or_else(|| Status::bad_request("address not allowed"))?;
-    let (_, _, port) = split_name(&call.info.name);
-    let first = pod["spec"]["containers"][0]["ports"][0]["containerPort"].as_u64();
-    let port = if port.is_empty() { first.unwrap_or(80).to_string() } else { port.to_owned() };
-    let node = pod["spec"]["nodeName"].as_str().unwrap_or_default().to_owned();
-    let path = with_query(&format!("/{}", call.info.rest), call.parts.uri.query());
-    Ok(Target { node, address: join(ip, &port), tls: false, path })
-}
-
-fn join(ip: &str, port: &str) -> String {
-    if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
-}
-
-/// A ready endpoint of the service, on the node where it runs.
-async fn service_proxy(server: &ApiServer, call: &Call, service: &Value) -> Result<Target, Status> {
-    let (_, name, port) = split_name(&call.info.name);
-    let ports = service["spec"]["ports"].as_array().cloned().unwrap_or_default();
-    let number = port.parse::<u64>().ok();
-    let by_number = |p: &Value| number.is_some() && p["port"].as_u64() == number;
-    let wanted = ports.iter().find(|p| port.is_empty() || p["name"] == port || by_number(p));
-    let unavailable = || Status::service_unavailable(format!("no endpoints available for service {name:?}"));
-    let wanted = wanted.ok_or_else(unavailable)?;
-    let slices = server.read_all("discovery.k8s.io", "endpointslices", &call.info.namespace).await?;
-    for slice in slices.iter().filter(|s| s["metadata"]["labels"]["kubernetes.io/service-name"] == name) {
-        let same = |p: &&Value| p["name"].as_str().unwrap_or_default() == wanted["name"].as_str().unwrap_or_default();
-        let Some(port) = slice["ports"].as_array().into_iter().flatten().find(same) else { continue };
-        for endpoint in slice["endpoints"].as_array().into_iter().flatten() {
-            let ready = endpoint["conditions"]["ready"].as_bool().unwrap_or(true);
-            if let (true, Some(ip), Some(node)) =
-                (ready, endpoint["addresses"][0].as_str(), endpoint["nodeName"].as_str())
-            {
-                let path = with_query(&format!("/{}", call.info.rest), call.parts.uri.query());
-                let address = join(ip, &port["port"].to_string());
-                return Ok(Target { node: node.to_owned(), address, tls: false, path });
-            }
-        }
-    }
-    Err(unavailable())
-}
-
-fn is_upgrade(headers: &HeaderMap) -> bool {
+pub fn is_upgrade(headers: &HeaderMap) -> bool {
     let connection = headers.get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok());
     connection.flat_map(|v| v.split(',')).any(|t| t.trim().eq_ignore_ascii_case("upgrade"))
+}
+
+/// The host of `host:port`, without the brackets of IPv6.
+fn host(address: &str) -> &str {
+    address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']'])
 }
 
 async fn connect(server: &ApiServer, target: &Target) -> Result<Box<dyn Io>, Status> {
@@ -250,17 +228,21 @@ async fn connect(server: &ApiServer, target: &Target) -> Result<Box<dyn Io>, Sta
         status
     };
     let stream = server.dialer().dial(&target.node, &target.address).await.map_err(dial_error)?;
-    if !target.tls {
-        return Ok(stream);
-    }
-    let config = server.config.kubelet_tls.clone();
-    let config = config.ok_or_else(|| Status::internal("this server has no credentials for kubelets"))?;
-    let name = ServerName::try_from(target.node.clone()).map_err(|e| Status::internal(format!("node name: {e}")))?;
+    let (config, name) = match target.security {
+        Security::Plain => return Ok(stream),
+        Security::AnyCertificate => (any_certificate::config(), host(&target.address).to_owned()),
+        Security::Kubelet => {
+            let config = server.config.kubelet_tls.clone();
+            let config = config.ok_or_else(|| Status::internal("this server has no credentials for kubelets"))?;
+            (config, target.node.clone())
+        }
+    };
+    let name = ServerName::try_from(name).map_err(|e| Status::internal(format!("name of the server: {e}")))?;
     let tls = tokio_rustls::TlsConnector::from(config).connect(name, stream).await.map_err(dial_error)?;
     Ok(Box::new(tls))
 }
 
-async fn forward(server: &ApiServer, target: &Target, mut request: Request<Body>) -> Result<Response, Status> {
+pub async fn forward(server: &ApiServer, target: &Target, mut request: Request<Body>) -> Result<Response, Status> {
     let stream = connect(server, target).await?;
     let failed = |e: hyper::Error| Status::new(502, "BadGateway", format!("error trying to reach the node: {e}"));
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
@@ -283,7 +265,7 @@ async fn forward(server: &ApiServer, target: &Target, mut request: Request<Body>
     let impersonation: Vec<_> =
         parts.headers.keys().filter(|k| k.as_str().starts_with("impersonate-")).cloned().collect();
     impersonation.iter().for_each(|k| drop(parts.headers.remove(k)));
-    if let Ok(host) = HeaderValue::from_str(&target.address) {
+    if let (Security::Kubelet, Ok(host)) = (target.security, HeaderValue::from_str(&target.address)) {
         parts.headers.insert(header::HOST, host);
     }
     let mut answer = sender.send_request(Request::from_parts(parts, body)).await.map_err(failed)?;

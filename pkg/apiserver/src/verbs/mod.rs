@@ -103,8 +103,9 @@ impl Call {
         let labels = labels.map_err(|e| Status::bad_request(e.to_string()))?;
         let fields = FieldSelector::parse(self.query.get("fieldSelector").unwrap_or_default());
         let mut fields = fields.map_err(|e| Status::bad_request(e.to_string()))?;
-        for term in &fields.terms {
+        for term in &mut fields.terms {
             self.kind.check_selectable(&term.field).map_err(Status::bad_request)?;
+            term.field = self.kind.hooks.stored_field(&term.field).into_owned();
         }
         // `watch/<resource>/<name>` and the like.
         if !self.info.name.is_empty() && fields.exact("metadata.name").is_none() {
@@ -155,7 +156,7 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call, body: Body) -> Result
     match verb {
         "get" => get::get(server, &call).await,
         "list" => list::list(server, &call).await,
-        "watch" => watch::watch(server, &call).await,
+        "watch" => watch::watch(server, call).await,
         "create" if reviews::is_review(&call.kind) => reviews::create(server, &call, body).await,
         "create" if call.kind.gvk.kind == "Binding" && call.kind.gvk.group.is_empty() => {
             subresources::binding::create(server, &call, body).await

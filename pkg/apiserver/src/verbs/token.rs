@@ -60,23 +60,6 @@ impl Continue {
     }
 }
 
-/// In the words of Go's decoder where the token does not even begin as JSON.
-fn unreadable(bytes: &[u8], error: &serde_json::Error) -> String {
-    match bytes.iter().find(|b| !b.is_ascii_whitespace()) {
-        None => "unexpected end of JSON input".to_owned(),
-        Some(b'{' | b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n') => error.to_string(),
-        Some(b) => {
-            let shown = match *b {
-                b'\'' => r"\'".to_owned(),
-                b if b.is_ascii_graphic() || b == b' ' => char::from(b).to_string(),
-                b if b < 0x80 => format!("\\x{b:02x}"),
-                b => format!("\\u{b:04x}"),
-            };
-            format!("invalid character '{shown}' looking for beginning of value")
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,10 +14,14 @@ use crate::options::ListOptions;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, header};
+use futures::StreamExt;
+use http::{HeaderValue, Request, header};
 use isopod_api::Status;
 use isopod_kinds::Kind;
 use isopod_store::Revision;
+use isopod_streaming::Refusal;
+use isopod_streaming::messages::{self, Messages};
+use isopod_streaming::negotiate::{Transport, transport};
 use jiff::Timestamp;
 use rand::Rng;
 use serde_json::{Value, json};
@@ -36,8 +40,10 @@ const BOOKMARKS: Duration = Duration::from_secs(60);
 const MIN_TIMEOUT: u64 = 1800;
 /// Events that are there at the same time go out together.
 const CHUNK: usize = 64 << 10;
+/// Of the length in front of an event of protobuf.
+const LENGTH: usize = 4;
 
-pub async fn watch(server: &Arc<ApiServer>, call: &Call) -> Result<Response, Status> {
+pub async fn watch(server: &Arc<ApiServer>, mut call: Call) -> Result<Response, Status> {
     let form = call.form()?;
     if form.media == Media::Yaml {
         let m = "only the following media types are accepted: application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
@@ -48,19 +54,47 @@ pub async fn watch(server: &Arc<ApiServer>, call: &Call) -> Result<Response, Sta
     let kind = call.stored_kind(server);
     let cache = server.hub.cache(&kind).await?;
     let mut encoder = Encoder { kind: call.kind.clone(), form: form.clone(), headers_sent: false, now: call.now };
+    let socket = match transport(&call.parts.headers) {
+        Some(Transport::WebSocket) => Some(accept(&mut call, &form)),
+        _ => None,
+    };
     let started = start(server, &cache, &filter, &options).await;
-    let stream = match started {
-        Ok(started) => Stream::new(server, cache, filter, &options, started, encoder),
-        Err(status) => {
+    let mut stream = match (started, &socket) {
+        (Ok(started), _) => Stream::new(server, cache, filter, &options, started, encoder),
+        (Err(status), None) => {
             let frame = encoder.error(&status);
             return Ok(response(&form, Body::from(frame)));
         }
+        (Err(status), Some(_)) => return Err(status),
     };
+    stream.single = socket.is_some();
     let stream = futures::stream::unfold(stream, |mut s| async move {
         let frame = s.next().await?;
         Some((Ok::<_, Infallible>(frame), s))
     });
-    Ok(response(&form, Body::from_stream(stream)))
+    match socket {
+        None => Ok(response(&form, Body::from_stream(stream))),
+        Some(Err(refusal)) => Ok(refusal.response()),
+        Some(Ok((switching, messages))) => {
+            let lengths = if form.media == Media::Protobuf { LENGTH } else { 0 };
+            // A message has its own length.
+            let events = stream.map(move |frame| frame.map(|f| f.slice(lengths.min(f.len())..)));
+            tokio::spawn(async move {
+                if let Err(e) = messages.send(events).await {
+                    tracing::debug!(error = %e, "a watch over a WebSocket ended");
+                }
+            });
+            Ok(switching)
+        }
+    }
+}
+
+/// The answer to a client that wants its events as the messages of a WebSocket.
+fn accept(call: &mut Call, form: &Form) -> Result<(Response, Messages), Refusal> {
+    let mut request = Request::new(());
+    *request.headers_mut() = call.parts.headers.clone();
+    std::mem::swap(request.extensions_mut(), &mut call.parts.extensions);
+    messages::accept_events(&mut request, form.media != Media::Protobuf)
 }
 
 fn response(form: &Form, body: Body) -> Response {
@@ -141,6 +175,8 @@ struct Stream {
     end: Instant,
     timer: Pin<Box<Sleep>>,
     stop: CancellationToken,
+    /// Events do not leave together.
+    single: bool,
     ended: bool,
 }
 
@@ -170,6 +206,7 @@ impl Stream {
             end,
             timer,
             stop: server.stop.clone(),
+            single: false,
             ended: false,
         }
     }
@@ -182,6 +219,9 @@ impl Stream {
                 return out.take();
             }
             if let Some(frame) = self.ready() {
+                if self.single {
+                    return Some(frame);
+                }
                 out.push(frame);
                 continue;
             }

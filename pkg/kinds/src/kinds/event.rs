@@ -5,6 +5,7 @@ use crate::metadata::{self, immutable};
 use crate::strategy::{STATELESS, Strategy};
 use isopod_api::{FieldError, FieldErrors, Path, names};
 use serde_json::{Value, json};
+use std::borrow::Cow;
 
 const BASE: Strategy = Strategy { create_on_update: true, ..STATELESS };
 
@@ -42,6 +43,7 @@ pub const NEW: Strategy = Strategy {
         "type",
     ],
     select,
+    stored_field,
     create: validate_new,
     update: validate_new_update,
     to_storage,
@@ -121,6 +123,16 @@ fn select(obj: &Value, path: &str) -> String {
     }
     // `source` falls back to the reporter.
     if path == "source" { obj.text("reportingComponent").to_owned() } else { String::new() }
+}
+
+/// A field by its name in core/v1, where it is stored.
+fn stored_field(field: &str) -> Cow<'_, str> {
+    let (head, rest) = field.split_once('.').map_or((field, None), |(head, rest)| (head, Some(rest)));
+    match (RENAMED.iter().find(|(_, new)| *new == head), rest) {
+        (Some((core, _)), Some(rest)) => format!("{core}.{rest}").into(),
+        (Some((core, _)), None) => (*core).into(),
+        (None, _) => field.into(),
+    }
 }
 
 /// The namespace of a namespaced object's event is the object's; a cluster object's is `default`, or for newer events
@@ -251,6 +263,18 @@ fn validate_new_update(new: &Value, old: &Value) -> FieldErrors {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fields_are_selected_by_their_stored_names() {
+        for (field, want) in [
+            ("reportingController", "reportingComponent"),
+            ("regarding.name", "involvedObject.name"),
+            ("reason", "reason"),
+            ("metadata.name", "metadata.name"),
+        ] {
+            assert_eq!(stored_field(field), want);
+        }
+    }
 
     #[test]
     fn there_and_back() {

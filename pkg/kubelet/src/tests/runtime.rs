@@ -193,7 +193,21 @@ impl Runtime for FakeRuntime {
     async fn container(&self, id: &str) -> Result<ContainerStatus> {
         self.state.lock().containers.get(id).cloned().ok_or_else(|| RuntimeError::NoSuchContainer(id.into()))
     }
-    async fn update_container(&self, _: &str, _: Resources) -> Result<()> {
+    async fn update_container(
+        &self,
+        id: &str,
+        resources: Resources,
+        annotations: BTreeMap<String, String>,
+    ) -> Result<()> {
+        let mut state = self.state.lock();
+        let c = state.containers.get_mut(id).unwrap();
+        (c.config.resources, c.config.annotations) = (resources, annotations);
+        let text = format!("update {} {:?}", c.config.name, c.config.resources.cpu_shares);
+        state.calls.push(text);
+        Ok(())
+    }
+    async fn update_sandbox(&self, id: &str, resources: Resources) -> Result<()> {
+        self.state.lock().sandboxes.get_mut(id).unwrap().config.resources = resources;
         Ok(())
     }
     async fn container_stats(&self, id: &str) -> Result<ContainerStats> {

@@ -96,7 +96,8 @@ impl Worker {
             self.kill_one(kill);
         }
         self.drop_failed_kills();
-        let mut next = Next::Wait(None);
+        let mut next = self.resize(&plan.resize).await;
+        let resized = next == Next::Wait(None);
         for name in plan.start_ephemeral.iter().chain(&plan.start_init).chain(&plan.start) {
             match self.start(name, &paths).await {
                 Started::Yes => {}
@@ -106,7 +107,9 @@ impl Worker {
                 return Ok(Next::Wait(Some(self.now())));
             }
         }
-        self.failures = 0;
+        if resized {
+            self.failures = 0;
+        }
         Ok(next)
     }
 

@@ -36,7 +36,7 @@ impl Worker {
             return self.retry();
         }
         self.finished = true;
-        self.shared.admitted.lock().remove(self.pod.uid());
+        self.shared.release(self.pod.uid());
         if gone {
             return Next::Done;
         }

@@ -8,14 +8,17 @@ mod active;
 mod ending;
 mod kill;
 mod report;
+mod resize;
 mod start;
 
+use crate::allocation::Allocation;
 use crate::backoff::Backoff;
 use crate::downward::Addresses;
 use crate::images::PodImages;
 use crate::objects::PodObjects;
 use crate::pod::PodExt;
 use crate::probe::PodProbes;
+use crate::resize::Progress;
 use crate::shared::Shared;
 use crate::state::PodState;
 use crate::status::{Verdict, Waiting};
@@ -90,6 +93,10 @@ pub struct Worker {
     written: Value,
     verdict: Option<Verdict>,
     admitted: bool,
+    /// What the node grants the pod; `None` until it is admitted.
+    allocation: Option<Allocation>,
+    resize: Progress,
+    freed: watch::Receiver<u64>,
     /// No container will start again.
     finished: bool,
     /// Everything on the node but the records has been taken away.
@@ -109,6 +116,10 @@ impl Worker {
     ) -> Self {
         let status = pod.status.clone().unwrap_or_default();
         let max = shared.cfg.max_restart_backoff;
+        let allocation = Allocation::load(&shared.cfg.pod_dir(pod.uid())).unwrap_or_else(|e| {
+            tracing::warn!(pod = %pod.display(), error = %e, "cannot read what the pod was granted");
+            None
+        });
         Worker {
             images: PodImages::new(shared.puller.clone(), wake.clone(), max),
             probes: PodProbes::new(shared.prober.clone(), wake.clone()),
@@ -119,6 +130,9 @@ impl Worker {
             // What has containers was admitted before.
             admitted: !known.containers.is_empty()
                 || pod.stat().container_statuses.iter().flatten().any(|s| s.container_id.is_some()),
+            allocation,
+            resize: Progress::default(),
+            freed: shared.freed.subscribe(),
             finished: pod.is_terminal(),
             status,
             shared,
@@ -159,11 +173,12 @@ impl Worker {
             };
             tokio::select! {
                 () = self.wake.notified() => {}
+                Ok(()) = self.freed.changed(), if self.resize.pending.is_some() => {}
                 () = deadline => {}
                 () = stop.cancelled() => return,
             }
         }
-        self.shared.admitted.lock().remove(self.pod.uid());
+        self.shared.release(self.pod.uid());
     }
 
     fn now(&self) -> Timestamp {
@@ -174,7 +189,7 @@ impl Worker {
         let latest = self.api.borrow_and_update().clone();
         let gone = latest.is_none();
         if let Some(pod) = latest {
-            self.pod = pod;
+            self.pod = self.granted(pod);
         }
         if let Err(e) = self.refresh().await {
             tracing::warn!(pod = %self.pod.display(), error = %Chain(&e), "cannot read the runtime's state");
@@ -236,6 +251,7 @@ impl Worker {
         if self.admitted {
             // An adopted pod counts too; it is not asked again.
             admitted.insert(self.pod.uid().to_owned(), self.pod.clone());
+            self.allocate();
             return;
         }
         let others: Vec<Arc<Pod>> =
@@ -246,6 +262,7 @@ impl Worker {
             Ok(()) => {
                 admitted.insert(self.pod.uid().to_owned(), self.pod.clone());
                 self.admitted = true;
+                self.allocate();
             }
             Err(verdict) => {
                 let text = verdict.message.trim_start_matches("Pod was rejected: ").to_owned();

@@ -75,6 +75,7 @@ impl Worker {
             messages: &self.messages,
             host_ips: self.shared.host_ips(),
             verdict: self.verdict.as_ref(),
+            resize: &self.resize,
             terminal,
             now: self.now(),
         };

@@ -50,7 +50,7 @@ async fn limits_are_in_the_control_groups_and_change() {
     );
     config.resources.memory_limit = Some(96 << 20);
     config.resources.pids_limit = Some(60);
-    node.runtime.update_container(&id, config.resources).await.unwrap();
+    node.runtime.update_container(&id, config.resources, config.annotations).await.unwrap();
     assert_eq!(in_group(&group, ("memory", "memory.limit_in_bytes"), "memory.max"), (96 << 20).to_string());
     assert_eq!(in_group(&group, ("pids", "pids.max"), "pids.max"), "60");
     node.runtime.remove_sandbox(&sandbox).await.unwrap();
