@@ -127,11 +127,28 @@ async fn tokens_live_with_their_pod() {
         "containers": [{"name": "c", "image": "i"}]}});
     let pod = s.post("/api/v1/namespaces/default/pods", pod).await;
     assert_eq!(pod.code, 201, "{}", pod.text);
-    let request = json!({"spec": {"boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": "p"}}});
+    let uid = &pod.json["metadata"]["uid"];
+    let bound = |more: Value| {
+        let mut reference = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid});
+        reference.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"spec": {"boundObjectRef": reference}})
+    };
+    let request = bound(json!({}));
     let uri = "/api/v1/namespaces/default/serviceaccounts/app/token";
     let node = |n: &str| Ok(UserInfo::new(format!("system:node:{n}"), &["system:nodes"]));
     let (code, _) = send(&s, node("n2"), "POST", uri, request.clone()).await;
     assert_eq!(code, 403, "not its pod");
+    let mut elsewhere = request.clone();
+    elsewhere["spec"]["audiences"] = json!(["vault"]);
+    for (request, words) in [
+        (bound(json!({"uid": null})), "with a pod binding without a uid"),
+        (bound(json!({"uid": "other"})), "does not match the UID in record"),
+        (json!({"spec": {}}), "not bound to a pod"),
+        (elsewhere, "is not authorized to request tokens for audience \"vault\""),
+    ] {
+        let (code, refused) = send(&s, node("n1"), "POST", uri, request).await;
+        assert!(code == 403 && refused["message"].as_str().unwrap().contains(words), "{refused}");
+    }
     let (code, issued) = send(&s, node("n1"), "POST", uri, request).await;
     assert_eq!(code, 201, "{issued}");
     let token = issued["status"]["token"].as_str().unwrap();

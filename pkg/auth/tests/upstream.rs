@@ -46,7 +46,7 @@ fn the_policy_is_upstreams() {
     for (got, want) in got.iter_mut().zip(&want) {
         if got.get("aggregationRule").is_some() {
             // Upstream's controller collects them after the start.
-            assert!(!got["rules"].as_array().unwrap().is_empty());
+            assert!(got.get("rules").is_none());
             got["rules"] = Value::Null;
         }
         assert_eq!(got, want);

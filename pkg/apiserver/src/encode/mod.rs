@@ -5,6 +5,7 @@ pub mod decode;
 pub mod negotiate;
 pub mod splice;
 pub mod table;
+mod yaml;
 
 use bytes::Bytes;
 use isopod_kinds::Kind;
@@ -70,7 +71,7 @@ pub fn value(value: &Value, form: &Form) -> Bytes {
 
 pub fn text(value: &Value, form: &Form) -> Bytes {
     match form.media {
-        Media::Yaml => serde_yaml_ng::to_string(value).unwrap_or_default().into(),
+        Media::Yaml => yaml::to_yaml(value).into(),
         _ if form.pretty => {
             let mut out = serde_json::to_vec_pretty(value).unwrap_or_default();
             out.push(b'\n');
