@@ -265,6 +265,9 @@ func (w *walker) field(b *strings.Builder, t reflect.Type, f reflect.StructField
 	}
 	add("inline", strings.Join(tags, ","))
 	add("embedded", strings.Join(names, "."))
+	if f.Name != strings.ToUpper(jsonName[:1])+jsonName[1:] {
+		add("field", f.Name)
+	}
 	code := w.code(ft)
 	p := def.Properties[jsonName]
 	add("list", strings.TrimPrefix(p.ListType, "atomic"))

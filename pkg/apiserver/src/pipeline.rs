@@ -62,12 +62,18 @@ impl Intent {
         }
     }
 
-    fn invalid(&self, object: &Value, errors: isopod_api::FieldErrors) -> Result<(), Status> {
+    /// `sent`: the object as the client sent it, asked for only where there are errors.
+    fn invalid(
+        &self,
+        object: &Value,
+        errors: isopod_api::FieldErrors,
+        sent: impl FnOnce() -> Value,
+    ) -> Result<(), Status> {
         if errors.is_empty() {
             return Ok(());
         }
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
-        let errors = isopod_kinds::golang::finish(errors, &self.kind.schema);
+        let errors = isopod_kinds::golang::finish(errors, &self.kind.schema, &sent());
         // Upstream names the kind in its internal group: events of either group are the core group's.
         Err(Status::invalid(&self.kind.storage.gvk, name, &errors))
     }
@@ -103,7 +109,7 @@ async fn create_as(server: &ApiServer, intent: &Intent, body: &Value, owned: boo
         prepare_create(intent, &mut new);
         let mut allocation = allocate::on_create(server, intent, &mut new).await?;
         json::canonicalize(&mut new, &intent.kind.schema);
-        validate_create(intent, &new)?;
+        validate_create(intent, &new, body)?;
         admission::validate(server, intent, Operation::Create, Some(&new), None).await?;
         // What upstream reads back from its store is defaulted once more, with what the server has set since.
         apply_defaults(intent, &mut new);
@@ -162,7 +168,7 @@ pub async fn update(server: &ApiServer, intent: &Intent, candidate: &dyn Candida
         let mut allocation = allocate::on_update(server, intent, &mut new, &old).await?;
         json::canonicalize(&mut new, &intent.kind.schema);
         ownership::settle(&mut new, &old);
-        validate_update(intent, &new, &old)?;
+        validate_update(intent, &new, &old, candidate)?;
         admission::validate(server, intent, Operation::Update, Some(&new), Some(&old)).await?;
         let removed = is_finished(intent, &new);
         let stored = fitting_bytes(intent, &mut new, owned)?;
@@ -301,26 +307,27 @@ fn keep(new: &mut Value, old: &Value, key: &str) {
     };
 }
 
-fn validate_create(intent: &Intent, new: &Value) -> Result<(), Status> {
+fn validate_create(intent: &Intent, new: &Value, sent: &Value) -> Result<(), Status> {
     let kind = &intent.kind;
     let errors = isopod_kinds::metadata::with_own_rules(kind, new, || {
         let mut errors = validate::types(new, &kind.schema);
         errors.extend(kind.hooks.validate_create(&intent.ctx(), new));
         errors
     });
-    intent.invalid(new, errors)?;
+    intent.invalid(new, errors, || sent.clone())?;
     intent.warn(kind.hooks.warnings(&intent.ctx(), new, None));
     Ok(())
 }
 
-fn validate_update(intent: &Intent, new: &Value, old: &Value) -> Result<(), Status> {
+fn validate_update(intent: &Intent, new: &Value, old: &Value, candidate: &dyn Candidate) -> Result<(), Status> {
     let kind = &intent.kind;
     let mut errors = isopod_kinds::metadata::validate_update(kind, new, old);
     // What was stored with these faults already may keep them.
     let known = if errors.is_empty() { validate::types(old, &kind.schema) } else { Vec::new() };
     errors.extend(validate::types(new, &kind.schema).into_iter().filter(|e| !known.contains(e)));
     errors.extend(kind.hooks.validate_update(&intent.ctx(), new, old));
-    intent.invalid(new, errors)?;
+    // A candidate is made from the same object the same way again.
+    intent.invalid(new, errors, || candidate.make(Some(old)).map_or(Value::Null, |made| made.object))?;
     intent.warn(kind.hooks.warnings(&intent.ctx(), new, Some(old)));
     Ok(())
 }

@@ -4,19 +4,28 @@
 //!
 //! Invariant: only the shown value of an error changes, never whether there is one.
 
+use crate::access;
 use isopod_api::{FieldErrors, Gvk};
 use isopod_schema::types::{Field, Node, Object};
 use serde_json::Value;
 
 /// Puts errors into upstream's order and words: those that declarative rules give come last, and structs are shown as Go
-/// marshals them. `schema` is the kind's.
-pub fn finish(errors: FieldErrors, schema: &Object) -> FieldErrors {
+/// marshals them. `schema` is the kind's, `sent` the object as the client sent it: what it sent empty shows as empty.
+pub fn finish(errors: FieldErrors, schema: &Object, sent: &Value) -> FieldErrors {
     let (last, first): (Vec<_>, Vec<_>) = errors.into_iter().partition(|e| e.declared);
     let mut errors: FieldErrors = first.into_iter().chain(last).collect();
     if schema.custom {
         return errors;
     }
     for e in &mut errors {
+        if e.shown.as_deref() == Some("null") {
+            // Declarative rules show no value at all.
+            let is_collection = matches!(find(schema, &e.field), Some(Node::List(_) | Node::Map(_)));
+            let empty =
+                at(sent, &e.field).filter(|v| is_collection && !e.declared && !v.is_null() && access::is_empty(v));
+            e.shown = empty.map(Value::to_string).or_else(|| Some("null".to_owned()));
+            continue;
+        }
         let Some(shown) = e.shown.as_deref().filter(|s| s.starts_with(['{', '['])) else { continue };
         // What a validator wrote in Go's names is left as it is.
         if shown.chars().find(|c| c.is_alphabetic()).is_some_and(char::is_uppercase) {
@@ -27,13 +36,27 @@ pub fn finish(errors: FieldErrors, schema: &Object) -> FieldErrors {
         // Events of the newer group are validated in their stored form.
         let newer = schema.field("regarding").is_some();
         let field = if newer { e.field.replace("involvedObject", "regarding") } else { e.field.clone() };
-        match find(schema, &field) {
+        // Some paths of upstream's begin at the spec.
+        match find(schema, &field).or_else(|| find(schema, &format!("spec.{field}"))) {
             Some(node) => write(&mut out, &value, node, false),
             None => escape(&mut out, &value),
         }
         e.shown = Some(out);
     }
     errors
+}
+
+/// The value at the path of an error.
+fn at<'v>(object: &'v Value, path: &str) -> Option<&'v Value> {
+    let mut value = object;
+    for part in path.split('.') {
+        let (name, indexes) = part.find('[').map_or((part, ""), |i| part.split_at(i));
+        value = value.get(name)?;
+        for index in indexes.split(['[', ']']).filter(|i| !i.is_empty()) {
+            value = if value.is_array() { value.get(index.parse::<usize>().ok()?)? } else { value.get(index)? };
+        }
+    }
+    Some(value)
 }
 
 /// The type at the path of an error: `spec.ports[0].port`, `spec.limits[cpu]`.
@@ -81,11 +104,7 @@ fn write(out: &mut String, value: &Value, node: &Node, zero: bool) {
             if value.is_null() && !zero {
                 return out.push_str("null");
             }
-            list(out, '{', '}', o.get().fields.iter(), |out, f| {
-                escape(out, &Value::from(go_name(&f.name)));
-                out.push(':');
-                field(out, value.get(&f.name).unwrap_or(&Value::Null), f);
-            });
+            internal(out, value, o.get().fields.iter());
         }
         (Node::Object(o), Value::Object(map)) => {
             let known = o.get().fields.iter().filter(|f| map.contains_key(&f.name));
@@ -110,6 +129,92 @@ fn write(out: &mut String, value: &Value, node: &Node, zero: bool) {
     }
 }
 
+/// An internal struct, of these fields. What has a name of its own outside is inlined inside: the metadata's fields stand
+/// among the others, and the type is not said.
+fn internal<'f>(out: &mut String, value: &Value, fields: impl Iterator<Item = &'f Field>) {
+    let mut parts: Vec<String> = Vec::new();
+    for f in fields.filter(|f| &*f.embedded != "TypeMeta") {
+        let (mut part, inner) = (String::new(), value.get(&f.name).unwrap_or(&Value::Null));
+        if matches!(f.go_name.as_deref(), Some("ObjectMeta" | "ListMeta")) {
+            write(&mut part, inner, &f.node, false);
+            let inside = part.strip_prefix('{').and_then(|p| p.strip_suffix('}')).filter(|p| !p.is_empty());
+            parts.extend(inside.map(str::to_owned));
+            continue;
+        }
+        escape(&mut part, &Value::from(go_name(f)));
+        part.push(':');
+        field(&mut part, inner, f);
+        parts.push(part);
+    }
+    out.push('{');
+    out.push_str(&parts.join(","));
+    out.push('}');
+}
+
+/// How two values of a built-in type (`io.k8s.api.core.v1.PodSpec`) differ, line by line.
+pub fn diff(old: &Value, new: &Value, definition: &str) -> String {
+    diff_of(old, new, definition, |_| true)
+}
+
+/// [`diff`] of the struct that the type inlines under this name (`PersistentVolumeSource`).
+pub fn diff_inlined(old: &Value, new: &Value, definition: &str, inlined: &str) -> String {
+    diff_of(old, new, definition, |f| &*f.embedded == inlined)
+}
+
+fn diff_of(old: &Value, new: &Value, definition: &str, shows: impl Fn(&Field) -> bool) -> String {
+    let Some(object) = isopod_schema::facts::builtin().object(definition) else { return String::new() };
+    let text = |value: &Value| {
+        let mut out = String::new();
+        internal(&mut out, value, object.fields.iter().filter(|f| shows(f)));
+        indented(&out)
+    };
+    crate::diff::unified(&text(old), &text(new))
+}
+
+/// Compact JSON with a line for each value, one space a level, as Go indents it.
+fn indented(compact: &str) -> String {
+    let mut out = String::with_capacity(compact.len() * 2);
+    let (mut depth, mut quoted, mut escaped) = (0usize, false, false);
+    let mut chars = compact.chars().peekable();
+    let line = |out: &mut String, depth: usize| {
+        out.push('\n');
+        out.extend(std::iter::repeat_n(' ', depth));
+    };
+    while let Some(c) = chars.next() {
+        match c {
+            _ if quoted => {
+                out.push(c);
+                quoted = escaped || c != '"';
+                escaped = c == '\\' && !escaped;
+            }
+            '{' | '[' => {
+                out.push(c);
+                if let Some(close) = chars.next_if(|n| matches!(n, '}' | ']')) {
+                    out.push(close);
+                } else {
+                    depth += 1;
+                    line(&mut out, depth);
+                }
+            }
+            '}' | ']' => {
+                depth = depth.saturating_sub(1);
+                line(&mut out, depth);
+                out.push(c);
+            }
+            ',' => {
+                out.push(c);
+                line(&mut out, depth);
+            }
+            ':' => out.push_str(": "),
+            c => {
+                quoted = c == '"';
+                out.push(c);
+            }
+        }
+    }
+    out
+}
+
 /// A field of an internal struct: absent means Go's zero value, `null` for pointers, lists and maps.
 fn field(out: &mut String, value: &Value, f: &Field) {
     let nil = f.pointer || matches!(f.node, Node::List(_) | Node::Map(_) | Node::Bytes);
@@ -132,23 +237,12 @@ fn escape(out: &mut String, value: &Value) {
     out.push_str(&isopod_schema::json::html_escaped(&value.to_string()));
 }
 
-/// Words that Go spells in capitals where they begin a name.
-const INITIALISMS: [&str; 24] = [
-    "api", "uid", "id", "ip", "url", "uri", "cidr", "csi", "nfs", "rbd", "fs", "fc", "gce", "aws", "tcp", "http",
-    "dns", "tls", "ttl", "gid", "grpc", "iscsi", "json", "cel",
-];
-
-/// The Go name of a field: `apiVersion` is `APIVersion`, `cidrs` is `CIDRs`.
-fn go_name(json: &str) -> String {
-    let end = json.find(|c: char| !c.is_ascii_lowercase()).unwrap_or(json.len());
-    let (word, rest) = json.split_at(end);
-    if INITIALISMS.contains(&word) {
-        return format!("{}{rest}", word.to_uppercase());
+/// The Go name of a field: `name` is `Name`, and the facts know the others.
+fn go_name(field: &Field) -> String {
+    if let Some(name) = &field.go_name {
+        return name.to_string();
     }
-    if let Some(one) = word.strip_suffix('s').filter(|w| rest.is_empty() && INITIALISMS.contains(w)) {
-        return format!("{}s", one.to_uppercase());
-    }
-    let mut chars = json.chars();
+    let mut chars = field.name.chars();
     chars.next().map_or_else(String::new, |c| c.to_ascii_uppercase().to_string() + chars.as_str())
 }
 
@@ -161,7 +255,7 @@ mod tests {
 
     fn shown(gvk: &Gvk, path: &str, value: Value) -> String {
         let schema = facts::builtin().object_of(gvk).expect("built in");
-        let errors = finish(vec![FieldError::invalid(&Path::new(path), value, "")], &schema);
+        let errors = finish(vec![FieldError::invalid(&Path::new(path), value, "")], &schema, &Value::Null);
         errors[0].shown.clone().expect("it was shown before")
     }
 
@@ -180,10 +274,50 @@ mod tests {
     }
 
     #[test]
+    fn what_was_sent_empty_shows_as_empty() {
+        let schema = facts::builtin().object_of(&Gvk::new("", "v1", "Pod")).expect("built in");
+        let sent = json!({"spec": {"nodeSelector": {}, "affinity": {}, "containers": [{"args": []}]}});
+        for (path, want) in [
+            ("spec.nodeSelector", "{}"),
+            ("spec.containers[0].args", "[]"),
+            ("spec.tolerations", "null"),
+            ("spec.affinity", "null"),
+        ] {
+            let errors = finish(vec![FieldError::invalid(&Path::new(path), Value::Null, "")], &schema, &sent);
+            assert_eq!(errors[0].shown.as_deref(), Some(want), "{path}");
+        }
+    }
+
+    #[test]
     fn declarative_errors_come_last() {
         let schema = facts::builtin().object_of(&Gvk::new("", "v1", "Pod")).expect("built in");
         let e = |p: &str| FieldError::required(&Path::new(p), "");
-        let errors = finish(vec![e("spec").declared(), e("metadata")], &schema);
+        let errors = finish(vec![e("spec").declared(), e("metadata")], &schema, &Value::Null);
         assert_eq!((errors[0].field.as_str(), errors[1].field.as_str()), ("metadata", "spec"));
+    }
+
+    #[test]
+    fn differences_show_line_by_line() {
+        let old = json!({"name": "a", "image": "x", "securityContext": {"seLinuxOptions": {"level": "s0"}}});
+        let mut new = old.clone();
+        new["image"] = json!("y\\\",{");
+        assert_eq!(
+            diff(&old, &new, "io.k8s.api.core.v1.Container"),
+            "@@ -1,6 +1,6 @@\n {\n  \"Name\": \"a\",\n- \"Image\": \"x\",\n+ \"Image\": \"y\\\\\\\",{\",\n  \"Command\": null,\n  \"Args\": null,\n  \"WorkingDir\": \"\",\n"
+        );
+        let claim = |name: &str| json!({"csi": {"driver": name}, "accessModes": ["x"]});
+        let shown =
+            diff_inlined(&claim("a"), &claim("b"), "io.k8s.api.core.v1.PersistentVolumeSpec", "PersistentVolumeSource");
+        assert!(shown.contains("  \"CSI\": {\n-  \"Driver\": \"a\",\n+  \"Driver\": \"b\",\n"), "{shown}");
+        let mut template = String::new();
+        let of_template = Node::Object(isopod_schema::types::ObjectRef::new(
+            facts::builtin().object("io.k8s.api.core.v1.EphemeralVolumeSource").expect("built in"),
+        ));
+        let volume = json!({"volumeClaimTemplate": {"metadata": {"labels": {"a": "b"}}, "spec": {}}});
+        write(&mut template, &volume, &of_template, false);
+        assert!(
+            template.starts_with(r#"{"VolumeClaimTemplate":{"labels":{"a":"b"},"Spec":{"AccessModes":null"#),
+            "{template}"
+        );
     }
 }

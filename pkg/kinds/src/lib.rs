@@ -7,6 +7,7 @@ pub mod access;
 pub mod bootstrap;
 pub mod columns;
 pub mod defaults;
+mod diff;
 pub mod golang;
 pub mod kind;
 pub mod kinds;

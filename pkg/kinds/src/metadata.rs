@@ -42,7 +42,7 @@ fn own_rules_first(gvk: &Gvk) -> bool {
 pub fn with_own_rules(kind: &Kind, obj: &Value, own: impl FnOnce() -> FieldErrors) -> FieldErrors {
     if own_rules_first(&kind.gvk) {
         let errs = own();
-        let all = || create(obj.at("metadata"), kind.namespaced, names::name_is_path_segment, &Path::new("metadata"));
+        let all = || create(obj.at("metadata"), kind.namespaced, &names::name_is_path_segment, &Path::new("metadata"));
         return if errs.is_empty() { all() } else { errs };
     }
     let mut errs = validate_create(kind, obj);
@@ -52,11 +52,10 @@ pub fn with_own_rules(kind: &Kind, obj: &Value, own: impl FnOnce() -> FieldError
 
 pub fn validate_create(kind: &Kind, obj: &Value) -> FieldErrors {
     let path = Path::new("metadata");
-    let mut errs = create(obj.at("metadata"), kind.namespaced, name_rule(&kind.gvk), &path);
+    let rule = name_rule(&kind.gvk);
+    let mut errs = create(obj.at("metadata"), kind.namespaced, &rule, &path);
     if !kind.schema.custom && qualifies_finalizers(&kind.gvk) {
-        for (i, f) in obj.texts("metadata.finalizers").iter().enumerate() {
-            errs.extend(kube_finalizer(f, &path.child("finalizers").index(i)));
-        }
+        errs.extend(kube_finalizers(obj.at("metadata"), &path));
     }
     errs
 }
@@ -73,6 +72,11 @@ fn qualifies_finalizers(gvk: &Gvk) -> bool {
     }
 }
 
+pub fn kube_finalizers(meta: &Value, path: &Path) -> FieldErrors {
+    let p = path.child("finalizers");
+    meta.texts("finalizers").iter().enumerate().flat_map(|(i, f)| kube_finalizer(f, &p.index(i))).collect()
+}
+
 pub fn kube_finalizer(name: &str, path: &Path) -> FieldErrors {
     if name.contains('/') || ["kubernetes", "orphan", "foregroundDeletion"].contains(&name) {
         return Vec::new();
@@ -86,7 +90,7 @@ pub fn validate_update(_kind: &Kind, new: &Value, old: &Value) -> FieldErrors {
 }
 
 /// All of a new object's metadata, also of one that is embedded (a pod template's has its own, weaker rules).
-pub fn create(meta: &Value, namespaced: bool, rule: NameRule, path: &Path) -> FieldErrors {
+pub fn create(meta: &Value, namespaced: bool, rule: &dyn Fn(&str, bool) -> Vec<String>, path: &Path) -> FieldErrors {
     let mut errs = Vec::new();
     let generate = meta.text("generateName");
     if !generate.is_empty() {
@@ -344,7 +348,7 @@ mod tests {
     }
 
     fn made(meta: Value) -> Vec<String> {
-        say(create(&meta, true, names::name_is_dns_subdomain, &Path::new("metadata")))
+        say(create(&meta, true, &names::name_is_dns_subdomain, &Path::new("metadata")))
     }
 
     #[test]

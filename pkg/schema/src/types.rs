@@ -143,6 +143,8 @@ pub struct Field {
     /// Names of the Go structs that are inlined on the way to the field (`VolumeSource`, `TypeMeta`), else empty: type
     /// errors show them.
     pub embedded: Box<str>,
+    /// The name of the Go field where it is not the JSON name with a capital: structs of the internal API show under it.
+    pub go_name: Option<Box<str>>,
     /// The name of Go's type where it is a named scalar or slice (`v1.RestartPolicy`): type errors show it.
     pub go_type: Option<Box<str>>,
     /// The values of Go's `+enum` type, of the field or its elements, as a list in JSON. OpenAPI shows them; whether
@@ -170,6 +172,7 @@ impl Field {
             granular: false,
             zero_default: false,
             embedded: Box::default(),
+            go_name: None,
             go_type: None,
             allowed: None,
             constraints: None,

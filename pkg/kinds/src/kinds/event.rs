@@ -207,8 +207,9 @@ fn series(event: &Value) -> FieldErrors {
 fn validate_new(event: &Value) -> FieldErrors {
     let event = &stored(event);
     let mut errs = common_rules(event, "reportingController");
-    let meta = event.at("metadata");
-    errs.extend(metadata::create(meta, true, names::name_is_dns_subdomain, &Path::new("metadata")));
+    let (meta, path) = (event.at("metadata"), Path::new("metadata"));
+    errs.extend(metadata::create(meta, true, &names::name_is_dns_subdomain, &path));
+    errs.extend(metadata::kube_finalizers(meta, &path));
     errs.extend(series(event));
     if !event.has("eventTime") {
         errs.push(FieldError::required(&Path::new("eventTime"), ""));

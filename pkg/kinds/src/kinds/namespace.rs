@@ -15,10 +15,10 @@ pub const STRATEGY: Strategy = Strategy {
     fields: &["status.phase"],
     prepare_create,
     prepare_update,
-    create: finalizers,
-    update: |new, _| finalizers(new),
+    create: |new| finalizers(new, false),
+    update: |new, _| finalizers(new, false),
     update_status,
-    update_other: |_, new, _| finalizers(new),
+    update_other: |_, new, _| finalizers(new, true),
     ..STATELESS
 };
 
@@ -42,10 +42,11 @@ fn prepare_update(ctx: &Ctx, new: &mut Value, old: &Value) {
     }
 }
 
-fn finalizers(new: &Value) -> FieldErrors {
+/// `indexed`: errors say which one is meant.
+fn finalizers(new: &Value, indexed: bool) -> FieldErrors {
     let p = Path::new("spec").child("finalizers");
     let check = |(i, name): (usize, &str)| {
-        let p = p.index(i);
+        let p = if indexed { p.index(i) } else { p.clone() };
         let mut errs = metadata::label_name(name, &p);
         errs.extend(metadata::kube_finalizer(name, &p));
         errs
@@ -83,7 +84,7 @@ mod tests {
         let mut new = json!({"spec": {}, "status": {}});
         prepare_update(&ctx, &mut new, &ns);
         assert_eq!((new.has("spec.finalizers"), new.text("status.phase")), (false, "Active"));
-        let errs = finalizers(&json!({"spec": {"finalizers": ["kubernetes", "a/b", "odd"]}}));
+        let errs = finalizers(&json!({"spec": {"finalizers": ["kubernetes", "a/b", "odd"]}}), true);
         assert_eq!(errs.len(), 1);
         assert_eq!(errs[0].field, "spec.finalizers[2]");
     }

@@ -5,6 +5,7 @@ use super::plugins;
 use super::resources::{amount, non_negative_quantity, resource_value};
 use super::scheduling::node_selector;
 use crate::access::{self, Access, same};
+use crate::golang;
 use crate::metadata::{immutable, label_selector};
 use isopod_api::{FieldError, FieldErrors, Path};
 use serde_json::{Value, json};
@@ -119,8 +120,10 @@ pub fn claim_update(new: &Value, old: &Value) -> FieldErrors {
         access::keep(&mut n, &o, "volumeAttributesClassName");
     }
     if !same(&n, &o) {
-        let m = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n";
-        errs.push(FieldError::forbidden(&Path::new("spec"), m));
+        let m =
+            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
+        let d = golang::diff(&o, &n, "io.k8s.api.core.v1.PersistentVolumeClaimSpec");
+        errs.push(FieldError::forbidden(&Path::new("spec"), format!("{m}\n{d}")));
     }
     let size = |v: &Value, path: &str| amount(v.at(path));
     let (asked, before) = (size(new, "spec.resources.requests.storage"), size(old, "spec.resources.requests.storage"));
@@ -249,11 +252,13 @@ pub fn volume_update(new: &Value, old: &Value) -> FieldErrors {
     }
     if !same(&n, &o) {
         let p = child(&Path::new("spec"), "persistentvolumesource");
-        errs.push(FieldError::forbidden(&p, "spec.persistentvolumesource is immutable after creation\n"));
+        let d = golang::diff_inlined(&o, &n, "io.k8s.api.core.v1.PersistentVolumeSpec", "PersistentVolumeSource");
+        errs.push(FieldError::forbidden(&p, format!("spec.persistentvolumesource is immutable after creation\n{d}")));
     }
     errs.extend(immutable(new.at("spec"), old.at("spec"), "volumeMode", &Path::root()));
     if old.has("spec.nodeAffinity") && !same(new.at("spec.nodeAffinity"), old.at("spec.nodeAffinity")) {
         let m = "field is immutable, except for updating from beta label to GA";
+        // Upstream's path begins at the spec.
         errs.push(FieldError::invalid(&Path::new("nodeAffinity"), new.at("spec.nodeAffinity").clone(), m));
     }
     if old.has("spec.volumeAttributesClassName") && !new.has("spec.volumeAttributesClassName") {

@@ -406,7 +406,7 @@ fn template_update(new: &Value, old: &Value, path: &Path) -> FieldErrors {
             }
         }
     }
-    immutable(now, &before, "template", path)
+    immutable(now, &before, if suspended { "template.spec" } else { "template" }, path)
 }
 
 pub fn status(new: &Value, old: &Value) -> FieldErrors {

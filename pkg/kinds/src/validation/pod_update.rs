@@ -5,6 +5,7 @@ use super::pod::{APPARMOR, MIRROR, metadata_and_spec, pod_annotations};
 use super::resources::amount;
 use super::scheduling;
 use crate::access::{self, Access, list_mut, same};
+use crate::golang;
 use crate::kinds::pod::qos_class;
 use crate::metadata::{immutable, label_name};
 use isopod_api::names;
@@ -13,6 +14,8 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 
 const UPDATABLE: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
+
+const POD_SPEC: &str = "io.k8s.api.core.v1.PodSpec";
 
 pub fn update(new: &Value, old: &Value) -> FieldErrors {
     let mut errs = metadata_and_spec(new);
@@ -66,7 +69,7 @@ pub fn update(new: &Value, old: &Value) -> FieldErrors {
         errs.extend(narrowed(&mut munged, o, &path));
     }
     if !same(&munged, o) {
-        errs.push(FieldError::forbidden(&path, format!("{UPDATABLE}\n{}", differences(o, &munged))));
+        errs.push(FieldError::forbidden(&path, format!("{UPDATABLE}\n{}", golang::diff(o, &munged, POD_SPEC))));
     }
     errs
 }
@@ -87,29 +90,6 @@ fn narrowed(munged: &mut Value, old: &Value, path: &Path) -> FieldErrors {
         access::keep(munged, old, "affinity.nodeAffinity");
     }
     errs
-}
-
-/// The fields that differ, one a line.
-fn differences(old: &Value, new: &Value) -> String {
-    let mut lines = Vec::new();
-    diff("", old, new, &mut lines);
-    lines.join("\n")
-}
-
-fn diff(path: &str, old: &Value, new: &Value, out: &mut Vec<String>) {
-    if same(old, new) {
-        return;
-    }
-    match (old, new) {
-        (Value::Object(a), Value::Object(b)) => {
-            let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-            for k in keys {
-                let null = Value::Null;
-                diff(&format!("{path}.{k}"), a.get(k).unwrap_or(&null), b.get(k).unwrap_or(&null), out);
-            }
-        }
-        _ => out.push(format!("-{path}: {old}\n+{path}: {new}")),
-    }
 }
 
 fn annotation_changes(new: &Value, old: &Value) -> FieldErrors {
@@ -294,7 +274,7 @@ fn ephemeral(new: &Value, old: &Value) -> FieldErrors {
                 errs.push(FieldError::forbidden(&p, m));
             }
             Some(c) if !same(c, before) => {
-                let d = differences(before, c);
+                let d = golang::diff(before, c, "io.k8s.api.core.v1.EphemeralContainer");
                 let m = format!("existing ephemeral containers {name:?} may not be changed\n{d}");
                 errs.push(FieldError::forbidden(&p, m));
             }

@@ -95,6 +95,7 @@ fn attribute(f: &mut Field, shape: &mut Shape, key: &str, value: &'static str) {
     match key {
         "inline" => f.inline_tags = value.split(',').filter_map(|n| n.parse().ok()).collect(),
         "embedded" => f.embedded = value.into(),
+        "field" => f.go_name = Some(value.into()),
         "go" => f.go_type = Some(value.into()),
         "enum" => f.allowed = Some(value.into()),
         "patch" => {
