@@ -15,7 +15,7 @@ use serde_json::Value;
 
 pub fn strategy(kind: &str) -> Strategy {
     match kind {
-        "IPAddress" => Strategy { create: ip_address, update: ip_address_update, ..STATELESS },
+        "IPAddress" => Strategy { random_suffix: false, create: ip_address, update: ip_address_update, ..STATELESS },
         "ServiceCIDR" => Strategy {
             owned: ownership::status_alone,
             generation: false,

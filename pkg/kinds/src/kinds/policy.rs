@@ -4,7 +4,7 @@ use crate::access::{Access, keep, set};
 use crate::metadata::{conditions, immutable, label_selector, labels};
 use crate::strategy::{PLAIN, STATELESS, Strategy};
 use crate::validation::check::{
-    at_most_100_percent, invalid_each, int_or_percent, non_negative, one_of, one_of_if_set, required,
+    at_most_100_percent, int_or_percent, invalid_each, non_negative, one_of, one_of_if_set, required,
 };
 use crate::validation::{resources, scheduling, warnings};
 use isopod_api::{FieldError, FieldErrors, Path, names};
