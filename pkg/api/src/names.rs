@@ -78,6 +78,28 @@ pub fn dns1123_label(s: &str) -> Vec<String> {
     errs
 }
 
+/// The same messages with the newer wording of limits, which declarative rules have.
+pub fn in_bytes(msgs: Vec<String>) -> Vec<String> {
+    let newer = |m: String| match m.strip_prefix("must be no more than ").and_then(|m| m.strip_suffix(" characters")) {
+        Some(max) => format!("must be no more than {max} bytes"),
+        None => m,
+    };
+    msgs.into_iter().map(newer).collect()
+}
+
+/// A subdomain in letters of either case (`k8s-long-name-caseless`).
+pub fn dns1123_subdomain_caseless(s: &str) -> Vec<String> {
+    let mut errs = Vec::new();
+    if s.len() > DNS_SUBDOMAIN_MAX {
+        errs.push(max_bytes_error(DNS_SUBDOMAIN_MAX));
+    }
+    if !subdomain_shaped(&s.to_ascii_lowercase()) {
+        let msg = "an RFC 1123 subdomain must consist of alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character";
+        errs.push(regex_error(msg, SUBDOMAIN_FMT, &["Example.com"]));
+    }
+    errs
+}
+
 pub fn dns1123_subdomain(s: &str) -> Vec<String> {
     let mut errs = Vec::new();
     if s.len() > DNS_SUBDOMAIN_MAX {

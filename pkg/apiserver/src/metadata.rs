@@ -71,14 +71,14 @@ pub fn on_create(intent: &Intent, new: &mut Value) -> Result<(), Status> {
 }
 
 /// Generates a name where only `generateName` is given. True: it was generated.
-pub fn name(_intent: &Intent, new: &mut Value) -> Result<bool, Status> {
+pub fn name(intent: &Intent, new: &mut Value) -> Result<bool, Status> {
     let meta = meta(new);
     let has = |key: &str| meta.get(key).and_then(Value::as_str).filter(|s| !s.is_empty()).map(str::to_owned);
     if has("name").is_some() {
         return Ok(false);
     }
     let Some(base) = has("generateName") else { return Ok(false) };
-    let name = generate(&base);
+    let name = if intent.kind.hooks.random_suffix() { generate(&base) } else { base };
     meta.insert("name".into(), name.into());
     Ok(true)
 }

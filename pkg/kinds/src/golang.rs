@@ -4,10 +4,11 @@
 //!
 //! Invariant: only the shown value of an error changes, never whether there is one.
 
-use crate::access;
+use crate::access::{self, Access};
 use isopod_api::{FieldErrors, Gvk};
-use isopod_schema::types::{Field, Node, Object};
+use isopod_schema::types::{Field, List, Node, Object, ObjectRef};
 use serde_json::Value;
+use std::sync::Arc;
 
 /// Puts errors into upstream's order and words: those that declarative rules give come last, and structs are shown as Go
 /// marshals them. `schema` is the kind's, `sent` the object as the client sent it: what it sent empty shows as empty.
@@ -38,6 +39,7 @@ pub fn finish(errors: FieldErrors, schema: &Object, sent: &Value) -> FieldErrors
         let field = if newer { e.field.replace("involvedObject", "regarding") } else { e.field.clone() };
         // Some paths of upstream's begin at the spec.
         match find(schema, &field).or_else(|| find(schema, &format!("spec.{field}"))) {
+            Some(node) if e.declared => versioned(&mut out, &value, node),
             Some(node) => write(&mut out, &value, node, false),
             None => escape(&mut out, &value),
         }
@@ -95,7 +97,9 @@ pub fn internal_type(gvk: &Gvk) -> String {
 
 /// Types of `meta/v1` are one and the same inside and outside.
 fn is_internal(object: &Object) -> bool {
-    object.name.starts_with("io.k8s.api.") || object.name.starts_with("io.k8s.kube-aggregator.")
+    ["io.k8s.api.", "io.k8s.kube-aggregator.", "io.k8s.apiextensions-apiserver."]
+        .iter()
+        .any(|p| object.name.starts_with(p))
 }
 
 fn write(out: &mut String, value: &Value, node: &Node, zero: bool) {
@@ -104,7 +108,7 @@ fn write(out: &mut String, value: &Value, node: &Node, zero: bool) {
             if value.is_null() && !zero {
                 return out.push_str("null");
             }
-            internal(out, value, o.get().fields.iter());
+            internal(out, value, in_go_order(o.get()).into_iter());
         }
         (Node::Object(o), Value::Object(map)) => {
             let known = o.get().fields.iter().filter(|f| map.contains_key(&f.name));
@@ -124,6 +128,13 @@ fn write(out: &mut String, value: &Value, node: &Node, zero: bool) {
                 write(out, v, &m.value, true);
             });
         }
+        (Node::SchemaOrBool(o), v) => {
+            out.push_str(&format!("{{\"Allows\":{},\"Schema\":", *v != Value::Bool(false)));
+            write(out, if v.is_object() { v } else { &Value::Null }, &Node::Object(o.clone()), false);
+            out.push('}');
+        }
+        (Node::SchemaOrArray(o), v) => alternatives(out, v, o, "JSONSchemas"),
+        (Node::SchemaOrStringArray(o), v) => alternatives(out, v, o, "Property"),
         (_, Value::Null) if zero => escape(out, &isopod_schema::json::zero(node)),
         _ => escape(out, value),
     }
@@ -215,6 +226,53 @@ fn indented(compact: &str) -> String {
     out
 }
 
+/// Declarative rules look at the versioned struct: its JSON, in the order of the source.
+fn versioned(out: &mut String, value: &Value, node: &Node) {
+    match (node, value) {
+        (Node::Object(o), Value::Object(map)) => {
+            let known = o.get().fields.iter().filter(|f| map.contains_key(&f.name));
+            list(out, '{', '}', known, |out, f| {
+                escape(out, &Value::from(f.name.as_str()));
+                out.push(':');
+                versioned(out, &map[&f.name], &f.node);
+            });
+        }
+        (Node::List(l), Value::Array(items)) => list(out, '[', ']', items.iter(), |out, v| versioned(out, v, &l.item)),
+        (Node::Map(m), Value::Object(map)) => {
+            list(out, '{', '}', map.iter(), |out, (k, v)| {
+                escape(out, &Value::from(k.as_str()));
+                out.push(':');
+                versioned(out, v, &m.value);
+            });
+        }
+        _ => escape(out, value),
+    }
+}
+
+/// A schema or a list: a struct with a field for either.
+fn alternatives(out: &mut String, value: &Value, schema: &ObjectRef, list: &str) {
+    let (one, many) = if value.is_array() { (&Value::Null, value) } else { (value, &Value::Null) };
+    let schema = Node::Object(schema.clone());
+    out.push_str("{\"Schema\":");
+    write(out, one, &schema, false);
+    out.push_str(&format!(",\"{list}\":"));
+    write(out, many, &Node::List(Arc::new(List::of(schema))), false);
+    out.push('}');
+}
+
+/// The fields as the internal struct has them, which is not always the order of the versioned one.
+fn in_go_order(object: &Object) -> Vec<&Field> {
+    let mut fields: Vec<&Field> = object.fields.iter().collect();
+    let at = |name: &str| object.fields.iter().position(|f| f.name == name);
+    if object.name.ends_with(".JSONSchemaProps")
+        && let (Some(from), Some(to)) = (at("nullable"), at("format"))
+    {
+        let nullable = fields.remove(from);
+        fields.insert(to, nullable);
+    }
+    fields
+}
+
 /// A field of an internal struct: absent means Go's zero value, `null` for pointers, lists and maps.
 fn field(out: &mut String, value: &Value, f: &Field) {
     let nil = f.pointer || matches!(f.node, Node::List(_) | Node::Map(_) | Node::Bytes);
@@ -230,6 +288,20 @@ fn list<I: Iterator>(out: &mut String, open: char, close: char, items: I, each: 
         each(out, item);
     }
     out.push(close);
+}
+
+/// A `LabelSelector` as its `String` method prints it.
+pub fn label_selector(selector: &Value) -> String {
+    let labels: String = selector.entries("matchLabels").iter().map(|(k, v)| format!("{k}: {},", v.text(""))).collect();
+    let rules: String = selector.list("matchExpressions").iter().map(label_requirement).collect();
+    let (labels, rules) = (format!("map[string]string{{{labels}}}"), format!("[]LabelSelectorRequirement{{{rules}}}"));
+    format!("&LabelSelector{{MatchLabels:{labels},MatchExpressions:{rules},}}")
+}
+
+fn label_requirement(rule: &Value) -> String {
+    let values = rule.texts("values").join(" ");
+    let (key, operator) = (rule.text("key"), rule.text("operator"));
+    format!("LabelSelectorRequirement{{Key:{key},Operator:{operator},Values:[{values}],}},")
 }
 
 /// Plain JSON as Go's encoder writes it.
@@ -286,6 +358,46 @@ mod tests {
             let errors = finish(vec![FieldError::invalid(&Path::new(path), Value::Null, "")], &schema, &sent);
             assert_eq!(errors[0].shown.as_deref(), Some(want), "{path}");
         }
+    }
+
+    #[test]
+    fn selectors() {
+        let rule = json!({"key": "c", "operator": "In", "values": ["d", "e"]});
+        let selector = json!({"matchLabels": {"a": "b"}, "matchExpressions": [rule]});
+        assert_eq!(
+            label_selector(&selector),
+            "&LabelSelector{MatchLabels:map[string]string{a: b,},MatchExpressions:[]LabelSelectorRequirement{LabelSelectorRequirement{Key:c,Operator:In,Values:[d e],},},}"
+        );
+    }
+
+    #[test]
+    fn templates_and_schemas() {
+        let template = Gvk::new("resource.k8s.io", "v1", "ResourceClaimTemplate");
+        let spec = json!({"metadata": {"labels": {"a": "b"}}, "spec": {}});
+        let wanted = r#"{"labels":{"a":"b"},"Spec":{"Devices":{"Requests":null,"Constraints":null,"Config":null}}}"#;
+        assert_eq!(shown(&template, "spec", spec), wanted);
+        let definition = Gvk::new("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
+        let schema = json!({"type": "object", "additionalProperties": false, "x-kubernetes-list-map-keys": ["a"],
+            "items": {"type": "string"}});
+        let text = shown(&definition, "spec.versions[0].schema.openAPIV3Schema", schema);
+        for part in [
+            r#"{"ID":"","Schema":"","Ref":null,"Description":"","Type":"object","Nullable":false,"#,
+            r#""Items":{"Schema":{"ID":"","#,
+            r#"},"JSONSchemas":null},"AllOf":null"#,
+            r#""AdditionalProperties":{"Allows":false,"Schema":null}"#,
+            r#""XListMapKeys":["a"],"XListType":null"#,
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    #[test]
+    fn declarative_errors_show_the_version() {
+        let claim = facts::builtin().object_of(&Gvk::new("resource.k8s.io", "v1", "ResourceClaim")).expect("built in");
+        let request = json!({"exactly": {"count": 1, "deviceClassName": "c"}, "name": "r"});
+        let e = FieldError::duplicate(&Path::new("spec.devices.requests[1]"), request).declared();
+        let wanted = r#"{"name":"r","exactly":{"deviceClassName":"c","count":1}}"#;
+        assert_eq!(finish(vec![e], &claim, &Value::Null)[0].shown.as_deref(), Some(wanted));
     }
 
     #[test]

@@ -118,6 +118,15 @@ pub trait Hooks: Send + Sync {
     fn prepare_create(&self, _ctx: &Ctx, _new: &mut Value) {}
     /// Before an update of the object or of a subresource: keep from `old` what this request may not change.
     fn prepare_update(&self, _ctx: &Ctx, _new: &mut Value, _old: &Value) {}
+    /// Whether a generated name ends in random characters; else it is what it is generated from.
+    fn random_suffix(&self) -> bool {
+        true
+    }
+    /// The rule of names where it depends on the object: what is wrong with its name, or (`true`) with what its name is
+    /// generated from. `None`: the kind's own rule (`metadata::name_rule`).
+    fn name(&self, _obj: &Value, _name: &str, _prefix: bool) -> Option<Vec<String>> {
+        None
+    }
     fn validate_create(&self, _ctx: &Ctx, _new: &Value) -> FieldErrors {
         Vec::new()
     }

@@ -16,9 +16,7 @@ pub fn name_rule(gvk: &Gvk) -> NameRule {
     match (gvk.group.as_str(), gvk.kind.as_str()) {
         ("", "Namespace" | "Service") | ("apps", "StatefulSet") => names::name_is_dns_label,
         ("", "Event") | ("rbac.authorization.k8s.io", _) => names::name_is_path_segment,
-        // Its rule depends on the signer: see the kind.
-        ("certificates.k8s.io", "ClusterTrustBundle") => |_, _| Vec::new(),
-        ("apiregistration.k8s.io", _) | ("certificates.k8s.io", _) => names::name_is_path_segment,
+        ("certificates.k8s.io", _) => names::name_is_path_segment,
         ("networking.k8s.io", "IPAddress") => ip_name,
         ("coordination.k8s.io", "LeaseCandidate") => |name, _| names::config_map_key(name),
         _ => names::name_is_dns_subdomain,
@@ -52,12 +50,20 @@ pub fn with_own_rules(kind: &Kind, obj: &Value, own: impl FnOnce() -> FieldError
 
 pub fn validate_create(kind: &Kind, obj: &Value) -> FieldErrors {
     let path = Path::new("metadata");
-    let rule = name_rule(&kind.gvk);
-    let mut errs = create(obj.at("metadata"), kind.namespaced, &rule, &path);
+    let mut errs = create_as(kind, obj, &path);
     if !kind.schema.custom && qualifies_finalizers(&kind.gvk) {
         errs.extend(kube_finalizers(obj.at("metadata"), &path));
     }
     errs
+}
+
+/// The metadata of a new object with the names of its kind.
+fn create_as(kind: &Kind, obj: &Value, path: &Path) -> FieldErrors {
+    let rule = |name: &str, prefix: bool| {
+        let own = kind.hooks.name(obj, name, prefix);
+        own.unwrap_or_else(|| name_rule(&kind.gvk)(name, prefix))
+    };
+    create(obj.at("metadata"), kind.namespaced, &rule, path)
 }
 
 /// Kinds whose finalizers must be standard ones or have a domain: all that upstream validates as it does the core group.
@@ -85,8 +91,18 @@ pub fn kube_finalizer(name: &str, path: &Path) -> FieldErrors {
     vec![FieldError::invalid(path, name, m)]
 }
 
-pub fn validate_update(_kind: &Kind, new: &Value, old: &Value) -> FieldErrors {
-    update(new.at("metadata"), old.at("metadata"), &Path::new("metadata"))
+pub fn validate_update(kind: &Kind, new: &Value, old: &Value) -> FieldErrors {
+    let (meta, path) = (new.at("metadata"), Path::new("metadata"));
+    let change = update(meta, old.at("metadata"), &path);
+    // Upstream looks at the metadata for what all kinds share, and again for the kind. Where declarative rules know the
+    // kind, what was told twice is dropped.
+    let again = match kind.gvk.group.as_str() {
+        "apiextensions.k8s.io" => Vec::new(),
+        "apiregistration.k8s.io" => create_as(kind, new, &path),
+        _ => return change,
+    };
+    let shared = create(meta, kind.namespaced, &names::name_is_path_segment, &path);
+    [shared, change.clone(), change, again].concat()
 }
 
 /// All of a new object's metadata, also of one that is embedded (a pod template's has its own, weaker rules).
@@ -158,6 +174,12 @@ pub fn immutable(new: &Value, old: &Value, field: &str, path: &Path) -> FieldErr
     // Go prints an absent string as "".
     let shown = if n.is_null() && o.is_string() { Value::from("") } else { n.clone() };
     vec![FieldError::invalid(&p, shown, IMMUTABLE)]
+}
+
+/// The same as a declarative rule, which shows no value.
+pub fn fixed(new: &Value, old: &Value, field: &str, path: &Path) -> FieldErrors {
+    let shown = |e: FieldError| FieldError { shown: Some("null".to_owned()), ..e }.declared();
+    immutable(new, old, field, path).into_iter().map(shown).collect()
 }
 
 pub fn non_negative(parent: &Value, field: &str, path: &Path) -> FieldErrors {

@@ -38,6 +38,10 @@ pub struct Strategy {
     pub default: fn(&mut Value),
     pub prepare_create: fn(&Ctx, &mut Value),
     pub prepare_update: fn(&Ctx, &mut Value, &Value),
+    /// See [`Hooks::random_suffix`].
+    pub random_suffix: bool,
+    /// The rule of names, where it depends on the object: see [`Hooks::name`].
+    pub name: Option<fn(&Value, &str, bool) -> Vec<String>>,
     pub create: fn(&Value) -> FieldErrors,
     /// An update of the object itself: new, old.
     pub update: fn(&Value, &Value) -> FieldErrors,
@@ -72,6 +76,8 @@ pub const PLAIN: Strategy = Strategy {
     default: |_| {},
     prepare_create: |_, _| {},
     prepare_update: |_, _, _| {},
+    random_suffix: true,
+    name: None,
     create: |_| Vec::new(),
     update: |_, _| Vec::new(),
     update_status: |_, _| Vec::new(),
@@ -111,6 +117,12 @@ impl Hooks for Strategy {
     }
     fn prepare_update(&self, ctx: &Ctx, new: &mut Value, old: &Value) {
         (self.prepare_update)(ctx, new, old);
+    }
+    fn random_suffix(&self) -> bool {
+        self.random_suffix
+    }
+    fn name(&self, obj: &Value, name: &str, prefix: bool) -> Option<Vec<String>> {
+        self.name.map(|rule| rule(obj, name, prefix))
     }
     fn validate_create(&self, _ctx: &Ctx, new: &Value) -> FieldErrors {
         (self.create)(new)

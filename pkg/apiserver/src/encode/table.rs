@@ -14,8 +14,11 @@ pub fn columns(kind: &Kind) -> Value {
 
 /// One row.
 pub fn row(kind: &Kind, object: &Value, form: &Form, now: Timestamp) -> Value {
-    let cells: Vec<Value> = kind.columns.iter().map(|c| (c.cell)(object, now)).collect();
-    let mut row = json!({"cells": cells});
+    let shown = isopod_kinds::columns::table_row(kind, object, now);
+    let mut row = json!({"cells": shown.cells});
+    if !shown.conditions.is_empty() {
+        row["conditions"] = shown.conditions.into();
+    }
     if let Shape::Table(include) = form.shape {
         row["object"] = included(kind, object, form, include).unwrap_or(Value::Null);
     }

@@ -30,7 +30,11 @@ pub struct Row {
 
 /// The row of one object.
 pub fn table_row(kind: &Kind, obj: &Value, now: Timestamp) -> Row {
-    let cells = kind.columns.iter().map(|c| (c.cell)(obj, now)).collect();
+    let mut cells: Vec<Value> = kind.columns.iter().map(|c| (c.cell)(obj, now)).collect();
+    // Upstream's rows of IPAddress hold an age for which there is no column; kubectl shows none.
+    if kind.gvk.group == "networking.k8s.io" && kind.gvk.kind == "IPAddress" {
+        cells.push(age(obj, now));
+    }
     let pod = kind.gvk.group.is_empty() && kind.gvk.kind == "Pod";
     Row { cells, conditions: if pod { pod::row_conditions(obj) } else { Vec::new() } }
 }

@@ -50,7 +50,6 @@ pub(super) fn columns(group: &str, kind: &str) -> Option<Vec<Column>> {
         ("networking.k8s.io", "ServiceCIDR") => {
             vec![NAME, text("CIDRs", |o, _| o.texts("spec.cidrs").join(",").into()), AGE]
         }
-        // Upstream's rows of IPAddress hold an age for which there is no column; kubectl shows none.
         ("networking.k8s.io", "IPAddress") => vec![NAME, text("ParentRef", parent_ref)],
         _ => return None,
     })

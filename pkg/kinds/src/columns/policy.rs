@@ -3,6 +3,7 @@
 use super::storage::{WEBHOOKS, count_column, number_or_none};
 use super::{AGE, CREATED_AT, NAME, boolean, condition, field, human_duration, integer, map_text, or, text, wide};
 use crate::access::Access;
+use crate::golang;
 use crate::kind::Column;
 use jiff::Timestamp;
 use serde_json::Value;
@@ -174,9 +175,10 @@ fn admission(kind: &str) -> Option<Vec<Column>> {
             text("PolicyName", field!(text "spec.policyName")),
             text("ParamRef", |o, _| {
                 let p = o.at("spec.paramRef");
-                match p.text("name") {
-                    "" => "<unset>".into(),
-                    name => format!("{}/{name}", or(p.text("namespace"), "*")).into(),
+                match (p.text("name"), p.at("selector")) {
+                    ("", Value::Null) => "<unset>".into(),
+                    ("", selector) => golang::label_selector(selector).into(),
+                    (name, _) => format!("{}/{name}", or(p.text("namespace"), "*")).into(),
                 }
             }),
             AGE,

@@ -71,6 +71,7 @@ pub fn strategy(kind: &str) -> Strategy {
 pub const API_SERVICE: Strategy = Strategy {
     owned: ownership::status_alone,
     generation: false,
+    name: Some(api_service_name),
     create: api_service,
     update: |new, _| api_service(new),
     update_status: |new, _| {
@@ -134,7 +135,7 @@ fn webhook(hook: &Value, path: &Path) -> FieldErrors {
     errs
 }
 
-fn webhook_url(url: &str, path: &Path) -> FieldErrors {
+pub(super) fn webhook_url(url: &str, path: &Path) -> FieldErrors {
     const FORM: &str = "; desired format: https://host[/path]";
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));
@@ -159,7 +160,7 @@ fn webhook_url(url: &str, path: &Path) -> FieldErrors {
     errs
 }
 
-fn webhook_service(s: &Value, path: &Path) -> FieldErrors {
+pub(super) fn webhook_service(s: &Value, path: &Path) -> FieldErrors {
     let mut errs = Vec::new();
     // Upstream mixes the two up: a missing name is told of the namespace, and the other way round.
     for (field, told) in [("namespace", "name"), ("name", "namespace")] {
@@ -593,15 +594,19 @@ fn validation_actions(all: &[&str], path: &Path) -> FieldErrors {
     errs
 }
 
+fn api_service_name(service: &Value, name: &str, _prefix: bool) -> Vec<String> {
+    let wanted = format!("{}.{}", service.text("spec.version"), service.text("spec.group"));
+    match names::path_segment_name(name) {
+        wrong if !wrong.is_empty() => wrong,
+        _ if name == wanted => Vec::new(),
+        _ => vec![format!("must be `spec.version+\".\"+spec.group`: {wanted:?}")],
+    }
+}
+
 fn api_service(s: &Value) -> FieldErrors {
     let (spec, path) = (s.at("spec"), Path::new("spec"));
-    let (group, version, name) = (spec.text("group"), spec.text("version"), s.text("metadata.name"));
+    let (group, version) = (spec.text("group"), spec.text("version"));
     let mut errs = Vec::new();
-    let wanted = format!("{version}.{group}");
-    if name != wanted && names::path_segment_name(name).is_empty() {
-        let m = format!("must be `spec.version+\".\"+spec.group`: {wanted:?}");
-        errs.push(FieldError::invalid(&Path::new("metadata").child("name"), name, m));
-    }
     if group.is_empty() && version != "v1" {
         let m = "only v1 may have an empty group and it better be legacy kube";
         errs.push(FieldError::required(&path.child("group"), m));
@@ -693,13 +698,11 @@ mod tests {
         assert_eq!(api_service(&good), Vec::new());
         let bad = json!({"metadata": {"name": "x"}, "spec": {"group": "a.b", "version": "v1", "caBundle": "AAAA",
             "groupPriorityMinimum": 100, "versionPriority": 10}});
-        assert_eq!(
-            say(&api_service(&bad)),
-            [
-                "metadata.name: Invalid value: \"x\": must be `spec.version+\".\"+spec.group`: \"v1.a.b\"",
-                "spec.caBundle: Invalid value: \"3 bytes\": local APIServices may not have a caBundle",
-            ]
-        );
+        let told = ["spec.caBundle: Invalid value: \"3 bytes\": local APIServices may not have a caBundle"];
+        assert_eq!(say(&api_service(&bad)), told);
+        assert_eq!(api_service_name(&good, "v1.a.b", false), [""; 0]);
+        assert_eq!(api_service_name(&bad, "x", false), ["must be `spec.version+\".\"+spec.group`: \"v1.a.b\""]);
+        assert_eq!(api_service_name(&bad, "a/b", false), ["may not contain '/'"]);
     }
 
     #[test]

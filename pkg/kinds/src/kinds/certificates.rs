@@ -65,13 +65,14 @@ pub fn strategy(kind: &str) -> Strategy {
         "ClusterTrustBundle" => Strategy {
             fields: &["spec.signerName"],
             unconditional_update: false,
+            name: Some(bundle_name),
             create: |new| {
-                let mut errs = bundle_names(new);
+                let mut errs = bundle_signer(new);
                 errs.extend(anchors(new));
                 errs
             },
             update: |new, old| {
-                let mut errs = bundle_names(new);
+                let mut errs = bundle_signer(new);
                 // A bundle that stays is not looked at again.
                 if new.text("spec.trustBundle") != old.text("spec.trustBundle") {
                     errs.extend(anchors(new));
@@ -174,27 +175,24 @@ fn blocks(pem: &str) -> Vec<String> {
 }
 
 /// A bundle of a signer has the signer's name before its own.
-fn bundle_names(b: &Value) -> FieldErrors {
-    let (signer, name) = (b.text("spec.signerName"), b.text("metadata.name"));
+fn bundle_name(bundle: &Value, name: &str, generated: bool) -> Vec<String> {
+    let signer = bundle.text("spec.signerName");
     let prefix = format!("{}:", signer.replace('/', ":"));
-    let msgs = match (signer, name.strip_prefix(&prefix)) {
+    match (signer, name.strip_prefix(&prefix)) {
         ("", _) if name.contains(':') => {
             vec!["ClusterTrustBundle without signer name must not have \":\" in its name".to_owned()]
         }
-        ("", _) => names::dns1123_subdomain(name),
-        (_, Some(rest)) => names::dns1123_subdomain(rest),
+        ("", _) => names::name_is_dns_subdomain(name, generated),
+        (_, Some(rest)) => names::name_is_dns_subdomain(rest, generated),
         (_, None) => vec![format!("ClusterTrustBundle for signerName {signer} must be named with prefix {prefix}")],
-    };
-    let p = Path::new("metadata").child("name");
-    let mut errs: FieldErrors = match name {
-        // Said already.
-        "" => Vec::new(),
-        _ => msgs.into_iter().map(|m| FieldError::invalid(&p, name, m)).collect(),
-    };
-    if !signer.is_empty() {
-        errs.extend(signer_name(signer, &Path::new("spec").child("signerName")));
     }
-    errs
+}
+
+fn bundle_signer(bundle: &Value) -> FieldErrors {
+    match bundle.text("spec.signerName") {
+        "" => Vec::new(),
+        signer => signer_name(signer, &Path::new("spec").child("signerName")),
+    }
 }
 
 /// The certificates of a bundle, as far as their blocks tell.
@@ -284,7 +282,10 @@ fn conditions(csr: &Value, old: Option<&Value>) -> FieldErrors {
             _ => "",
         };
         if !both && !opposite.is_empty() && seen.contains(opposite) {
-            errs.push(FieldError::invalid(&path, kind, "Approved and Denied conditions are mutually exclusive"));
+            let verdict = |kind: &str| format!("conditions[{{\"type\": \"{kind}\"}}]");
+            let (yes, no) = (verdict("Approved"), verdict("Denied"));
+            let m = format!("must specify at most one of: `{yes}`, `{no}`");
+            errs.push(FieldError::invalid(&path, format!("{{{yes}, {no}}}"), m).declared());
         }
         if !seen.insert(kind) {
             errs.push(FieldError::duplicate(&p.child("type"), kind));
@@ -388,8 +389,12 @@ mod tests {
             made(json!({"metadata": {"name": "a"}})),
         ];
         assert_eq!(fields[0], [""; 0]);
-        assert_eq!(fields[1], ["metadata.name"]);
-        assert_eq!(fields[2], ["metadata.name", "spec.trustBundle"]);
+        assert_eq!(fields[1], [""; 0]);
+        assert_eq!(fields[2], ["spec.trustBundle"]);
         assert_eq!(fields[3], ["spec.trustBundle"]);
+        let named = |name: &str, signer: &str| bundle_name(&bundle(name, signer, "CERTIFICATE"), name, false).len();
+        assert_eq!((named("example.com:s:a", "example.com/s"), named("a", "example.com/s")), (0, 1));
+        assert_eq!((named("a", ""), named("a:b", ""), named("example.com:s:A", "example.com/s")), (0, 1, 1));
+        assert_eq!(bundle_name(&bundle("a-", "", "CERTIFICATE"), "a-", true), [""; 0]);
     }
 }

@@ -226,12 +226,12 @@ fn level(l: &Value) -> FieldErrors {
             }
         }
         other => {
-            errs.extend(match other {
-                "" => vec![FieldError::required(&path.child("type"), "")],
-                _ => supported(other, &["Exempt", "Limited"], &path.child("type")),
-            });
             let set = [("limited", &limited), ("exempt", &exempt)].into_iter().filter(|(f, _)| spec.has(f));
             errs.extend(set.map(|(_, p)| FieldError::forbidden(p, "").declared()));
+            errs.extend(match other {
+                "" => vec![FieldError::required(&path.child("type"), "").declared()],
+                _ => supported(other, &["Exempt", "Limited"], &path.child("type")),
+            });
         }
     }
     errs.extend(condition_types(l));
@@ -262,13 +262,13 @@ fn limits(l: &Value, path: &Path) -> FieldErrors {
         ("Queue", true) => errs.extend(queues(response.at("queuing"), &queuing)),
         ("Reject", false) => {}
         (other, queued) => {
-            errs.extend(match other {
-                "" => vec![FieldError::required(&p.child("type"), "")],
-                _ => supported(other, &["Queue", "Reject"], &p.child("type")),
-            });
             if queued {
                 errs.push(FieldError::forbidden(&queuing, "").declared());
             }
+            errs.extend(match other {
+                "" => vec![FieldError::required(&p.child("type"), "").declared()],
+                _ => supported(other, &["Queue", "Reject"], &p.child("type")),
+            });
         }
     }
     errs.extend(lendable(l, path));

@@ -1,7 +1,7 @@
 //! The networking group: IPAddress, ServiceCIDR, Ingress, IngressClass, NetworkPolicy.
 
 use crate::access::Access;
-use crate::metadata::{IMMUTABLE, immutable, label_selector};
+use crate::metadata::{IMMUTABLE, fixed, immutable, label_selector};
 use crate::ownership;
 use crate::strategy::{PLAIN, STATELESS, Strategy};
 use crate::validation::check::{
@@ -15,7 +15,7 @@ use serde_json::Value;
 
 pub fn strategy(kind: &str) -> Strategy {
     match kind {
-        "IPAddress" => Strategy { create: ip_address, update: ip_address_update, ..STATELESS },
+        "IPAddress" => Strategy { random_suffix: false, create: ip_address, update: ip_address_update, ..STATELESS },
         "ServiceCIDR" => Strategy {
             owned: ownership::status_alone,
             generation: false,
@@ -70,7 +70,9 @@ fn ip_address(o: &Value) -> FieldErrors {
 }
 
 fn ip_address_update(new: &Value, old: &Value) -> FieldErrors {
-    immutable(new.at("spec"), old.at("spec"), "parentRef", &Path::new("spec"))
+    let mut errs = ip_address(new);
+    errs.extend(fixed(new.at("spec"), old.at("spec"), "parentRef", &Path::new("spec")));
+    errs
 }
 
 fn service_cidr(o: &Value) -> FieldErrors {
@@ -78,10 +80,14 @@ fn service_cidr(o: &Value) -> FieldErrors {
     match cidrs.len() {
         0 => return vec![FieldError::required(&p, "at least one CIDR required")],
         1 | 2 => {}
-        _ => return vec![FieldError::invalid(&p, o.at("spec").clone(), "may only hold up to 2 values")],
+        // Upstream shows the whole spec, in Go's names.
+        _ => {
+            let spec = serde_json::json!({"CIDRs": cidrs});
+            return vec![FieldError::invalid(&p, spec, "may only hold up to 2 values")];
+        }
     }
     let mut errs: FieldErrors = cidrs.iter().enumerate().flat_map(|(i, c)| names::cidr(&p.index(i), c)).collect();
-    if !at_most_one_of_each_family(&cidrs) {
+    if errs.is_empty() && !at_most_one_of_each_family(&cidrs) {
         let m = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
         errs.push(FieldError::invalid(&p, o.at("spec.cidrs").clone(), m));
     }

@@ -4,10 +4,10 @@ use crate::access::{Access, keep, set};
 use crate::metadata::{conditions, immutable, label_selector, labels};
 use crate::strategy::{PLAIN, STATELESS, Strategy};
 use crate::validation::check::{
-    at_most_100_percent, dns_label, int_or_percent, non_negative, one_of, one_of_if_set, required,
+    at_most_100_percent, int_or_percent, invalid_each, non_negative, one_of, one_of_if_set, required,
 };
 use crate::validation::{resources, scheduling, warnings};
-use isopod_api::{FieldError, FieldErrors, Path};
+use isopod_api::{FieldError, FieldErrors, Path, names};
 use serde_json::Value;
 
 pub const DISRUPTION_BUDGET: Strategy = Strategy {
@@ -106,7 +106,7 @@ fn priority_class_update(new: &Value, old: &Value) -> FieldErrors {
 fn runtime_class(c: &Value) -> FieldErrors {
     let mut errs = match c.text("handler") {
         "" => required(c, "handler", &Path::root()),
-        h => dns_label(h, &Path::new("handler")),
+        h => invalid_each(&Path::new("handler"), h, names::in_bytes(names::dns1123_label(h))),
     };
     if c.has("overhead") {
         errs.extend(resources::overhead(c.at("overhead.podFixed"), &Path::new("overhead")));

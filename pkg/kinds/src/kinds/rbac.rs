@@ -94,7 +94,7 @@ fn binding(b: &Value, namespaced: bool) -> FieldErrors {
 
 fn subject(s: &Value, namespaced: bool, path: &Path) -> FieldErrors {
     let (name, group) = (s.text("name"), s.text("apiGroup"));
-    let mut errs = required(s, "name", path);
+    let mut errs: FieldErrors = required(s, "name", path).into_iter().map(FieldError::declared).collect();
     match s.text("kind") {
         "ServiceAccount" => {
             if !name.is_empty() {

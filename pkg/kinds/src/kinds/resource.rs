@@ -3,10 +3,11 @@
 //! Not here: CEL expressions, which the scheduler that evaluates them would have to know.
 
 use crate::access::Access;
-use crate::metadata::{immutable, label_name};
+use crate::metadata::{annotations, fixed, immutable, label_name, labels};
 use crate::ownership;
 use crate::strategy::{PLAIN, STATELESS, Strategy};
 use crate::validation::check::{dns_label, dns_subdomain, invalid_each};
+use crate::validation::plugins::declared_driver_name;
 use isopod_api::{FieldError, FieldErrors, Path, names};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -23,15 +24,22 @@ pub fn strategy(kind: &str) -> Strategy {
             owned: ownership::status_alone,
             generation: false,
             create: |new| devices(new.at("spec.devices"), &Path::new("spec").child("devices")),
-            update: |new, old| immutable(new, old, "spec", &Path::root()),
+            update: |new, old| fixed(new, old, "spec", &Path::root()),
             ..PLAIN
         },
-        "ResourceClaimTemplate" => Strategy {
-            create: |new| devices(new.at("spec.spec.devices"), &Path::new("spec").child("spec").child("devices")),
-            update: |new, old| immutable(new, old, "spec", &Path::root()),
-            ..STATELESS
+        "ResourceClaimTemplate" => {
+            Strategy { create: template, update: |new, old| immutable(new, old, "spec", &Path::root()), ..STATELESS }
+        }
+        "DeviceClass" => Strategy {
+            // A declarative rule, which what names are generated from has none.
+            name: Some(|_, name, generated| match generated {
+                true => Vec::new(),
+                false => names::in_bytes(names::dns1123_subdomain(name)),
+            }),
+            create: class,
+            update: |new, _| class(new),
+            ..PLAIN
         },
-        "DeviceClass" => Strategy { create: class, update: |new, _| class(new), ..PLAIN },
         "DeviceTaintRule" => Strategy {
             owned: ownership::status_alone,
             unconditional_update: false,
@@ -41,6 +49,14 @@ pub fn strategy(kind: &str) -> Strategy {
         },
         _ => PLAIN,
     }
+}
+
+fn template(t: &Value) -> FieldErrors {
+    let p = Path::new("spec");
+    let mut errs = labels(t.at("spec.metadata.labels"), &p.child("metadata").child("labels"));
+    errs.extend(annotations(t.at("spec.metadata.annotations"), &p.child("metadata").child("annotations")));
+    errs.extend(devices(t.at("spec.spec.devices"), &p.child("spec").child("devices")));
+    errs
 }
 
 const POOL_MAX: usize = 253;
@@ -119,8 +135,13 @@ fn slice(s: &Value, old: Option<&Value>) -> FieldErrors {
     let mut errs = driver_name(spec.text("driver"), &p.child("driver"));
     errs.extend(pool(spec.at("pool"), &p.child("pool")));
     if let Some(old) = old {
-        let fixed = ["pool.name", "driver", "nodeName"];
-        errs.extend(fixed.iter().flat_map(|f| immutable(spec, old.at("spec"), f, &p)));
+        let fields = ["pool.name", "driver", "nodeName"];
+        let mut changed: FieldErrors = fields.iter().flat_map(|f| immutable(spec, old.at("spec"), f, &p)).collect();
+        // A pointer: what is absent is no empty string.
+        for e in changed.iter_mut().filter(|e| e.field == "spec.nodeName" && !spec.has("nodeName")) {
+            e.shown = Some("null".to_owned());
+        }
+        errs.extend(changed);
     }
     errs.extend(nodes(spec, &p));
     let (all, p) = (spec.list("devices"), p.child("devices"));
@@ -190,6 +211,10 @@ fn device(d: &Value, path: &Path) -> FieldErrors {
     for (name, a) in d.entries("attributes") {
         let p = path.child("attributes").key(name);
         for f in ["string", "version"] {
+            if f == "version" && a.at(f).as_str().is_some_and(|v| !is_semver(v)) {
+                let m = "must be a string compatible with semver.org spec 2.0.0";
+                errs.push(FieldError::invalid(&p.child(f), a.text(f), m));
+            }
             if a.text(f).len() > 64 {
                 errs.push(FieldError::too_long(&p.child(f), 64));
             }
@@ -218,11 +243,18 @@ fn devices(d: &Value, path: &Path) -> FieldErrors {
     }
     for (list, p) in [("constraints", path.child("constraints")), ("config", path.child("config"))] {
         for (i, c) in d.list(list).iter().enumerate() {
-            for (j, name) in c.texts("requests").into_iter().enumerate() {
-                errs.extend(request_reference(name, &known, &p.index(i).child("requests").index(j)));
+            let named = c.texts("requests");
+            for (j, name) in named.iter().enumerate() {
+                let p = p.index(i).child("requests").index(j);
+                errs.extend(request_reference(name, &known, &p));
+                if named[..j].contains(name) {
+                    errs.push(FieldError::duplicate(&p, *name).declared());
+                }
             }
             if list == "config" {
                 errs.extend(configuration(c, &p.index(i)));
+            } else {
+                errs.extend(constraint(c, &p.index(i)));
             }
         }
     }
@@ -243,7 +275,7 @@ fn request(r: &Value, path: &Path) -> FieldErrors {
             for (i, s) in alternatives.iter().enumerate() {
                 let p = path.child("firstAvailable").index(i);
                 errs.extend(dns_label(s.text("name"), &p.child("name")));
-                errs.extend(wanted_devices(s, &p).into_iter().map(FieldError::declared));
+                errs.extend(wanted_devices(s, &p).into_iter().map(in_declared_words));
                 if alternatives[..i].iter().any(|o| o.text("name") == s.text("name")) {
                     errs.push(FieldError::duplicate(&p, s.clone()).declared());
                 }
@@ -259,6 +291,7 @@ fn wanted_devices(w: &Value, path: &Path) -> FieldErrors {
         "" => vec![FieldError::required(&p, "")],
         name => dns_subdomain(name, &p),
     };
+    errs.extend(selectors(w, &path.child("selectors")));
     let count = w.int_or("count", 0);
     let wrong = match w.text("allocationMode") {
         "All" if count != 0 => Some("must not be specified when allocationMode is 'All'"),
@@ -272,6 +305,72 @@ fn wanted_devices(w: &Value, path: &Path) -> FieldErrors {
     };
     errs.extend(wrong.map(|m| FieldError::invalid(&path.child("count"), count, m)));
     errs
+}
+
+/// The class of an alternative has a declarative rule.
+fn in_declared_words(mut e: FieldError) -> FieldError {
+    if e.field.ends_with(".deviceClassName") {
+        e.detail = names::in_bytes(vec![e.detail]).concat();
+    }
+    e.declared()
+}
+
+/// Selectors of devices, but for their expressions.
+fn selectors(parent: &Value, path: &Path) -> FieldErrors {
+    let bare = parent.list("selectors").iter().enumerate().filter(|(_, s)| !s.has("cel"));
+    bare.map(|(i, _)| FieldError::required(&path.index(i).child("cel"), "")).collect()
+}
+
+/// What devices of several requests must have in common, or not.
+fn constraint(c: &Value, path: &Path) -> FieldErrors {
+    let set = ["matchAttribute", "distinctAttribute"].into_iter().find(|f| c.has(f));
+    match set {
+        Some(f) => qualified_attribute(c.text(f), &path.child(f)),
+        None => {
+            let m =
+                "exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set";
+            vec![FieldError::required(path, m)]
+        }
+    }
+}
+
+/// `domain/name`.
+fn qualified_attribute(name: &str, path: &Path) -> FieldErrors {
+    let identifier = |id: &str| {
+        let mut errs: FieldErrors = (id.len() > 32).then(|| FieldError::too_long(path, 32)).into_iter().collect();
+        errs.extend(invalid_each(path, id, names::c_identifier(id)));
+        errs
+    };
+    let parts: Vec<&str> = name.split('/').collect();
+    let empty = |what: &str| vec![FieldError::invalid(path, "", format!("the {what} must not be empty"))];
+    let mut errs = match parts[..] {
+        [id] => identifier(id),
+        [domain, id] => {
+            let mut errs = if domain.is_empty() { empty("domain") } else { driver_name(domain, path) };
+            errs.extend(if id.is_empty() { empty("name") } else { identifier(id) });
+            errs
+        }
+        _ => Vec::new(),
+    };
+    if parts.len() == 1 {
+        let m = "a fully qualified name must be a domain and a name separated by a slash";
+        errs.push(FieldError::invalid(path, name, m));
+    }
+    errs.into_iter().map(FieldError::declared).collect()
+}
+
+/// <https://semver.org>, 2.0.0.
+fn is_semver(version: &str) -> bool {
+    let (version, build) = version.split_once('+').map_or((version, None), |(v, b)| (v, Some(b)));
+    let (core, pre) = version.split_once('-').map_or((version, None), |(c, p)| (c, Some(p)));
+    let is_number =
+        |s: &str| s.bytes().all(|b| b.is_ascii_digit()) && !s.is_empty() && (s == "0" || !s.starts_with('0'));
+    let is_word = |s: &str| s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') && !s.is_empty();
+    let is_pre = |s: &str| is_word(s) && (is_number(s) || s.bytes().any(|b| !b.is_ascii_digit()));
+    core.split('.').count() == 3
+        && core.split('.').all(is_number)
+        && pre.is_none_or(|p| p.split('.').all(is_pre))
+        && build.is_none_or(|b| b.split('.').all(is_word))
 }
 
 fn request_reference(name: &str, known: &BTreeSet<String>, path: &Path) -> FieldErrors {
@@ -292,10 +391,7 @@ fn configuration(c: &Value, path: &Path) -> FieldErrors {
     if opaque.is_null() {
         return vec![FieldError::required(&p, "")];
     }
-    let mut errs = match opaque.text("driver") {
-        "" => vec![FieldError::required(&p.child("driver"), "").declared()],
-        _ => Vec::new(),
-    };
+    let mut errs = declared_driver_name(opaque.text("driver"), &p.child("driver"));
     if opaque.at("parameters").is_null() {
         errs.push(FieldError::required(&p.child("parameters"), ""));
     }
@@ -303,8 +399,11 @@ fn configuration(c: &Value, path: &Path) -> FieldErrors {
 }
 
 fn class(c: &Value) -> FieldErrors {
-    let p = Path::new("spec").child("config");
-    c.list("spec.config").iter().enumerate().flat_map(|(i, c)| configuration(c, &p.index(i))).collect()
+    let (spec, p) = (c.at("spec"), Path::new("spec"));
+    let mut errs = selectors(spec, &p.child("selectors"));
+    let all = spec.list("config").iter().enumerate();
+    errs.extend(all.flat_map(|(i, c)| configuration(c, &p.child("config").index(i))));
+    errs
 }
 
 #[cfg(test)]
@@ -341,13 +440,35 @@ mod tests {
     }
 
     #[test]
+    fn versions_and_attributes() {
+        for good in ["1.2.3", "0.0.0", "1.2.3-alpha.1+b.01", "1.2.3--", "1.2.3+a-b"] {
+            assert!(is_semver(good), "{good}");
+        }
+        for bad in ["", "1.2", "01.2.3", "1.2.3-01", "1.2.3-", "1.2.3+", "1.2.3-a..b", "v1.2.3"] {
+            assert!(!is_semver(bad), "{bad}");
+        }
+        let wrong = |name| qualified_attribute(name, &Path::new("a")).len();
+        assert_eq!((wrong("example.com/a"), wrong("a"), wrong("/a"), wrong("example.com/a-b")), (0, 1, 1, 1));
+    }
+
+    #[test]
     fn claims() {
         let good = json!({"requests": [{"name": "r", "exactly": {"deviceClassName": "gpu", "allocationMode": "ExactCount",
             "count": 1}}, {"name": "q", "firstAvailable": [{"name": "s", "deviceClassName": "gpu",
-            "allocationMode": "All"}]}], "constraints": [{"requests": ["r", "q/s"]}]});
+            "allocationMode": "All"}]}], "constraints": [{"requests": ["r", "q/s"], "matchAttribute": "example.com/a"}]});
         assert_eq!(devices(&good, &Path::new("spec")), Vec::new());
-        let bad = json!({"requests": [{"name": "r"}], "config": [{"requests": ["x"]}]});
+        let bad = json!({"requests": [{"name": "r"}], "config": [{"requests": ["x", "x"]}], "constraints": [{}]});
         let fields: Vec<String> = devices(&bad, &Path::new("spec")).into_iter().map(|e| e.field).collect();
-        assert_eq!(fields, ["spec.requests[0]", "spec.config[0].requests[0]", "spec.config[0].opaque"]);
+        assert_eq!(
+            fields,
+            [
+                "spec.requests[0]",
+                "spec.constraints[0]",
+                "spec.config[0].requests[0]",
+                "spec.config[0].requests[1]",
+                "spec.config[0].requests[1]",
+                "spec.config[0].opaque"
+            ]
+        );
     }
 }

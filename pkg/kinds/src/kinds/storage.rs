@@ -1,11 +1,12 @@
 //! The storage group: classes, attachments, CSI nodes and drivers.
 
 use crate::access::{self, Access, same};
-use crate::metadata::immutable;
+use crate::metadata::{fixed, immutable};
 use crate::ownership;
 use crate::strategy::{PLAIN, STATELESS, Strategy};
 use crate::validation::check::{dns_subdomain, non_negative, one_of_if_set, qualified_name, supported};
-use crate::validation::plugins::csi_driver_name;
+use crate::validation::claim::inline_volume;
+use crate::validation::plugins::{csi_driver_name, declared_driver_name};
 use crate::validation::resources::non_negative_quantity;
 use crate::validation::warnings;
 use isopod_api::{FieldError, FieldErrors, Path};
@@ -41,7 +42,14 @@ pub fn strategy(kind: &str) -> Strategy {
             },
             ..PLAIN
         },
-        "CSINode" => Strategy { unconditional_update: false, create: csi_node, update: csi_node_update, ..STATELESS },
+        "CSINode" => Strategy {
+            owned: ownership::status_alone,
+            unconditional_update: false,
+            resets_status: true,
+            create: csi_node,
+            update: csi_node_update,
+            ..STATELESS
+        },
         "CSIDriver" => Strategy {
             warnings: warnings::csi_driver,
             unconditional_update: false,
@@ -98,7 +106,7 @@ fn parameters(o: &Value, needed: bool) -> FieldErrors {
 fn class(c: &Value) -> FieldErrors {
     let p = Path::new("provisioner");
     let mut errs = match c.text("provisioner") {
-        "" => vec![FieldError::required(&p, "")],
+        "" => vec![FieldError::required(&p, "").declared()],
         name => qualified_name(&name.to_lowercase(), &p),
     };
     errs.extend(parameters(c, false));
@@ -142,19 +150,25 @@ fn topologies(list: &[Value], path: &Path) -> FieldErrors {
 }
 
 fn class_update(new: &Value, old: &Value) -> FieldErrors {
-    let fixed = ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"];
-    fixed.iter().flat_map(|f| immutable(new, old, f, &Path::root())).collect()
+    let fields = ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"];
+    let mut errs = class(new);
+    errs.extend(fields.iter().flat_map(|f| fixed(new, old, f, &Path::root())));
+    errs
 }
 
 fn attributes_class(c: &Value) -> FieldErrors {
-    let mut errs = csi_driver_name(c.text("driverName"), &Path::new("driverName"));
+    let p = Path::new("driverName");
+    let mut errs = match c.text("driverName") {
+        "" => vec![FieldError::required(&p, "")],
+        name => qualified_name(&name.to_lowercase(), &p),
+    };
     errs.extend(parameters(c, true));
     errs
 }
 
 fn attachment(a: &Value) -> FieldErrors {
     let (spec, p) = (a.at("spec"), Path::new("spec"));
-    let mut errs = csi_driver_name(spec.text("attacher"), &p.child("attacher"));
+    let mut errs = declared_driver_name(spec.text("attacher"), &p.child("attacher"));
     let (source, sp) = (spec.at("source"), p.child("source"));
     let name = source.at("persistentVolumeName").as_str();
     const ONE: &str = "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
@@ -165,6 +179,7 @@ fn attachment(a: &Value) -> FieldErrors {
             let m = "must specify non empty persistentVolumeName";
             errs.push(FieldError::required(&sp.child("persistentVolumeName"), m));
         }
+        (true, None) => errs.extend(inline_volume(source.at("inlineVolumeSpec"), &sp.child("inlineVolumeSpec"))),
         _ => {}
     }
     errs.extend(dns_subdomain(spec.text("nodeName"), &p.child("nodeName")));
@@ -255,7 +270,7 @@ fn driver(d: &Value) -> FieldErrors {
         }
     }
     for m in spec.texts("volumeLifecycleModes") {
-        errs.extend(supported(m, &["Ephemeral", "Persistent"], &p.child("volumeLifecycleModes")));
+        errs.extend(supported(m, &["Persistent", "Ephemeral"], &p.child("volumeLifecycleModes")));
     }
     if let Some(n) = spec.int("nodeAllocatableUpdatePeriodSeconds").filter(|n| *n < 10) {
         let m = "must be greater than or equal to 10 seconds";
@@ -302,7 +317,7 @@ mod tests {
         assert_eq!(say(class(&json!({}))), ["provisioner: Required value", "volumeBindingMode: Required value"]);
         let mut other = ok.clone();
         other["provisioner"] = "x".into();
-        assert_eq!(say(class_update(&other, &ok)), ["provisioner: Invalid value: \"x\": field is immutable"]);
+        assert_eq!(say(class_update(&other, &ok)), ["provisioner: Invalid value: null: field is immutable"]);
         assert_eq!(
             say(csi_node(&json!({"spec": {"drivers": [{"name": "a.b", "nodeID": ""}]}}))),
             ["spec.drivers[0].nodeID: Required value"]

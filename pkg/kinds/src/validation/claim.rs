@@ -219,6 +219,34 @@ pub fn volume_create(new: &Value) -> FieldErrors {
     errs
 }
 
+/// The spec of a volume that an attachment brings with it.
+pub fn inline_volume(spec: &Value, path: &Path) -> FieldErrors {
+    const CONTEXT: &str = "in the context of inline volumes";
+    let forbid = |f: &str| FieldError::forbidden(&path.child(f), format!("may not be specified {CONTEXT}"));
+    let set = ["claimRef", "capacity"].into_iter().filter(|f| !spec.is_empty_at(f));
+    let mut errs: FieldErrors = set.map(forbid).collect();
+    if !spec.has("csi") {
+        errs.push(FieldError::required(&path.child("csi"), format!("has to be specified {CONTEXT}")));
+    }
+    errs.extend(access_modes(spec, "", path));
+    if !matches!(spec.text("persistentVolumeReclaimPolicy"), "" | "Retain") {
+        let p = path.child("persistentVolumeReclaimPolicy");
+        errs.push(FieldError::forbidden(&p, format!("may only be Retain {CONTEXT}")));
+    }
+    if spec.has("nodeAffinity") {
+        errs.push(forbid("nodeAffinity"));
+    }
+    errs.extend(volume_sources(spec, "", path));
+    if !spec.is_empty_at("storageClassName") {
+        errs.push(forbid("storageClassName"));
+    }
+    if !matches!(spec.text("volumeMode"), "" | "Filesystem") {
+        let m = format!("may not specify volumeMode other than Filesystem {CONTEXT}");
+        errs.push(FieldError::forbidden(&path.child("volumeMode"), m));
+    }
+    errs
+}
+
 fn volume_sources(spec: &Value, name: &str, path: &Path) -> FieldErrors {
     let mut errs = Vec::new();
     let mut seen = false;

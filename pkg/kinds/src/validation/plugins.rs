@@ -263,6 +263,18 @@ pub fn csi_driver_name(name: &str, path: &Path) -> FieldErrors {
     errs
 }
 
+/// The same as declarative rules have it.
+pub fn declared_driver_name(name: &str, path: &Path) -> FieldErrors {
+    if name.is_empty() {
+        return vec![FieldError::required(path, "").declared()];
+    }
+    let mut errs = invalid_each(path, name, names::dns1123_subdomain_caseless(name));
+    if name.chars().count() > 63 {
+        errs.push(FieldError::too_long_characters(path, 63));
+    }
+    errs.into_iter().map(FieldError::declared).collect()
+}
+
 fn csi_in_pod(v: &Value, path: &Path) -> FieldErrors {
     let mut errs = csi_driver_name(v.text("driver"), &path.child("driver"));
     if v.has("nodePublishSecretRef") {

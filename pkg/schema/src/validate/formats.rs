@@ -4,6 +4,41 @@ use regex::Regex;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::LazyLock;
 
+/// Formats of strings that upstream's validators know, without their dashes.
+const KNOWN: [&str; 26] = [
+    "bsonobjectid",
+    "byte",
+    "cidr",
+    "creditcard",
+    "date",
+    "datetime",
+    "duration",
+    "email",
+    "hexcolor",
+    "hostname",
+    "ipv4",
+    "ipv6",
+    "isbn",
+    "isbn10",
+    "isbn13",
+    "mac",
+    "password",
+    "rgbcolor",
+    "ssn",
+    "uri",
+    "uuid",
+    "uuid3",
+    "uuid4",
+    "uuid5",
+    "k8slongname",
+    "k8sshortname",
+];
+
+/// Whether the format of a string is one that validators know.
+pub(super) fn is_known(format: &str) -> bool {
+    KNOWN.contains(&format.replace('-', "").as_str())
+}
+
 /// Whether `text` has the format.
 pub(super) fn accepts(format: &str, text: &str) -> bool {
     match format.replace('-', "").as_str() {

@@ -167,6 +167,11 @@ pub fn lists(value: &Value, object: &Object) -> FieldErrors {
     errors
 }
 
+/// Whether the `format` of a string is looked at; others are accepted whatever they say.
+pub fn knows_format(format: &str) -> bool {
+    formats::is_known(format)
+}
+
 /// Whether a raw schema (an OpenAPI object) accepts a value, for constraints that only the caller knows where to apply.
 pub fn accepts(value: &Value, raw: &Value) -> bool {
     let mut errors = Vec::new();
