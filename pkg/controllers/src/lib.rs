@@ -8,10 +8,15 @@ mod controller;
 mod expectations;
 mod op;
 mod ownership;
+mod pod_control;
+mod revisions;
+mod template;
 
+mod daemon_set;
 mod deployment;
 mod disruption;
 mod endpoint_slice;
+mod endpoint_slice_mirroring;
 mod endpoints;
 mod garbage_collector;
 mod namespace;
@@ -23,6 +28,7 @@ mod replica_set;
 mod root_ca;
 mod service_account;
 mod service_pods;
+mod stateful_set;
 mod taint_eviction;
 
 pub use controller::{Context, Error};
