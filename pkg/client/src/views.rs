@@ -355,6 +355,7 @@ objects! {
     Lease = namespaced("coordination.k8s.io", "v1", "leases");
 }
 
+mod placement;
 mod storage;
 mod workloads;
 pub use storage::*;

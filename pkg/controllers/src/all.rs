@@ -22,9 +22,12 @@ pub const ALL: &[Row] = rows! {
     "namespace-controller", "namespace-controller", namespace;
     "deployment-controller", "deployment-controller", deployment;
     "replicaset-controller", "replicaset-controller", replica_set;
+    "daemonset-controller", "daemon-set-controller", daemon_set;
+    "statefulset-controller", "statefulset-controller", stateful_set;
     "replicationcontroller-controller", "replication-controller", replica_set::replication;
     "endpoints-controller", "endpoint-controller", endpoints;
     "endpointslice-controller", "endpointslice-controller", endpoint_slice;
+    "endpointslice-mirroring-controller", "endpointslicemirroring-controller", endpoint_slice_mirroring;
     "serviceaccount-controller", "service-account-controller", service_account;
     "node-lifecycle-controller", "node-controller", node_lifecycle;
     "taint-eviction-controller", "node-controller", taint_eviction;

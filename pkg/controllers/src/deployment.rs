@@ -10,12 +10,12 @@ mod revision;
 mod rollout;
 mod scale;
 mod status;
-mod template;
 
 use crate::controller::{Context, Controller, Error, Key};
 use crate::op::Op;
 use crate::ownership::{self, Claim};
-use crate::replica_set::{index_pods, pods_of};
+use crate::pod_control::{index_pods, pods_of};
+use crate::template;
 use async_trait::async_trait;
 use isopod_client::events::{Kind, ObjectRef};
 use isopod_client::queue::WorkQueue;

@@ -5,7 +5,7 @@
 //! in one slice of each family; a slice has at most 100 endpoints and one set of ports; slices are changed as little as
 //! possible, because every proxy of the cluster reads every change; a service without endpoints has one empty slice.
 
-mod plan;
+pub(crate) mod plan;
 
 use crate::controller::{Context, Controller, Error, Key};
 use crate::expectations::Expectations;

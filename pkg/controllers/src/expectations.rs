@@ -32,13 +32,13 @@ impl Expectations {
 
     /// Call before creating.
     pub fn expect_creations(&self, owner: &Key, count: usize) {
-        let expected = Expected { creations: count as i64, deletions: HashSet::new(), since: self.clock.now() };
-        self.owners.lock().insert(owner.clone(), expected);
+        self.expect(owner, count, []);
     }
 
-    /// Call before deleting.
-    pub fn expect_deletions(&self, owner: &Key, uids: impl IntoIterator<Item = String>) {
-        let expected = Expected { creations: 0, deletions: uids.into_iter().collect(), since: self.clock.now() };
+    /// Call before creating `creations` objects and deleting those with these uids.
+    pub fn expect(&self, owner: &Key, creations: usize, deletions: impl IntoIterator<Item = String>) {
+        let deletions = deletions.into_iter().collect();
+        let expected = Expected { creations: creations as i64, deletions, since: self.clock.now() };
         self.owners.lock().insert(owner.clone(), expected);
     }
 
@@ -92,7 +92,7 @@ mod tests {
         assert!(!e.are_met(&key));
         e.created(&key, 1);
         assert!(e.are_met(&key));
-        e.expect_deletions(&key, ["u1".to_owned()]);
+        e.expect(&key, 0, ["u1".to_owned()]);
         e.deleted(&key, "other");
         assert!(!e.are_met(&key));
         clock.advance(TIMEOUT + Duration::from_secs(1));

@@ -8,11 +8,16 @@ mod controller;
 mod expectations;
 mod op;
 mod ownership;
+mod pod_control;
+mod revisions;
+mod template;
 
 mod cluster_role_aggregation;
+mod daemon_set;
 mod deployment;
 mod disruption;
 mod endpoint_slice;
+mod endpoint_slice_mirroring;
 mod endpoints;
 mod garbage_collector;
 mod namespace;
@@ -24,6 +29,7 @@ mod replica_set;
 mod root_ca;
 mod service_account;
 mod service_pods;
+mod stateful_set;
 mod taint_eviction;
 
 pub use controller::{Context, Error};

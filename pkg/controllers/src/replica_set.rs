@@ -8,16 +8,11 @@ mod ranking;
 mod status;
 
 use crate::controller::{Context, Controller, Error, Key};
-use crate::expectations::Expectations;
-use crate::op::Op;
-use crate::ownership::{self, Claim};
+use crate::pod_control::{BURST, Owner, PodControl, failure_text, name_and_uid, next_available, pod_from_template};
 use async_trait::async_trait;
-use futures::future::join_all;
-use isopod_client::events::{Kind, ObjectRef};
 use isopod_client::queue::WorkQueue;
-use isopod_client::views::{Meta, MetaOnly, OwnerReference, Pod, ReplicaSet, ReplicationController};
-use isopod_client::{Change, Informer, Resource, View};
-use serde_json::{Value, json};
+use isopod_client::views::{Meta, Pod, ReplicaSet, ReplicationController};
+use isopod_client::{Informer, Resource, View};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,33 +43,17 @@ impl Set for ReplicationController {
     }
 }
 
-/// Creations or deletions of one pass.
-const BURST: usize = 500;
-/// Index of pods by the uid of their controller; orphans are under [`orphans_of`] their namespace.
-const BY_CONTROLLER: &str = "controller";
 /// Index of replica sets by the uid of their controller.
 const SETS_BY_CONTROLLER: &str = "controller";
 
 struct Replicas<T: Set> {
     context: Context,
     sets: Informer<T>,
-    pods: Informer<Pod>,
-    expectations: Arc<Expectations>,
+    pods: PodControl,
 }
 
-fn orphans_of(namespace: &str) -> String {
-    format!("orphans in {namespace}")
-}
-
-pub(crate) fn index_pods(pods: &Informer<Pod>) {
-    pods.add_index(BY_CONTROLLER, |p| {
-        vec![p.metadata.controller().map_or_else(|| orphans_of(&p.metadata.namespace), |c| c.uid.clone())]
-    });
-}
-
-/// The pods that the owner with this uid controls.
-pub(crate) fn pods_of(pods: &Informer<Pod>, owner_uid: &str) -> Vec<Arc<Pod>> {
-    pods.by_index(BY_CONTROLLER, owner_uid)
+fn owner<T: Set>(set: &ReplicaSet) -> Owner<'_> {
+    Owner { api_version: T::API_VERSION, kind: T::KIND, resource: T::resource(), meta: &set.metadata }
 }
 
 pub async fn run(context: Context) {
@@ -90,68 +69,18 @@ pub(crate) mod replication {
 
 async fn run_for<T: Set>(context: Context) {
     let sets = context.informer::<T>(T::resource());
-    let pods = context.informer::<Pod>(Pod::resource());
-    index_pods(&pods);
+    let pods = PodControl::new(&context);
     sets.add_index(SETS_BY_CONTROLLER, |s| {
         s.as_ref().metadata.controller().map(|c| c.uid.clone()).into_iter().collect()
     });
     sets.synced().await;
     pods.synced().await;
     let queue = WorkQueue::new(context.clock.clone());
-    let expectations = Arc::new(Expectations::new(context.clock.clone()));
     context.feed_own(&sets, &queue);
-    feed_pods(&context, &sets, &pods, &queue, &expectations);
-    let controller = Arc::new(Replicas { context: context.clone(), sets, pods, expectations });
+    let (known, again) = (sets.clone(), queue.clone());
+    pods.feed(T::KIND, &queue, move |orphan| add_adopters(&known, orphan, &again));
+    let controller = Arc::new(Replicas { context: context.clone(), sets, pods });
     context.work(controller, queue, 5).await;
-}
-
-fn feed_pods<T: Set>(
-    context: &Context,
-    sets: &Informer<T>,
-    pods: &Informer<Pod>,
-    queue: &WorkQueue<Key>,
-    expectations: &Arc<Expectations>,
-) {
-    let (sets, queue, expectations) = (sets.clone(), queue.clone(), expectations.clone());
-    context.feed(pods, move |change| match change {
-        Change::Applied { old, new } => {
-            if let Some(old) = &old
-                && controller_of::<T>(old) != controller_of::<T>(&new)
-                && let Some(key) = controller_of::<T>(old)
-            {
-                queue.add(key);
-            }
-            match controller_of::<T>(&new) {
-                Some(key) => {
-                    let remade = old.as_ref().is_some_and(|o| o.metadata.uid != new.metadata.uid);
-                    if let (true, Some(old)) = (remade, &old) {
-                        expectations.deleted(&key, &old.metadata.uid);
-                    }
-                    if old.is_none() || remade {
-                        expectations.created(&key, 1);
-                    }
-                    if new.metadata.is_being_deleted() {
-                        expectations.deleted(&key, &new.metadata.uid);
-                    }
-                    queue.add(key);
-                }
-                None if new.metadata.controller().is_none() => add_adopters(&sets, &new.metadata, &queue),
-                None => {}
-            }
-        }
-        Change::Deleted(pod) => {
-            if let Some(key) = controller_of::<T>(&pod) {
-                expectations.deleted(&key, &pod.metadata.uid);
-                queue.add(key);
-            }
-        }
-        Change::Resync => {}
-    });
-}
-
-fn controller_of<T: Set>(pod: &Pod) -> Option<Key> {
-    let owner: &OwnerReference = pod.metadata.controller()?;
-    (owner.kind == T::KIND).then(|| Key::new(&pod.metadata.namespace, &owner.name))
 }
 
 /// Wakes the sets that may adopt an orphan.
@@ -183,31 +112,18 @@ fn plan(set: &ReplicaSet, active: &[Arc<Pod>], related: &[Arc<Pod>], now: jiff::
     }
     let surplus = (active.len() - wanted).min(BURST);
     let chosen = ranking::first_to_delete(active, related, surplus, now);
-    Need::Delete(chosen.into_iter().map(|p| (p.metadata.name.clone(), p.metadata.uid.clone())).collect())
-}
-
-/// The pod that a set makes: its template, and the set as controller.
-pub(crate) fn pod_from_template(template: &Value, owner_name: &str, namespace: &str, reference: Value) -> Value {
-    // A name too long for a prefix is cut by the server, which keeps room for the suffix.
-    let mut metadata =
-        json!({"generateName": format!("{owner_name}-"), "namespace": namespace, "ownerReferences": [reference]});
-    for field in ["labels", "annotations", "finalizers"] {
-        if let Some(v) = template["metadata"].get(field).filter(|v| !v.is_null()) {
-            metadata[field] = v.clone();
-        }
-    }
-    json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
+    Need::Delete(chosen.into_iter().map(|p| name_and_uid(&p)).collect())
 }
 
 #[async_trait]
 impl<T: Set> Controller for Replicas<T> {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>, Error> {
         let Some(set) = self.sets.get(&key.namespace, &key.name) else {
-            self.expectations.forget(key);
+            self.pods.expectations.forget(key);
             return Ok(None);
         };
         let set: &ReplicaSet = (*set).as_ref();
-        let may_act = self.expectations.are_met(key);
+        let may_act = self.pods.expectations.are_met(key);
         let (active, terminating) = self.claim(set).await?;
         let now = self.context.clock.now();
         let failed = if may_act {
@@ -224,162 +140,47 @@ impl<T: Set> Controller for Replicas<T> {
         }
         match failed {
             Some(e) => Err(e),
-            None if !may_act => Ok(self.expectations.expire_in(key)),
-            None => Ok(status::next_check(set, &active, now)),
+            None if !may_act => Ok(self.pods.expectations.expire_in(key)),
+            None => Ok(next_available(&active, set.spec.min_ready_seconds, now)),
         }
     }
-}
-
-fn failure_text(e: &Error) -> String {
-    e.api().map_or_else(|| e.to_string(), ToString::to_string)
 }
 
 impl<T: Set> Replicas<T> {
     /// The active and the terminating pods of the set, after adopting and releasing.
     async fn claim(&self, set: &ReplicaSet) -> Result<(Vec<Arc<Pod>>, Vec<Arc<Pod>>), Error> {
-        let (mut active, mut terminating, mut may_adopt) = (Vec::new(), Vec::new(), None);
-        let orphans = self.pods.by_index(BY_CONTROLLER, &orphans_of(&set.metadata.namespace));
-        for pod in pods_of(&self.pods, &set.metadata.uid).into_iter().chain(orphans) {
-            if pod.is_terminal() {
-                continue;
-            }
-            let claim = ownership::claim(&set.metadata, &set.spec.selector, &pod.metadata);
-            if pod.metadata.is_being_deleted() {
-                if claim == Claim::Owned {
-                    terminating.push(pod);
-                }
-                continue;
-            }
-            let op = match claim {
-                Claim::Owned => {
-                    active.push(pod);
-                    continue;
-                }
-                Claim::NotOurs => continue,
-                Claim::Release => ownership::release(Pod::resource(), &pod.metadata, &set.metadata.uid),
-                Claim::Adopt => {
-                    if may_adopt.is_none() {
-                        may_adopt = Some(self.is_alive(set).await?);
-                    }
-                    if may_adopt == Some(false) {
-                        continue;
-                    }
-                    let reference = ownership::controller_reference(T::API_VERSION, T::KIND, &set.metadata);
-                    ownership::adopt(Pod::resource(), &pod.metadata, reference)
-                }
-            };
-            match self.context.apply(&op).await {
-                Ok(_) if claim == Claim::Adopt => active.push(pod),
-                Ok(_) => {}
-                Err(Error::Call { source, .. }) if source.is_not_found() || source.is_invalid() => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok((active, terminating))
-    }
-
-    /// Asks the server itself whether the set still is and is not being deleted: a stale cache must not adopt.
-    async fn is_alive(&self, set: &ReplicaSet) -> Result<bool, Error> {
-        let calls = self.context.calls(T::resource());
-        let fresh: Option<MetaOnly> = calls.find(&set.metadata.namespace, &set.metadata.name).await?;
-        Ok(fresh.is_some_and(|f| f.metadata.uid == set.metadata.uid && !f.metadata.is_being_deleted()))
+        let owned = self.pods.claim(&owner::<T>(set), &set.spec.selector, Pod::is_terminal).await?;
+        Ok(owned.into_iter().partition(|p| !p.metadata.is_being_deleted()))
     }
 
     /// The pods of all sets with the same controller: pods of one deployment are spread over nodes together.
     fn related(&self, set: &ReplicaSet) -> Vec<Arc<Pod>> {
         match set.metadata.controller() {
-            None => pods_of(&self.pods, &set.metadata.uid),
-            Some(c) => self
-                .sets
-                .by_index(SETS_BY_CONTROLLER, &c.uid)
-                .iter()
-                .flat_map(|s| pods_of(&self.pods, s.uid()))
-                .collect(),
+            None => self.pods.of(&set.metadata.uid),
+            Some(c) => {
+                self.sets.by_index(SETS_BY_CONTROLLER, &c.uid).iter().flat_map(|s| self.pods.of(s.uid())).collect()
+            }
         }
     }
 
     async fn act(&self, key: &Key, set: &ReplicaSet, need: Need) -> Result<(), Error> {
-        match need {
-            Need::Nothing => Ok(()),
-            Need::Create(count) => self.create(key, set, count).await,
-            Need::Delete(pods) => self.delete(key, set, pods).await,
-        }
-    }
-
-    /// Creates in batches of 1, 2, 4 …: when the first ones fail (a quota), the others are not tried.
-    async fn create(&self, key: &Key, set: &ReplicaSet, count: usize) -> Result<(), Error> {
-        let about = ObjectRef::new(T::API_VERSION, T::KIND, &set.metadata);
-        let reference = ownership::controller_reference(T::API_VERSION, T::KIND, &set.metadata);
-        let object = pod_from_template(&set.spec.template.parse(), &key.name, &key.namespace, reference);
-        let op = Op::create(Pod::resource(), &key.namespace, object);
-        self.expectations.expect_creations(key, count);
-        let (mut left, mut batch) = (count, 1);
-        while left > 0 {
-            batch = batch.min(left);
-            let answers = join_all((0..batch).map(|_| self.context.apply(&op))).await;
-            left -= batch;
-            let mut first_error = None;
-            for answer in answers {
-                match answer {
-                    Ok(pod) => {
-                        let name = pod["metadata"]["name"].as_str().unwrap_or_default();
-                        let text = format!("Created pod: {name}");
-                        self.context.recorder.event(&about, Kind::Normal, "SuccessfulCreate", text);
-                    }
-                    Err(e) => {
-                        self.expectations.created(key, 1);
-                        if e.api().is_some_and(isopod_client::Error::is_namespace_terminating) {
-                            self.expectations.created(key, left);
-                            return Ok(());
-                        }
-                        let text = format!("Error creating: {}", failure_text(&e));
-                        self.context.recorder.event(&about, Kind::Warning, "FailedCreate", text);
-                        first_error.get_or_insert(e);
-                    }
-                }
+        let (new, surplus) = match need {
+            Need::Nothing => return Ok(()),
+            Need::Create(count) => {
+                let reference = owner::<T>(set).reference();
+                let pod = pod_from_template(&set.spec.template.parse(), &key.name, &key.namespace, reference);
+                (vec![pod; count], Vec::new())
             }
-            if let Some(e) = first_error {
-                self.expectations.created(key, left);
-                return Err(e);
-            }
-            batch *= 2;
-        }
-        Ok(())
-    }
-
-    async fn delete(&self, key: &Key, set: &ReplicaSet, pods: Vec<(String, String)>) -> Result<(), Error> {
-        let about = ObjectRef::new(T::API_VERSION, T::KIND, &set.metadata);
-        self.expectations.expect_deletions(key, pods.iter().map(|(_, uid)| uid.clone()));
-        let deletions = pods.iter().map(|(name, uid)| async move {
-            let op = Op::delete(Pod::resource(), &key.namespace, name).if_uid(uid);
-            self.context.apply(&op).await
-        });
-        let mut first_error = None;
-        for (answer, (name, uid)) in join_all(deletions).await.into_iter().zip(&pods) {
-            match answer {
-                Ok(answer) => {
-                    // Gone already: its deletion will not be seen again.
-                    if answer.is_null() {
-                        self.expectations.deleted(key, uid);
-                    }
-                    let text = format!("Deleted pod: {name}");
-                    self.context.recorder.event(&about, Kind::Normal, "SuccessfulDelete", text);
-                }
-                Err(e) => {
-                    self.expectations.deleted(key, uid);
-                    let text = format!("Error deleting: {}", failure_text(&e));
-                    self.context.recorder.event(&about, Kind::Warning, "FailedDelete", text);
-                    first_error.get_or_insert(e);
-                }
-            }
-        }
-        first_error.map_or(Ok(()), Err)
+            Need::Delete(pods) => (Vec::new(), pods),
+        };
+        self.pods.change(key, &owner::<T>(set), new, surplus).await
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn set(replicas: i32) -> ReplicaSet {
         serde_json::from_value(json!({"metadata": {"name": "a"}, "spec": {"replicas": replicas}})).unwrap()
@@ -400,17 +201,5 @@ mod tests {
         let mut going = set(3);
         going.metadata.deletion_timestamp = Some("2026-01-01T00:00:00Z".into());
         assert_eq!(plan(&going, &[], &[], now), Need::Nothing);
-    }
-
-    #[test]
-    fn a_pod_takes_what_the_template_says() {
-        let template =
-            json!({"metadata": {"labels": {"a": "b"}, "annotations": null, "name": "ignored"}, "spec": {"x": 1}});
-        let pod = pod_from_template(&template, "web-1", "ns", json!({"uid": "u"}));
-        assert_eq!(
-            pod,
-            json!({"apiVersion": "v1", "kind": "Pod", "spec": {"x": 1}, "metadata": {
-                "generateName": "web-1-", "namespace": "ns", "labels": {"a": "b"}, "ownerReferences": [{"uid": "u"}]}})
-        );
     }
 }

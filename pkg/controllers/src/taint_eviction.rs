@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use isopod_api::time;
 use isopod_client::events::{Kind, ObjectRef};
 use isopod_client::queue::WorkQueue;
-use isopod_client::views::{Node, Pod, Taint, Toleration};
+use isopod_client::views::{Node, Pod, Toleration};
 use isopod_client::{Change, Informer};
 use jiff::{SignedDuration, Timestamp};
 use std::sync::Arc;
@@ -54,21 +54,11 @@ pub async fn run(context: Context) {
     context.work(controller, queue, 4).await;
 }
 
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    if !toleration.effect.is_empty() && toleration.effect != taint.effect {
-        return false;
-    }
-    if toleration.key.is_empty() {
-        return toleration.operator == "Exists";
-    }
-    toleration.key == taint.key && (toleration.operator == "Exists" || toleration.value == taint.value)
-}
-
 /// When the pod has to go; `None` when it may stay.
 fn evict_at(pod: &Pod, node: &Node, now: Timestamp) -> Option<Timestamp> {
     let mut earliest: Option<Timestamp> = None;
     for taint in node.spec.taints.iter().filter(|t| t.effect == "NoExecute") {
-        let matching: Vec<&Toleration> = pod.spec.tolerations.iter().filter(|t| tolerates(t, taint)).collect();
+        let matching: Vec<&Toleration> = pod.spec.tolerations.iter().filter(|t| t.tolerates(taint)).collect();
         if matching.is_empty() {
             return Some(now);
         }

@@ -8,8 +8,78 @@ use super::*;
 pub struct ReplicationController(ReplicaSet);
 
 views! {
+    DaemonSet { metadata: Meta, spec: DaemonSetSpec, status: DaemonSetStatus }
+    DaemonSetSpec {
+        selector: LabelSelector,
+        template: Raw,
+        update_strategy: UpdateStrategy,
+        min_ready_seconds: i32,
+        revision_history_limit: Option<i32>,
+    }
+    /// How pods of an old revision are replaced: `OnDelete` or `RollingUpdate`.
+    UpdateStrategy {
+        #[serde(rename = "type")]
+        kind: String,
+        rolling_update: Option<RollingUpdate>,
+    }
+    DaemonSetStatus {
+        observed_generation: i64,
+        current_number_scheduled: i32,
+        number_misscheduled: i32,
+        desired_number_scheduled: i32,
+        number_ready: i32,
+        updated_number_scheduled: i32,
+        number_available: i32,
+        number_unavailable: i32,
+        collision_count: Option<i32>,
+    }
+
+    StatefulSet { metadata: Meta, spec: StatefulSetSpec, status: StatefulSetStatus }
+    StatefulSetSpec {
+        replicas: Option<i32>,
+        selector: LabelSelector,
+        template: Raw,
+        volume_claim_templates: Vec<Value>,
+        service_name: String,
+        pod_management_policy: String,
+        update_strategy: StatefulSetStrategy,
+        revision_history_limit: Option<i32>,
+        min_ready_seconds: i32,
+        persistent_volume_claim_retention_policy: Option<ClaimRetention>,
+        ordinals: Option<Ordinals>,
+    }
+    StatefulSetStrategy {
+        #[serde(rename = "type")]
+        kind: String,
+        rolling_update: Option<StatefulSetRollingUpdate>,
+    }
+    StatefulSetRollingUpdate { partition: i32, max_unavailable: Option<IntOrString> }
+    /// `Retain` or `Delete`.
+    ClaimRetention { when_deleted: String, when_scaled: String }
+    Ordinals { start: i32 }
+    StatefulSetStatus {
+        observed_generation: i64,
+        replicas: i32,
+        ready_replicas: i32,
+        current_replicas: i32,
+        updated_replicas: i32,
+        available_replicas: i32,
+        current_revision: String,
+        update_revision: String,
+        collision_count: Option<i32>,
+    }
+
+    /// A template that a daemon set or a stateful set once had.
+    ControllerRevision { metadata: Meta, revision: i64, data: Raw }
+
     ReplicationControllerForm { metadata: Meta, spec: ReplicationControllerSpec, status: ReplicaSetStatus }
     ReplicationControllerSpec { replicas: Option<i32>, min_ready_seconds: i32, selector: Labels, template: Raw }
+}
+
+objects! {
+    DaemonSet = namespaced("apps", "v1", "daemonsets");
+    StatefulSet = namespaced("apps", "v1", "statefulsets");
+    ControllerRevision = namespaced("apps", "v1", "controllerrevisions");
 }
 
 impl From<ReplicationControllerForm> for ReplicationController {

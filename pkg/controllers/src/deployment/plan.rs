@@ -225,7 +225,7 @@ mod tests {
             &d,
             &[gone],
             &["create size 3", "Scaled up replica set web-HASH from 0 to 3", "modify", "status"]
-                .map(|s| s.replace("HASH", &super::super::template::hash(&template("v2"), None)))
+                .map(|s| s.replace("HASH", &crate::template::hash(&template("v2"), None)))
                 .iter()
                 .map(|s| if s == "modify" { r#"modify deployments.apps ns/web {"metadata":{"annotations":{"deployment.kubernetes.io/revision":"2"}}}"# } else { s })
                 .collect::<Vec<_>>(),

@@ -4,9 +4,10 @@ pub mod recreate;
 pub mod rolling;
 
 use super::plan::Plan;
-use super::{API_VERSION, KIND, revision, scale, status, template};
+use super::{API_VERSION, KIND, revision, scale, status};
 use crate::op::Op;
 use crate::ownership;
+use crate::template;
 use isopod_client::events::{Kind, ObjectRef};
 use isopod_client::views::{Condition, Deployment, DeploymentStatus, ReplicaSet};
 use jiff::Timestamp;

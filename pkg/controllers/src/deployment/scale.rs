@@ -16,16 +16,7 @@ pub fn is_rolling(d: &Deployment) -> bool {
 }
 
 fn scaled(value: Option<&IntOrString>, total: i32, round_up: bool) -> i32 {
-    match value {
-        None => 0,
-        Some(IntOrString::Int(n)) => *n,
-        Some(IntOrString::Text(t)) => {
-            let percent: i64 = t.trim_end_matches('%').parse().unwrap_or(0);
-            let product = percent * i64::from(total);
-            let result = if round_up { product.div_euclid(100) + i64::from(product % 100 != 0) } else { product / 100 };
-            result as i32
-        }
-    }
+    value.map_or(0, |v| v.scaled(total, round_up))
 }
 
 /// Surge and unavailability in pods. When both come to zero, one pod may be unavailable: nothing could move otherwise.

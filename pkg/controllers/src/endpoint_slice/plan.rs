@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 /// Endpoints of one slice.
 const MAX_ENDPOINTS: usize = 100;
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 const ZONE: &str = "topology.kubernetes.io/zone";
 
@@ -202,7 +202,7 @@ fn endpoint_json(e: &isopod_client::views::Endpoint) -> Value {
     v
 }
 
-fn ports_of(slice: &EndpointSlice) -> Vec<Port> {
+pub fn ports_of(slice: &EndpointSlice) -> Vec<Port> {
     let mut ports: Vec<Port> = slice
         .ports
         .iter()
@@ -270,7 +270,7 @@ fn replace(service: &Service, slice: &EndpointSlice, ports: &[Port], endpoints: 
     Some(Op::replace(EndpointSlice::resource(), &service.metadata.namespace, object))
 }
 
-fn delete(slice: &EndpointSlice) -> Op {
+pub fn delete(slice: &EndpointSlice) -> Op {
     Op::delete(EndpointSlice::resource(), &slice.metadata.namespace, &slice.metadata.name).if_uid(&slice.metadata.uid)
 }
 

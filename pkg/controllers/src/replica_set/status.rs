@@ -1,25 +1,15 @@
 //! The status of a replica set, from its pods.
 
 use crate::op::Op;
+use crate::pod_control::is_available;
 use isopod_api::time;
 use isopod_client::Resource;
 use isopod_client::views::{Condition, Pod, ReplicaSet, ReplicaSetStatus};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::Duration;
 
 const FAILURE: &str = "ReplicaFailure";
-
-/// Ready for at least `min_ready` seconds.
-pub(crate) fn is_available(pod: &Pod, min_ready: i32, now: Timestamp) -> bool {
-    let Some(ready) = pod.condition("Ready").filter(|c| c.status == "True") else { return false };
-    if min_ready == 0 {
-        return true;
-    }
-    let since = ready.last_transition_time.as_deref().and_then(time::parse);
-    since.is_some_and(|t| now.duration_since(t).as_secs() >= i64::from(min_ready))
-}
 
 /// `terminating`: the number of pods that are ending, of kinds that count them; `failure`: the number of active pods and the error of a pass that failed.
 pub fn calculate(
@@ -88,21 +78,6 @@ pub fn write(resource: Resource, set: &ReplicaSet, new: &ReplicaSetStatus) -> Op
     Some(Op::status(resource, &m.namespace, &m.name, json!({"status": status})).if_uid(&m.uid))
 }
 
-/// When the next ready pod becomes available.
-pub fn next_check(set: &ReplicaSet, active: &[Arc<Pod>], now: Timestamp) -> Option<Duration> {
-    let min_ready = i64::from(set.spec.min_ready_seconds);
-    if min_ready == 0 {
-        return None;
-    }
-    let waits = active.iter().filter(|p| !is_available(p, set.spec.min_ready_seconds, now)).filter_map(|p| {
-        let ready = p.condition("Ready").filter(|c| c.status == "True")?;
-        let since = ready.last_transition_time.as_deref().and_then(time::parse)?;
-        let left = since + jiff::SignedDuration::from_secs(min_ready) - now;
-        Some(Duration::from_millis(left.total(jiff::Unit::Millisecond).unwrap_or(1000.0).max(1.0) as u64))
-    });
-    waits.min()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_and_the_next_check() {
+    fn counts() {
         let now: Timestamp = "2026-01-01T00:01:00Z".parse().unwrap();
         let set: ReplicaSet = serde_json::from_value(json!({
             "metadata": {"name": "a", "namespace": "ns", "uid": "u", "generation": 3},
@@ -133,7 +108,6 @@ mod tests {
             (new.replicas, new.fully_labeled_replicas, new.ready_replicas, new.available_replicas),
             (3, 3, 2, 1)
         );
-        assert_eq!(next_check(&set, &pods, now), Some(Duration::from_secs(20)));
         let failed = calculate(&set, &[], None, Some((0, "no".into())), now);
         assert_eq!(failed.conditions[0].reason, "FailedCreate");
         let mut same = set.clone();

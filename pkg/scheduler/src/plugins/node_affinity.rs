@@ -3,53 +3,12 @@
 use crate::cluster::{Cluster, NodeInfo};
 use crate::framework::{Filter, NODE_ADDED, NODE_LABELS, Normalize, Plugin, Score, Wake, refuse};
 use crate::pod::PodInfo;
-use isopod_client::views::{NodeSelectorTerm, Requirement};
 
 pub struct NodeAffinity;
 
-fn holds(r: &Requirement, value: Option<&String>) -> bool {
-    let number = |s: &str| s.parse::<i64>().ok();
-    match r.operator.as_str() {
-        "In" => value.is_some_and(|v| r.values.contains(v)),
-        "NotIn" => value.is_none_or(|v| !r.values.contains(v)),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        op @ ("Gt" | "Lt") => match (value.and_then(|v| number(v)), r.values.first().and_then(|v| number(v))) {
-            (Some(have), Some(limit)) => {
-                if op == "Gt" {
-                    have > limit
-                } else {
-                    have < limit
-                }
-            }
-            _ => false,
-        },
-        _ => false,
-    }
-}
-
-/// A term without any requirement matches nothing.
-fn term_matches(term: &NodeSelectorTerm, node: &NodeInfo) -> bool {
-    if term.match_expressions.is_empty() && term.match_fields.is_empty() {
-        return false;
-    }
-    let name = &node.node.metadata.name;
-    term.match_expressions.iter().all(|r| holds(r, node.labels().get(&r.key)))
-        && term.match_fields.iter().all(|r| r.key == "metadata.name" && holds(r, Some(name)))
-}
-
 /// Whether the node is one that the pod asks for.
 pub fn matches(pod: &PodInfo, node: &NodeInfo) -> bool {
-    let spec = &pod.pod.spec;
-    if !spec.node_selector.iter().all(|(k, v)| node.labels().get(k) == Some(v)) {
-        return false;
-    }
-    let required = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
-    match required.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref()) {
-        // The terms are alternatives.
-        Some(selector) => selector.node_selector_terms.iter().any(|t| term_matches(t, node)),
-        None => true,
-    }
+    pod.pod.spec.asks_for(&node.node.metadata)
 }
 
 impl Plugin for NodeAffinity {
@@ -75,7 +34,7 @@ impl Plugin for NodeAffinity {
             return None;
         }
         let of = Box::new(move |node: &NodeInfo| {
-            let hits = preferred.iter().filter(|p| term_matches(&p.preference, node));
+            let hits = preferred.iter().filter(|p| p.preference.matches(&node.node.metadata));
             hits.map(|p| i64::from(p.weight)).sum()
         });
         Some((2, Score { of, normalize: Normalize::ToMax }))

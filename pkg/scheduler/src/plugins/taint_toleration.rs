@@ -7,22 +7,8 @@ use isopod_client::views::{Taint, Toleration};
 
 pub struct TaintToleration;
 
-/// An empty key with `Exists` tolerates everything; an empty effect every effect. `Gt` and `Lt` compare whole numbers.
 pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    if !toleration.effect.is_empty() && toleration.effect != taint.effect {
-        return false;
-    }
-    if !toleration.key.is_empty() && toleration.key != taint.key {
-        return false;
-    }
-    match toleration.operator.as_str() {
-        "" | "Equal" => !toleration.key.is_empty() && toleration.value == taint.value,
-        "Exists" => true,
-        op => match (taint.value.parse::<i64>(), toleration.value.parse::<i64>()) {
-            (Ok(taint), Ok(limit)) => (op == "Gt" && taint > limit) || (op == "Lt" && taint < limit),
-            _ => false,
-        },
-    }
+    toleration.tolerates(taint)
 }
 
 impl Plugin for TaintToleration {
