@@ -13,6 +13,7 @@ pub mod kind;
 pub mod kinds;
 pub mod metadata;
 mod ownership;
+pub mod quota;
 pub mod strategy;
 pub mod table;
 mod validation;
