@@ -116,6 +116,10 @@ pub struct SetUp<'a> {
 pub async fn set_up(pod: &Pod, cx: &mut SetUp<'_>) -> Result<Paths, (String, VolumeError)> {
     let mut paths = Paths::new();
     for volume in pod.spec().volumes.iter().flatten() {
+        // Images are mounted by the runtime.
+        if volume.image.is_some() {
+            continue;
+        }
         let path = one(pod, volume, cx).await.map_err(|e| (volume.name.clone(), e))?;
         paths.insert(volume.name.clone(), path);
     }

@@ -24,7 +24,7 @@ use crate::state::PodState;
 use crate::status::{Verdict, Waiting};
 use crate::volumes::Tokens;
 use isopod_base::errors::Chain;
-use isopod_runtime::RuntimeError;
+use isopod_runtime::{ImageStatus, RuntimeError};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kill::Killing;
@@ -80,6 +80,8 @@ pub struct Worker {
     /// Containers whose end was counted by the back-off, by container name.
     counted: HashMap<String, String>,
     images: PodImages,
+    /// Images that are here for a container that still waits for others, by container and name.
+    fetched: HashMap<(String, String), ImageStatus>,
     probes: PodProbes,
     objects: PodObjects,
     tokens: Tokens,
@@ -142,6 +144,7 @@ impl Worker {
             known,
             state: PodState::default(),
             waiting: HashMap::new(),
+            fetched: HashMap::new(),
             counted: HashMap::new(),
             messages: HashMap::new(),
             killing: HashMap::new(),
