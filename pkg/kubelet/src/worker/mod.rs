@@ -22,7 +22,7 @@ use crate::resize::Progress;
 use crate::shared::Shared;
 use crate::state::PodState;
 use crate::status::{Verdict, Waiting};
-use crate::volumes::Tokens;
+use crate::volumes::{Certificates, Tokens};
 use isopod_base::errors::Chain;
 use isopod_runtime::{ImageStatus, RuntimeError};
 use jiff::Timestamp;
@@ -85,6 +85,7 @@ pub struct Worker {
     probes: PodProbes,
     objects: PodObjects,
     tokens: Tokens,
+    certificates: Certificates,
     /// Termination messages by container id.
     messages: HashMap<String, String>,
     killing: HashMap<String, Killing>,
@@ -127,6 +128,7 @@ impl Worker {
             probes: PodProbes::new(shared.prober.clone(), wake.clone()),
             objects: shared.objects.of_pod(pod.ns(), wake.clone()),
             tokens: Tokens::new(shared.client.clone()),
+            certificates: Certificates::new(shared.client.clone(), &shared.cfg.node_name),
             backoff: Backoff::new(max),
             written: crate::status_patch::to_json(&status),
             // What has containers was admitted before.
