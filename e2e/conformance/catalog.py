@@ -74,6 +74,8 @@ class Maker:
             top.file(path.lstrip("/"), self.program(program), 0o6755 if path in setuid else 0o755)
         for path, file in row.get("files", {}).items():
             top.file(path.lstrip("/"), self.program(f"images/{file}"))
+        for path, text in row.get("texts", {}).items():
+            top.file(path.lstrip("/"), text.encode())
         if "extra" in row:
             EXTRAS[row["extra"]](self, top)
         config = {"Env": [f"PATH={PATH}"], "WorkingDir": "/"}

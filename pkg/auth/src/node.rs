@@ -204,7 +204,7 @@ impl NodeAuthorizer {
         match (a.subresource.as_str(), a.verb.as_str()) {
             ("", "get") => self.get(node, "pods", a),
             ("", "list" | "watch") => {
-                if a.fields.iter().any(|(f, v)| f == "spec.nodeName" && v == node) {
+                if is_of_node(node, a) {
                     return Decision::Allow(String::new());
                 }
                 if !a.name.is_empty() {
@@ -228,7 +228,7 @@ impl NodeAuthorizer {
             "create" => Decision::Allow(String::new()),
             "get" | "update" | "patch" | "delete" => self.related(node, "resourceslices", a),
             "watch" | "list" | "deletecollection" => {
-                if a.fields.iter().any(|(f, v)| f == "spec.nodeName" && v == node) {
+                if is_of_node(node, a) {
                     return Decision::Allow(String::new());
                 }
                 no("can only list/watch/deletecollection resourceslices with nodeName field selector")
@@ -239,6 +239,11 @@ impl NodeAuthorizer {
             ),
         }
     }
+}
+
+/// A list or watch that asks for this node's objects alone.
+fn is_of_node(node: &str, a: &Attributes) -> bool {
+    a.fields.iter().any(|(f, v)| f == "spec.nodeName" && v == node)
 }
 
 fn no(reason: impl Into<String>) -> Decision {
@@ -313,6 +318,11 @@ impl Authorizer for NodeAuthorizer {
                 ("coordination.k8s.io", "leases") => return lease(node, a),
                 ("storage.k8s.io", "csinodes") => return csi_node(node, a),
                 ("resource.k8s.io", "resourceslices") => return self.slice(node, a),
+                ("certificates.k8s.io", "podcertificaterequests")
+                    if matches!(a.verb.as_str(), "list" | "watch") && !is_of_node(node, a) =>
+                {
+                    return no("can only list/watch podcertificaterequests with nodeName field selector");
+                }
                 ("", "nodes") => return own_node(node, a),
                 ("", "pods") => return self.pod(node, a),
                 _ => {}

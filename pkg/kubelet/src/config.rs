@@ -83,6 +83,7 @@ pub struct KubeletConfig {
     pub image_gc_high: u64,
     pub image_gc_low: u64,
     pub image_minimum_age: Duration,
+    /// From one registry.
     pub max_parallel_image_pulls: usize,
     pub streaming_idle_timeout: Duration,
     pub enable_debugging_handlers: bool,

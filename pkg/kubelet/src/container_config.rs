@@ -10,10 +10,10 @@ use crate::state::{annotation, label};
 use crate::volumes::{self, Mounter, Paths};
 use crate::{resize, resources};
 use isopod_runtime::{
-    ContainerConfig, ImageStatus, Mount, NamespaceMode, PodId, PortMapping, Propagation, SandboxConfig,
+    ContainerConfig, ImageMount, ImageStatus, Mount, NamespaceMode, PodId, PortMapping, Propagation, SandboxConfig,
 };
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -107,6 +107,8 @@ pub struct Inputs<'a> {
     pub volumes: &'a Paths,
     pub cfg: &'a KubeletConfig,
     pub mounter: &'a dyn Mounter,
+    /// Ids of the images that volumes show, by volume.
+    pub images: &'a HashMap<String, String>,
     pub node_memory: u64,
     /// The container that an ephemeral one shares processes with.
     pub target: Option<String>,
@@ -193,7 +195,6 @@ fn mounts(inputs: &Inputs<'_>, message_file: &Path) -> Result<Vec<Mount>, Config
 fn volume_mount(inputs: &Inputs<'_>, index: usize, m: &VolumeMount) -> Result<Mount, ConfigError> {
     let c = inputs.container;
     let no_volume = || ConfigError::NoVolume { volume: m.name.clone(), container: c.name.clone() };
-    let root = inputs.volumes.get(&m.name).ok_or_else(no_volume)?;
     let expr = m.sub_path_expr.as_deref().filter(|e| !e.is_empty());
     let sub = match expr {
         Some(expr) => {
@@ -210,6 +211,13 @@ fn volume_mount(inputs: &Inputs<'_>, index: usize, m: &VolumeMount) -> Result<Mo
         }
         None => m.sub_path.clone().unwrap_or_default(),
     };
+    let container_path =
+        if m.mount_path.starts_with('/') { m.mount_path.clone() } else { format!("/{}", m.mount_path) };
+    if let Some(id) = inputs.images.get(&m.name) {
+        let image = Some(ImageMount { id: id.clone(), sub_path: sub });
+        return Ok(Mount { image, container_path: container_path.into(), read_only: true, ..Default::default() });
+    }
+    let root = inputs.volumes.get(&m.name).ok_or_else(no_volume)?;
     let host_path = if sub.is_empty() {
         root.clone()
     } else {
@@ -222,10 +230,9 @@ fn volume_mount(inputs: &Inputs<'_>, index: usize, m: &VolumeMount) -> Result<Mo
     let managed = volume.is_some_and(|v| {
         v.config_map.is_some() || v.secret.is_some() || v.downward_api.is_some() || v.projected.is_some()
     });
-    let container_path =
-        if m.mount_path.starts_with('/') { m.mount_path.clone() } else { format!("/{}", m.mount_path) };
     Ok(Mount {
         host_path,
+        image: None,
         container_path: container_path.into(),
         read_only: m.read_only == Some(true) || managed,
         recursive_read_only: m.read_only == Some(true)

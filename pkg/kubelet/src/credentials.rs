@@ -23,7 +23,7 @@ struct Config {
 }
 
 /// The registry (with port) and the repository path of an image name.
-fn registry_and_path(image: &str) -> (String, String) {
+pub fn registry_and_path(image: &str) -> (String, String) {
     let name = image.split('@').next().unwrap_or_default();
     match name.split_once('/') {
         Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => {

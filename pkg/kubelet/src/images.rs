@@ -3,6 +3,7 @@
 //! Invariant: asking never waits for a pull; a pull that ends wakes its pod.
 
 use crate::backoff::Backoff;
+use crate::credentials::registry_and_path;
 use crate::pod::PodExt;
 use crate::status::Waiting;
 use isopod_base::clock::Clock;
@@ -13,7 +14,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore};
 
@@ -26,12 +27,33 @@ pub struct Puller {
     runtime: Arc<dyn Runtime>,
     recorder: Recorder,
     clock: Clock,
-    slots: Arc<Semaphore>,
+    slots: Arc<Slots>,
+}
+
+/// Places for pulls, by registry: one that does not answer keeps only its own images waiting.
+struct Slots {
+    parallel: usize,
+    by_registry: Mutex<HashMap<String, Weak<Semaphore>>>,
+}
+
+impl Slots {
+    fn of(&self, image: &str) -> Arc<Semaphore> {
+        let (registry, _) = registry_and_path(image);
+        let mut all = self.by_registry.lock();
+        if let Some(slots) = all.get(&registry).and_then(Weak::upgrade) {
+            return slots;
+        }
+        all.retain(|_, slots| slots.strong_count() > 0);
+        let slots = Arc::new(Semaphore::new(self.parallel));
+        all.insert(registry, Arc::downgrade(&slots));
+        slots
+    }
 }
 
 impl Puller {
     pub fn new(runtime: Arc<dyn Runtime>, recorder: Recorder, clock: Clock, parallel: usize) -> Self {
-        Puller { runtime, recorder, clock, slots: Arc::new(Semaphore::new(parallel.max(1))) }
+        let slots = Slots { parallel: parallel.max(1), by_registry: Mutex::default() };
+        Puller { runtime, recorder, clock, slots: Arc::new(slots) }
     }
 }
 
@@ -169,7 +191,8 @@ impl PodImages {
         puller.recorder.normal(&about, "Pulling", format!("Pulling image {image:?}"));
         tokio::spawn(async move {
             let asked = Instant::now();
-            let slot = puller.slots.acquire().await;
+            let slots = puller.slots.of(&image);
+            let slot = slots.acquire().await;
             let started = Instant::now();
             let result = async {
                 puller.runtime.pull_image(&image, auth, None).await?;

@@ -94,7 +94,7 @@ impl Kubelet {
             node: informers
                 .get::<Node>(Node::resource(), ListScope::fields(format!("metadata.name={}", cfg.node_name))),
             pods: Calls::new(client.clone(), Resource::namespaced("", "v1", "pods")),
-            objects: ObjectStore::new(client.clone(), clock.clone()),
+            objects: ObjectStore::new(client.clone(), clock.clone(), &cfg.node_name),
             puller: Puller::new(runtime.clone(), recorder.clone(), clock.clone(), cfg.max_parallel_image_pulls),
             prober: Prober { runtime: runtime.clone(), recorder: recorder.clone(), clock: clock.clone() },
             reported: watch::Sender::new(false),

@@ -25,6 +25,8 @@ pub enum PkiError {
         #[source]
         source: rustls::Error,
     },
+    #[error("unknown key type {0:?}")]
+    KeyType(String),
     #[error("the certificate of {0:?} is not valid PEM")]
     Pem(String),
 }

@@ -10,6 +10,7 @@ mod ca;
 mod error;
 mod files;
 mod kubeconfig;
+pub mod request;
 mod server;
 pub mod tls;
 

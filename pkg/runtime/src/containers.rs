@@ -40,6 +40,14 @@ struct Launch {
     propagation: Vec<(PathBuf, isopod_shim_protocol::Propagation)>,
 }
 
+/// Images that a container has mounted.
+#[derive(Default)]
+struct Mounted {
+    /// By the path in the container: the directories to stack, topmost first, or one file.
+    sources: BTreeMap<PathBuf, Vec<PathBuf>>,
+    lowers: Vec<String>,
+}
+
 impl IsopodRuntime {
     pub(crate) async fn make_container(self: &Arc<Self>, sandbox_id: &str, config: ContainerConfig) -> Result<String> {
         let sandbox = self.sandbox_entry(sandbox_id)?;
@@ -94,6 +102,7 @@ impl IsopodRuntime {
         let refused = |e: String| RuntimeError::CreateContainer(e);
         let user = users::resolve(&config.security, &image.config.config.user, &merged)
             .map_err(|e| refused(isopod_base::errors::Chain(&e).to_string()))?;
+        let mounted = self.mounted_images(&config)?;
         let cgroup = format!("{}/{id}", pod.cgroup_parent);
         let sandbox_dir = self.paths.sandbox(&sandbox.record.id);
         let hostname = std::fs::read_to_string(sandbox_dir.join("hostname")).unwrap_or_default();
@@ -110,6 +119,7 @@ impl IsopodRuntime {
             hostname_file: sandbox_dir.join("hostname"),
             shm: if pod.ipc == NamespaceMode::Node { "/dev/shm".into() } else { self.paths.shm(&sandbox.record.id) },
             seccomp_root: &self.config.seccomp_root,
+            images: &mounted.sources,
         })?;
         let stop = config.stop_signal.clone().unwrap_or_else(|| image.config.config.stop_signal.clone());
         let dir = self.paths.container(id);
@@ -133,6 +143,7 @@ impl IsopodRuntime {
             uid: user.uid,
             cgroup,
             lowers,
+            mounted_lowers: mounted.lowers,
             working_dir: made.working_dir,
             stop_signal: signal_number(&stop).unwrap_or(SIGTERM),
             start_failure: None,
@@ -140,6 +151,26 @@ impl IsopodRuntime {
         };
         record.save(&self.paths).map_err(io_error("write the container's record"))?;
         Ok(record)
+    }
+
+    /// Where the images are that the container has mounted.
+    fn mounted_images(&self, config: &ContainerConfig) -> Result<Mounted> {
+        let mut all = Mounted::default();
+        let layers = self.store.layers();
+        for mount in &config.mounts {
+            let Some(wanted) = &mount.image else { continue };
+            let image = self.store.find(&wanted.id).ok_or_else(|| RuntimeError::ImageNotPresent(wanted.id.clone()))?;
+            let lowers = image.lowers();
+            let merged = Merged::new(lowers.iter().map(|l| layers.join(l)).collect());
+            let found = merged.places(Path::new(&wanted.sub_path)).map_err(io_error("read the mounted image"))?;
+            if found.is_empty() {
+                let m = format!("{:?} is not in image {}", wanted.sub_path, wanted.id);
+                return Err(RuntimeError::CreateContainer(m));
+            }
+            all.sources.insert(mount.container_path.clone(), found);
+            all.lowers.extend(lowers);
+        }
+        Ok(all)
     }
 
     pub(crate) async fn launch_container(self: &Arc<Self>, id: &str) -> Result<()> {
@@ -297,7 +328,9 @@ impl IsopodRuntime {
 
     /// The layers that containers stand on.
     pub(crate) fn lowers_in_use(&self) -> BTreeSet<String> {
-        self.table.lock().containers.values().flat_map(|c| c.record.lowers.clone()).collect()
+        let table = self.table.lock();
+        let of = |c: &Container| [c.record.lowers.clone(), c.record.mounted_lowers.clone()].concat();
+        table.containers.values().flat_map(of).collect()
     }
 }
 

@@ -140,6 +140,7 @@ fn lowers_on_record(containers: &Path) -> io::Result<BTreeSet<String>> {
         // Without a record it was not finished.
         if let Some(record) = persist::read_json::<ContainerRecord>(&entry?.path().join("container.json"))? {
             lowers.extend(record.lowers);
+            lowers.extend(record.mounted_lowers);
         }
     }
     Ok(lowers)

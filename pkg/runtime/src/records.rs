@@ -34,6 +34,9 @@ pub struct ContainerRecord {
     pub cgroup: String,
     pub log_path: PathBuf,
     pub lowers: Vec<String>,
+    /// Layers of images that it has mounted.
+    #[serde(default)]
+    pub mounted_lowers: Vec<String>,
     pub working_dir: PathBuf,
     pub stop_signal: i32,
     /// Why it could not be started.

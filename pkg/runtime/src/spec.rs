@@ -9,8 +9,11 @@ use isopod_shim_protocol as protocol;
 use isopod_shim_protocol::DeviceRule;
 use nix::sys::stat::{SFlag, major, minor, stat};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+/// The kernel takes one page of options for a mount.
+const MAX_MOUNT_DATA: usize = 4000;
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 const MASKED: [&str; 11] = [
@@ -42,6 +45,8 @@ pub struct Parts<'a> {
     pub resolv_conf: PathBuf,
     pub hostname_file: PathBuf,
     pub shm: PathBuf,
+    /// Where mounted images are, by their place in the container.
+    pub images: &'a BTreeMap<PathBuf, Vec<PathBuf>>,
     pub seccomp_root: &'a Path,
 }
 
@@ -187,6 +192,10 @@ fn mounts(parts: &Parts<'_>) -> Result<Vec<Value>, RuntimeError> {
     // Parents before what is mounted in them.
     wanted.sort_by_key(|m| m.container_path.components().count());
     for m in wanted {
+        if let Some(places) = parts.images.get(&m.container_path) {
+            all.push(image(&Path::new("/").join(&m.container_path), places)?);
+            continue;
+        }
         if !m.host_path.exists() {
             std::fs::create_dir_all(&m.host_path)
                 .map_err(|e| refused(format!("failed to mkdir {:?}: {e}", m.host_path.display())))?;
@@ -198,6 +207,19 @@ fn mounts(parts: &Parts<'_>) -> Result<Vec<Value>, RuntimeError> {
         all.push(bind(&Path::new("/").join(&m.container_path), &m.host_path, &options));
     }
     Ok(all)
+}
+
+/// An image's layers stacked, or what there is of one layer, read-only.
+fn image(at: &Path, places: &[PathBuf]) -> Result<Value, RuntimeError> {
+    if let [one] = places {
+        return Ok(bind(at, one, &["ro"]));
+    }
+    let escaped = |p: &PathBuf| p.display().to_string().replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,");
+    let stack = format!("lowerdir={}", places.iter().map(escaped).collect::<Vec<_>>().join(":"));
+    if stack.len() >= MAX_MOUNT_DATA {
+        return Err(refused(format!("the image at {} has too many layers to be mounted", at.display())));
+    }
+    Ok(json!({"destination": at, "type": "overlay", "source": "overlay", "options": ["ro", stack]}))
 }
 
 /// Parents first. Each mount's own, because libcontainer knows one propagation for all.
@@ -323,6 +345,7 @@ mod tests {
             hostname_file: "/s/hostname".into(),
             shm: "/s/shm".into(),
             seccomp_root: Path::new("/nowhere"),
+            images: &BTreeMap::new(),
         })
     }
 

@@ -112,9 +112,21 @@ pub enum Propagation {
     Bidirectional,
 }
 
+/// What of an image a mount shows (KEP-4639).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageMount {
+    /// The image's id as [`Runtime::image_status`] gave it.
+    pub id: String,
+    /// A path in it; empty: all of it.
+    pub sub_path: String,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     pub host_path: PathBuf,
+    /// Shows an image in place of a host's path; always read-only.
+    #[serde(default)]
+    pub image: Option<ImageMount>,
     pub container_path: PathBuf,
     pub read_only: bool,
     pub recursive_read_only: bool,

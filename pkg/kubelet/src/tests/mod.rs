@@ -246,6 +246,52 @@ async fn an_image_that_cannot_be_pulled_backs_off() {
 }
 
 #[tokio::test]
+async fn a_silent_registry_holds_up_its_own_images_only() {
+    let b = Bench::new().await;
+    for i in 0..7 {
+        b.pod(&format!("waits{i}"), json!({"containers": [{"name": "c", "image": format!("silent.example/i:{i}")}]}));
+    }
+    let silent = |b: &Bench| b.runtime.calls().iter().filter(|c| c.starts_with("pull silent")).count();
+    b.api.until("its places are taken", |_| silent(&b) == 5).await;
+    b.pod("p", json!({"containers": [{"name": "c", "image": "other.example/i:1"}]}));
+    b.until("pulled", "p", ready).await;
+    assert_eq!(silent(&b), 5);
+}
+
+#[tokio::test]
+async fn a_running_pod_is_resized() {
+    let b = Bench::new().await;
+    b.api.put(
+        "nodes",
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}, "status": {"allocatable": {"cpu": "2", "pods": "9"}}}),
+    );
+    let spec = |cpu: &str| json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]});
+    b.pod("p", spec("1"));
+    b.pod("q", spec("500m"));
+    b.until("ready", "p", ready).await;
+    b.until("ready", "q", ready).await;
+    let resources = |s: &Value| {
+        let c = &s["containerStatuses"][0];
+        (c["allocatedResources"]["cpu"].clone(), c["resources"]["requests"]["cpu"].clone())
+    };
+    let has = |s: &Value, kind: &str| s["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == kind);
+    let status = b.api.get("pods", "ns", "p").unwrap()["status"].clone();
+    assert_eq!(resources(&status), (json!("1"), json!("1")));
+    b.pod("p", spec("1500m"));
+    b.until("resized", "p", |s| resources(s) == (json!("1500m"), json!("1500m")) && !has(s, "PodResizeInProgress"))
+        .await;
+    assert!(b.runtime.calls().contains(&"update c Some(1536)".to_owned()), "{:?}", b.runtime.calls());
+    b.until_said("ResizeCompleted: Pod resize completed").await;
+    // There is no room for this one until the other is gone.
+    b.pod("p", spec("1800m"));
+    b.until("deferred", "p", |s| has(s, "PodResizePending")).await;
+    let status = b.api.get("pods", "ns", "p").unwrap()["status"].clone();
+    assert_eq!(resources(&status), (json!("1500m"), json!("1500m")));
+    b.api.delete_pod("q", 0);
+    b.until("room", "p", |s| resources(s) == (json!("1800m"), json!("1800m")) && !has(s, "PodResizePending")).await;
+}
+
+#[tokio::test]
 async fn volumes_and_environment_wait_for_their_objects() {
     let b = Bench::new().await;
     let spec = json!({

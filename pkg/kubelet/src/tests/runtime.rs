@@ -242,6 +242,9 @@ impl Runtime for FakeRuntime {
     }
     async fn pull_image(&self, image: &str, _: Vec<RegistryAuth>, _: Option<ProgressFn>) -> Result<String> {
         self.call(format!("pull {image}"));
+        if image.contains("silent") {
+            std::future::pending::<()>().await;
+        }
         if image.contains("bad") {
             return Err(RuntimeError::Pull { image: image.into(), why: "manifest unknown".into() });
         }

@@ -3,10 +3,13 @@
 //! Invariants: set-up is idempotent; what a volume shows changes atomically; nothing of a pod outlives [`tear_down`].
 
 mod atomic;
+mod certificate;
 mod host_path;
 mod project;
 mod token;
+mod trust_bundle;
 
+pub use certificate::Certificates;
 pub use token::Tokens;
 
 use crate::downward::{Addresses, Allocatable};
@@ -77,6 +80,22 @@ pub enum VolumeError {
     Unsupported,
     #[error(transparent)]
     Downward(#[from] crate::downward::DownwardError),
+    #[error("while getting ClusterTrustBundle: clustertrustbundle.certificates.k8s.io {0:?} not found")]
+    NoTrustBundle(String),
+    #[error("combination of signerName and labelSelector matched zero ClusterTrustBundles")]
+    NoTrustBundleOfSigner,
+    #[error("while parsing label selector: {0}")]
+    Selector(String),
+    #[error("ClusterTrustBundle projection requires either name or signerName to be set")]
+    UnnamedTrustBundle,
+    #[error("{0} informer has not yet synced")]
+    NotSynced(&'static str),
+    #[error("credential bundle is not issued yet")]
+    NotIssued,
+    #[error("PodCertificateRequest was permanently {how}: reason={reason:?} message={message:?}")]
+    Refused { how: &'static str, reason: String, message: String },
+    #[error(transparent)]
+    Key(#[from] isopod_pki::PkiError),
     #[error("failed to fetch token")]
     Token(#[source] ApiError),
     #[error("cannot read {what}")]
@@ -107,6 +126,9 @@ pub struct SetUp<'a> {
     pub mounter: Arc<dyn Mounter>,
     pub objects: &'a mut PodObjects,
     pub tokens: &'a mut Tokens,
+    pub certificates: &'a mut Certificates,
+    /// Of the node's object.
+    pub node_uid: String,
     pub addresses: Addresses,
     pub node: Allocatable,
     pub now: Timestamp,
@@ -116,6 +138,10 @@ pub struct SetUp<'a> {
 pub async fn set_up(pod: &Pod, cx: &mut SetUp<'_>) -> Result<Paths, (String, VolumeError)> {
     let mut paths = Paths::new();
     for volume in pod.spec().volumes.iter().flatten() {
+        // Images are mounted by the runtime.
+        if volume.image.is_some() {
+            continue;
+        }
         let path = one(pod, volume, cx).await.map_err(|e| (volume.name.clone(), e))?;
         paths.insert(volume.name.clone(), path);
     }
@@ -149,7 +175,7 @@ async fn one(pod: &Pod, v: &Volume, cx: &mut SetUp<'_>) -> Result<PathBuf, Volum
     } else if let Some(source) = &v.downward_api {
         (dir("downward-api"), project::downward(pod, source, cx)?, false)
     } else if let Some(source) = &v.projected {
-        (dir("projected"), project::projected(pod, source, cx).await?, true)
+        (dir("projected"), project::projected(pod, &v.name, source, cx).await?, true)
     } else {
         return Err(VolumeError::Unsupported);
     };

@@ -1,12 +1,12 @@
 //! The files of configMap, secret, downwardAPI and projected volumes.
 
 use super::atomic::{File, Payload};
-use super::{SetUp, VolumeError};
+use super::{SetUp, VolumeError, certificate, trust_bundle};
 use crate::downward;
 use crate::pod::PodExt;
 use k8s_openapi::api::core::v1::{
     ConfigMap, ConfigMapVolumeSource, DownwardAPIVolumeFile, DownwardAPIVolumeSource, KeyToPath, Pod,
-    ProjectedVolumeSource, Secret, SecretVolumeSource, ServiceAccountTokenProjection,
+    ProjectedVolumeSource, Secret, SecretVolumeSource,
 };
 use std::collections::BTreeMap;
 
@@ -119,10 +119,15 @@ pub fn downward(pod: &Pod, source: &DownwardAPIVolumeSource, cx: &SetUp<'_>) -> 
     downward_files(pod, source.items.as_deref().unwrap_or_default(), mode, cx)
 }
 
-pub async fn projected(pod: &Pod, source: &ProjectedVolumeSource, cx: &mut SetUp<'_>) -> Result<Payload, VolumeError> {
+pub async fn projected(
+    pod: &Pod,
+    volume: &str,
+    source: &ProjectedVolumeSource,
+    cx: &mut SetUp<'_>,
+) -> Result<Payload, VolumeError> {
     let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
     let mut out = Payload::new();
-    for part in source.sources.iter().flatten() {
+    for (index, part) in source.sources.iter().flatten().enumerate() {
         if let Some(m) = &part.config_map {
             out.extend(from_config_map(&m.name, m.items.as_ref(), mode, m.optional == Some(true), cx).await?);
         } else if let Some(s) = &part.secret {
@@ -131,7 +136,21 @@ pub async fn projected(pod: &Pod, source: &ProjectedVolumeSource, cx: &mut SetUp
             out.extend(downward_files(pod, d.items.as_deref().unwrap_or_default(), mode, cx)?);
         } else if let Some(t) = &part.service_account_token {
             let token = cx.tokens.get(pod, t, cx.now).await.map_err(VolumeError::Token)?;
-            out.insert(t.path.clone().into(), token_file(pod, t, token, mode));
+            out.insert(t.path.clone().into(), private_file(pod, token, mode));
+        } else if let Some(b) = &part.cluster_trust_bundle {
+            let anchors = trust_bundle::anchors(b, cx.objects).await?;
+            out.insert(b.path.clone().into(), private_file(pod, anchors, mode));
+        } else if let Some(c) = &part.pod_certificate {
+            let for_whom = certificate::Place { volume, index, node_uid: &cx.node_uid };
+            let credential = cx.certificates.get(pod, &for_whom, c, cx.objects, cx.now).await?;
+            let mut add = |path: &Option<String>, text: String| {
+                if let Some(path) = path.as_ref().filter(|p| !p.is_empty()) {
+                    out.insert(path.clone().into(), private_file(pod, text, mode));
+                }
+            };
+            add(&c.credential_bundle_path, format!("{}{}", credential.key, credential.chain));
+            add(&c.key_path, credential.key);
+            add(&c.certificate_chain_path, credential.chain);
         } else {
             return Err(VolumeError::Unsupported);
         }
@@ -139,8 +158,8 @@ pub async fn projected(pod: &Pod, source: &ProjectedVolumeSource, cx: &mut SetUp
     Ok(out)
 }
 
-/// A token is for the pod's user or group only, where it has one (upstream's projected plugin).
-fn token_file(pod: &Pod, _: &ServiceAccountTokenProjection, token: String, mode: i32) -> File {
+/// Tokens, keys and anchors are for the pod's user or group only, where it has one (upstream's projected plugin).
+fn private_file(pod: &Pod, text: String, mode: i32) -> File {
     let spec = pod.spec();
     let group = spec.security_context.as_ref().and_then(|s| s.fs_group);
     let pod_user = spec.security_context.as_ref().and_then(|s| s.run_as_user);
@@ -149,5 +168,5 @@ fn token_file(pod: &Pod, _: &ServiceAccountTokenProjection, token: String, mode:
     let first = users.next().flatten();
     let common = first.filter(|u| users.all(|v| v == Some(*u))).and_then(|u| u32::try_from(u).ok());
     let mode = if group.is_some() || common.is_some() { 0o600 } else { mode };
-    File { uid: common.filter(|_| group.is_none()), ..file(token, mode) }
+    File { uid: common.filter(|_| group.is_none()), ..file(text, mode) }
 }

@@ -25,7 +25,10 @@ impl Worker {
             // A grace period runs; its end wakes us.
             Err(Stopped::Waits) => Next::Wait(None),
         };
-        next = next.sooner(self.active_until()).sooner(self.tokens.next_refresh());
+        next = next
+            .sooner(self.active_until())
+            .sooner(self.tokens.next_refresh())
+            .sooner(self.certificates.next_refresh());
         self.sync_probes();
         self.collect_garbage().await;
         match self.report(false).await {
@@ -120,6 +123,7 @@ impl Worker {
 
     async fn set_up_volumes(&mut self) -> Result<Paths, Stopped> {
         let pod = self.pod.clone();
+        let node = self.shared.node.get("", &self.shared.cfg.node_name);
         let mut cx = SetUp {
             pod_dir: self.shared.cfg.pod_dir(pod.uid()),
             mounter: self.shared.mounter.clone(),
@@ -128,6 +132,8 @@ impl Worker {
             now: self.now(),
             objects: &mut self.objects,
             tokens: &mut self.tokens,
+            certificates: &mut self.certificates,
+            node_uid: node.map(|n| n.metadata.uid.clone()).unwrap_or_default(),
         };
         match volumes::set_up(&pod, &mut cx).await {
             Ok(paths) => Ok(paths),

@@ -22,9 +22,9 @@ use crate::resize::Progress;
 use crate::shared::Shared;
 use crate::state::PodState;
 use crate::status::{Verdict, Waiting};
-use crate::volumes::Tokens;
+use crate::volumes::{Certificates, Tokens};
 use isopod_base::errors::Chain;
-use isopod_runtime::RuntimeError;
+use isopod_runtime::{ImageStatus, RuntimeError};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kill::Killing;
@@ -80,9 +80,12 @@ pub struct Worker {
     /// Containers whose end was counted by the back-off, by container name.
     counted: HashMap<String, String>,
     images: PodImages,
+    /// Images that are here for a container that still waits for others, by container and name.
+    fetched: HashMap<(String, String), ImageStatus>,
     probes: PodProbes,
     objects: PodObjects,
     tokens: Tokens,
+    certificates: Certificates,
     /// Termination messages by container id.
     messages: HashMap<String, String>,
     killing: HashMap<String, Killing>,
@@ -125,6 +128,7 @@ impl Worker {
             probes: PodProbes::new(shared.prober.clone(), wake.clone()),
             objects: shared.objects.of_pod(pod.ns(), wake.clone()),
             tokens: Tokens::new(shared.client.clone()),
+            certificates: Certificates::new(shared.client.clone(), &shared.cfg.node_name),
             backoff: Backoff::new(max),
             written: crate::status_patch::to_json(&status),
             // What has containers was admitted before.
@@ -142,6 +146,7 @@ impl Worker {
             known,
             state: PodState::default(),
             waiting: HashMap::new(),
+            fetched: HashMap::new(),
             counted: HashMap::new(),
             messages: HashMap::new(),
             killing: HashMap::new(),

@@ -15,6 +15,7 @@ use isopod_base::errors::Chain;
 use isopod_runtime::{ContainerState, ImageStatus};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,16 +48,11 @@ impl Worker {
         if let Some(until) = self.backs_off(&c) {
             return Started::Later(Some(until));
         }
-        let auth = self.registry_auth(&c).await;
-        let image = match self.images.ensure(&pod, &c, auth).await {
-            Image::Ready(image) => image,
-            Image::Pulling => return Started::Later(None),
-            Image::Failed(waiting, again) => {
-                self.waiting.insert(c.name.clone(), waiting);
-                return Started::Later(again);
-            }
+        let (image, volumes) = match self.all_images(&c).await {
+            Ok(images) => images,
+            Err(later) => return later,
         };
-        match self.create_and_start(&c, &image, paths).await {
+        match self.create_and_start(&c, &image, &volumes, paths).await {
             Ok(()) => {
                 self.waiting.remove(&c.name);
                 Started::Yes
@@ -64,6 +60,48 @@ impl Worker {
             Err(f) => {
                 self.waiting.insert(c.name.clone(), Waiting { reason: f.reason.into(), message: f.message });
                 Started::Later(Some(self.now() + CREATE_RETRY))
+            }
+        }
+    }
+
+    /// The container's image, and the ids of those that its volumes show, by volume.
+    async fn all_images(&mut self, c: &Container) -> Result<(ImageStatus, HashMap<String, String>), Started> {
+        let image = self.image(c).await?;
+        let mut volumes = HashMap::new();
+        let pod = self.pod.clone();
+        for v in pod.spec().volumes.iter().flatten() {
+            let mounted = c.volume_mounts.iter().flatten().any(|m| m.name == v.name);
+            let Some(source) = v.image.as_ref().filter(|_| mounted) else { continue };
+            // Its pull is a container's in all but its name.
+            let wanted = Container {
+                name: c.name.clone(),
+                image: source.reference.clone(),
+                image_pull_policy: source.pull_policy.clone(),
+                ..Default::default()
+            };
+            volumes.insert(v.name.clone(), self.image(&wanted).await?.id);
+        }
+        self.fetched.retain(|(name, _), _| *name != c.name);
+        Ok((image, volumes))
+    }
+
+    /// One image. Once there it counts as fetched until all of the container's are, whatever its policy.
+    async fn image(&mut self, c: &Container) -> Result<ImageStatus, Started> {
+        let key = (c.name.clone(), c.image.clone().unwrap_or_default());
+        if let Some(image) = self.fetched.get(&key) {
+            return Ok(image.clone());
+        }
+        let auth = self.registry_auth(c).await;
+        let pod = self.pod.clone();
+        match self.images.ensure(&pod, c, auth).await {
+            Image::Ready(image) => {
+                self.fetched.insert(key, image.clone());
+                Ok(image)
+            }
+            Image::Pulling => Err(Started::Later(None)),
+            Image::Failed(waiting, again) => {
+                self.waiting.insert(c.name.clone(), waiting);
+                Err(Started::Later(again))
             }
         }
     }
@@ -117,7 +155,13 @@ impl Worker {
         credentials::lookup(c.image.as_deref().unwrap_or_default(), &secrets)
     }
 
-    async fn create_and_start(&mut self, c: &Container, image: &ImageStatus, paths: &Paths) -> Result<(), Failed> {
+    async fn create_and_start(
+        &mut self,
+        c: &Container,
+        image: &ImageStatus,
+        images: &HashMap<String, String>,
+        paths: &Paths,
+    ) -> Result<(), Failed> {
         let about = self.pod.container_reference(&c.name);
         let recorder = self.shared.recorder.clone();
         let fail = |reason, message: String| {
@@ -133,6 +177,7 @@ impl Worker {
             container: c,
             attempt: self.next_attempt(&c.name),
             image,
+            images,
             env,
             volumes: paths,
             cfg: &self.shared.cfg,

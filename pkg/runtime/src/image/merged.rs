@@ -59,6 +59,15 @@ impl Merged {
         })
     }
 
+    /// What is at this path: the directories of all layers that make it, topmost first, or the one file. Empty: nothing.
+    pub fn places(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+        Ok(match self.find(path)? {
+            Some(Found::Directories(dirs)) => dirs,
+            Some(Found::Other(file, _)) => vec![file],
+            None => Vec::new(),
+        })
+    }
+
     fn find(&self, path: &Path) -> io::Result<Option<Found>> {
         // The directories on the way, each as the layers have it; the last is where we are.
         let mut way = vec![self.layers.clone()];
@@ -151,5 +160,9 @@ mod tests {
         assert_eq!(read("etc/passwd/x"), None);
         assert!(merged.read(Path::new("loop")).is_err());
         assert!(merged.directory(Path::new("etc/sub")).unwrap().is_some());
+        let places = |p: &str| merged.places(Path::new(p)).unwrap();
+        assert_eq!(places("etc"), [dir.path().join("high/etc"), dir.path().join("low/etc")]);
+        assert_eq!(places("etc/up"), [dir.path().join("low/etc/group")]);
+        assert_eq!(places("none"), [""; 0].map(PathBuf::from));
     }
 }

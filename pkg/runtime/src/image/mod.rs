@@ -45,6 +45,9 @@ pub enum ImageError {
     Malformed(String),
     #[error("registry {registry}: {why}")]
     Registry { registry: String, why: String },
+    /// Nothing answers there: other credentials would not help.
+    #[error("registry {registry}: {why}")]
+    Unreachable { registry: String, why: String },
 }
 
 impl ImageError {

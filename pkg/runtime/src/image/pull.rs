@@ -11,7 +11,7 @@ use futures::{StreamExt, TryStreamExt};
 use isopod_base::errors::Chain;
 use oci_client::client::{Certificate, CertificateEncoding, Client, ClientConfig, ClientProtocol};
 use oci_client::secrets::RegistryAuth as ClientAuth;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,8 +31,11 @@ const USER_AGENT: &str = concat!("isopod/", env!("CARGO_PKG_VERSION"));
 pub struct Puller {
     store: Arc<Store>,
     registries: Registries,
-    /// One image at a time, as upstream's kubelet by default: images share layers, and three replicas ask for the same one.
-    turn: tokio::sync::Mutex<()>,
+    /// One image at a time of each registry: images share layers, and three replicas ask for the same one. A registry that is
+    /// silent holds up nobody else's images.
+    turns: parking_lot::Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// One image is unpacked at a time: images of different registries may share layers too.
+    unpacking: tokio::sync::Mutex<()>,
 }
 
 /// One registry with one set of credentials.
@@ -50,7 +53,7 @@ struct Fetched {
 
 impl Puller {
     pub fn new(store: Arc<Store>, registries: Registries) -> Self {
-        Puller { store, registries, turn: tokio::sync::Mutex::default() }
+        Puller { store, registries, turns: Default::default(), unpacking: Default::default() }
     }
 
     /// Tries every endpoint with every set of credentials; when all fail, every failure is told.
@@ -85,7 +88,13 @@ impl Puller {
                         }
                         Err(e) => failures.push(e),
                     },
-                    Err(e) => failures.push(e),
+                    Err(e) => {
+                        let unreachable = matches!(e, ImageError::Unreachable { .. });
+                        failures.push(e);
+                        if unreachable {
+                            break;
+                        }
+                    }
                 }
             }
         }
@@ -99,7 +108,8 @@ impl Puller {
         top: Fetched,
         say: &(dyn Fn(PullProgress) + Send + Sync),
     ) -> Result<Digest> {
-        let _turn = self.turn.lock().await;
+        let turn = self.turns.lock().entry(image.registry.clone()).or_default().clone();
+        let _turn = turn.lock().await;
         let _in_use = self.store.in_use().await?;
         let named = Digest::of(&top.bytes);
         let fetched = match &top.manifest.manifests {
@@ -143,6 +153,7 @@ impl Puller {
             config,
             layers: vec![],
         };
+        let _alone = self.unpacking.lock().await;
         tokio::task::spawn_blocking(move || enter(&store, image, &blobs, &fetched.bytes))
             .await
             .map_err(|e| ImageError::io("unpack the image")(io::Error::other(e)))?
@@ -237,6 +248,12 @@ impl Puller {
         }
         file.flush().await.map_err(failed)
     }
+}
+
+/// No connection came about.
+fn is_unreachable(e: &(dyn std::error::Error + 'static)) -> bool {
+    let chain = std::iter::successors(Some(e), |e| e.source());
+    chain.filter_map(|e| e.downcast_ref::<reqwest::Error>()).any(reqwest::Error::is_connect)
 }
 
 /// One error for all that was tried; the same text is said once.
@@ -374,7 +391,12 @@ impl Session {
     }
 
     fn error(&self, e: &(dyn std::error::Error + 'static)) -> ImageError {
-        ImageError::Registry { registry: self.host.clone(), why: Chain(e).to_string() }
+        let (registry, why) = (self.host.clone(), Chain(e).to_string());
+        if is_unreachable(e) {
+            ImageError::Unreachable { registry, why }
+        } else {
+            ImageError::Registry { registry, why }
+        }
     }
 
     async fn manifest(&self, digest: Option<&Digest>) -> Result<Fetched> {
@@ -394,5 +416,25 @@ impl Session {
         }
         let manifest = serde_json::from_slice(&bytes).map_err(ImageError::json("the manifest"))?;
         Ok(Fetched { bytes, manifest })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_refused_connection_is_told_from_a_refusal() {
+        // The port of a listener that is gone.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let e = reqwest::Client::builder()
+            .no_proxy()
+            .build()
+            .unwrap()
+            .get(format!("http://127.0.0.1:{port}/"))
+            .send()
+            .await;
+        assert!(is_unreachable(&e.unwrap_err()));
+        assert!(!is_unreachable(&io::Error::other("denied")));
     }
 }
