@@ -79,6 +79,12 @@ impl Search {
     }
 }
 
+/// Whether a node takes the pod, as the cluster is now.
+pub fn fits(pod: &PodInfo, cluster: &Cluster, node: &str, plugins: &[&dyn Plugin]) -> bool {
+    let Some(node) = cluster.nodes().iter().find(|n| n.name() == node) else { return false };
+    plugins.iter().filter_map(|p| p.filter(pod, cluster)).all(|filter| filter(node).is_ok())
+}
+
 fn first_refusal<'p>(filters: &[(&'p dyn Plugin, Filter)], node: &NodeInfo) -> Option<(&'p dyn Plugin, Reasons)> {
     filters.iter().find_map(|(plugin, filter)| filter(node).err().map(|reasons| (*plugin, reasons)))
 }

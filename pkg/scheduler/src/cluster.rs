@@ -71,6 +71,8 @@ pub struct Cluster {
     by_name: HashMap<String, usize>,
     /// By uid: the node's name, and the pod, which waits here when its node is not known (yet).
     places: HashMap<String, (String, Arc<PodInfo>)>,
+    /// Pods that wait for others to leave a node, by uid: the room there is theirs.
+    nominated: BTreeMap<String, (String, Arc<PodInfo>)>,
     /// Labels of namespaces, for namespace selectors.
     pub namespaces: HashMap<String, Labels>,
 }
@@ -121,6 +123,45 @@ impl Cluster {
             self.nodes[*i].remove(uid);
         }
         true
+    }
+
+    /// The pods that count on a node.
+    pub fn pods_on(&self, node: &str) -> Vec<Arc<PodInfo>> {
+        let node = self.by_name.get(node).map(|i| &self.nodes[*i]);
+        node.map(|n| n.pods.values().cloned().collect()).unwrap_or_default()
+    }
+
+    /// The node that a pod waits for.
+    pub fn nominated(&self, uid: &str) -> Option<&str> {
+        self.nominated.get(uid).map(|(node, _)| node.as_str())
+    }
+
+    /// Keeps the room that others leave on `node` for a pod.
+    pub fn nominate(&mut self, pod: Arc<PodInfo>, node: &str) {
+        self.nominated.insert(pod.uid().to_owned(), (node.to_owned(), pod));
+    }
+
+    pub fn withdraw(&mut self, uid: &str) {
+        self.nominated.remove(uid);
+    }
+
+    /// The pods of lower priority that wait for the same node.
+    pub fn outranked(&self, pod: &PodInfo, node: &str) -> Vec<Arc<PodInfo>> {
+        let lower = |p: &PodInfo| p.pod.spec.priority < pod.pod.spec.priority && p.uid() != pod.uid();
+        self.nominated.values().filter(|(at, p)| at == node && lower(p)).map(|(_, p)| p.clone()).collect()
+    }
+
+    /// Lets those that wait for a node and may not be overtaken by `pod` count there, while `look` looks.
+    pub fn with_nominated<T>(&mut self, pod: &PodInfo, look: impl FnOnce(&Self) -> T) -> T {
+        let ahead = |p: &PodInfo| p.pod.spec.priority >= pod.pod.spec.priority && p.uid() != pod.uid();
+        let seated: Vec<(String, Arc<PodInfo>)> =
+            self.nominated.values().filter(|(_, p)| ahead(p) && !self.places.contains_key(p.uid())).cloned().collect();
+        seated.iter().for_each(|(node, p)| self.place(p.clone(), node));
+        let found = look(self);
+        for (_, p) in &seated {
+            self.remove_pod(p.uid());
+        }
+        found
     }
 
     pub fn is_placed(&self, uid: &str) -> bool {
@@ -183,6 +224,24 @@ mod tests {
     use super::testing::*;
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn room_is_kept_for_those_that_wait_for_it() {
+        let mut c = cluster(&[node("n", json!({}))], &[]);
+        let waiting = pod(json!({"priority": 10, "containers": [{"resources": {"requests": {"cpu": "3"}}}]}));
+        c.nominate(Arc::new(waiting), "n");
+        let other = |priority: i32| {
+            let mut p = (*pod(json!({"priority": priority})).pod).clone();
+            p.metadata.uid = "other".into();
+            PodInfo::new(Arc::new(p))
+        };
+        let used = |c: &Cluster| c.node("n").unwrap().requested.cpu;
+        assert_eq!(c.with_nominated(&other(10), used), 3000);
+        assert_eq!(c.with_nominated(&other(11), used), 0);
+        assert_eq!((used(&c), c.outranked(&other(11), "n").len(), c.outranked(&other(10), "n").len()), (0, 1, 0));
+        c.withdraw("new");
+        assert_eq!(c.with_nominated(&other(10), used), 0);
+    }
 
     #[test]
     fn sums_follow_the_pods() {

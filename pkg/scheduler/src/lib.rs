@@ -13,6 +13,7 @@ mod cluster;
 mod framework;
 mod plugins;
 mod pod;
+mod preemption;
 mod queue;
 mod run;
 

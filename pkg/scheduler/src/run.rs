@@ -7,12 +7,13 @@ use crate::framework::{
 };
 use crate::plugins::ALL;
 use crate::pod::PodInfo;
+use crate::preemption::{self, Preemption};
 use crate::queue::Queue;
 use isopod_base::clock::Clock;
 use isopod_base::errors::Chain;
 use isopod_client::events::{ObjectRef, Recorder};
-use isopod_client::views::{Namespace, Node, Pod};
-use isopod_client::{Calls, Change, Informers, ListScope, Patch, Preconditions};
+use isopod_client::views::{Namespace, Node, Pod, PodDisruptionBudget};
+use isopod_client::{Calls, Change, Delete, Informer, Informers, ListScope, Patch, Preconditions};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
@@ -38,11 +39,13 @@ pub async fn run(client: kube::Client, clock: Clock, stop: CancellationToken) {
     let nodes = informers.get::<Node>(Node::resource(), ListScope::all());
     let pods = informers.get::<Pod>(Pod::resource(), ListScope::all());
     let namespaces = informers.get::<Namespace>(Namespace::resource(), ListScope::all());
+    let budgets = informers.get::<PodDisruptionBudget>(PodDisruptionBudget::resource(), ListScope::all());
     let (bound, mut ended) = mpsc::unbounded_channel();
     let mut scheduler = Scheduler {
         cluster: Cluster::default(),
         queue: Queue::default(),
         search: Search::default(),
+        budgets: budgets.clone(),
         pods: Calls::new(client.clone(), Pod::resource()),
         recorder: Recorder::new(client, NAME, "", clock.clone()),
         clock: clock.clone(),
@@ -51,7 +54,12 @@ pub async fn run(client: kube::Client, clock: Clock, stop: CancellationToken) {
     };
     let (mut nodes, mut pods, mut namespaces) = {
         tokio::select! {
-            () = async { nodes.synced().await; pods.synced().await; namespaces.synced().await } => {}
+            () = async {
+                nodes.synced().await;
+                pods.synced().await;
+                namespaces.synced().await;
+                budgets.synced().await;
+            } => {}
             () = stop.cancelled() => return,
         }
         (nodes.subscribe(), pods.subscribe(), namespaces.subscribe())
@@ -99,6 +107,7 @@ struct Scheduler {
     cluster: Cluster,
     queue: Queue,
     search: Search,
+    budgets: Informer<PodDisruptionBudget>,
     pods: Calls,
     recorder: Recorder,
     clock: Clock,
@@ -157,6 +166,7 @@ impl Scheduler {
         let uid = new.metadata.uid.as_str();
         if !new.spec.node_name.is_empty() {
             self.queue.remove(uid);
+            self.cluster.withdraw(uid);
             let was_there = self.cluster.is_placed(uid);
             self.cluster.observe(new);
             let relabeled = old.is_some_and(|o| o.metadata.labels != new.metadata.labels);
@@ -170,7 +180,11 @@ impl Scheduler {
         let ours = new.spec.scheduler_name == NAME && new.spec.scheduling_gates.is_empty() && new.is_active();
         if !ours {
             self.queue.remove(uid);
+            self.cluster.withdraw(uid);
             return;
+        }
+        if !new.status.nominated_node_name.is_empty() && !self.cluster.is_placed(uid) {
+            self.cluster.nominate(Arc::new(PodInfo::new(new.clone())), &new.status.nominated_node_name);
         }
         // Its own status patch is no reason to try it again; nor is a pod tried whose binding is under way.
         let matters = old.is_none_or(|o| o.spec != new.spec || o.metadata.labels != new.metadata.labels);
@@ -181,6 +195,7 @@ impl Scheduler {
 
     fn forget(&mut self, uid: &str) {
         self.queue.remove(uid);
+        self.cluster.withdraw(uid);
         if self.cluster.remove_pod(uid) {
             self.wake(POD_GONE);
         }
@@ -190,13 +205,15 @@ impl Scheduler {
     fn try_next(&mut self) -> bool {
         let Some((pod, tried)) = self.queue.pop(self.clock.now()) else { return false };
         let attempts = tried + 1;
-        match self.search.choose(&pod, &self.cluster, ALL) {
+        let search = &mut self.search;
+        match self.cluster.with_nominated(&pod, |cluster| search.choose(&pod, cluster, ALL)) {
             Ok(node) => {
+                self.cluster.withdraw(pod.uid());
                 self.cluster.place(pod.clone(), &node);
                 self.bind(pod, node, attempts);
             }
             Err(refusal) => {
-                self.say_unschedulable(&pod, &refusal);
+                self.make_room(&pod, &refusal);
                 let wakes_on = if refusal.nodes == 0 { NODE_ADDED } else { refusal.wakes_on };
                 self.queue.failed(pod, attempts, wakes_on, self.clock.now());
             }
@@ -237,13 +254,33 @@ impl Scheduler {
         self.wake(ANY);
     }
 
+    /// The pod fits nowhere: says so, and asks those of lower priority to leave a node where that helps.
+    fn make_room(&mut self, pod: &Arc<PodInfo>, refusal: &Refusal) {
+        if refusal.nodes == 0 {
+            return self.say_unschedulable(pod, refusal.to_string(), None);
+        }
+        match preemption::find(pod, &mut self.cluster, ALL, &self.budgets.list()) {
+            Ok(found) => {
+                let node = found.node.clone();
+                for other in self.cluster.outranked(pod, &node) {
+                    self.cluster.withdraw(other.uid());
+                    self.patch_status(&other, json!({"nominatedNodeName": null}));
+                }
+                self.cluster.nominate(pod.clone(), &node);
+                self.say_unschedulable(pod, refusal.to_string(), Some(&node));
+                self.preempt(pod, found);
+            }
+            Err(why) => self.say_unschedulable(pod, format!("{refusal} {why}"), None),
+        }
+    }
+
     /// An event, and the pod's `PodScheduled` condition where it does not say so yet.
-    fn say_unschedulable(&self, pod: &Arc<PodInfo>, refusal: &Refusal) {
+    fn say_unschedulable(&self, pod: &Arc<PodInfo>, message: String, nominated: Option<&str>) {
         let meta = &pod.pod.metadata;
-        let message = refusal.to_string();
         self.recorder.warning(&ObjectRef::new("v1", "Pod", meta), "FailedScheduling", message.clone());
         let present = pod.pod.condition("PodScheduled");
-        if present.is_some_and(|c| c.status == "False" && c.reason == "Unschedulable" && c.message == message) {
+        let said = present.is_some_and(|c| c.status == "False" && c.reason == "Unschedulable" && c.message == message);
+        if said && nominated.is_none_or(|n| n == pod.pod.status.nominated_node_name) {
             return;
         }
         let since = match present {
@@ -252,20 +289,67 @@ impl Scheduler {
         };
         let condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
             "lastProbeTime": null, "lastTransitionTime": since, "observedGeneration": meta.generation});
+        let mut status = json!({"conditions": [condition]});
+        if let Some(node) = nominated {
+            status["nominatedNodeName"] = node.into();
+        }
+        self.patch_status(pod, status);
+    }
+
+    /// Writes a part of a pod's status in the background.
+    fn patch_status(&self, pod: &Arc<PodInfo>, status: Value) {
         let (calls, permits, pod) = (self.pods.clone(), self.permits.clone(), pod.clone());
         tokio::spawn(async move {
             let _permit = permits.acquire_owned().await;
-            let meta = &pod.pod.metadata;
-            let patch = Patch::Strategic(json!({"status": {"conditions": [condition]}}));
-            let only = Preconditions::uid(&meta.uid);
-            let done = calls.patch::<Value>(&meta.namespace, &meta.name, Some("status"), patch, &only).await;
-            if let Err(e) = done
-                && !e.is_not_found()
-                && !e.is_conflict()
-            {
-                tracing::warn!(pod = %format!("{}/{}", meta.namespace, meta.name), error = %Chain(&e), "cannot say that it is unschedulable");
+            if let Err(e) = write_status(&calls, &pod, status).await {
+                tell(&pod, &e, "cannot write its status");
             }
         });
+    }
+
+    /// Deletes the victims in the background, each with the condition that says why (KEP-3329).
+    fn preempt(&self, pod: &Arc<PodInfo>, found: Preemption) {
+        let (calls, permits, recorder) = (self.pods.clone(), self.permits.clone(), self.recorder.clone());
+        let (winner, now) = (pod.uid().to_owned(), isopod_api::time::format(self.clock.now()));
+        tokio::spawn(async move {
+            let _permit = permits.acquire_owned().await;
+            for victim in found.victims {
+                let meta = &victim.pod.metadata;
+                if meta.is_being_deleted() {
+                    continue;
+                }
+                let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
+                    "message": format!("{NAME}: preempting to accommodate a higher priority pod"),
+                    "lastProbeTime": null, "lastTransitionTime": now, "observedGeneration": meta.generation});
+                let options = Delete { preconditions: Preconditions::uid(&meta.uid), ..Default::default() };
+                let done = match write_status(&calls, &victim, json!({"conditions": [condition]})).await {
+                    Ok(()) => calls.delete(&meta.namespace, &meta.name, &options).await.map(drop),
+                    failed => failed,
+                };
+                match done {
+                    Ok(()) => {
+                        let text = format!("Preempted by pod {winner} on node {}", found.node);
+                        recorder.normal(&ObjectRef::new("v1", "Pod", meta), "Preempted", text);
+                    }
+                    Err(e) => tell(&victim, &e, "cannot preempt it"),
+                }
+            }
+        });
+    }
+}
+
+async fn write_status(calls: &Calls, pod: &PodInfo, status: Value) -> Result<(), isopod_client::Error> {
+    let meta = &pod.pod.metadata;
+    let patch = Patch::Strategic(json!({ "status": status }));
+    let only = Preconditions::uid(&meta.uid);
+    calls.patch::<Value>(&meta.namespace, &meta.name, Some("status"), patch, &only).await.map(drop)
+}
+
+/// Logs what failed on a pod, unless it has gone or another was faster.
+fn tell(pod: &PodInfo, error: &isopod_client::Error, what: &str) {
+    if !error.is_not_found() && !error.is_conflict() {
+        let meta = &pod.pod.metadata;
+        tracing::warn!(pod = %format!("{}/{}", meta.namespace, meta.name), error = %Chain(error), "{what}");
     }
 }
 
