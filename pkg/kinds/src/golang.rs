@@ -18,6 +18,15 @@ pub fn finish(errors: FieldErrors, schema: &Object, sent: &Value) -> FieldErrors
     if schema.custom {
         return errors;
     }
+    // What hand-written and declarative rules both say is said once, of the kinds that have both.
+    if schema.name.starts_with("io.k8s.api.") {
+        let mut seen: FieldErrors = Vec::new();
+        errors.retain(|e| {
+            let is_new = !seen.contains(e);
+            seen.extend(is_new.then(|| e.clone()));
+            is_new
+        });
+    }
     for e in &mut errors {
         if e.shown.as_deref() == Some("null") {
             // Declarative rules show no value at all.

@@ -374,7 +374,7 @@ pub fn log_options(o: &Value) -> FieldErrors {
     }
     if o.has("sinceSeconds") && o.has("sinceTime") {
         let m = "at most one of `sinceTime` or `sinceSeconds` may be specified";
-        errs.push(FieldError::forbidden(&Path::root(), m));
+        errs.push(FieldError::forbidden(&Path::root().key(""), m));
     } else if let Some(n) = o.int("sinceSeconds").filter(|n| *n < 1) {
         errs.push(FieldError::invalid(&Path::new("sinceSeconds"), n, "must be greater than 0"));
     }
