@@ -126,6 +126,13 @@ async fn assign_address(
         }
         ip
     };
+    if !intent.dry_run && service["metadata"]["name"].as_str().unwrap_or_default().is_empty() {
+        // The object of the address names its service, so that comes before anything that is wrong with the service.
+        let why = "is invalid: spec.parentRef.name: Required value";
+        let why = format!("failed to allocate IP: IPAddress.networking.k8s.io \"{ip}\" {why}");
+        let error = FieldError::invalid(&Path::new("spec").child("clusterIPs"), json!([asked]), why);
+        return Err(Status::invalid(&intent.kind.gvk, "", &[error]));
+    }
     service["spec"]["clusterIP"] = ip.to_string().into();
     service["spec"]["clusterIPs"] = json!([ip.to_string()]);
     if !held.contains(&ip) {
