@@ -88,6 +88,17 @@ impl FieldErrorType {
     }
 }
 
+/// What an error says has changed. How it prints is known where the type is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    pub old: Value,
+    pub new: Value,
+    /// The type's definition: `io.k8s.api.core.v1.PodSpec`.
+    pub definition: &'static str,
+    /// Where only a part of it is meant, the struct of that part, which the type inlines; else empty.
+    pub inlined: &'static str,
+}
+
 /// One field error. Build it with the constructors, which word it as upstream does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
@@ -98,6 +109,8 @@ pub struct FieldError {
     pub detail: String,
     /// A declarative rule's: those are reported after the others.
     pub declared: bool,
+    /// Printed behind the detail.
+    pub difference: Option<Box<Difference>>,
 }
 
 pub type FieldErrors = Vec<FieldError>;
@@ -116,11 +129,16 @@ fn plural(n: usize, noun: &str) -> String {
 
 impl FieldError {
     fn new(kind: FieldErrorType, path: &Path, shown: Option<String>, detail: impl Into<String>) -> Self {
-        FieldError { kind, field: path.to_string(), shown, detail: detail.into(), declared: false }
+        FieldError { kind, field: path.to_string(), shown, detail: detail.into(), declared: false, difference: None }
     }
     /// Marks it as a declarative rule's.
     pub fn declared(mut self) -> Self {
         self.declared = true;
+        self
+    }
+    /// Adds what has changed.
+    pub fn about(mut self, difference: Difference) -> Self {
+        self.difference = Some(Box::new(difference));
         self
     }
     pub fn required(path: &Path, detail: impl Into<String>) -> Self {

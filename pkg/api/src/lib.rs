@@ -12,7 +12,7 @@ pub mod status;
 pub mod time;
 pub mod user;
 
-pub use field::{FieldError, FieldErrors, Path, aggregate};
+pub use field::{Difference, FieldError, FieldErrors, Path, aggregate};
 pub use gvk::{GroupVersion, Gvk, Gvr};
 pub use status::{Cause, Status};
 pub use user::UserInfo;

@@ -5,7 +5,7 @@
 //! Invariant: only the shown value of an error changes, never whether there is one.
 
 use crate::access::{self, Access};
-use isopod_api::{FieldErrors, Gvk};
+use isopod_api::{Difference, FieldErrors, Gvk};
 use isopod_schema::types::{Field, List, Node, Object, ObjectRef};
 use serde_json::Value;
 use std::sync::Arc;
@@ -18,7 +18,21 @@ pub fn finish(errors: FieldErrors, schema: &Object, sent: &Value) -> FieldErrors
     if schema.custom {
         return errors;
     }
+    // What hand-written and declarative rules both say is said once, of the kinds that have both.
+    if schema.name.starts_with("io.k8s.api.") {
+        let mut seen: FieldErrors = Vec::new();
+        errors.retain(|e| {
+            let is_new = !seen.contains(e);
+            seen.extend(is_new.then(|| e.clone()));
+            is_new
+        });
+    }
     for e in &mut errors {
+        if let Some(change) = e.difference.take() {
+            let text = diff(&change, at(sent, &e.field));
+            e.detail.push_str(&text);
+            continue;
+        }
         if e.shown.as_deref() == Some("null") {
             // Declarative rules show no value at all.
             let is_collection = matches!(find(schema, &e.field), Some(Node::List(_) | Node::Map(_)));
@@ -162,24 +176,37 @@ fn internal<'f>(out: &mut String, value: &Value, fields: impl Iterator<Item = &'
     out.push('}');
 }
 
-/// How two values of a built-in type (`io.k8s.api.core.v1.PodSpec`) differ, line by line.
-pub fn diff(old: &Value, new: &Value, definition: &str) -> String {
-    diff_of(old, new, definition, |_| true)
-}
-
-/// [`diff`] of the struct that the type inlines under this name (`PersistentVolumeSource`).
-pub fn diff_inlined(old: &Value, new: &Value, definition: &str, inlined: &str) -> String {
-    diff_of(old, new, definition, |f| &*f.embedded == inlined)
-}
-
-fn diff_of(old: &Value, new: &Value, definition: &str, shows: impl Fn(&Field) -> bool) -> String {
-    let Some(object) = isopod_schema::facts::builtin().object(definition) else { return String::new() };
+/// What has changed, line by line. `sent` is what the client sent in the place of the new value.
+fn diff(change: &Difference, sent: Option<&Value>) -> String {
+    let Some(object) = isopod_schema::facts::builtin().object(change.definition) else { return String::new() };
+    let mut new = change.new.clone();
+    if let Some(sent) = sent {
+        restore_empty(&mut new, sent, &object);
+    }
     let text = |value: &Value| {
         let mut out = String::new();
-        internal(&mut out, value, object.fields.iter().filter(|f| shows(f)));
+        let shows = |f: &&Field| change.inlined.is_empty() || *f.embedded == *change.inlined;
+        internal(&mut out, value, object.fields.iter().filter(shows));
         indented(&out)
     };
-    crate::diff::unified(&text(old), &text(new))
+    crate::diff::unified(&text(&change.old), &text(&new))
+}
+
+/// Puts lists and maps back that a client sent empty: they are not stored, but upstream shows them.
+fn restore_empty(value: &mut Value, sent: &Value, object: &Object) {
+    for f in &object.fields {
+        let Some(given) = sent.get(&f.name).filter(|v| !v.is_null()) else { continue };
+        match (&f.node, value.get_mut(&f.name)) {
+            (Node::List(_) | Node::Map(_), None) if access::is_empty(given) => value[&f.name] = given.clone(),
+            (Node::Object(o), Some(inner)) => restore_empty(inner, given, o.get()),
+            (Node::List(l), Some(Value::Array(items))) => {
+                if let (Node::Object(o), Some(all)) = (&l.item, given.as_array().filter(|g| g.len() == items.len())) {
+                    items.iter_mut().zip(all).for_each(|(item, given)| restore_empty(item, given, o.get()));
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Compact JSON with a line for each value, one space a level, as Go indents it.
@@ -413,13 +440,25 @@ mod tests {
         let old = json!({"name": "a", "image": "x", "securityContext": {"seLinuxOptions": {"level": "s0"}}});
         let mut new = old.clone();
         new["image"] = json!("y\\\",{");
+        let change = |old: &Value, new: &Value, definition, inlined| Difference {
+            old: old.clone(),
+            new: new.clone(),
+            definition,
+            inlined,
+        };
+        let container = "io.k8s.api.core.v1.Container";
         assert_eq!(
-            diff(&old, &new, "io.k8s.api.core.v1.Container"),
+            diff(&change(&old, &new, container, ""), None),
             "@@ -1,6 +1,6 @@\n {\n  \"Name\": \"a\",\n- \"Image\": \"x\",\n+ \"Image\": \"y\\\\\\\",{\",\n  \"Command\": null,\n  \"Args\": null,\n  \"WorkingDir\": \"\",\n"
         );
-        let claim = |name: &str| json!({"csi": {"driver": name}, "accessModes": ["x"]});
-        let shown =
-            diff_inlined(&claim("a"), &claim("b"), "io.k8s.api.core.v1.PersistentVolumeSpec", "PersistentVolumeSource");
+        let sent = json!({"name": "a", "image": "x", "command": []});
+        assert_eq!(
+            diff(&change(&old, &old, container, ""), Some(&sent)),
+            "@@ -1,7 +1,7 @@\n {\n  \"Name\": \"a\",\n  \"Image\": \"x\",\n- \"Command\": null,\n+ \"Command\": [],\n  \"Args\": null,\n  \"WorkingDir\": \"\",\n  \"Ports\": null,\n"
+        );
+        let volume = |name: &str| json!({"csi": {"driver": name}, "accessModes": ["x"]});
+        let spec = "io.k8s.api.core.v1.PersistentVolumeSpec";
+        let shown = diff(&change(&volume("a"), &volume("b"), spec, "PersistentVolumeSource"), None);
         assert!(shown.contains("  \"CSI\": {\n-  \"Driver\": \"a\",\n+  \"Driver\": \"b\",\n"), "{shown}");
         let mut template = String::new();
         let of_template = Node::Object(isopod_schema::types::ObjectRef::new(

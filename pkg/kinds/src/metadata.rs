@@ -18,9 +18,18 @@ pub fn name_rule(gvk: &Gvk) -> NameRule {
         ("", "Event") | ("rbac.authorization.k8s.io", _) => names::name_is_path_segment,
         ("certificates.k8s.io", _) => names::name_is_path_segment,
         ("networking.k8s.io", "IPAddress") => ip_name,
+        ("", "ReplicationController") => declared_name,
         ("coordination.k8s.io", "LeaseCandidate") => |name, _| names::config_map_key(name),
         _ => names::name_is_dns_subdomain,
     }
+}
+
+/// The rule of a name that is declared for the type: nothing is said of what names are generated from.
+fn declared_name(name: &str, prefix: bool) -> Vec<String> {
+    if prefix {
+        return Vec::new();
+    }
+    names::name_is_dns_subdomain(name, false).into_iter().map(|m| m.replace("253 characters", "253 bytes")).collect()
 }
 
 fn ip_name(name: &str, _prefix: bool) -> Vec<String> {

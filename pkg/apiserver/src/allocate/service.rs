@@ -126,6 +126,13 @@ async fn assign_address(
         }
         ip
     };
+    if !intent.dry_run && service["metadata"]["name"].as_str().unwrap_or_default().is_empty() {
+        // The object of the address names its service, so that comes before anything that is wrong with the service.
+        let why = "is invalid: spec.parentRef.name: Required value";
+        let why = format!("failed to allocate IP: IPAddress.networking.k8s.io \"{ip}\" {why}");
+        let error = FieldError::invalid(&Path::new("spec").child("clusterIPs"), json!([asked]), why);
+        return Err(Status::invalid(&intent.kind.gvk, "", &[error]));
+    }
     service["spec"]["clusterIP"] = ip.to_string().into();
     service["spec"]["clusterIPs"] = json!([ip.to_string()]);
     if !held.contains(&ip) {
@@ -209,8 +216,8 @@ async fn assign_ports(
 ) -> Result<(), Status> {
     let owner = format!("{}/{}", intent.namespace, service["metadata"]["name"].as_str().unwrap_or_default());
     let mut claimed: HashSet<u16> = HashSet::new();
-    // The same number may serve two protocols of one port number.
-    let mut by_port: Vec<(Value, Value, u16)> = Vec::new();
+    // Ports of one number share a node port; where they have one protocol too, that is validation's to say.
+    let mut by_port: Vec<(Value, u16)> = Vec::new();
     let assign = rules::needs_node_port(service);
     let count = service["spec"]["ports"].as_array().map_or(0, Vec::len);
     for i in 0..count {
@@ -228,7 +235,7 @@ async fn assign_ports(
                 .await?;
             }
             claimed.insert(given);
-            by_port.push((port["port"].clone(), port["protocol"].clone(), given));
+            by_port.push((port["port"].clone(), given));
         }
     }
     if assign {
@@ -237,15 +244,14 @@ async fn assign_ports(
             if port["nodePort"].as_u64().unwrap_or(0) != 0 {
                 continue;
             }
-            let shared =
-                by_port.iter().find(|(n, p, _)| *n == port["port"] && *p != port["protocol"]).map(|(.., np)| *np);
+            let shared = by_port.iter().find(|(n, _)| *n == port["port"]).map(|(_, np)| *np);
             let number = match shared {
                 Some(number) => number,
                 None => free_port(server, intent, &claimed).await?,
             };
             service["spec"]["ports"][i]["nodePort"] = number.into();
             claimed.insert(number);
-            by_port.push((port["port"].clone(), port["protocol"].clone(), number));
+            by_port.push((port["port"].clone(), number));
         }
     } else if text(service, "type") == "ClusterIP" {
         // A service that was a NodePort gives its ports back.

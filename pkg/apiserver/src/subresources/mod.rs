@@ -39,7 +39,10 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call, body: Body) -> Result
         ("token", "create") => token::create(server, &call, body).await,
         ("log", _) => {
             log::check(&call)?;
-            node::serve(server, call, body).await
+            let mut response = node::serve(server, call, body).await?;
+            let never = http::HeaderValue::from_static("no-cache, private");
+            response.headers_mut().insert(http::header::CACHE_CONTROL, never);
+            Ok(response)
         }
         ("exec" | "attach" | "portforward", _) => node::serve(server, call, body).await,
         ("proxy", _) => proxy::serve(server, call, body).await,

@@ -5,7 +5,8 @@ use crate::candidate::apply::Configuration;
 use crate::candidate::patch::{Patch, PatchType};
 use crate::candidate::update::Raw;
 use crate::encode::decode::{self, FieldValidation};
-use crate::encode::{self, body};
+use crate::encode::negotiate::Shape;
+use crate::encode::{self, body, table};
 use crate::metadata;
 use crate::options::WriteOptions;
 use crate::ownership::{self, Served};
@@ -39,7 +40,14 @@ fn of(kind: &Kind, object: &Value) -> Result<Value, Status> {
 pub async fn serve(server: &ApiServer, call: &Call, request: Body) -> Result<Response, Status> {
     let form = call.form()?;
     let show = |object: &Value| -> Result<Response, Status> {
-        Ok(body::response(200, &form, encode::value(&of(&call.kind, object)?, &form)))
+        let scale = of(&call.kind, object)?;
+        let Shape::Table(_) = form.shape else {
+            return Ok(body::response(200, &form, encode::value(&scale, &form)));
+        };
+        let kind = Kind { gvk: gvk(), columns: isopod_kinds::columns::of(&gvk()), ..Kind::clone(&call.kind) };
+        let revision = scale["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
+        let table = table::table(&kind, &[scale], &revision, &form, call.now);
+        Ok(body::response(200, &form, encode::text(&table, &form)))
     };
     if call.info.verb == "get" {
         let entry = server.get_entry(&call.kind, &call.info.namespace, &call.info.name).await?;

@@ -127,16 +127,17 @@ async fn start(
     options: &ListOptions,
 ) -> Result<Started, Status> {
     let version = options.resource_version;
-    // As with lists: nothing said means the newest, 0 means what is there, a number means at least that.
-    match version {
-        None => drop(server.hub.fresh().await?),
-        Some(0) => {}
-        Some(v) => server.hub.wait_for_client(v).await?,
-    }
     let from_state = match (options.send_initial_events, version) {
         (Some(initial), _) => initial,
         (None, v) => v.unwrap_or(0) == 0,
     };
+    // As with lists: nothing said means the newest, 0 means what is there, a number means at least that. What follows a
+    // revision that is still to come is waited for by the watch itself.
+    match version {
+        None => drop(server.hub.fresh().await?),
+        Some(v) if v > 0 && from_state => server.hub.wait_for_client(v).await?,
+        Some(_) => {}
+    }
     if from_state {
         let (receiver, snapshot) = cache.subscribe_with_snapshot(filter.clone());
         let prefix = filter.key_prefix(&cache.kind);

@@ -24,6 +24,12 @@ pub fn strategy(version: &str) -> Strategy {
     Strategy {
         to_storage,
         from_storage,
+        default: |v1| {
+            // Upstream's conversion gives it, which knows the annotations.
+            if !v1.has("spec.targetCPUUtilizationPercentage") && v1.entry("metadata.annotations", METRICS).is_null() {
+                set(v1, "spec.targetCPUUtilizationPercentage", DEFAULT_CPU);
+            }
+        },
         create: |new| autoscaler::create(&converted(new)),
         update: |new, old| autoscaler::update(&converted(new), &converted(old)),
         ..base

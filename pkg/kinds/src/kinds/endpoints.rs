@@ -3,7 +3,9 @@
 use crate::access::{Access, same, set};
 use crate::metadata::immutable;
 use crate::strategy::{PLAIN, STATELESS, Strategy};
-use crate::validation::check::{dns_label, dns_subdomain, invalid_each, one_of, port_number, qualified_name};
+use crate::validation::check::{
+    dns_label, dns_subdomain, invalid_each, one_of, port_number, qualified_name, supported,
+};
 use crate::validation::service::endpoint_ip;
 use crate::validation::warnings;
 use isopod_api::names;
@@ -113,7 +115,11 @@ fn slice_ports(list: &[Value]) -> FieldErrors {
         if !seen.insert(name) {
             errs.push(FieldError::duplicate(&p.child("name"), name));
         }
-        errs.extend(one_of(port, "protocol", &PROTOCOLS, &p));
+        let protocol = p.child("protocol");
+        match port.at("protocol").as_str() {
+            None => errs.push(FieldError::required(&protocol, "")),
+            Some(given) => errs.extend(supported(given, &PROTOCOLS, &protocol)),
+        }
         errs.extend(app_protocol(port, &p));
     }
     errs

@@ -62,6 +62,11 @@ fn check(h: &Value, group: Group) -> FieldErrors {
     for (i, m) in spec.list("metrics").iter().enumerate() {
         errs.extend(metric(m, &p.child("metrics").index(i)));
     }
+    // What runs nothing has no use of resources to go by.
+    if min == Some(0) && !spec.list("metrics").iter().any(|m| matches!(m.text("type"), "Object" | "External")) {
+        let m = "must specify at least one Object or External metric to support scaling to zero replicas";
+        errs.push(FieldError::forbidden(&p.child("metrics"), m));
+    }
     for f in ["scaleUp", "scaleDown"] {
         let r = spec.at("behavior").at(f);
         if !r.is_null() {

@@ -5,9 +5,8 @@ use super::plugins;
 use super::resources::{amount, non_negative_quantity, resource_value};
 use super::scheduling::node_selector;
 use crate::access::{self, Access, same};
-use crate::golang;
 use crate::metadata::{immutable, label_selector};
-use isopod_api::{FieldError, FieldErrors, Path};
+use isopod_api::{Difference, FieldError, FieldErrors, Path};
 use serde_json::{Value, json};
 
 const MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
@@ -122,8 +121,9 @@ pub fn claim_update(new: &Value, old: &Value) -> FieldErrors {
     if !same(&n, &o) {
         let m =
             "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
-        let d = golang::diff(&o, &n, "io.k8s.api.core.v1.PersistentVolumeClaimSpec");
-        errs.push(FieldError::forbidden(&Path::new("spec"), format!("{m}\n{d}")));
+        let definition = "io.k8s.api.core.v1.PersistentVolumeClaimSpec";
+        let change = Difference { old: o, new: n, definition, inlined: "" };
+        errs.push(FieldError::forbidden(&Path::new("spec"), format!("{m}\n")).about(change));
     }
     let size = |v: &Value, path: &str| amount(v.at(path));
     let (asked, before) = (size(new, "spec.resources.requests.storage"), size(old, "spec.resources.requests.storage"));
@@ -280,8 +280,10 @@ pub fn volume_update(new: &Value, old: &Value) -> FieldErrors {
     }
     if !same(&n, &o) {
         let p = child(&Path::new("spec"), "persistentvolumesource");
-        let d = golang::diff_inlined(&o, &n, "io.k8s.api.core.v1.PersistentVolumeSpec", "PersistentVolumeSource");
-        errs.push(FieldError::forbidden(&p, format!("spec.persistentvolumesource is immutable after creation\n{d}")));
+        let definition = "io.k8s.api.core.v1.PersistentVolumeSpec";
+        let change = Difference { old: o, new: n, definition, inlined: "PersistentVolumeSource" };
+        let m = "spec.persistentvolumesource is immutable after creation\n";
+        errs.push(FieldError::forbidden(&p, m).about(change));
     }
     errs.extend(immutable(new.at("spec"), old.at("spec"), "volumeMode", &Path::root()));
     if old.has("spec.nodeAffinity") && !same(new.at("spec.nodeAffinity"), old.at("spec.nodeAffinity")) {

@@ -5,11 +5,10 @@ use super::pod::{APPARMOR, MIRROR, metadata_and_spec, pod_annotations};
 use super::resources::amount;
 use super::scheduling;
 use crate::access::{self, Access, list_mut, same};
-use crate::golang;
 use crate::kinds::pod::qos_class;
 use crate::metadata::{immutable, label_name};
 use isopod_api::names;
-use isopod_api::{FieldError, FieldErrors, Path};
+use isopod_api::{Difference, FieldError, FieldErrors, Path};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -69,7 +68,8 @@ pub fn update(new: &Value, old: &Value) -> FieldErrors {
         errs.extend(narrowed(&mut munged, o, &path));
     }
     if !same(&munged, o) {
-        errs.push(FieldError::forbidden(&path, format!("{UPDATABLE}\n{}", golang::diff(o, &munged, POD_SPEC))));
+        let change = Difference { old: o.clone(), new: munged, definition: POD_SPEC, inlined: "" };
+        errs.push(FieldError::forbidden(&path, format!("{UPDATABLE}\n")).about(change));
     }
     errs
 }
@@ -274,9 +274,11 @@ fn ephemeral(new: &Value, old: &Value) -> FieldErrors {
                 errs.push(FieldError::forbidden(&p, m));
             }
             Some(c) if !same(c, before) => {
-                let d = golang::diff(before, c, "io.k8s.api.core.v1.EphemeralContainer");
-                let m = format!("existing ephemeral containers {name:?} may not be changed\n{d}");
-                errs.push(FieldError::forbidden(&p, m));
+                let m = format!("existing ephemeral containers {name:?} may not be changed\n");
+                let (old, new) = (before.clone(), Value::clone(c));
+                let definition = "io.k8s.api.core.v1.EphemeralContainer";
+                let change = Difference { old, new, definition, inlined: "" };
+                errs.push(FieldError::forbidden(&p, m).about(change));
             }
             _ => {}
         }
@@ -374,7 +376,7 @@ pub fn log_options(o: &Value) -> FieldErrors {
     }
     if o.has("sinceSeconds") && o.has("sinceTime") {
         let m = "at most one of `sinceTime` or `sinceSeconds` may be specified";
-        errs.push(FieldError::forbidden(&Path::root(), m));
+        errs.push(FieldError::forbidden(&Path::root().key(""), m));
     } else if let Some(n) = o.int("sinceSeconds").filter(|n| *n < 1) {
         errs.push(FieldError::invalid(&Path::new("sinceSeconds"), n, "must be greater than 0"));
     }

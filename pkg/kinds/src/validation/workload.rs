@@ -318,7 +318,8 @@ fn stateful_template(spec: &Value) -> Value {
     let mut t = spec.at("template").clone();
     access::unset(&mut t, "spec.subdomain");
     access::unset(&mut t, "spec.hostname");
-    let claims: Vec<&str> = spec.list("volumeClaimTemplates").iter().map(|c| c.text("metadata.name")).collect();
+    let named = spec.list("volumeClaimTemplates").iter().map(|c| c.text("metadata.name"));
+    let claims: std::collections::BTreeSet<&str> = named.collect();
     if !claims.is_empty() {
         let own = t.list("spec.volumes").iter().filter(|v| !claims.contains(&v.text("name"))).cloned();
         let volumes = claims.iter().map(|n| json!({"name": n, "persistentVolumeClaim": {"claimName": n}}));
