@@ -77,6 +77,10 @@ fn merge(old: &mut Value, patch: &Value, field: &str) {
             let list = old.as_array().cloned().unwrap_or_default();
             let mut list: Vec<Value> = list;
             for item in items {
+                if item["$patch"] == "delete" {
+                    list.retain(|c| c["type"] != item["type"]);
+                    continue;
+                }
                 match list.iter_mut().find(|c| c["type"] == item["type"]) {
                     Some(c) => merge(c, item, ""),
                     None => list.push(item.clone()),

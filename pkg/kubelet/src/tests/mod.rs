@@ -261,13 +261,17 @@ async fn a_silent_registry_holds_up_its_own_images_only() {
 #[tokio::test]
 async fn a_running_pod_is_resized() {
     let b = Bench::new().await;
-    b.api.put(
-        "nodes",
-        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}, "status": {"allocatable": {"cpu": "2", "pods": "9"}}}),
-    );
+    let allocatable = |api: &Api| {
+        let cpu = api.get("nodes", "", "n1")?["status"]["allocatable"]["cpu"].as_str()?.to_owned();
+        isopod_api::quantity::Quantity::parse(&cpu).ok().map(|q| q.milli_value())
+    };
+    b.api.until("the node is there", |api| allocatable(api).is_some()).await;
+    let all = allocatable(&b.api).unwrap();
+    // The second pod leaves half a processor for the first one.
+    let (second, fits, all) = (format!("{}m", all - 500), "400m", format!("{all}m"));
     let spec = |cpu: &str| json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]});
-    b.pod("p", spec("1"));
-    b.pod("q", spec("500m"));
+    b.pod("p", spec("200m"));
+    b.pod("q", spec(&second));
     b.until("ready", "p", ready).await;
     b.until("ready", "q", ready).await;
     let resources = |s: &Value| {
@@ -276,19 +280,23 @@ async fn a_running_pod_is_resized() {
     };
     let has = |s: &Value, kind: &str| s["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == kind);
     let status = b.api.get("pods", "ns", "p").unwrap()["status"].clone();
-    assert_eq!(resources(&status), (json!("1"), json!("1")));
-    b.pod("p", spec("1500m"));
-    b.until("resized", "p", |s| resources(s) == (json!("1500m"), json!("1500m")) && !has(s, "PodResizeInProgress"))
-        .await;
-    assert!(b.runtime.calls().contains(&"update c Some(1536)".to_owned()), "{:?}", b.runtime.calls());
+    assert_eq!(resources(&status), (json!("200m"), json!("200m")));
+    let resize = |cpu: &str| {
+        let mut pod = b.api.get("pods", "ns", "p").unwrap();
+        pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] = json!(cpu);
+        b.api.put("pods", pod);
+    };
+    resize(fits);
+    b.until("resized", "p", |s| resources(s) == (json!(fits), json!(fits)) && !has(s, "PodResizeInProgress")).await;
+    assert!(b.runtime.calls().contains(&"update c Some(409)".to_owned()), "{:?}", b.runtime.calls());
     b.until_said("ResizeCompleted: Pod resize completed").await;
     // There is no room for this one until the other is gone.
-    b.pod("p", spec("1800m"));
+    resize(&all);
     b.until("deferred", "p", |s| has(s, "PodResizePending")).await;
     let status = b.api.get("pods", "ns", "p").unwrap()["status"].clone();
-    assert_eq!(resources(&status), (json!("1500m"), json!("1500m")));
+    assert_eq!(resources(&status), (json!(fits), json!(fits)));
     b.api.delete_pod("q", 0);
-    b.until("room", "p", |s| resources(s) == (json!("1800m"), json!("1800m")) && !has(s, "PodResizePending")).await;
+    b.until("room", "p", |s| resources(s) == (json!(all), json!(all)) && !has(s, "PodResizePending")).await;
 }
 
 #[tokio::test]

@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_read_from_conditions() {
-        let chain = format!("noise {}", certificate_pem(b"leaf"));
+        let chain = format!("noise\n{}", certificate_pem(b"leaf"));
         let issued = condition("Issued", json!({"certificateChain": chain, "beginRefreshAt": "2026-01-01T10:00:00Z"}));
         let Answer::Issued { chain, refresh_at } = answer(&issued) else { panic!("not issued") };
         assert_eq!(chain, certificate_pem(b"leaf"));
