@@ -169,9 +169,12 @@ views! {
         nominated_node_name: String,
         start_time: Option<String>,
         container_statuses: Vec<ContainerStatus>,
+        init_container_statuses: Vec<ContainerStatus>,
     }
     PodIp { ip: String }
-    ContainerStatus { name: String, ready: bool, restart_count: i32 }
+    ContainerStatus { name: String, ready: bool, restart_count: i32, state: ContainerState }
+    ContainerState { terminated: Option<Terminated> }
+    Terminated { exit_code: i32, finished_at: Option<String> }
     Condition {
         #[serde(rename = "type")]
         kind: String,

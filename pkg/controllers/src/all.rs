@@ -24,6 +24,8 @@ pub const ALL: &[Row] = rows! {
     "replicaset-controller", "replicaset-controller", replica_set;
     "daemonset-controller", "daemon-set-controller", daemon_set;
     "statefulset-controller", "statefulset-controller", stateful_set;
+    "job-controller", "job-controller", job;
+    "ttl-after-finished-controller", "ttl-after-finished-controller", ttl_after_finished;
     "replicationcontroller-controller", "replication-controller", replica_set::replication;
     "endpoints-controller", "endpoint-controller", endpoints;
     "endpointslice-controller", "endpointslice-controller", endpoint_slice;

@@ -230,7 +230,13 @@ fn manage_node(o: &Observed<'_>, node: &str, fit: Fit, backoff: &dyn Fn(&str) ->
 }
 
 fn owner(set: &DaemonSet) -> Owner<'_> {
-    Owner { api_version: API_VERSION, kind: KIND, resource: DaemonSet::resource(), meta: &set.metadata }
+    Owner {
+        api_version: API_VERSION,
+        kind: KIND,
+        resource: DaemonSet::resource(),
+        meta: &set.metadata,
+        finalizer: None,
+    }
 }
 
 fn spec_of(template: &Value) -> PodSpec {

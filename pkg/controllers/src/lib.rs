@@ -20,6 +20,7 @@ mod endpoint_slice;
 mod endpoint_slice_mirroring;
 mod endpoints;
 mod garbage_collector;
+mod job;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
@@ -31,6 +32,7 @@ mod service_account;
 mod service_pods;
 mod stateful_set;
 mod taint_eviction;
+mod ttl_after_finished;
 
 pub use controller::{Context, Error};
 

@@ -12,7 +12,7 @@ use isopod_api::time;
 use isopod_client::events::{Kind, ObjectRef};
 use isopod_client::queue::WorkQueue;
 use isopod_client::views::{LabelSelector, Meta, MetaOnly, OwnerReference, Pod};
-use isopod_client::{Change, Informer, Resource};
+use isopod_client::{Change, Informer, Patch, Resource};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -45,11 +45,20 @@ pub struct Owner<'a> {
     pub kind: &'static str,
     pub resource: Resource,
     pub meta: &'a Meta,
+    /// What pods get with the owner when they are adopted.
+    pub finalizer: Option<&'static str>,
 }
 
 impl Owner<'_> {
     pub fn reference(&self) -> Value {
         ownership::controller_reference(self.api_version, self.kind, self.meta)
+    }
+    fn adopt(&self, pod: &Meta) -> Op {
+        let mut patch = json!({"metadata": {"ownerReferences": [self.reference()], "uid": pod.uid}});
+        if let Some(finalizer) = self.finalizer {
+            patch["metadata"]["finalizers"] = json!([finalizer]);
+        }
+        Op::patch(Pod::resource(), &pod.namespace, &pod.name, Patch::Strategic(patch))
     }
     pub fn object_ref(&self) -> ObjectRef {
         ObjectRef::new(self.api_version, self.kind, self.meta)
@@ -139,7 +148,7 @@ impl PodControl {
                     if may_adopt == Some(false) {
                         continue;
                     }
-                    ownership::adopt(Pod::resource(), &pod.metadata, owner.reference())
+                    owner.adopt(&pod.metadata)
                 }
             };
             match self.context.apply(&op).await {

@@ -4,7 +4,7 @@
 //! a set acts only when its cache shows everything that it did before (see [`crate::expectations`]), so it never creates or
 //! deletes too many; it touches only pods that it controls, and adopts only orphans that its selector matches.
 
-mod ranking;
+pub(crate) mod ranking;
 mod status;
 
 use crate::controller::{Context, Controller, Error, Key};
@@ -53,7 +53,7 @@ struct Replicas<T: Set> {
 }
 
 fn owner<T: Set>(set: &ReplicaSet) -> Owner<'_> {
-    Owner { api_version: T::API_VERSION, kind: T::KIND, resource: T::resource(), meta: &set.metadata }
+    Owner { api_version: T::API_VERSION, kind: T::KIND, resource: T::resource(), meta: &set.metadata, finalizer: None }
 }
 
 pub async fn run(context: Context) {

@@ -247,7 +247,13 @@ mod tests {
     #[test]
     fn a_revision_keeps_the_template() {
         let meta: Meta = serde_json::from_value(json!({"name": "ds", "namespace": "ns", "uid": "u"})).unwrap();
-        let owner = Owner { api_version: "apps/v1", kind: "DaemonSet", resource: DaemonSet::resource(), meta: &meta };
+        let owner = Owner {
+            api_version: "apps/v1",
+            kind: "DaemonSet",
+            resource: DaemonSet::resource(),
+            meta: &meta,
+            finalizer: None,
+        };
         let template = json!({"metadata": {"labels": {"app": "a"}}, "spec": {"x": 1}});
         let annotations = Labels::new();
         let snapshot =

@@ -84,7 +84,13 @@ fn feed_claims(
 }
 
 fn owner(set: &StatefulSet) -> Owner<'_> {
-    Owner { api_version: API_VERSION, kind: KIND, resource: StatefulSet::resource(), meta: &set.metadata }
+    Owner {
+        api_version: API_VERSION,
+        kind: KIND,
+        resource: StatefulSet::resource(),
+        meta: &set.metadata,
+        finalizer: None,
+    }
 }
 
 /// The revision that pods below the partition have, and its template.

@@ -69,6 +69,95 @@ views! {
         collision_count: Option<i32>,
     }
 
+    Job { metadata: Meta, spec: JobSpec, status: JobStatus }
+    JobSpec {
+        parallelism: Option<i32>,
+        completions: Option<i32>,
+        active_deadline_seconds: Option<i64>,
+        pod_failure_policy: Option<PodFailurePolicy>,
+        success_policy: Option<SuccessPolicy>,
+        backoff_limit: Option<i32>,
+        backoff_limit_per_index: Option<i32>,
+        max_failed_indexes: Option<i32>,
+        selector: LabelSelector,
+        template: Raw,
+        ttl_seconds_after_finished: Option<i32>,
+        completion_mode: String,
+        suspend: bool,
+        pod_replacement_policy: String,
+        managed_by: Option<String>,
+    }
+    PodFailurePolicy { rules: Vec<PodFailureRule> }
+    PodFailureRule {
+        action: String,
+        on_exit_codes: Option<ExitCodes>,
+        on_pod_conditions: Vec<ConditionPattern>,
+    }
+    ExitCodes { container_name: Option<String>, operator: String, values: Vec<i32> }
+    ConditionPattern {
+        #[serde(rename = "type")]
+        kind: String,
+        status: String,
+    }
+    SuccessPolicy { rules: Vec<SuccessRule> }
+    SuccessRule { succeeded_indexes: Option<String>, succeeded_count: Option<i32> }
+    JobStatus {
+        conditions: Vec<Condition>,
+        start_time: Option<String>,
+        completion_time: Option<String>,
+        active: i32,
+        succeeded: i32,
+        failed: i32,
+        terminating: Option<i32>,
+        completed_indexes: String,
+        failed_indexes: Option<String>,
+        uncounted_terminated_pods: UncountedPods,
+        ready: Option<i32>,
+    }
+    /// Uids of pods that have ended, whose finalizer has to go before they are counted.
+    UncountedPods { succeeded: Vec<String>, failed: Vec<String> }
+
+    CronJob { metadata: Meta, spec: CronJobSpec, status: CronJobStatus }
+    CronJobSpec {
+        schedule: String,
+        time_zone: Option<String>,
+        starting_deadline_seconds: Option<i64>,
+        concurrency_policy: String,
+        suspend: bool,
+        job_template: Raw,
+        successful_jobs_history_limit: Option<i32>,
+        failed_jobs_history_limit: Option<i32>,
+    }
+    CronJobStatus {
+        active: Vec<ActiveJob>,
+        last_schedule_time: Option<String>,
+        last_successful_time: Option<String>,
+    }
+    ActiveJob {
+        kind: String,
+        namespace: String,
+        name: String,
+        uid: String,
+        api_version: String,
+        resource_version: String,
+    }
+
+    PodDisruptionBudget { metadata: Meta, spec: PodDisruptionBudgetSpec, status: PodDisruptionBudgetStatus }
+    PodDisruptionBudgetSpec {
+        min_available: Option<IntOrString>,
+        selector: Option<LabelSelector>,
+        max_unavailable: Option<IntOrString>,
+    }
+    PodDisruptionBudgetStatus {
+        observed_generation: i64,
+        disrupted_pods: BTreeMap<String, String>,
+        disruptions_allowed: i32,
+        current_healthy: i32,
+        desired_healthy: i32,
+        expected_pods: i32,
+        conditions: Vec<Condition>,
+    }
+
     /// A template that a daemon set or a stateful set once had.
     ControllerRevision { metadata: Meta, revision: i64, data: Raw }
 
@@ -79,7 +168,23 @@ views! {
 objects! {
     DaemonSet = namespaced("apps", "v1", "daemonsets");
     StatefulSet = namespaced("apps", "v1", "statefulsets");
+    Job = namespaced("batch", "v1", "jobs");
+    CronJob = namespaced("batch", "v1", "cronjobs");
+    PodDisruptionBudget = namespaced("policy", "v1", "poddisruptionbudgets");
     ControllerRevision = namespaced("apps", "v1", "controllerrevisions");
+}
+
+impl Job {
+    pub fn condition(&self, kind: &str) -> Option<&Condition> {
+        self.status.conditions.iter().find(|c| c.kind == kind && c.status == "True")
+    }
+    /// `Complete` or `Failed`.
+    pub fn finished(&self) -> Option<&Condition> {
+        self.condition("Complete").or_else(|| self.condition("Failed"))
+    }
+    pub fn is_indexed(&self) -> bool {
+        self.spec.completion_mode == "Indexed"
+    }
 }
 
 impl From<ReplicationControllerForm> for ReplicationController {

@@ -85,7 +85,13 @@ mod tests {
     fn a_pod_is_pinned_and_tolerant() {
         let meta = json!({"name": "ds", "namespace": "ns", "uid": "u", "annotations": {GENERATION: "3"}});
         let meta: Meta = serde_json::from_value(meta).unwrap();
-        let owner = Owner { api_version: "apps/v1", kind: "DaemonSet", resource: DaemonSet::resource(), meta: &meta };
+        let owner = Owner {
+            api_version: "apps/v1",
+            kind: "DaemonSet",
+            resource: DaemonSet::resource(),
+            meta: &meta,
+            finalizer: None,
+        };
         let given = json!({"metadata": {"labels": {"app": "a"}}, "spec": {
             "hostNetwork": true,
             "affinity": {"podAntiAffinity": {}},
