@@ -2,6 +2,7 @@
 //! upstream's order. A lost compare-and-swap makes the candidate again from the newest object and runs the list again.
 
 use crate::ApiServer;
+use crate::admission::resource_quota::charge_quotas;
 use crate::admission::{self, Operation};
 use crate::allocate;
 use crate::cache::entry::Entry;
@@ -113,6 +114,7 @@ async fn create_as(server: &ApiServer, intent: &Intent, body: &Value, owned: boo
         admission::validate(server, intent, Operation::Create, Some(&new), None).await?;
         // What upstream reads back from its store is defaulted once more, with what the server has set since.
         apply_defaults(intent, &mut new);
+        let charge = charge_quotas(server, intent, &new, None).await?;
         let name = new["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         if intent.dry_run {
             if server.current(&intent.kind, &intent.namespace, &name).await?.is_some() {
@@ -122,14 +124,15 @@ async fn create_as(server: &ApiServer, intent: &Intent, body: &Value, owned: boo
             return Ok(Done { entry, created: true, removed: false });
         }
         let stored = fitting_bytes(intent, &mut new, owned)?;
+        allocation.join(charge.allocation());
         let change = Change {
             key: objects::key(&intent.kind, &intent.namespace, &name),
             expected: 0,
             value: Some(stored.clone()),
             durability: server.durability(&intent.kind, &intent.namespace),
             lease: server.lease(&intent.kind).await?,
-            also_if: std::mem::take(&mut allocation.compare),
-            also: std::mem::take(&mut allocation.ops),
+            also_if: allocation.compare,
+            also: allocation.ops,
         };
         if let Some(revision) = server.commit(change).await? {
             let entry = server.entry(&intent.kind, &intent.namespace, &name, &stored, revision)?;
@@ -170,6 +173,7 @@ pub async fn update(server: &ApiServer, intent: &Intent, candidate: &dyn Candida
         ownership::settle(&mut new, &old);
         validate_update(intent, &new, &old, candidate)?;
         admission::validate(server, intent, Operation::Update, Some(&new), Some(&old)).await?;
+        let charge = charge_quotas(server, intent, &new, Some(&old)).await?;
         let removed = is_finished(intent, &new);
         let stored = fitting_bytes(intent, &mut new, owned)?;
         if stored == current.stored && !removed {
@@ -179,8 +183,9 @@ pub async fn update(server: &ApiServer, intent: &Intent, candidate: &dyn Candida
             let entry = entry_of(server, intent, &intent.name, &new, current.revision)?;
             return Ok(Done { entry, created: false, removed });
         }
-        if removed {
-            allocation = allocate::on_delete(server, intent, &old).await?;
+        match removed {
+            true => allocation = allocate::on_delete(server, intent, &old).await?,
+            false => allocation.join(charge.allocation()),
         }
         let change = Change {
             key: objects::key(&intent.kind, &intent.namespace, &intent.name),
@@ -188,8 +193,8 @@ pub async fn update(server: &ApiServer, intent: &Intent, candidate: &dyn Candida
             value: (!removed).then(|| stored.clone()),
             durability: server.durability(&intent.kind, &intent.namespace),
             lease: server.lease(&intent.kind).await?,
-            also_if: std::mem::take(&mut allocation.compare),
-            also: std::mem::take(&mut allocation.ops),
+            also_if: allocation.compare,
+            also: allocation.ops,
         };
         if let Some(revision) = server.commit(change).await? {
             let entry = server.entry(&intent.kind, &intent.namespace, &intent.name, &stored, revision)?;

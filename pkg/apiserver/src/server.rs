@@ -1,5 +1,6 @@
 //! The API server as a whole: its state, its service for in-process callers, and its listener.
 
+use crate::admission::resource_quota::Turns;
 use crate::admission::{self, Plugin};
 use crate::allocate::cidr::Cidr;
 use crate::allocate::kubernetes_service;
@@ -61,6 +62,8 @@ pub struct ApiServer {
     pub(crate) service_cidr: Cidr,
     pub(crate) metrics: Metrics,
     pub(crate) lease: SharedLease,
+    /// Writes that quotas are charged with.
+    pub(crate) turns: Turns,
     pub(crate) tunnels: Arc<Tunnels>,
     pub(crate) bootstrapped: AtomicBool,
     /// Ends watches and tunnels.
@@ -86,6 +89,7 @@ impl ApiServer {
             service_cidr,
             metrics: Metrics::default(),
             lease: SharedLease::default(),
+            turns: Turns::default(),
             tunnels: Arc::default(),
             bootstrapped: AtomicBool::new(false),
             stop: CancellationToken::new(),

@@ -7,6 +7,7 @@ use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::oid_registry::Oid;
 use x509_parser::pem::parse_x509_pem;
 use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::x509::X509Name;
 
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
@@ -42,12 +43,25 @@ pub fn identity(der: &[u8]) -> Result<Option<UserInfo>, CertificateError> {
 
 /// The common name that a certificate signing request asks for, `""` if none. `pem`: as in `spec.request`, without its base64.
 pub fn requested_name(pem: &[u8]) -> Result<String, CertificateError> {
+    with_subject(pem, |subject| {
+        let mut names = subject.iter_common_name();
+        names.next().and_then(|n| n.as_str().ok()).unwrap_or_default().to_owned()
+    })
+}
+
+/// The organizations that a certificate signing request asks for: groups, when a client's certificate is made of it.
+pub fn requested_groups(pem: &[u8]) -> Result<Vec<String>, CertificateError> {
+    with_subject(pem, |subject| {
+        subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect()
+    })
+}
+
+fn with_subject<T>(pem: &[u8], read: impl FnOnce(&X509Name) -> T) -> Result<T, CertificateError> {
     let block = parse_x509_pem(pem).ok().map(|(_, block)| block).filter(|b| b.label == "CERTIFICATE REQUEST");
     let block = block.ok_or(CertificateError::NoRequest)?;
     let (_, request) =
         X509CertificationRequest::from_der(&block.contents).map_err(CertificateError::MalformedRequest)?;
-    let mut names = request.certification_request_info.subject.iter_common_name();
-    Ok(names.next().and_then(|n| n.as_str().ok()).unwrap_or_default().to_owned())
+    Ok(read(&request.certification_request_info.subject))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -75,8 +89,10 @@ mod tests {
     fn a_signing_request_names_whom_it_is_for() {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "system:node:a");
+        params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
         let request = params.serialize_request(&KeyPair::generate().unwrap()).unwrap().pem().unwrap();
         assert_eq!(requested_name(request.as_bytes()).unwrap(), "system:node:a");
+        assert_eq!(requested_groups(request.as_bytes()).unwrap(), ["system:nodes"]);
         assert!(matches!(requested_name(b"nothing"), Err(CertificateError::NoRequest)));
         let broken = "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n";
         assert!(matches!(requested_name(broken.as_bytes()), Err(CertificateError::MalformedRequest(_))));

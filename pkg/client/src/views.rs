@@ -86,6 +86,7 @@ views! {
         subdomain: String,
         host_network: bool,
         termination_grace_period_seconds: Option<i64>,
+        active_deadline_seconds: Option<i64>,
         overhead: BTreeMap<String, Quantity>,
         resources: Option<Resources>,
         containers: Vec<Container>,

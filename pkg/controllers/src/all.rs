@@ -37,6 +37,7 @@ pub const ALL: &[Row] = rows! {
     "garbage-collector-controller", "generic-garbage-collector", garbage_collector;
     "pod-garbage-collector-controller", "pod-garbage-collector", pod_gc;
     "clusterrole-aggregation-controller", "clusterrole-aggregation-controller", cluster_role_aggregation;
+    "resourcequota-controller", "resourcequota-controller", resource_quota;
     "root-ca-certificate-publisher-controller", "root-ca-cert-publisher", root_ca;
     "persistentvolumeclaim-protection-controller", "pvc-protection-controller", protection::claims;
     "persistentvolume-protection-controller", "pv-protection-controller", protection::volumes;

@@ -27,6 +27,7 @@ mod node_lifecycle;
 mod pod_gc;
 mod protection;
 mod replica_set;
+mod resource_quota;
 mod root_ca;
 mod service_account;
 mod service_pods;

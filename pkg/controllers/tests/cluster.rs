@@ -455,3 +455,58 @@ async fn over_tls_an_informer_sees_the_same() {
     };
     tokio::time::timeout(PATIENCE, seen).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_says_what_is_used_and_is_never_exceeded() {
+    let cluster = Cluster::start().await;
+    let quotas = Resource::namespaced("", "v1", "resourcequotas");
+    let used = async |wanted: Value| {
+        let find = |q: &[Arc<Unread>]| q.iter().any(|q| q.object["status"]["used"] == wanted);
+        cluster.until::<Unread>(quotas.clone(), &format!("usage is {wanted}"), find).await
+    };
+    let maps = cluster.calls(ConfigMap::resource());
+    let map = |name: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
+    cluster.until::<Namespace>(Namespace::resource(), "the namespace", |n| !n.is_empty()).await;
+    maps.create::<Value>("default", &map("before")).await.unwrap();
+    cluster.until::<ConfigMap>(ConfigMap::resource(), "the authority", |m| m.len() >= 2).await;
+    let before = maps.list_metadata(&ListScope::namespace("default")).await.unwrap().len();
+    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"},
+        "spec": {"hard": {"configmaps": (before + 5).to_string(), "pods": "1"}}});
+    cluster.calls(quotas.clone()).create::<Value>("default", &quota).await.unwrap();
+    used(json!({"configmaps": before.to_string(), "pods": "0"})).await;
+    // Twenty at once share what is left for five.
+    let names: Vec<String> = (0..20).map(|n| format!("m{n}")).collect();
+    let objects: Vec<Value> = names.iter().map(|n| map(n)).collect();
+    let creates = objects.iter().map(|o| maps.create::<Value>("default", o));
+    let made = futures::future::join_all(creates).await;
+    assert_eq!(made.iter().filter(|m| m.is_ok()).count(), 5, "{made:?}");
+    let refused = made.iter().filter_map(|m| m.as_ref().err()).all(|e| e.to_string().contains("exceeded quota: q"));
+    assert!(refused, "{made:?}");
+    used(json!({"configmaps": (before + 5).to_string(), "pods": "0"})).await;
+    // What goes is free again.
+    maps.delete("default", "before", &Delete::default()).await.unwrap();
+    used(json!({"configmaps": (before + 4).to_string(), "pods": "0"})).await;
+    maps.create::<Value>("default", &map("after")).await.unwrap();
+}
+
+/// A quota, as it is.
+#[derive(serde::Deserialize)]
+#[serde(transparent)]
+struct Unread {
+    object: Value,
+}
+
+impl View for Unread {
+    fn name(&self) -> &str {
+        self.object["metadata"]["name"].as_str().unwrap_or_default()
+    }
+    fn namespace(&self) -> &str {
+        self.object["metadata"]["namespace"].as_str().unwrap_or_default()
+    }
+    fn uid(&self) -> &str {
+        self.object["metadata"]["uid"].as_str().unwrap_or_default()
+    }
+    fn resource_version(&self) -> &str {
+        self.object["metadata"]["resourceVersion"].as_str().unwrap_or_default()
+    }
+}

@@ -3,11 +3,17 @@
 //! Invariants: mutating plugins run before validating ones; validating ones see the final object.
 
 pub mod all;
+pub mod certificates;
+pub mod claim_resize;
+pub mod default_class;
 pub mod default_toleration_seconds;
+pub mod limit_ranger;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
+pub mod pod_security;
 pub mod priority;
 pub mod rbac_escalation;
+pub mod resource_quota;
 pub mod runtime_class;
 pub mod service_account;
 pub mod storage_object_in_use_protection;

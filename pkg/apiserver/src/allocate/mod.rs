@@ -18,6 +18,13 @@ pub struct Allocation {
     pub ops: Vec<Op>,
 }
 
+impl Allocation {
+    pub fn join(&mut self, other: &Allocation) {
+        self.compare.extend(other.compare.iter().cloned());
+        self.ops.extend(other.ops.iter().cloned());
+    }
+}
+
 fn is_service(intent: &Intent) -> bool {
     intent.kind.gvk.group.is_empty() && intent.kind.resource == "services" && intent.subresource.is_empty()
 }

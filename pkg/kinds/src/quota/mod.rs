@@ -4,7 +4,7 @@
 
 pub mod amounts;
 pub mod check;
-mod claim;
+pub mod claim;
 pub mod pod;
 pub mod usage;
 
