@@ -281,9 +281,6 @@ views! {
 
     ServiceAccount { metadata: Meta }
     ConfigMap { metadata: Meta, data: BTreeMap<String, String> }
-    PodDisruptionBudget { metadata: Meta, spec: PodDisruptionBudgetSpec, status: PodDisruptionBudgetStatus }
-    PodDisruptionBudgetSpec { selector: Option<LabelSelector> }
-    PodDisruptionBudgetStatus { disruptions_allowed: i32, disrupted_pods: BTreeMap<String, String> }
     ClusterRole { metadata: Meta, aggregation_rule: Option<AggregationRule>, rules: Vec<Value> }
     AggregationRule { cluster_role_selectors: Vec<LabelSelector> }
 
@@ -354,7 +351,6 @@ objects! {
     Endpoints = namespaced("", "v1", "endpoints");
     Namespace = cluster("", "v1", "namespaces");
     ServiceAccount = namespaced("", "v1", "serviceaccounts");
-    PodDisruptionBudget = namespaced("policy", "v1", "poddisruptionbudgets");
     ClusterRole = cluster("rbac.authorization.k8s.io", "v1", "clusterroles");
     ConfigMap = namespaced("", "v1", "configmaps");
     Secret = namespaced("", "v1", "secrets");
