@@ -17,11 +17,7 @@ pub struct Change<'a> {
 
 /// What quotas have used after the write: index in `quotas` and the new `status.used`, of those that it changes. An error
 /// says which quota forbids it and why.
-pub fn charge(
-    evaluator: &Evaluator,
-    quotas: &[Value],
-    change: &Change,
-) -> Result<Vec<(usize, Amounts)>, String> {
+pub fn charge(evaluator: &Evaluator, quotas: &[Value], change: &Change) -> Result<Vec<(usize, Amounts)>, String> {
     if !evaluator.handles(change.subresource, change.new, change.old) {
         return Ok(Vec::new());
     }
@@ -123,7 +119,11 @@ mod tests {
             pod("700m"),
             "exceeded quota: q, requested: pods=1,requests.cpu=700m, used: pods=2,requests.cpu=400m, limited: pods=2,requests.cpu=1",
         );
-        check(quota(hard.clone(), json!({"pods": "1"})), pod("1"), "status unknown for quota: q, resources: pods,requests.cpu");
+        check(
+            quota(hard.clone(), json!({"pods": "1"})),
+            pod("1"),
+            "status unknown for quota: q, resources: pods,requests.cpu",
+        );
         let unsaid = json!({"spec": {"containers": [{"name": "c"}]}});
         check(quota(hard, json!({})), unsaid, "failed quota: q: must specify requests.cpu for: c");
         check(quota(json!({"services": "1"}), json!({"services": "1"})), pod("1"), "");
@@ -153,9 +153,7 @@ mod tests {
 
     #[test]
     fn a_status_is_charged_without_a_limit() {
-        let claim = |allocated: &str| {
-            json!({"spec": {"resources": {"requests": {"storage": "1Gi"}}}, "status": {"allocatedResources": {"storage": allocated}}})
-        };
+        let claim = |allocated: &str| json!({"spec": {"resources": {"requests": {"storage": "1Gi"}}}, "status": {"allocatedResources": {"storage": allocated}}});
         let quota = quota(json!({"requests.storage": "1Gi"}), json!({"requests.storage": "1Gi"}));
         let got = try_change("persistentvolumeclaims", quota, claim("3Gi"), Some(claim("1Gi")), "status");
         assert_eq!(got, "requests.storage=3Gi");

@@ -143,7 +143,8 @@ mod tests {
 
     #[test]
     fn devices() {
-        let exactly = |class: &str, mode: &str, n: usize| json!({"deviceClassName": class, "allocationMode": mode, "count": n});
+        let exactly =
+            |class: &str, mode: &str, n: usize| json!({"deviceClassName": class, "allocationMode": mode, "count": n});
         let claim = json!({"spec": {"devices": {"requests": [
             {"name": "a", "exactly": exactly("gpu", "ExactCount", 2)},
             {"name": "b", "firstAvailable": [exactly("gpu", "ExactCount", 1), exactly("gpu", "ExactCount", 4), exactly("nic", "All", 0)]},

@@ -140,10 +140,7 @@ pub fn counts(name: &str) -> bool {
         "limits.ephemeral-storage",
         "pods",
     ];
-    NAMES.contains(&name)
-        || is_huge_page(name)
-        || name.starts_with("requests.hugepages-")
-        || is_extended_request(name)
+    NAMES.contains(&name) || is_huge_page(name) || name.starts_with("requests.hugepages-") || is_extended_request(name)
 }
 
 /// Amounts by the names that quotas give them.
@@ -321,7 +318,8 @@ mod tests {
 
     #[test]
     fn containers_must_say_what_they_take() {
-        let pod = json!({"spec": {"containers": [{"name": "b"}, {"name": "a", "resources": {"limits": {"cpu": "1"}}}]}});
+        let pod =
+            json!({"spec": {"containers": [{"name": "b"}, {"name": "a", "resources": {"limits": {"cpu": "1"}}}]}});
         let err = must_specify(&["limits.cpu", "requests.memory", "pods"], &pod);
         assert_eq!(err.unwrap_err(), "must specify limits.cpu for: b; requests.memory for: a,b");
         assert_eq!(must_specify(&["pods", "requests.ephemeral-storage"], &pod), Ok(()));
@@ -350,7 +348,11 @@ mod tests {
             (class("In", json!(["high"])), true, false),
             (class("NotIn", json!(["high"])), false, true),
         ] {
-            assert_eq!((in_scope(&pod, &requirement), in_scope(&plain, &requirement)), (of_pod, of_plain), "{requirement}");
+            assert_eq!(
+                (in_scope(&pod, &requirement), in_scope(&plain, &requirement)),
+                (of_pod, of_plain),
+                "{requirement}"
+            );
         }
     }
 }

@@ -216,9 +216,7 @@ pub fn recount<'a>(quota: &Value, now: Timestamp, objects: impl Fn(&Evaluator) -
             Counted::Number(n) if scopes(quota).is_empty() => sum.add(&evaluator.of_many(evaluator.resource(), n)),
             Counted::Number(_) => {}
             Counted::Objects(list) => {
-                list.iter()
-                    .filter(|o| evaluator.in_scopes(quota, o))
-                    .for_each(|o| sum.add(&evaluator.usage(o, now)));
+                list.iter().filter(|o| evaluator.in_scopes(quota, o)).for_each(|o| sum.add(&evaluator.usage(o, now)));
             }
         }
         for name in own {
@@ -302,7 +300,8 @@ mod tests {
                 _ => None,
             })
         };
-        let hard = json!({"cpu": "1", "pods": "5", "count/pods": "5", "configmaps": "4", "secrets": "1", "count/x.y": "1"});
+        let hard =
+            json!({"cpu": "1", "pods": "5", "count/pods": "5", "configmaps": "4", "secrets": "1", "count/x.y": "1"});
         let quota = json!({"spec": {"hard": hard}, "status": {"used": {"secrets": "1", "memory": "1"}}});
         let used = json!({"cpu": "500m", "pods": "1", "count/pods": "2", "configmaps": "3", "secrets": "1"});
         assert_eq!(count(&quota), json!({"hard": hard, "used": used}));
