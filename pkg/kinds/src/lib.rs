@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod bootstrap;
+mod cel;
 pub mod columns;
 pub mod defaults;
 mod diff;

@@ -1,7 +1,8 @@
 //! What extends the API server: webhooks and policies of admission, and API services.
 //!
-//! Invariant: CEL expressions are only looked at for being there; compiling them is their evaluator's business.
+//! Invariant: of CEL expressions syntax and names are looked at; types are their evaluator's business.
 
+use super::expressions::Surroundings;
 use crate::access::Access;
 use crate::metadata::label_selector;
 use crate::ownership;
@@ -300,9 +301,10 @@ fn match_conditions(parent: &Value, path: &Path) -> FieldErrors {
     }
     for (i, c) in all.iter().enumerate() {
         let (name, p) = (c.text("name"), path.index(i));
-        if c.text("expression").trim().is_empty() {
-            errs.push(FieldError::required(&p.child("expression"), ""));
-        }
+        errs.extend(match c.text("expression").trim() {
+            "" => Some(FieldError::required(&p.child("expression"), "")),
+            text => Surroundings::of_conditions(parent).fault(text, text, true, &p.child("expression")),
+        });
         if name.is_empty() {
             errs.push(FieldError::required(&p.child("name"), ""));
             continue;
@@ -336,13 +338,17 @@ fn policy_head(spec: &Value, path: &Path, mutates: bool) -> FieldErrors {
     errs.extend(match_conditions(spec, &path.child("matchConditions")));
     for (i, v) in spec.list("variables").iter().enumerate() {
         let at = path.child("variables").index(i);
-        for f in ["name", "expression"].iter().filter(|f| v.text(f).trim().is_empty()) {
-            errs.push(FieldError::required(&at.child(f), format!("{f} is not specified")));
-        }
-        let name = v.text("name");
-        if !name.trim().is_empty() && !is_identifier(name) {
+        let (name, text) = (v.text("name"), v.text("expression"));
+        if name.trim().is_empty() {
+            errs.push(FieldError::required(&at.child("name"), "name is not specified"));
+        } else if !is_identifier(name) {
             errs.push(FieldError::invalid(&at.child("name"), name, "must be a valid CEL identifier"));
         }
+        let p = at.child("expression");
+        errs.extend(match text.trim() {
+            "" => Some(FieldError::required(&p, "expression is not specified")),
+            _ => Surroundings::of_policy(spec, i, mutates).fault(text, text, true, &p),
+        });
     }
     errs
 }
@@ -370,7 +376,8 @@ fn mutating_policy(p: &Value) -> FieldErrors {
         errs.push(FieldError::required(&at, "mutations must contain at least one item"));
     }
     for (i, m) in all.iter().enumerate() {
-        errs.extend(mutation(m, &at.index(i)));
+        let around = Surroundings::of_policy(spec, usize::MAX, true);
+        errs.extend(mutation(m, &around, &at.index(i)));
     }
     let p = path.child("reinvocationPolicy");
     match spec.text("reinvocationPolicy") {
@@ -380,7 +387,7 @@ fn mutating_policy(p: &Value) -> FieldErrors {
     errs
 }
 
-fn mutation(m: &Value, path: &Path) -> FieldErrors {
+fn mutation(m: &Value, around: &Surroundings, path: &Path) -> FieldErrors {
     let kind = m.text("patchType");
     let (used, other) = match kind {
         "JSONPatch" => ("jsonPatch", "applyConfiguration"),
@@ -390,11 +397,11 @@ fn mutation(m: &Value, path: &Path) -> FieldErrors {
     };
     let mut errs = Vec::new();
     let p = path.child(used);
-    if !m.has(used) {
-        errs.push(FieldError::required(&p, format!("must be specified when patchType is {kind}")));
-    } else if m.at(used).text("expression").trim().is_empty() {
-        errs.push(FieldError::required(&p.child("expression"), ""));
-    }
+    errs.extend(match m.at(used).text("expression").trim() {
+        _ if !m.has(used) => Some(FieldError::required(&p, format!("must be specified when patchType is {kind}"))),
+        "" => Some(FieldError::required(&p.child("expression"), "")),
+        text => around.fault(text, text, true, &p.child("expression")),
+    });
     if m.has(other) {
         let why = format!("must not be specified when patchType is {kind}");
         errs.push(FieldError::invalid(&path.child(other), format!("{{{other}}}"), why));
@@ -412,11 +419,12 @@ fn policy(p: &Value) -> FieldErrors {
         }
         return errs;
     }
+    let around = Surroundings::of_policy(spec, usize::MAX, false);
     for (i, v) in spec.list("validations").iter().enumerate() {
-        errs.extend(policy_validation(v, &path.child("validations").index(i)));
+        errs.extend(policy_validation(v, &around, &path.child("validations").index(i)));
     }
     let name = p.text("metadata.name");
-    errs.extend(audit_annotations(name, spec.list("auditAnnotations"), &path.child("auditAnnotations")));
+    errs.extend(audit_annotations(name, spec.list("auditAnnotations"), &around, &path.child("auditAnnotations")));
     errs
 }
 
@@ -491,15 +499,19 @@ fn match_resources(m: &Value, path: &Path) -> FieldErrors {
     errs
 }
 
-fn policy_validation(v: &Value, path: &Path) -> FieldErrors {
+fn policy_validation(v: &Value, around: &Surroundings, path: &Path) -> FieldErrors {
     let mut errs = Vec::new();
-    if v.text("expression").trim().is_empty() {
-        errs.push(FieldError::required(&path.child("expression"), "expression is not specified"));
-    }
+    let (text, p) = (v.text("expression"), path.child("expression"));
+    errs.extend(match text.trim() {
+        "" => Some(FieldError::required(&p, "expression is not specified")),
+        _ => around.fault(text, text, true, &p),
+    });
     for f in ["messageExpression", "message"] {
         let (text, p) = (v.text(f), path.child(f));
         if !text.is_empty() && text.trim().is_empty() {
             errs.push(FieldError::invalid(&p, text, "must be non-empty if specified"));
+        } else if f == "messageExpression" && !text.is_empty() {
+            errs.extend(around.fault(text, text, false, &p));
         } else if f == "message" && text.trim().contains(['\n', '\r']) {
             errs.push(FieldError::invalid(&p, text, "must not contain line breaks"));
         }
@@ -508,7 +520,7 @@ fn policy_validation(v: &Value, path: &Path) -> FieldErrors {
     errs
 }
 
-fn audit_annotations(policy: &str, all: &[Value], path: &Path) -> FieldErrors {
+fn audit_annotations(policy: &str, all: &[Value], around: &Surroundings, path: &Path) -> FieldErrors {
     let mut seen = BTreeSet::new();
     let mut errs = Vec::new();
     if all.len() > MAX_AUDIT_ANNOTATIONS {
@@ -519,9 +531,11 @@ fn audit_annotations(policy: &str, all: &[Value], path: &Path) -> FieldErrors {
         let p = path.index(i);
         let key = if policy.is_empty() { a.text("key").to_owned() } else { format!("{policy}/{}", a.text("key")) };
         errs.extend(qualified_name(&key, &p.child("key")));
-        if a.text("valueExpression").trim().is_empty() {
-            errs.push(FieldError::required(&p.child("valueExpression"), "valueExpression is not specified"));
-        }
+        let (text, at) = (a.text("valueExpression"), p.child("valueExpression"));
+        errs.extend(match text.trim() {
+            "" => Some(FieldError::required(&at, "valueExpression is not specified")),
+            trimmed => around.fault(trimmed, text, true, &at),
+        });
         if !seen.insert(a.text("key")) {
             errs.push(FieldError::duplicate(&p.child("key"), a.text("key")));
         }

@@ -7,6 +7,7 @@ pub mod config;
 mod definition;
 pub mod endpoints;
 pub mod event;
+mod expressions;
 mod flowcontrol;
 pub mod lease;
 mod migration;

@@ -1,8 +1,9 @@
 //! Dynamic resource allocation: claims and their templates, classes, slices and taint rules.
 //!
-//! Not here: CEL expressions, which the scheduler that evaluates them would have to know.
+//! Not here: types and costs of CEL expressions, which the scheduler that evaluates them would have to know.
 
 use crate::access::Access;
+use crate::cel::{self, Scope};
 use crate::metadata::{annotations, fixed, immutable, label_name, labels};
 use crate::ownership;
 use crate::strategy::{PLAIN, STATELESS, Strategy};
@@ -61,6 +62,7 @@ fn template(t: &Value) -> FieldErrors {
 
 const POOL_MAX: usize = 253;
 const DRIVER_MAX: usize = 63;
+const MAX_EXPRESSION: usize = 10 * 1024;
 const EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "None"];
 
 fn taint_rule(r: &Value) -> FieldErrors {
@@ -311,14 +313,26 @@ fn wanted_devices(w: &Value, path: &Path) -> FieldErrors {
 fn in_declared_words(mut e: FieldError) -> FieldError {
     if e.field.ends_with(".deviceClassName") {
         e.detail = names::in_bytes(vec![e.detail]).concat();
+        return e.declared();
     }
-    e.declared()
+    e
 }
 
-/// Selectors of devices, but for their expressions.
+/// Selectors of devices.
 fn selectors(parent: &Value, path: &Path) -> FieldErrors {
-    let bare = parent.list("selectors").iter().enumerate().filter(|(_, s)| !s.has("cel"));
-    bare.map(|(i, _)| FieldError::required(&path.index(i).child("cel"), "")).collect()
+    let scope = Scope { roots: vec!["device"], ..Scope::default() };
+    let check = |(i, s): (usize, &Value)| {
+        let (p, text) = (path.index(i).child("cel"), s.text("cel.expression"));
+        if !s.has("cel") {
+            return Some(FieldError::required(&p, ""));
+        }
+        let p = p.child("expression");
+        if text.len() > MAX_EXPRESSION {
+            return Some(FieldError::too_long(&p, MAX_EXPRESSION));
+        }
+        cel::check(text, &scope).map(|m| FieldError::invalid(&p, text, m))
+    };
+    parent.list("selectors").iter().enumerate().filter_map(check).collect()
 }
 
 /// What devices of several requests must have in common, or not.

@@ -3,8 +3,8 @@
 //! Invariant: a definition is looked at as upstream's internal version has it ([`lift`]), since that decides at which
 //! path an error stands.
 //!
-//! Not here: CEL expressions, which are only looked at for being there, since compiling them is their evaluator's business;
-//! and CA bundles, which upstream looks at once a definition is established.
+//! Not here: types and costs of CEL expressions, since compiling them is their evaluator's business; and CA bundles,
+//! which upstream looks at once a definition is established.
 
 mod conversion;
 mod defaults;

@@ -3,6 +3,7 @@
 use super::field_path::follow;
 use super::{Rules, defaults, structural};
 use crate::access::{Access, is_empty};
+use crate::cel::{self, Scope};
 use isopod_api::{FieldError, FieldErrors, Path};
 use serde_json::Value;
 
@@ -124,15 +125,21 @@ pub(super) fn validation(validation: &Value, status: bool, rules: &Rules, path: 
     if schema.flag("nullable") {
         errs.push(FieldError::forbidden(&path.child("nullable"), "nullable cannot be true at the root"));
     }
-    let mut unsupported = None;
+    let (mut unsupported, mut sound) = (None, false);
     if rules.structural {
         unsupported = structural::unsupported(schema);
         if unsupported.is_none() {
             let wrong = structural::validate(schema, &path);
-            errs.extend(if wrong.is_empty() { defaults::validate(schema, rules, &path) } else { wrong });
+            let wrong = if wrong.is_empty() { defaults::validate(schema, rules, &path) } else { wrong };
+            sound = wrong.is_empty();
+            errs.extend(wrong);
         }
     }
-    errs.extend(Place { rules, no_defaults: None, inside_meta: false, root: true }.open_api(schema, &path));
+    let place = Place { rules, no_defaults: None, inside_meta: false, root: true };
+    errs.extend(place.open_api(schema, &path));
+    if sound {
+        errs.extend(place.expressions(schema, &path));
+    }
     if errs.is_empty() {
         errs.extend(unsupported.map(|why| FieldError::invalid(&path, "", why)));
     }
@@ -267,6 +274,32 @@ impl Place<'_> {
         errs
     }
 
+    /// The expressions of rules, in schemas that have no other faults.
+    fn expressions(&self, s: &Value, path: &Path) -> FieldErrors {
+        let mut errs = Vec::new();
+        let below = Place { root: false, ..self.clone() };
+        for f in ["additionalProperties", "items"].iter().filter(|f| s.at(f).is_object()) {
+            errs.extend(below.expressions(s.at(f), &path.child(f)));
+        }
+        for (name, property) in s.entries("properties") {
+            errs.extend(below.expressions(property, &path.child("properties").key(name)));
+        }
+        let rules = s.list("x-kubernetes-validations");
+        if rules.is_empty() || !self.open_api(s, path).is_empty() {
+            return errs;
+        }
+        let scope =
+            Scope { roots: vec!["self", "oldSelf"], of_self: Some(s), root_object: self.root, ..Scope::default() };
+        for (i, r) in rules.iter().enumerate() {
+            let p = path.child("x-kubernetes-validations").index(i);
+            for f in ["rule", "messageExpression"].iter().filter(|f| !r.text(f).is_empty()) {
+                let fault = cel::check(r.text(f), &scope);
+                errs.extend(fault.map(|m| in_go_names(r, FieldError::invalid(&p.child(f), "", m))));
+            }
+        }
+        errs
+    }
+
     fn list_type(&self, s: &Value, path: &Path) -> FieldErrors {
         let Some(list) = s.at("x-kubernetes-list-type").as_str() else { return Vec::new() };
         let mut errs = type_must_be(s, "array", "x-kubernetes-list-type", path);
@@ -279,6 +312,21 @@ impl Place<'_> {
         }
         errs
     }
+}
+
+/// Shows the rule as Go marshals its internal struct.
+fn in_go_names(rule: &Value, mut e: FieldError) -> FieldError {
+    let fields = [
+        ("Rule", Value::from(rule.text("rule"))),
+        ("Message", Value::from(rule.text("message"))),
+        ("MessageExpression", Value::from(rule.text("messageExpression"))),
+        ("Reason", rule.at("reason").clone()),
+        ("FieldPath", Value::from(rule.text("fieldPath"))),
+        ("OptionalOldSelf", rule.at("optionalOldSelf").clone()),
+    ];
+    let shown = fields.map(|(name, value)| format!("{name:?}:{value}")).join(",");
+    e.shown = Some(isopod_schema::json::html_escaped(&format!("{{{shown}}}")));
+    e
 }
 
 fn type_must_be(s: &Value, wanted: &str, because: &str, path: &Path) -> FieldErrors {

@@ -165,6 +165,18 @@ fn what_junctors_speak_of_stands_in_the_structure() {
 }
 
 #[test]
+fn rules_speak_of_the_schema() {
+    let spec = json!({"type": "object", "properties": {"n": {"type": "integer"}},
+        "x-kubernetes-validations": [{"rule": "self.n < 3"}, {"rule": "self.m < 3", "message": "no"}]});
+    assert_eq!(
+        of_schema(json!({"type": "object", "properties": {"spec": spec}})),
+        [
+            ".properties[spec].x-kubernetes-validations[1].rule: Invalid value: {\"Rule\":\"self.m \\u003c 3\",\"Message\":\"no\",\"MessageExpression\":\"\",\"Reason\":null,\"FieldPath\":\"\",\"OptionalOldSelf\":null}: compilation failed: ERROR: <input>:1:5: undefined field 'm'\n | self.m < 3\n | ....^"
+        ]
+    );
+}
+
+#[test]
 fn an_update_may_keep_what_was_wrong() {
     let loose = definition(|d| {
         d["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = json!({"type": "object",
