@@ -294,3 +294,44 @@ async fn nothing_is_stored_with_its_revision() {
     let got = s.get(&format!("{MAPS}/a")).await;
     assert_eq!(got.json["metadata"]["resourceVersion"], json!(read.kvs[0].mod_revision.to_string()));
 }
+
+/// One unfragmented message of a WebSocket's server (RFC 6455, section 5.2).
+async fn message(io: &mut (impl tokio::io::AsyncRead + Unpin)) -> (u8, Vec<u8>) {
+    use tokio::io::AsyncReadExt;
+    let kind = io.read_u8().await.unwrap();
+    let length = match io.read_u8().await.unwrap() {
+        126 => usize::from(io.read_u16().await.unwrap()),
+        short => usize::from(short),
+    };
+    let mut payload = vec![0; length];
+    io.read_exact(&mut payload).await.unwrap();
+    (kind, payload)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_websocket_carries_an_event_a_message() {
+    let s = TestServer::start().await;
+    for name in ["a", "b"] {
+        s.post(MAPS, json!({"metadata": {"name": name}})).await;
+    }
+    let at = s.listen().await;
+    let client = isopod_client::tls(&at.kubeconfig, "test").await.unwrap();
+    let request = Request::get(format!("{MAPS}?watch=true"))
+        .header("connection", "Upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+    let response = client.send(request.body(kube::client::Body::empty()).unwrap()).await.unwrap();
+    assert_eq!(response.status(), 101);
+    let mut io = hyper_util::rt::TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    s.post(MAPS, json!({"metadata": {"name": "c"}})).await;
+    let mut names = Vec::new();
+    while names.len() < 3 {
+        let (kind, payload) = tokio::time::timeout(Duration::from_secs(5), message(&mut io)).await.unwrap();
+        let event: Value = serde_json::from_slice(&payload).unwrap();
+        // A final frame of text.
+        assert_eq!((kind, &event["type"]), (0x81, &json!("ADDED")));
+        names.push(event["object"]["metadata"]["name"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(names, ["a", "b", "c"]);
+}

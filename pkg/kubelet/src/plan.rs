@@ -174,7 +174,10 @@ fn plan_init(pod: &Pod, state: &PodState, probes: &dyn Fn(&str) -> ProbeResults,
                 false
             }
             ContainerState::Running if is_sidecar(c) => sidecar_runs(c, i, status, probes, plan, &mut start),
-            ContainerState::Running => false,
+            ContainerState::Running => {
+                keeps_running(c, status, plan);
+                false
+            }
             ContainerState::Exited if is_sidecar(c) => {
                 start.push(i);
                 false

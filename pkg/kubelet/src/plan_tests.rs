@@ -166,3 +166,26 @@ fn sandboxes_are_made_anew() {
     assert_eq!(plan(&p("Never"), &dead(&["a exit 137"]), &none), kill_pod());
     assert_eq!(plan(&p("OnFailure"), &dead(&["a exit 0"]), &none), kill_pod());
 }
+
+#[test]
+fn running_containers_take_what_they_are_granted() {
+    let resources = |cpu: &str| json!({"requests": {"cpu": cpu}});
+    let restart = json!([{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]);
+    let with = |spec: Value, running: &[&str]| {
+        let mut state = state(running);
+        for c in &mut state.containers {
+            let made = (crate::state::annotation::RESOURCES.to_owned(), resources("1").to_string());
+            c.config.annotations.extend([made]);
+        }
+        plan(&pod(spec), &state, &|_| ProbeResults::default())
+    };
+    let one = |cpu: &str| json!({"containers": [{"name": "a", "resources": resources(cpu)}]});
+    assert_eq!(with(one("1"), &["a running"]), Plan::default());
+    assert_eq!(with(one("2"), &["a running"]).resize, ["a"]);
+    let again = json!({"containers": [{"name": "a", "resources": resources("2"), "resizePolicy": restart}]});
+    let plan = with(again, &["a running"]);
+    assert_eq!((plan.kill.len(), plan.start, plan.kill_pod), (1, vec!["a".to_owned()], false));
+    assert_eq!(plan.kill[0].message, "Container a resize requires restart");
+    let init = json!({"initContainers": [{"name": "i", "resources": resources("2")}], "containers": [{"name": "a"}]});
+    assert_eq!(with(init, &["i running"]), Plan { resize: vec!["i".to_owned()], ..Plan::default() });
+}
