@@ -97,7 +97,8 @@ async fn store(
     Ok(Some(Done { entry, created: false, removed }))
 }
 
-fn check(intent: &Intent, old: &Value, options: &DeleteOptions) -> Result<(), Status> {
+/// Whether the preconditions hold.
+pub fn check(intent: &Intent, old: &Value, options: &DeleteOptions) -> Result<(), Status> {
     // Upstream names the kind here, not the resource, and that of the stored group: events of either are the core group's.
     let gvk = &intent.kind.storage.gvk;
     let named = isopod_api::Gvr::new(&gvk.group, &gvk.version, &gvk.kind);

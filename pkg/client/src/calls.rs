@@ -102,6 +102,17 @@ impl Calls {
         call(&self.client, Method::GET, &self.resource.object(namespace, name), None).await
     }
 
+    /// Reads a subresource: `scale`.
+    pub async fn get_subresource<T: DeserializeOwned>(
+        &self,
+        namespace: &str,
+        name: &str,
+        subresource: &str,
+    ) -> Result<T, Error> {
+        let path = self.resource.subresource(namespace, name, subresource);
+        call(&self.client, Method::GET, &path, None).await
+    }
+
     /// As [`Calls::get`]; an object that does not exist is `None`.
     pub async fn find<T: DeserializeOwned>(&self, namespace: &str, name: &str) -> Result<Option<T>, Error> {
         match self.get(namespace, name).await {

@@ -25,7 +25,9 @@ pub const ALL: &[Row] = rows! {
     "daemonset-controller", "daemon-set-controller", daemon_set;
     "statefulset-controller", "statefulset-controller", stateful_set;
     "job-controller", "job-controller", job;
+    "cronjob-controller", "cronjob-controller", cron_job;
     "ttl-after-finished-controller", "ttl-after-finished-controller", ttl_after_finished;
+    "disruption-controller", "disruption-controller", disruption_budget;
     "replicationcontroller-controller", "replication-controller", replica_set::replication;
     "endpoints-controller", "endpoint-controller", endpoints;
     "endpointslice-controller", "endpointslice-controller", endpoint_slice;

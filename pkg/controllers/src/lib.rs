@@ -13,9 +13,11 @@ mod revisions;
 mod template;
 
 mod cluster_role_aggregation;
+mod cron_job;
 mod daemon_set;
 mod deployment;
 mod disruption;
+mod disruption_budget;
 mod endpoint_slice;
 mod endpoint_slice_mirroring;
 mod endpoints;

@@ -182,7 +182,7 @@ impl StatefulSets {
             .iter()
             .filter_map(|s| if let Step::DeletePod(p) = s { Some(p.metadata.uid.clone()) } else { None })
             .collect();
-        if creations == 0 && deletions.is_empty() && steps.is_empty() {
+        if steps.is_empty() {
             return Ok(());
         }
         self.pods.expectations.expect(key, creations, deletions);

@@ -1,7 +1,7 @@
 //! `pods/eviction`: a delete that disruption budgets may refuse (`registry/core/pod/rest/eviction.go`).
 
 use crate::ApiServer;
-use crate::candidate::update::Edit;
+use crate::candidate::update::{Edit, Raw};
 use crate::deletion;
 use crate::encode::{self, body, decode};
 use crate::options::{DeleteOptions, WriteOptions};
@@ -50,6 +50,9 @@ pub async fn create(server: &ApiServer, call: &Call, request: Body) -> Result<Re
         claim(server, &intent, &budget).await?;
         // The budget was charged for this pod as it is: another one of its name is not meant.
         delete.uid = delete.uid.or(pod["metadata"]["uid"].as_str().map(str::to_owned));
+    }
+    if !delete.dry_run {
+        mark(server, &intent, &mut delete).await?;
     }
     deletion::delete(server, &intent, &delete).await?;
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
@@ -131,6 +134,38 @@ async fn claim(server: &ApiServer, intent: &Intent, budget: &Value) -> Result<()
         Ok(())
     });
     pipeline::update(server, &claim, &edit).await.map(drop)
+}
+
+/// Says on the pod why it goes (KEP-3329): jobs may forgive that failure.
+async fn mark(server: &ApiServer, intent: &Intent, delete: &mut DeleteOptions) -> Result<(), Status> {
+    let now = time::format(intent.now);
+    let edit = Raw(|pod: &mut Value| {
+        deletion::check(intent, pod, delete)?;
+        disrupt(pod, &now);
+        Ok(())
+    });
+    let status = Intent { subresource: "status".into(), ..intent.clone() };
+    let marked = pipeline::update(server, &status, &edit).await?.entry.value();
+    if delete.resource_version.is_some() {
+        delete.resource_version = marked["metadata"]["resourceVersion"].as_str().map(str::to_owned);
+    }
+    Ok(())
+}
+
+fn disrupt(pod: &mut Value, now: &str) {
+    const KIND: &str = "DisruptionTarget";
+    let mut conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let is_marked = |c: &&Value| c["type"] == KIND && c["status"] == "True";
+    let since = conditions.iter().find(is_marked).map_or(json!(now), |c| c["lastTransitionTime"].clone());
+    let new = json!({
+        "type": KIND, "status": "True", "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting",
+        "lastProbeTime": null, "lastTransitionTime": since,
+    });
+    match conditions.iter_mut().find(|c| c["type"] == KIND) {
+        Some(old) => *old = new,
+        None => conditions.push(new),
+    }
+    pod["status"]["conditions"] = Value::Array(conditions);
 }
 
 fn refusal(message: &str, why: String, retry: i32) -> Status {
