@@ -5,7 +5,7 @@
 
 use serde::Deserialize;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 const FILES: [&str; 6] = [
@@ -20,8 +20,13 @@ const FILES: [&str; 6] = [
 /// The release that `hack/facts` takes its facts from.
 const UPSTREAM: &str = "k8s.io/kubernetes@v1.37.0";
 
+/// This crate's directory. Read when it runs: clones of the repository may share what was built.
+fn here() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it").into()
+}
+
 fn testdata() -> PathBuf {
-    let facts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../hack/facts");
+    let facts = here().join("../../hack/facts");
     let out = Command::new("go").args(["mod", "download", "-json", UPSTREAM]).current_dir(facts).output();
     let out = out.unwrap_or_else(|e| panic!("`go` cannot be run ({e}); this test needs Go to find {UPSTREAM}"));
     assert!(out.status.success(), "go mod download {UPSTREAM}: {}", String::from_utf8_lossy(&out.stderr));

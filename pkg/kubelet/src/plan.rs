@@ -184,13 +184,7 @@ fn plan_init(pod: &Pod, state: &PodState, probes: &dyn Fn(&str) -> ProbeResults,
             }
             ContainerState::Exited if status.exit_code == 0 => true,
             ContainerState::Exited | ContainerState::Unknown => {
-                let again = is_sidecar(c)
-                    || if exited(status) {
-                        restarts_after(c, pod.spec(), status.exit_code)
-                    } else {
-                        restarts_on_failure(pod)
-                    };
-                if !again {
+                if !runs_again(c, pod, status) {
                     plan.kill_pod = true;
                     return false;
                 }
@@ -221,6 +215,15 @@ fn plan_init(pod: &Pod, state: &PodState, probes: &dyn Fn(&str) -> ProbeResults,
     start.dedup();
     plan.start_init = start.into_iter().map(|i| inits[i].name.clone()).collect();
     done
+}
+
+/// Whether an init container that has failed is started once more.
+fn runs_again(c: &Container, pod: &Pod, status: &ContainerStatus) -> bool {
+    match exited(status) {
+        _ if is_sidecar(c) => true,
+        true => restarts_after(c, pod.spec(), status.exit_code),
+        false => restarts_on_failure(pod),
+    }
 }
 
 /// A running sidecar: true when the next init container may start.

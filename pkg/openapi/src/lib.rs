@@ -58,10 +58,11 @@ pub fn v3(kinds: &[Arc<Kind>], path: &str) -> Option<Value> {
     let paths = Value::Object(paths::of(kinds, &gv));
     let kinds: Vec<Arc<Kind>> = kinds.iter().filter(|k| index::belongs(k, &gv)).cloned().collect();
     let schemas = Definitions::new(&kinds, Flavor::V3).reachable(&paths);
-    Some(json!({
-        "openapi": "3.0.0", "info": info(), "paths": paths,
-        "components": {"schemas": schemas, "securitySchemes": bearer_token()},
-    }))
+    let mut components = json!({"securitySchemes": bearer_token()});
+    if schemas.as_object().is_some_and(|s| !s.is_empty()) {
+        components["schemas"] = schemas;
+    }
+    Some(json!({"openapi": "3.0.0", "info": info(), "paths": paths, "components": components}))
 }
 
 /// The protobuf form of a v2 document (gnostic's `openapi.v2.Document`).

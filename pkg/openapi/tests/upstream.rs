@@ -16,8 +16,13 @@ use std::sync::Arc;
 /// The release that `hack/facts` takes its facts from.
 const UPSTREAM: &str = "k8s.io/kubernetes@v1.37.0";
 
+/// This crate's directory. Read when it runs: clones of the repository may share what was built.
+fn here() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it").into()
+}
+
 fn spec_directory() -> PathBuf {
-    let facts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../hack/facts");
+    let facts = here().join("../../hack/facts");
     let out = Command::new("go").args(["mod", "download", "-json", UPSTREAM]).current_dir(facts).output();
     let out = out.unwrap_or_else(|e| panic!("`go` cannot be run ({e}); this test needs Go to find {UPSTREAM}"));
     assert!(out.status.success(), "go mod download {UPSTREAM}: {}", String::from_utf8_lossy(&out.stderr));
@@ -128,7 +133,7 @@ fn documents_are_upstreams() {
     let ours = isopod_openapi::v2(&kinds);
     compare_v2(&normal(&theirs, &served, &theirs), &normal(&ours, &served, &ours), &mut found);
 
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/known_differences.txt");
+    let file = here().join("tests/known_differences.txt");
     let known = std::fs::read_to_string(&file).expect("committed");
     let known: BTreeSet<String> = known.lines().filter(|l| !l.starts_with('#')).map(str::to_owned).collect();
     let new: Vec<_> = found.difference(&known).cloned().collect();

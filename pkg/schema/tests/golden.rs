@@ -8,9 +8,14 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// This crate's directory. Read when it runs: clones of the repository may share what was built.
+fn here() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it").into()
+}
+
 /// The directory of a module that `hack/facts/go.mod` requires. Fails with what to do when Go is missing.
 fn module(name: &str) -> PathBuf {
-    let facts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../hack/facts");
+    let facts = here().join("../../hack/facts");
     let go = |args: &[&str]| {
         let out = Command::new("go").args(args).current_dir(&facts).output();
         let out = out.unwrap_or_else(|e| panic!("`go` cannot be run ({e}); the golden tests need Go to find {name}"));

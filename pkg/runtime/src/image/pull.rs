@@ -427,6 +427,7 @@ mod tests {
     async fn a_refused_connection_is_told_from_a_refusal() {
         // The port of a listener that is gone.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let e = reqwest::Client::builder()
             .no_proxy()
             .build()
