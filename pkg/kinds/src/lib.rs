@@ -6,6 +6,7 @@
 pub mod access;
 pub mod bootstrap;
 pub mod columns;
+pub mod custom;
 pub mod defaults;
 mod diff;
 pub mod golang;

@@ -38,6 +38,8 @@ pub struct Strategy {
     pub default: fn(&mut Value),
     pub prepare_create: fn(&Ctx, &mut Value),
     pub prepare_update: fn(&Ctx, &mut Value, &Value),
+    /// Changes an object that is about to be deleted.
+    pub prepare_delete: fn(&Ctx, &mut Value),
     pub create: fn(&Value) -> FieldErrors,
     /// An update of the object itself: new, old.
     pub update: fn(&Value, &Value) -> FieldErrors,
@@ -72,6 +74,7 @@ pub const PLAIN: Strategy = Strategy {
     default: |_| {},
     prepare_create: |_, _| {},
     prepare_update: |_, _, _| {},
+    prepare_delete: |_, _| {},
     create: |_| Vec::new(),
     update: |_, _| Vec::new(),
     update_status: |_, _| Vec::new(),
@@ -111,6 +114,9 @@ impl Hooks for Strategy {
     }
     fn prepare_update(&self, ctx: &Ctx, new: &mut Value, old: &Value) {
         (self.prepare_update)(ctx, new, old);
+    }
+    fn prepare_delete(&self, ctx: &Ctx, old: &mut Value) {
+        (self.prepare_delete)(ctx, old);
     }
     fn validate_create(&self, _ctx: &Ctx, new: &Value) -> FieldErrors {
         (self.create)(new)

@@ -4,6 +4,7 @@ mod admission;
 pub mod autoscaling;
 mod certificates;
 pub mod config;
+mod definition;
 pub mod endpoints;
 pub mod event;
 mod flowcontrol;
@@ -61,7 +62,7 @@ pub fn strategy(gvk: &Gvk) -> Strategy {
         }
         "storagemigration.k8s.io" => migration::STRATEGY,
         "flowcontrol.apiserver.k8s.io" => flowcontrol::strategy(kind),
-        "apiextensions.k8s.io" => Strategy { owned: ownership::status_alone, unconditional_update: false, ..PLAIN },
+        "apiextensions.k8s.io" => definition::STRATEGY,
         "apiregistration.k8s.io" => admission::API_SERVICE,
         _ => PLAIN,
     }
