@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::sync::Arc;
 
+/// Group and resource of the definitions of custom resources.
+pub const CRD: (&str, &str) = ("apiextensions.k8s.io", "customresourcedefinitions");
+
 /// One served version of a resource.
 #[derive(Clone)]
 pub struct Kind {

@@ -372,7 +372,8 @@ impl Definitions {
         let items = json!({"type": "array", "items": self.reference(&definition_name(kind))});
         properties.insert("items".to_owned(), items);
         let description = format!("{} is a list of {}", kind.list_kind, kind.gvk.kind);
-        let list = json!({"type": "object", "required": ["items"], "properties": properties, "description": description});
+        let list =
+            json!({"type": "object", "required": ["items"], "properties": properties, "description": description});
         let mut out = list.as_object().cloned().unwrap_or_default();
         selectable(&mut out, kind);
         out

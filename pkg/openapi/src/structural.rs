@@ -8,7 +8,9 @@ pub fn inner(schema: &mut Map<String, Value>) -> Vec<&mut Map<String, Value>> {
     let mut all = Vec::new();
     for (key, value) in schema {
         match (key.as_str(), value) {
-            ("properties", Value::Object(properties)) => all.extend(properties.values_mut().filter_map(Value::as_object_mut)),
+            ("properties", Value::Object(properties)) => {
+                all.extend(properties.values_mut().filter_map(Value::as_object_mut))
+            }
             ("items" | "additionalProperties", Value::Object(one)) => all.push(one),
             _ => {}
         }

@@ -8,14 +8,12 @@ use serde_json::{Value, json};
 
 /// `columnDefinitions`.
 pub fn columns(kind: &Kind) -> Value {
-    let column = |c: &isopod_kinds::Column| json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.description, "priority": c.priority});
-    kind.columns.iter().map(column).collect()
+    kind.columns.definitions().into()
 }
 
 /// One row.
 pub fn row(kind: &Kind, object: &Value, form: &Form, now: Timestamp) -> Value {
-    let cells: Vec<Value> = kind.columns.iter().map(|c| (c.cell)(object, now)).collect();
-    let mut row = json!({"cells": cells});
+    let mut row = json!({"cells": kind.columns.cells(object, now)});
     if let Shape::Table(include) = form.shape {
         row["object"] = included(kind, object, form, include).unwrap_or(Value::Null);
     }

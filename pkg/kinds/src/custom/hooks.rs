@@ -57,7 +57,9 @@ impl Custom {
         let api_version = format!("{}/{}", self.versions.group, self.version);
         let wanted = [("kind", self.kind.as_str()), ("apiVersion", api_version.as_str())];
         let differs = wanted.into_iter().filter(|(key, want)| obj.text(key) != *want);
-        differs.map(|(key, want)| FieldError::invalid(&Path::new(key), obj.text(key), format!("must be {want}"))).collect()
+        differs
+            .map(|(key, want)| FieldError::invalid(&Path::new(key), obj.text(key), format!("must be {want}")))
+            .collect()
     }
 
     fn scale_errors(&self, obj: &Value, status_only: bool) -> FieldErrors {

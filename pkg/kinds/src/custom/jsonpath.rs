@@ -10,7 +10,11 @@ enum Step {
     Index(i64),
     All,
     /// `[?(@.type=="Ready")]`.
-    Where { path: Vec<Step>, equal: bool, value: Value },
+    Where {
+        path: Vec<Step>,
+        equal: bool,
+        value: Value,
+    },
 }
 
 /// A path such as `.status.conditions[?(@.type=="Ready")].status`.
@@ -187,9 +191,13 @@ mod tests {
 
     #[test]
     fn values_as_go_prints_them() {
-        for (value, want) in
-            [(json!("a"), "a"), (json!(1), "1"), (json!(0.5), "0.5"), (json!(1e21), "1e+21"), (json!([1, "a"]), r#"[1,"a"]"#)]
-        {
+        for (value, want) in [
+            (json!("a"), "a"),
+            (json!(1), "1"),
+            (json!(0.5), "0.5"),
+            (json!(1e21), "1e+21"),
+            (json!([1, "a"]), r#"[1,"a"]"#),
+        ] {
             assert_eq!(printed(&value), want);
         }
     }

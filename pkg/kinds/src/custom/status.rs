@@ -19,7 +19,8 @@ fn condition<'a>(definition: &'a Value, kind: &str) -> Option<&'a Value> {
 
 /// Sets a condition; its time changes with its status.
 pub fn set_condition(definition: &mut Value, kind: &str, status: &str, reason: &str, message: &str, now: &str) {
-    let wanted = json!({"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": now});
+    let wanted =
+        json!({"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": now});
     if !definition.at("status.conditions").is_array() {
         set(definition, "status.conditions", json!([]));
     }

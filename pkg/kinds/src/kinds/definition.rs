@@ -46,6 +46,8 @@ fn prepare_delete(ctx: &Ctx, old: &mut Value) {
     }
     let message = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon";
     let now = isopod_api::time::format(ctx.now);
+    // Upstream marks it here: unlike other objects it is given no grace period and no new generation.
+    set(old, "metadata.deletionTimestamp", now.as_str());
     set_condition(old, "Terminating", "True", "InstanceDeletionPending", message, &now);
 }
 

@@ -152,7 +152,9 @@ impl<'s> Decoder<'s> {
                     let field = &object.fields[i];
                     self.enter(object, field);
                     match self.node(s, &field.node, field.go_type.as_deref())? {
-                        Some(Value::Null) if !field.nullable && field.default.is_none() => drop(map.remove(&field.name)),
+                        Some(Value::Null) if !field.nullable && field.default.is_none() => {
+                            drop(map.remove(&field.name))
+                        }
                         Some(v) => drop(map.insert(field.name.clone(), v)),
                         None => drop(map.remove(&field.name)),
                     }

@@ -17,7 +17,8 @@ pub fn types(value: &Value, object: &Object) -> FieldErrors {
     if !object.custom {
         return Vec::new();
     }
-    let mut errors = object.openapi.as_ref().map(|raw| keywords::check(value, raw, &Path::root()).errors).unwrap_or_default();
+    let mut errors =
+        object.openapi.as_ref().map(|raw| keywords::check(value, raw, &Path::root()).errors).unwrap_or_default();
     if value.is_object() {
         crate::walk::objects(value, object, &Path::root(), &mut |o, map, at| {
             if o.embedded_resource && !at.as_str().is_empty() {
@@ -193,7 +194,10 @@ mod tests {
             ),
             (
                 json!({"mode": "a", "inner": {"kind": ""}}),
-                vec!["spec.inner.apiVersion: Required value", r#"spec.inner.kind: Invalid value: "": must not be empty"#],
+                vec![
+                    "spec.inner.apiVersion: Required value",
+                    r#"spec.inner.kind: Invalid value: "": must not be empty"#,
+                ],
             ),
             (
                 json!({"mode": "a", "shape": {"a": 7, "b": 1}}),
