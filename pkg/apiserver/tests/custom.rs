@@ -120,7 +120,7 @@ async fn values_are_checked() {
         (
             foo("a", json!({"replicas": "x"})),
             422,
-            r#"Foo.example.com "a" is invalid: spec.replicas: Invalid value: "string": spec.replicas in body must be of type integer: "string""#,
+            r#"Foo.example.com "a" is invalid: [spec.replicas: Invalid value: "string": spec.replicas in body must be of type integer: "string", .spec.replicas: Invalid value: 0: .spec.replicas accessor error: x is of the type string, expected int64]"#,
         ),
         (
             json!({"apiVersion": "example.com/v2", "kind": "Foo", "metadata": {"name": "a"}}),

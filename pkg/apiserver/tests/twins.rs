@@ -55,6 +55,10 @@ impl Neutral {
                     map.remove("apiVersion");
                     map.remove("kind");
                 }
+                // Go's struct is there before it is written, so nobody owns it as such.
+                if key == "f:spec" {
+                    map.remove(".");
+                }
                 map.iter_mut().for_each(|(k, v)| self.value(v, k));
             }
             Value::Array(items) => items.iter_mut().for_each(|v| self.value(v, key)),

@@ -114,7 +114,11 @@ fn defines(object: &Value) -> (&Value, &Value, &Value, bool, bool) {
 /// Gives each definition the status that it should have. Older ones are asked first: a name belongs to whom it was granted.
 fn settle(known: &mut BTreeMap<Arc<str>, Known>, now: &str) {
     let mut names: Vec<Arc<str>> = known.keys().cloned().collect();
-    names.sort_by_key(|n| known[n].object.text("metadata.creationTimestamp").to_owned());
+    names.sort_by_key(|n| {
+        let meta = &known[n].object["metadata"];
+        // Times are whole seconds; of what has not been written since, the revision is that of its creation.
+        (meta.text("creationTimestamp").to_owned(), meta.text("resourceVersion").parse::<i64>().unwrap_or_default())
+    });
     for name in names {
         let Some(mut object) = known.get_mut(&name).map(|k| std::mem::take(&mut k.object)) else { continue };
         let group = object.text("spec.group").to_owned();
