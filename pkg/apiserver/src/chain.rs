@@ -5,7 +5,7 @@ use crate::encode::negotiate::{self, Form};
 use crate::encode::{body, value};
 use crate::request::{Query, RequestInfo};
 use crate::verbs::{self, Call};
-use crate::{ApiServer, impersonate, nonresource, reviews, unread};
+use crate::{ApiServer, definitions, impersonate, nonresource, reviews, unread};
 use axum::body::Body;
 use axum::response::Response;
 use futures::FutureExt;
@@ -150,7 +150,12 @@ async fn handle(
     if !info.is_resource {
         return nonresource::serve(server, &info, &query, Request::from_parts(parts, body), user).await;
     }
-    let kind = server.registry.load().get(&info.group, &info.version, &info.resource).cloned();
+    let find = || server.registry.load().get(&info.group, &info.version, &info.resource).cloned();
+    let mut kind = find();
+    if kind.as_ref().is_none_or(|k| k.schema.custom) {
+        definitions::fresh(server).await?;
+        kind = find();
+    }
     let Some(kind) = kind else { return Err(no_such_path()) };
     if !kind.namespaced && !info.namespace.is_empty() && info.resource != "namespaces" {
         return Err(no_such_path());

@@ -38,7 +38,7 @@ pub async fn delete(server: &ApiServer, intent: &Intent, options: &DeleteOptions
         let old = current.value(&intent.kind);
         check(intent, &old, options)?;
         admission::validate(server, intent, Operation::Delete, None, Some(&old)).await?;
-        let plan = plan(&intent.kind, &old, options, intent.now);
+        let plan = plan(intent, &old, options);
         let (new, last) = match plan {
             Plan::Pending => return Ok(Done { entry: current.entry, created: false, removed: false }),
             Plan::Remove => (None, true),
@@ -123,7 +123,11 @@ fn is_namespace(kind: &Kind) -> bool {
 }
 
 /// What is to happen. Pure.
-fn plan(kind: &Kind, old: &Value, options: &DeleteOptions, now: Timestamp) -> Plan {
+fn plan(intent: &Intent, stored: &Value, options: &DeleteOptions) -> Plan {
+    let (kind, now) = (&intent.kind, intent.now);
+    let mut prepared = stored.clone();
+    kind.hooks.prepare_delete(&intent.ctx(), &mut prepared);
+    let old = &prepared;
     let asked = options.grace_period_seconds.map(|s| if s < 0 { 1 } else { s });
     let deleted = old["metadata"]["deletionTimestamp"].as_str().and_then(time::parse);
     let before = old["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
@@ -154,7 +158,7 @@ fn plan(kind: &Kind, old: &Value, options: &DeleteOptions, now: Timestamp) -> Pl
             if deleted.is_none() {
                 mark(&mut new, now, 0);
             }
-            if new == *old && same_finalizers { Plan::Pending } else { Plan::Mark(new) }
+            if new == *stored && same_finalizers { Plan::Pending } else { Plan::Mark(new) }
         }
     }
 }

@@ -130,7 +130,7 @@ fn resources(registry: &Registry, group: &str, version: &str) -> Result<Value, S
     let mut list = Vec::new();
     for kind in kinds {
         let mut resource = json!({"name": kind.resource, "singularName": kind.singular, "namespaced": kind.namespaced,
-            "kind": kind.gvk.kind, "verbs": kind.verbs});
+            "kind": kind.gvk.kind, "verbs": verbs(kind)});
         if !kind.short_names.is_empty() {
             resource["shortNames"] = json!(kind.short_names);
         }
@@ -248,9 +248,9 @@ fn aggregate_resource(kind: &Kind) -> Value {
     let gvk = &kind.gvk;
     let mut resource = json!({
         "resource": kind.resource,
-        "responseKind": response_kind(gvk, gvk),
+        "responseKind": response_kind(gvk, kind),
         "scope": if kind.namespaced { "Namespaced" } else { "Cluster" },
-        "singularResource": kind.singular, "verbs": kind.verbs,
+        "singularResource": kind.singular, "verbs": verbs(kind),
     });
     if !kind.short_names.is_empty() {
         resource["shortNames"] = json!(kind.short_names);
@@ -262,8 +262,8 @@ fn aggregate_resource(kind: &Kind) -> Value {
         .subresources
         .iter()
         .map(|s| {
-            let kind = response_kind(s.gvk.as_ref().unwrap_or(gvk), gvk);
-            json!({"subresource": s.name, "verbs": s.verbs, "responseKind": kind})
+            let shown = response_kind(s.gvk.as_ref().unwrap_or(gvk), kind);
+            json!({"subresource": s.name, "verbs": s.verbs, "responseKind": shown})
         })
         .collect();
     if !subresources.is_empty() {
@@ -272,9 +272,15 @@ fn aggregate_resource(kind: &Kind) -> Value {
     resource
 }
 
-/// Group and version stand here only where they are not the resource's own.
-fn response_kind(gvk: &Gvk, resource: &Gvk) -> Value {
-    let same = gvk.group_version() == resource.group_version();
+/// The verbs of a kind; one that is about to go is not written any more.
+fn verbs(kind: &Kind) -> Vec<&String> {
+    let ends = kind.hooks.is_terminating();
+    kind.verbs.iter().filter(|v| !(ends && matches!(v.as_str(), "create" | "update" | "patch"))).collect()
+}
+
+/// Group and version stand here only where they are not the resource's own, but of custom resources always.
+fn response_kind(gvk: &Gvk, of: &Kind) -> Value {
+    let same = gvk.group_version() == of.gvk.group_version() && !of.schema.custom;
     let (group, version) = if same { ("", "") } else { (gvk.group.as_str(), gvk.version.as_str()) };
     json!({"group": group, "version": version, "kind": gvk.kind})
 }

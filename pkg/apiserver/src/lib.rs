@@ -19,6 +19,7 @@ mod candidate;
 mod chain;
 mod compaction;
 mod config;
+mod definitions;
 mod deletion;
 mod discovery;
 mod encode;

@@ -172,12 +172,12 @@ pub fn precondition(intent: &Intent, what: &str, wanted: &str, found: &str) -> S
     Status::conflict(&intent.kind.gvr(), &intent.name, why)
 }
 
-/// One more when anything but metadata and status changed.
-pub fn bump_generation(new: &mut Value, old: &Value) {
+/// One more when anything but metadata and status changed, or status too where it `counts`.
+pub fn bump_generation(new: &mut Value, old: &Value, counts: bool) {
     let before = old["metadata"]["generation"].as_i64().unwrap_or(0);
     let differs = |a: &Value, b: &Value| {
         let keys = a.as_object().into_iter().flat_map(|o| o.keys());
-        keys.filter(|k| !matches!(k.as_str(), "metadata" | "status" | "apiVersion" | "kind"))
+        keys.filter(|k| !matches!(k.as_str(), "metadata" | "apiVersion" | "kind") && (counts || *k != "status"))
             .any(|k| a.get(k) != b.get(k))
     };
     let changed = differs(new, old) || differs(old, new);

@@ -4,7 +4,7 @@ use crate::encode::body::response;
 use crate::encode::negotiate::{self, Form};
 use crate::encode::to_json;
 use crate::request::{Query, RequestInfo};
-use crate::{ApiServer, chain, discovery, health, openapi, tunnel};
+use crate::{ApiServer, chain, definitions, discovery, health, openapi, tunnel};
 use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
@@ -50,8 +50,12 @@ pub async fn serve(
             let paths = json!({"paths": discovery::paths(server)});
             Ok(response(200, &Form::default(), to_json(&paths)))
         }
-        _ if path.starts_with("/openapi/") => openapi::serve(server, path, query, headers).await,
+        _ if path.starts_with("/openapi/") => {
+            definitions::fresh(server).await?;
+            openapi::serve(server, path, query, headers).await
+        }
         _ if path == "/api" || path == "/apis" || path.starts_with("/api/") || path.starts_with("/apis/") => {
+            definitions::fresh(server).await?;
             discovery::serve(server, path, reads, headers, query)
         }
         _ => match health::one(server, path).await {

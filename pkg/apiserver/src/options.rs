@@ -118,7 +118,7 @@ impl DeleteOptions {
         let schema = facts::builtin().object("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions");
         let schema = schema.ok_or_else(|| Status::internal("no schema of DeleteOptions"))?;
         // DeleteOptions live in every group version: what the client names does not matter.
-        let value = match crate::encode::negotiate::body_media(headers)? {
+        let value = match crate::encode::negotiate::body_media(headers, false)? {
             crate::encode::negotiate::Media::Protobuf => {
                 let unknown = isopod_schema::proto::envelope::unwrap(body);
                 let unknown = unknown.map_err(|e| Status::bad_request(e.to_string()))?;

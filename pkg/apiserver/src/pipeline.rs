@@ -96,6 +96,11 @@ pub async fn create(server: &ApiServer, intent: &Intent, body: &Value) -> Result
 
 /// Creates an object. `owned`: its `managedFields` say already who owns what.
 async fn create_as(server: &ApiServer, intent: &Intent, body: &Value, owned: bool) -> Result<Done, Status> {
+    if intent.kind.hooks.is_terminating() {
+        let why = "create not allowed while custom resource definition is terminating";
+        let name = body["metadata"]["name"].as_str().unwrap_or_default();
+        return Err(Status::forbidden(&intent.kind.gvr(), name, why));
+    }
     for attempt in 1.. {
         let mut new = body.clone();
         metadata::on_create(intent, &mut new)?;
@@ -304,7 +309,7 @@ fn prepare_update(intent: &Intent, new: &mut Value, old: &Value) {
         kind.hooks.prepare_update(&intent.ctx(), new, old);
     }
     if kind.hooks.generation() && intent.subresource != "binding" {
-        metadata::bump_generation(new, old);
+        metadata::bump_generation(new, old, kind.hooks.counts_status());
     }
 }
 

@@ -10,18 +10,20 @@ pub struct Registry {
     by_path: HashMap<(String, String, String), Arc<Kind>>,
     /// In discovery's order: group, then version by priority, then resource.
     ordered: Vec<Arc<Kind>>,
+    /// Versions that are stored only.
+    unserved: Vec<Arc<Kind>>,
 }
 
 impl Registry {
     pub fn new(kinds: impl IntoIterator<Item = Arc<Kind>>) -> Self {
-        let mut ordered: Vec<Arc<Kind>> = kinds.into_iter().collect();
+        let (mut ordered, unserved): (Vec<Arc<Kind>>, Vec<Arc<Kind>>) = kinds.into_iter().partition(|k| k.served);
         ordered.sort_by(|a, b| {
             let key = |k: &Kind| (k.gvk.group.clone(), std::cmp::Reverse(k.version_priority), k.gvk.version.clone());
             key(a).cmp(&key(b)).then_with(|| a.resource.cmp(&b.resource))
         });
         let path = |k: &Arc<Kind>| (k.gvk.group.clone(), k.gvk.version.clone(), k.resource.clone());
         let by_path = ordered.iter().map(|k| (path(k), k.clone())).collect();
-        Registry { by_path, ordered }
+        Registry { by_path, ordered, unserved }
     }
 
     pub fn get(&self, group: &str, version: &str, resource: &str) -> Option<&Arc<Kind>> {
@@ -49,7 +51,7 @@ impl Registry {
             return kind.clone();
         }
         let same = |k: &&Arc<Kind>| k.gvk == kind.storage.gvk && k.storage.prefix == kind.storage.prefix;
-        self.ordered.iter().find(same).unwrap_or(kind).clone()
+        self.ordered.iter().chain(&self.unserved).find(same).unwrap_or(kind).clone()
     }
 
     pub fn all(&self) -> &[Arc<Kind>] {

@@ -7,13 +7,14 @@ use crate::allocate::kubernetes_service;
 use crate::authn::PeerCertificates;
 use crate::cache::Hub;
 use crate::config::Config;
+use crate::definitions::{self, Definitions};
 use crate::metrics::Metrics;
 use crate::objects::SharedLease;
 use crate::pipeline::{self, Intent};
 use crate::registry::Registry;
 use crate::request::RequestInfo;
 use crate::tunnel::{NodeDialer, Tunnels};
-use crate::{chain, compaction, ownership};
+use crate::{chain, compaction};
 use arc_swap::ArcSwap;
 use axum::body::Body;
 use axum::response::Response;
@@ -22,7 +23,7 @@ use futures::{StreamExt, TryStreamExt};
 use http::Request;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use isopod_api::{Status, UserInfo, user};
+use isopod_api::{Status, UserInfo};
 use isopod_base::errors::Chain;
 use isopod_store::StoreError;
 use serde_json::Value;
@@ -49,6 +50,8 @@ const GRACE: Duration = Duration::from_secs(5);
 pub enum StartError {
     #[error("cannot read the datastore")]
     Store(#[source] StoreError),
+    #[error("cannot read the custom resource definitions")]
+    Definitions(#[source] Status),
     #[error("--service-cidr")]
     Cidr(#[source] crate::allocate::cidr::InvalidCidr),
 }
@@ -57,6 +60,7 @@ pub enum StartError {
 pub struct ApiServer {
     pub config: Config,
     pub(crate) registry: ArcSwap<Registry>,
+    pub(crate) definitions: Definitions,
     pub(crate) hub: Arc<Hub>,
     pub(crate) admission: Vec<Box<dyn Plugin>>,
     pub(crate) service_cidr: Cidr,
@@ -84,6 +88,7 @@ impl ApiServer {
         }
         let server = Arc::new(ApiServer {
             registry: ArcSwap::from_pointee(registry),
+            definitions: Definitions::default(),
             hub,
             admission: admission::all::all(),
             service_cidr,
@@ -97,6 +102,7 @@ impl ApiServer {
             mutating: Arc::new(Semaphore::new(config.max_mutating_requests_in_flight)),
             config,
         });
+        definitions::start(&server).await.map_err(StartError::Definitions)?;
         compaction::start(&server);
         Ok(server)
     }
@@ -141,17 +147,8 @@ impl ApiServer {
     pub(crate) fn own_intent(&self, object: &Value) -> Option<Intent> {
         let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
         let kind = self.registry.load().kind(&text(&object["apiVersion"]), &text(&object["kind"]))?.clone();
-        Some(Intent {
-            namespace: if kind.namespaced { text(&object["metadata"]["namespace"]) } else { String::new() },
-            name: text(&object["metadata"]["name"]),
-            kind,
-            subresource: String::new(),
-            manager: ownership::SERVER.to_owned(),
-            user: UserInfo::new("system:apiserver", &[user::SYSTEM_MASTERS]),
-            dry_run: false,
-            warnings: Arc::default(),
-            now: self.config.clock.now(),
-        })
+        let namespace = if kind.namespaced { text(&object["metadata"]["namespace"]) } else { String::new() };
+        Some(self.intent(&kind, &namespace, &text(&object["metadata"]["name"])))
     }
 
     /// The kinds that are served now.

@@ -1,22 +1,31 @@
 //! What the API server knows about one kind, built-in or custom.
 
+use crate::columns::NAME;
+use crate::custom::CustomColumn;
 use isopod_api::{FieldErrors, Gvk, Gvr, UserInfo};
 use isopod_schema::managed::Filter;
 use isopod_schema::types::Object;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::sync::Arc;
+
+/// Group and resource of the definitions of custom resources.
+pub const CRD: (&str, &str) = ("apiextensions.k8s.io", "customresourcedefinitions");
 
 /// One served version of a resource.
 #[derive(Clone)]
 pub struct Kind {
     pub gvk: Gvk,
+    /// `PodList`.
+    pub list_kind: String,
     /// Plural name in paths.
     pub resource: String,
     pub singular: String,
     pub short_names: Vec<String>,
     pub categories: Vec<String>,
     pub namespaced: bool,
+    /// False: the version is stored but not served, which only a custom resource's can be.
+    pub served: bool,
     /// Verbs as discovery shows them: `create delete deletecollection get list patch update watch`.
     pub verbs: Vec<String>,
     pub subresources: Vec<Subresource>,
@@ -25,7 +34,7 @@ pub struct Kind {
     /// Where it is stored: `/registry/<storage.prefix>/[<namespace>/]<name>`.
     pub storage: Storage,
     pub hooks: Arc<dyn Hooks>,
-    pub columns: Arc<[Column]>,
+    pub columns: Columns,
     /// Fields that field selectors may name besides `metadata.name` and `metadata.namespace`; values come from
     /// [`Hooks::selectable`].
     pub selectable: Vec<String>,
@@ -99,6 +108,45 @@ pub struct Column {
     pub cell: fn(&Value, jiff::Timestamp) -> Value,
 }
 
+/// The columns of a kind's table.
+#[derive(Clone)]
+pub enum Columns {
+    BuiltIn(Arc<[Column]>),
+    /// What follows the name.
+    Custom(Arc<[CustomColumn]>),
+}
+
+impl Columns {
+    /// `columnDefinitions` of the table.
+    pub fn definitions(&self) -> Vec<Value> {
+        match self {
+            Columns::BuiltIn(all) => all.iter().map(Column::definition).collect(),
+            Columns::Custom(more) => {
+                let all = std::iter::once(NAME.definition());
+                all.chain(more.iter().map(CustomColumn::definition)).collect()
+            }
+        }
+    }
+
+    /// The cells of an object's row.
+    pub fn cells(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
+        match self {
+            Columns::BuiltIn(all) => all.iter().map(|c| (c.cell)(object, now)).collect(),
+            Columns::Custom(more) => {
+                let all = std::iter::once((NAME.cell)(object, now));
+                all.chain(more.iter().map(|c| c.cell(object, now))).collect()
+            }
+        }
+    }
+}
+
+impl Column {
+    fn definition(&self) -> Value {
+        json!({"name": self.name, "type": self.kind, "format": self.format, "description": self.description,
+            "priority": self.priority})
+    }
+}
+
 /// What a hook may know about the request.
 pub struct Ctx<'a> {
     pub now: jiff::Timestamp,
@@ -127,6 +175,8 @@ pub trait Hooks: Send + Sync {
     fn name(&self, _obj: &Value, _name: &str, _prefix: bool) -> Option<Vec<String>> {
         None
     }
+    /// Before a delete marks or removes the object.
+    fn prepare_delete(&self, _ctx: &Ctx, _old: &mut Value) {}
     fn validate_create(&self, _ctx: &Ctx, _new: &Value) -> FieldErrors {
         Vec::new()
     }
@@ -151,6 +201,10 @@ pub trait Hooks: Send + Sync {
     fn generation(&self) -> bool {
         true
     }
+    /// Whether a change of `status` counts as a generation: of a custom resource without the subresource it does.
+    fn counts_status(&self) -> bool {
+        false
+    }
     /// Whether `status` belongs to the status subresource only.
     fn status_isolated(&self) -> bool {
         true
@@ -170,6 +224,10 @@ pub trait Hooks: Send + Sync {
     /// Text of the `Warning` on every request for a deprecated kind; empty: it is not deprecated.
     fn deprecation(&self) -> &str {
         ""
+    }
+    /// Whether the kind itself is about to go: nothing new is created.
+    fn is_terminating(&self) -> bool {
+        false
     }
     /// Whether an update may come without `resourceVersion`.
     fn unconditional_update(&self) -> bool {
@@ -191,12 +249,21 @@ pub trait Hooks: Send + Sync {
     fn graceful_delete(&self, _obj: &Value, _asked: Option<i64>) -> Option<i64> {
         None
     }
+    /// Where the replicas of its scale lie in an object.
+    fn replicas_path(&self) -> Vec<String> {
+        vec!["spec".to_owned(), "replicas".to_owned()]
+    }
     /// The `Scale` of this object, and the way back: writes `spec.replicas` of a Scale into the object.
     fn to_scale(&self, _obj: &Value) -> Option<Value> {
         None
     }
     fn apply_scale(&self, _obj: &mut Value, _scale: &Value) -> FieldErrors {
         Vec::new()
+    }
+    /// What is read where these bytes are stored, if that is anything else: a schema that is younger than an object has defaults
+    /// for it, or does not know all of it.
+    fn on_read(&self, _stored: &[u8]) -> Option<Value> {
+        None
     }
     /// Converts a value of the served version to the stored one, and back. The default leaves it alone.
     fn to_storage(&self, _obj: &mut Value) {}

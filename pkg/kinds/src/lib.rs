@@ -7,6 +7,7 @@ pub mod access;
 pub mod bootstrap;
 mod cel;
 pub mod columns;
+pub mod custom;
 pub mod defaults;
 mod diff;
 pub mod golang;

@@ -42,6 +42,8 @@ pub struct Strategy {
     pub random_suffix: bool,
     /// The rule of names, where it depends on the object: see [`Hooks::name`].
     pub name: Option<fn(&Value, &str, bool) -> Vec<String>>,
+    /// Changes an object that is about to be deleted.
+    pub prepare_delete: fn(&Ctx, &mut Value),
     pub create: fn(&Value) -> FieldErrors,
     /// An update of the object itself: new, old.
     pub update: fn(&Value, &Value) -> FieldErrors,
@@ -80,6 +82,7 @@ pub const PLAIN: Strategy = Strategy {
     prepare_update: |_, _, _| {},
     random_suffix: true,
     name: None,
+    prepare_delete: |_, _| {},
     create: |_| Vec::new(),
     update: |_, _| Vec::new(),
     update_status: |_, _| Vec::new(),
@@ -126,6 +129,9 @@ impl Hooks for Strategy {
     }
     fn name(&self, obj: &Value, name: &str, prefix: bool) -> Option<Vec<String>> {
         self.name.map(|rule| rule(obj, name, prefix))
+    }
+    fn prepare_delete(&self, ctx: &Ctx, old: &mut Value) {
+        (self.prepare_delete)(ctx, old);
     }
     fn validate_create(&self, _ctx: &Ctx, new: &Value) -> FieldErrors {
         (self.create)(new)

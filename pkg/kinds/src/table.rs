@@ -4,7 +4,7 @@
 //! Invariant: nothing outside this table and `kinds/` knows a built-in kind by name.
 
 use crate::columns;
-use crate::kind::{Kind, Storage, Subresource};
+use crate::kind::{Columns, Kind, Storage, Subresource};
 use crate::kinds;
 use crate::strategy::Strategy;
 use isopod_api::Gvk;
@@ -31,11 +31,13 @@ fn kind(fact: &KindFact) -> Kind {
     });
     Kind {
         gvk: fact.gvk.clone(),
+        list_kind: fact.list_kind.clone(),
         resource: fact.resource.clone(),
         singular: fact.singular.clone(),
         short_names: fact.short_names.clone(),
         categories: fact.categories.clone(),
         namespaced: fact.namespaced,
+        served: true,
         verbs: fact.verbs.clone(),
         subresources: subresources.collect(),
         schema: fact.schema.clone(),
@@ -47,7 +49,7 @@ fn kind(fact: &KindFact) -> Kind {
             deprecation: deprecation(&fact.gvk),
             ..strategy
         }),
-        columns: columns::of(&fact.gvk),
+        columns: Columns::BuiltIn(columns::of(&fact.gvk)),
         version_priority: version_priority(&fact.gvk.version),
     }
 }
@@ -164,7 +166,7 @@ mod tests {
     fn every_listable_kind_has_a_name_column_and_unique_storage() {
         let all = builtin();
         for k in all.iter().filter(|k| k.verbs.iter().any(|v| v == "list")) {
-            assert!(k.columns.iter().any(|c| c.name == "Name"), "{}", k.gvk);
+            assert!(k.columns.definitions().iter().any(|c| c["name"] == "Name"), "{}", k.gvk);
             let twins =
                 all.iter().filter(|o| o.storage.prefix == k.storage.prefix && o.verbs.iter().any(|v| v == "list"));
             let stored: std::collections::BTreeSet<String> = twins.map(|o| o.storage.gvk.to_string()).collect();

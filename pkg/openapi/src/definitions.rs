@@ -1,10 +1,10 @@
 //! Schemas as OpenAPI shows them.
 
 use crate::descriptions::Descriptions;
-use crate::swagger;
+use crate::structural;
 use isopod_kinds::Kind;
 use isopod_schema::facts;
-use isopod_schema::types::{Constraints, Field, ListType, Node, Object};
+use isopod_schema::types::{Field, ListType, Node, Object};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -34,9 +34,8 @@ pub struct Definitions {
 }
 
 struct Custom {
-    schema: Arc<Object>,
+    kind: Arc<Kind>,
     list: bool,
-    item: String,
 }
 
 /// The definition's name of a kind: from its schema, or, for a custom resource, upstream's form of group, version and kind.
@@ -47,6 +46,15 @@ pub fn definition_name(kind: &Kind) -> String {
     let mut parts: Vec<&str> = kind.gvk.group.split('.').rev().collect();
     parts.extend([kind.gvk.version.as_str(), kind.gvk.kind.as_str()]);
     parts.join(".")
+}
+
+/// The definition's name of a kind's list.
+pub fn list_definition_name(kind: &Kind) -> String {
+    let name = definition_name(kind);
+    match name.rsplit_once('.') {
+        Some((package, _)) if kind.schema.custom => format!("{package}.{}", kind.list_kind),
+        _ => format!("{name}List"),
+    }
 }
 
 /// `apps/v1` → (`apps`, `v1`).
@@ -112,14 +120,11 @@ impl Definitions {
                 add(format!("{META}{shared}"), gv.clone(), shared);
             }
             if kind.schema.custom {
-                let name = definition_name(kind);
-                let item = Custom { schema: kind.schema.clone(), list: false, item: name.clone() };
-                let list = Custom { schema: kind.schema.clone(), list: true, item: name.clone() };
-                let list_kind = format!("{}List", kind.gvk.kind);
+                let (name, list) = (definition_name(kind), list_definition_name(kind));
                 add(name.clone(), gv.clone(), &kind.gvk.kind);
-                add(format!("{name}List"), gv, &list_kind);
-                custom.insert(format!("{name}List"), list);
-                custom.insert(name, item);
+                add(list.clone(), gv, &kind.list_kind);
+                custom.insert(list, Custom { kind: kind.clone(), list: true });
+                custom.insert(name, Custom { kind: kind.clone(), list: false });
             }
         }
         let watchable = kinds.iter().any(|k| k.verbs.iter().any(|v| v == "watch"));
@@ -154,8 +159,8 @@ impl Definitions {
 
     fn definition(&self, name: &str) -> Value {
         let mut out = match (self.custom.get(name), self.special(name)) {
-            (Some(custom), _) if custom.list => self.custom_list(custom),
-            (Some(custom), _) => self.custom(&custom.schema, true),
+            (Some(custom), _) if custom.list => self.custom_list(&custom.kind),
+            (Some(custom), _) => self.custom(&custom.kind),
             (_, Some(special)) => special,
             _ => match facts::builtin().object(name) {
                 Some(object) => self.object(&object),
@@ -303,93 +308,85 @@ impl Definitions {
         }
     }
 
-    /// A custom resource's schema, where objects have no names of their own and constraints are kept.
-    fn custom(&self, object: &Object, root: bool) -> Map<String, Value> {
-        let mut out = match &object.constraints {
-            Some(Value::Object(map)) => map.clone(),
-            _ => Map::new(),
-        };
-        if !object.fields.is_empty() || !object.preserve_unknown {
-            out.insert("type".to_owned(), json!("object"));
-        }
-        let mut properties = Map::new();
-        for f in &object.fields {
-            let schema = match (&f.node, f.name.as_str()) {
-                (_, "metadata") if root => self.reference(&format!("{META}ObjectMeta")),
-                _ => self.custom_field(f),
-            };
-            properties.insert(f.name.clone(), schema);
-        }
-        if root {
-            for (name, schema) in type_meta() {
-                properties.insert(name, schema);
-            }
-            properties.entry("metadata").or_insert_with(|| self.reference(&format!("{META}ObjectMeta")));
-        }
-        if !properties.is_empty() {
-            out.insert("properties".to_owned(), Value::Object(properties));
-        }
-        required(&mut out, object);
-        if object.preserve_unknown {
-            out.insert("x-kubernetes-preserve-unknown-fields".to_owned(), json!(true));
-        }
-        if object.embedded_resource {
-            out.insert("x-kubernetes-embedded-resource".to_owned(), json!(true));
-        }
-        if object.atomic {
-            out.insert("x-kubernetes-map-type".to_owned(), json!("atomic"));
-        }
-        if self.flavor == Flavor::V2 {
-            swagger::structural(&mut out);
-        }
-        out
-    }
-
-    fn custom_field(&self, f: &Field) -> Value {
-        let mut out = self.custom_node(&f.node, &f.constraints);
-        if let Value::Object(map) = &mut out {
-            if let Some(default) = &f.default {
-                map.insert("default".to_owned(), default.clone());
-            }
-            if f.nullable {
-                map.insert("nullable".to_owned(), json!(true));
-            }
-            if self.flavor == Flavor::V2 {
-                swagger::structural(map);
-            }
-        }
-        out
-    }
-
-    fn custom_node(&self, node: &Node, constraints: &Constraints) -> Value {
-        let mut out = match node {
-            Node::Object(o) if o.get().custom || o.get().name.is_empty() => Value::Object(self.custom(o.get(), false)),
-            Node::List(list) => {
-                let mut out = json!({"type": "array", "items": self.custom_node(&list.item, &list.item_constraints)});
-                list_type(&mut out, node);
+    /// A custom resource's schema, as its definition states it; v2 cannot say all of it.
+    fn custom(&self, kind: &Kind) -> Map<String, Value> {
+        let stated = kind.schema.openapi.as_deref().and_then(Value::as_object);
+        let v2 = self.flavor == Flavor::V2;
+        let mut out = match stated {
+            Some(raw) if !(v2 && kind.schema.preserve_unknown) => {
+                let mut out = raw.clone();
+                self.publish(&mut out);
+                self.with_type(&mut out);
                 out
             }
-            Node::Map(m) => {
-                json!({"type": "object", "additionalProperties": self.custom_node(&m.value, &m.value_constraints)})
-            }
-            Node::IntOrString => json!({"x-kubernetes-int-or-string": true}),
-            Node::Any => json!({"x-kubernetes-preserve-unknown-fields": true}),
-            other => self.node(other, None),
+            // Whoever validates by it would refuse what it does not name: it names nothing.
+            _ => [("type".to_owned(), json!("object"))].into_iter().collect(),
         };
-        if let (Value::Object(map), Some(raw)) = (&mut out, constraints.as_deref().and_then(Value::as_object)) {
-            for (key, value) in raw {
-                map.entry(key.as_str()).or_insert_with(|| value.clone());
-            }
-        }
+        selectable(&mut out, kind);
         out
     }
 
-    fn custom_list(&self, custom: &Custom) -> Map<String, Value> {
-        let mut properties = type_meta();
+    fn publish(&self, schema: &mut Map<String, Value>) {
+        structural::unfold(schema);
+        if self.flavor == Flavor::V2 {
+            structural::swagger(schema);
+        }
+        for inner in structural::inner(schema) {
+            self.publish(inner);
+        }
+        let flag = |key: &str| schema.get(key) == Some(&json!(true));
+        let open = self.flavor == Flavor::V2 && flag("x-kubernetes-preserve-unknown-fields");
+        if flag("x-kubernetes-embedded-resource") && !open {
+            self.with_type(schema);
+            structural::require(schema, &["kind", "apiVersion"]);
+        }
+    }
+
+    /// What every resource has.
+    fn with_type(&self, schema: &mut Map<String, Value>) {
+        let mut metadata = self.reference(&format!("{META}ObjectMeta"));
+        if let Some(text) = self.descriptions.field(SOME_KIND, "metadata") {
+            metadata["description"] = text.into();
+        }
+        let mut properties = self.type_meta();
+        properties.insert("metadata".to_owned(), metadata);
+        if let Some(own) = schema.entry("properties").or_insert_with(|| json!({})).as_object_mut() {
+            own.append(&mut properties);
+        }
+    }
+
+    fn type_meta(&self) -> Map<String, Value> {
+        let field = |name: &str| {
+            let mut schema = json!({"type": "string"});
+            if let Some(text) = self.descriptions.field(SOME_KIND, name) {
+                schema["description"] = text.into();
+            }
+            (name.to_owned(), schema)
+        };
+        ["apiVersion", "kind"].into_iter().map(field).collect()
+    }
+
+    fn custom_list(&self, kind: &Kind) -> Map<String, Value> {
+        let mut properties = self.type_meta();
         properties.insert("metadata".to_owned(), self.reference(&format!("{META}ListMeta")));
-        properties.insert("items".to_owned(), json!({"type": "array", "items": self.reference(&custom.item)}));
-        let list = json!({"type": "object", "required": ["items"], "properties": properties});
-        list.as_object().cloned().unwrap_or_default()
+        let items = json!({"type": "array", "items": self.reference(&definition_name(kind))});
+        properties.insert("items".to_owned(), items);
+        let description = format!("{} is a list of {}", kind.list_kind, kind.gvk.kind);
+        let list =
+            json!({"type": "object", "required": ["items"], "properties": properties, "description": description});
+        let mut out = list.as_object().cloned().unwrap_or_default();
+        selectable(&mut out, kind);
+        out
+    }
+}
+
+/// A kind whose type fields are described as all kinds' are.
+const SOME_KIND: &str = "io.k8s.api.core.v1.Pod";
+
+fn selectable(out: &mut Map<String, Value>, kind: &Kind) {
+    if !kind.selectable.is_empty() {
+        let fields: Vec<Value> = kind.selectable.iter().map(|f| json!({"fieldPath": f})).collect();
+        out.insert("x-kubernetes-selectable-fields".to_owned(), Value::Array(fields));
     }
 }
 
@@ -400,10 +397,6 @@ fn innermost(schema: &mut Map<String, Value>) -> &mut Map<String, Value> {
         Some(key) => innermost(schema[key].as_object_mut().expect("it was found to be an object")),
         None => schema,
     }
-}
-
-fn type_meta() -> Map<String, Value> {
-    ["apiVersion", "kind"].into_iter().map(|name| (name.to_owned(), json!({"type": "string"}))).collect()
 }
 
 fn required(out: &mut Map<String, Value>, object: &Object) {

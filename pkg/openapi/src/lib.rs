@@ -11,6 +11,7 @@ mod gnostic;
 mod index;
 mod operations;
 mod paths;
+mod structural;
 mod swagger;
 
 pub use answer::{Answer, answer};

@@ -1,6 +1,6 @@
 //! Operations in the form of OpenAPI v3.
 
-use crate::definitions::META;
+use crate::definitions::{META, list_definition_name};
 use crate::paths::capital;
 use isopod_api::Gvk;
 use isopod_kinds::Kind;
@@ -117,6 +117,7 @@ pub struct Operation {
     id: String,
     pub gvk: Gvk,
     definition: String,
+    list_definition: String,
     /// Answers with text (logs).
     pub text: bool,
     custom: bool,
@@ -136,6 +137,7 @@ impl Operation {
             id,
             gvk: kind.gvk.clone(),
             definition: definition.to_owned(),
+            list_definition: list_definition_name(kind),
             text: false,
             custom: kind.schema.custom,
             returns_deleted: kind.hooks.returns_deleted(),
@@ -149,6 +151,7 @@ impl Operation {
             id,
             gvk: gvk.clone(),
             definition: String::new(),
+            list_definition: String::new(),
             text: false,
             custom: false,
             returns_deleted: false,
@@ -205,7 +208,7 @@ impl Operation {
         match self.action.as_str() {
             "list" | "watch" | "watchlist" => {
                 match self.action.as_str() {
-                    "list" => definition.push_str("List"),
+                    "list" => definition.clone_from(&self.list_definition),
                     _ => definition = format!("{META}WatchEvent"),
                 }
                 types.push("application/json;stream=watch");

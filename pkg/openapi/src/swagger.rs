@@ -105,21 +105,3 @@ fn operation(mut operation: Map<String, Value>) -> Value {
     operation.insert("schemes".to_owned(), json!(["https"]));
     Value::Object(operation)
 }
-
-/// Takes out of a custom resource's schema what v2 cannot say (`ToStructuralOpenAPIV2` upstream): alternatives, defaults, and
-/// everything about a value that may be null.
-pub fn structural(schema: &mut Map<String, Value>) {
-    for key in ["allOf", "anyOf", "oneOf", "not", "default"] {
-        schema.remove(key);
-    }
-    if schema.remove("nullable") == Some(json!(true)) {
-        for key in ["type", "items", "properties", "additionalProperties", "format", "enum"] {
-            schema.remove(key);
-        }
-    }
-    if schema.get("x-kubernetes-preserve-unknown-fields") == Some(&json!(true)) {
-        for key in ["items", "properties", "type"] {
-            schema.remove(key);
-        }
-    }
-}

@@ -3,29 +3,32 @@
 #![allow(clippy::unwrap_used)]
 
 use isopod_api::Gvk;
-use isopod_kinds::{Kind, NoHooks, Storage};
-use isopod_schema::types::{Field, List, Map, Node, Object, ObjectRef};
-use serde_json::json;
+use isopod_kinds::{Columns, Kind, NoHooks, Storage};
+use isopod_schema::structural;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
-fn custom(fields: Vec<Field>) -> Object {
-    Object { custom: true, fields, ..Object::default() }
+fn schema(spec: Value) -> Value {
+    json!({"type": "object", "description": "A tab.", "properties": {"spec": {"type": "object", "required": ["cron", "replicas"], "properties": spec}}})
+}
+
+fn spec() -> Value {
+    json!({
+        "cron": {"type": "string", "pattern": "^x", "description": "When."},
+        "replicas": {"type": "integer", "nullable": true, "default": 1},
+        "tags": {"type": "array", "items": {"type": "string"}, "x-kubernetes-list-type": "set"},
+        "any": {"type": "object", "additionalProperties": {"x-kubernetes-preserve-unknown-fields": true}},
+        "port": {"x-kubernetes-int-or-string": true},
+        "pod": {"type": "object", "x-kubernetes-embedded-resource": true, "properties": {"spec": {"type": "object"}}},
+    })
 }
 
 fn cron_tab() -> Arc<Kind> {
-    let spec = custom(vec![
-        Field {
-            required: true,
-            constraints: Some(Arc::new(json!({"pattern": "^x", "description": "When."}))),
-            ..Field::new("cron", Node::String)
-        },
-        Field { nullable: true, default: Some(json!(1)), ..Field::new("replicas", Node::Int64) },
-        Field::new("tags", Node::List(Arc::new(List::of(Node::String)))),
-        Field::new("any", Node::Map(Arc::new(Map::of(Node::Any)))),
-    ]);
     let gvk = Gvk::new("stable.example.com", "v1", "CronTab");
     Arc::new(Kind {
         gvk: gvk.clone(),
+        list_kind: "CronTabs".into(),
+        served: true,
         resource: "crontabs".into(),
         singular: "crontab".into(),
         short_names: Vec::new(),
@@ -35,7 +38,7 @@ fn cron_tab() -> Arc<Kind> {
             .map(str::to_owned)
             .to_vec(),
         subresources: Vec::new(),
-        schema: Arc::new(custom(vec![Field::new("spec", Node::Object(ObjectRef::new(Arc::new(spec))))])),
+        schema: Arc::new(structural::resource(&schema(spec()))),
         storage: Storage {
             prefix: "stable.example.com/crontabs".into(),
             gvk,
@@ -44,8 +47,8 @@ fn cron_tab() -> Arc<Kind> {
             ttl_seconds: 0,
         },
         hooks: Arc::new(NoHooks),
-        columns: Arc::new([]),
-        selectable: Vec::new(),
+        columns: Columns::BuiltIn(Arc::new([])),
+        selectable: vec!["spec.cron".into()],
         version_priority: 0,
     })
 }
@@ -59,15 +62,19 @@ fn both_versions() {
         schema["x-kubernetes-group-version-kind"],
         json!([{"group": "stable.example.com", "version": "v1", "kind": "CronTab"}])
     );
-    assert_eq!(
-        schema["properties"]["spec"],
-        json!({"type": "object", "required": ["cron"], "properties": {
-            "cron": {"type": "string", "pattern": "^x", "description": "When."},
-            "replicas": {"type": "integer", "format": "int64", "nullable": true, "default": 1},
-            "tags": {"type": "array", "items": {"type": "string"}},
-            "any": {"type": "object", "additionalProperties": {"x-kubernetes-preserve-unknown-fields": true}},
-        }})
-    );
+    let shown = &schema["properties"]["spec"]["properties"];
+    for (field, want) in [
+        ("cron", json!({"type": "string", "pattern": "^x", "description": "When."})),
+        ("replicas", json!({"type": "integer", "nullable": true, "default": 1})),
+        ("tags", json!({"type": "array", "items": {"type": "string"}, "x-kubernetes-list-type": "set"})),
+        ("port", json!({"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]})),
+    ] {
+        assert_eq!(shown[field], want, "{field}");
+    }
+    assert_eq!(shown["pod"]["required"], json!(["kind", "apiVersion"]));
+    assert!(shown["pod"]["properties"]["metadata"]["$ref"].is_string());
+    assert_eq!(schema["description"], "A tab.");
+    assert_eq!(schema["x-kubernetes-selectable-fields"], json!([{"fieldPath": "spec.cron"}]));
     assert_eq!(
         schema["properties"]["metadata"]["$ref"],
         "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
@@ -78,19 +85,21 @@ fn both_versions() {
         !patch.contains_key("application/strategic-merge-patch+json")
             && patch.contains_key("application/apply-patch+yaml")
     );
-    assert!(v3["components"]["schemas"].get("com.example.stable.v1.CronTabList").is_some());
+    assert!(v3["components"]["schemas"].get("com.example.stable.v1.CronTabs").is_some());
 
     let v2 = isopod_openapi::v2(&kinds);
-    let spec = &v2["definitions"]["com.example.stable.v1.CronTab"]["properties"]["spec"]["properties"];
-    assert_eq!(spec["replicas"], json!({}));
-    assert_eq!(spec["cron"]["pattern"], "^x");
+    let spec = &v2["definitions"]["com.example.stable.v1.CronTab"]["properties"]["spec"];
+    assert_eq!(spec["required"], json!(["cron"]));
+    assert_eq!(spec["properties"]["replicas"], json!({"default": 1}));
+    assert_eq!(spec["properties"]["cron"]["pattern"], "^x");
+    assert_eq!(spec["properties"]["port"], json!({"x-kubernetes-int-or-string": true}));
 }
 
 #[test]
 fn hash_follows_the_schema() {
     let one = [cron_tab()];
     let mut changed = Kind::clone(&one[0]);
-    changed.schema = Arc::new(custom(vec![Field::new("other", Node::String)]));
+    changed.schema = Arc::new(structural::resource(&schema(json!({"other": {"type": "string"}}))));
     let two = [Arc::new(changed)];
     let path = "apis/stable.example.com/v1";
     assert_eq!(isopod_openapi::hash(&one, path), isopod_openapi::hash(&[cron_tab()], path));

@@ -1,5 +1,5 @@
 //! The structural-schema engine: pure functions over `(value, schema)`. It knows no particular kind; built-in kinds bring
-//! their schema from committed facts (`facts`), CRDs from their OpenAPI schema, and both are the same [`types::Object`].
+//! their schema from committed facts (`facts`), CRDs from their OpenAPI schema (`structural`), and both are the same [`types::Object`].
 //!
 //! Values are `serde_json::Value`. A write goes through `json::decode` or `proto::decode`, `json::canonicalize`,
 //! `default::apply` and `validate::types`; patches (`patch`) make a new value from an old one.
@@ -11,6 +11,7 @@ pub mod managed;
 pub mod patch;
 pub mod proto;
 pub mod scalar;
+pub mod structural;
 pub mod types;
 pub mod validate;
 pub mod walk;

@@ -52,10 +52,6 @@ pub enum ListType {
     Map,
 }
 
-/// The constraints of one place in a custom resource's schema (`minimum`, `pattern`, `enum`, `x-kubernetes-validations` …):
-/// its OpenAPI object without the structure. Built-in kinds have none, their rules are code.
-pub type Constraints = Option<Arc<Value>>;
-
 #[derive(Debug)]
 pub struct List {
     pub item: Node,
@@ -68,8 +64,6 @@ pub struct List {
     pub nullable_items: bool,
     /// A named Go slice type that is a message of its own in protobuf, `{items = 1}` (`ExtraValue`).
     pub wrapped: bool,
-    /// Constraints of the items.
-    pub item_constraints: Constraints,
 }
 
 impl List {
@@ -81,7 +75,6 @@ impl List {
             map_keys: Vec::new(),
             nullable_items: false,
             wrapped: false,
-            item_constraints: None,
         }
     }
 }
@@ -93,13 +86,11 @@ pub struct Map {
     pub atomic: bool,
     /// `nullable` values of a CRD.
     pub nullable_values: bool,
-    /// Constraints of the values.
-    pub value_constraints: Constraints,
 }
 
 impl Map {
     pub fn of(value: Node) -> Self {
-        Map { value, atomic: false, nullable_values: false, value_constraints: None }
+        Map { value, atomic: false, nullable_values: false }
     }
 }
 
@@ -150,7 +141,6 @@ pub struct Field {
     /// The values of Go's `+enum` type, of the field or its elements, as a list in JSON. OpenAPI shows them; whether
     /// others are refused is up to validation.
     pub allowed: Option<Box<str>>,
-    pub constraints: Constraints,
 }
 
 impl Field {
@@ -175,7 +165,6 @@ impl Field {
             go_name: None,
             go_type: None,
             allowed: None,
-            constraints: None,
         }
     }
 }
@@ -194,8 +183,9 @@ pub struct Object {
     pub embedded_resource: bool,
     /// A custom resource: absent stays absent and empty stays empty, where Go's structs would show zero values.
     pub custom: bool,
-    /// For unions and CRDs: further constraints, interpreted by the validator (`minimum`, `pattern`, `enum` …).
-    pub constraints: Option<Value>,
+    /// Of a custom resource as a whole: its schema as the definition states it, which values are validated by and documents
+    /// are made of.
+    pub openapi: Option<Arc<Value>>,
     /// The fields in the order of protobuf, made on first use. Leave it at its default.
     pub proto_layout: OnceLock<crate::proto::Layout>,
 }

@@ -47,6 +47,9 @@ impl Entry {
     /// Takes stored bytes in.
     pub fn new(kind: &Kind, key: &str, stored: &[u8], revision: i64) -> Result<Self, Unreadable> {
         let unreadable = |source| Unreadable { key: key.to_owned(), source };
+        let read = if kind.schema.custom { kind.hooks.on_read(stored) } else { None };
+        let read = read.map(|value| splice::stored(&value));
+        let stored = read.as_deref().unwrap_or(stored);
         let head: Head = serde_json::from_slice(stored).map_err(|e| unreadable(Some(e)))?;
         let (body, digits) = splice::with_revision(stored, revision).ok_or_else(|| unreadable(None))?;
         let fields = if kind.selectable.is_empty() {

@@ -124,6 +124,13 @@ impl Hub {
         self.caches.read().get(&prefix_of(kind)).filter(|c| c.is_loaded()).cloned()
     }
 
+    /// Drops a cache whose kind has changed. Its watchers are told to start again.
+    pub fn forget(&self, prefix: &str) {
+        if let Some(cache) = self.caches.write().remove(prefix) {
+            cache.expire();
+        }
+    }
+
     /// The caches that run.
     pub fn caches(&self) -> Vec<Arc<Cache>> {
         self.caches.read().values().filter(|c| c.is_loaded()).cloned().collect()

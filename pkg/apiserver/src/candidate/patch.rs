@@ -4,6 +4,7 @@ use super::{Candidate, Made};
 use crate::encode::decode::{self, FieldValidation};
 use http::HeaderMap;
 use isopod_api::{FieldError, Gvk, Path, Status};
+use isopod_kinds::Kind;
 use isopod_schema::patch::{self, Opened, PatchError};
 use isopod_schema::types::Object;
 use serde_json::Value;
@@ -26,14 +27,19 @@ pub enum PatchType {
 }
 
 impl PatchType {
-    /// `strategic`: whether the kind knows strategic merge (built-in kinds do, custom resources do not).
-    pub fn parse(headers: &HeaderMap, strategic: bool) -> Result<Self, Status> {
+    /// Custom resources know no strategic merge.
+    pub fn of(headers: &HeaderMap, kind: &Kind) -> Result<Self, Status> {
         let name = headers.get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
         match name.split(';').next().unwrap_or_default().trim() {
             JSON_PATCH => Ok(Self::Json),
             MERGE_PATCH => Ok(Self::Merge),
-            STRATEGIC if strategic => Ok(Self::Strategic),
+            STRATEGIC if !kind.schema.custom => Ok(Self::Strategic),
             APPLY => Ok(Self::Apply),
+            _ if kind.schema.custom => {
+                let all = [JSON_PATCH, MERGE_PATCH, APPLY].join(", ");
+                let m = "the body of the request was in an unknown format - accepted media types include";
+                Err(Status::unsupported_media_type(format!("{m}: {all}")))
+            }
             _ => Err(Status::unsupported_media_type("415: Unsupported Media Type").with_empty_details()),
         }
     }

@@ -84,8 +84,11 @@ fn list_value(kind: &Kind, list: &List, form: &Form, now: Timestamp) -> Value {
     let mut objects: Vec<Value> = list.entries.iter().map(|e| served(kind, &e.body)).collect();
     let mut value = match form.shape {
         Shape::Object => {
-            objects.iter_mut().for_each(without_type);
-            json!({"kind": format!("{}List", kind.gvk.kind), "apiVersion": kind.gvk.api_version(), "items": objects})
+            // Custom resources say theirs each.
+            if !kind.schema.custom {
+                objects.iter_mut().for_each(without_type);
+            }
+            json!({"kind": kind.list_kind, "apiVersion": kind.gvk.api_version(), "items": objects})
         }
         Shape::Table(_) => table::table(kind, &objects, "", form, now),
         Shape::Metadata => {
@@ -107,7 +110,7 @@ fn without_type(object: &mut Value) {
 /// JSON in chunks of about [`CHUNK`] bytes, made while they are sent.
 fn stream(kind: &Arc<Kind>, list: List, form: &Form, now: Timestamp) -> Response {
     let (kind_name, version, items) = match form.shape {
-        Shape::Object => (format!("{}List", kind.gvk.kind), kind.gvk.api_version(), "items"),
+        Shape::Object => (kind.list_kind.clone(), kind.gvk.api_version(), "items"),
         Shape::Table(_) => ("Table".to_owned(), form.meta_version().to_owned(), "rows"),
         Shape::Metadata => ("PartialObjectMetadataList".to_owned(), form.meta_version().to_owned(), "items"),
     };
@@ -123,7 +126,9 @@ fn stream(kind: &Arc<Kind>, list: List, form: &Form, now: Timestamp) -> Response
     let item = move |entry: &Entry, out: &mut BytesMut| match item_form.shape {
         Shape::Object => {
             let bytes = json_bytes(&item_kind, &entry.body);
-            if let Some((head, rest)) = splice::as_item(&bytes) {
+            if item_kind.schema.custom {
+                out.extend_from_slice(&bytes);
+            } else if let Some((head, rest)) = splice::as_item(&bytes) {
                 out.extend_from_slice(head);
                 out.extend_from_slice(rest);
             } else {
@@ -229,7 +234,7 @@ fn protobuf_list(kind: &Kind, list: &List, form: &Form) -> Bytes {
     }
     match form.shape {
         Shape::Metadata => proto::envelope::wrap(form.meta_version(), "PartialObjectMetadataList", &raw),
-        _ => proto::envelope::wrap(&kind.gvk.api_version(), &format!("{}List", kind.gvk.kind), &raw),
+        _ => proto::envelope::wrap(&kind.gvk.api_version(), &kind.list_kind, &raw),
     }
     .into()
 }

@@ -88,7 +88,7 @@ pub fn object(
     schema: &Object,
     validation: FieldValidation,
 ) -> Result<Decoded, Status> {
-    let media = negotiate::body_media(headers)?;
+    let media = negotiate::body_media(headers, schema.custom)?;
     if media == Media::Protobuf {
         let unknown = proto::envelope::unwrap(body).map_err(|e| unrecognized(gvk, &e, body))?;
         let (av, kind) = (unknown.api_version.as_str(), unknown.kind.as_str());
@@ -100,13 +100,16 @@ pub fn object(
     }
     let parsed = parse_text(media, body).map_err(|e| unrecognized(gvk, &e, body))?;
     let (av, kind) = stated_type(&parsed, schema).map_err(|e| unrecognized(gvk, &e, body))?;
+    if schema.custom {
+        complete(&av, &kind, body).map_err(|e| unrecognized(gvk, &e, body))?;
+    }
     let decoded = check_type(&av, &kind, gvk, schema).and_then(|()| {
         let decoded = match media {
             // From the bytes: fields that stand twice are seen only there.
             Media::Json => json::decode(body, schema),
             _ => json::decode_value(parsed, schema),
         };
-        finish(decoded, gvk, validation)
+        finish(decoded, gvk, schema, validation)
     });
     decoded.map_err(|e| e.status(&av, &kind, gvk))
 }
@@ -122,7 +125,16 @@ pub fn value(value: Value, gvk: &Gvk, schema: &Object, validation: FieldValidati
 pub fn parsed(value: Value, gvk: &Gvk, schema: &Object, validation: FieldValidation) -> Result<Decoded, Refusal> {
     let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
     check_type(text("apiVersion"), text("kind"), gvk, schema)?;
-    finish(json::decode_value(value, schema), gvk, validation)
+    finish(json::decode_value(value, schema), gvk, schema, validation)
+}
+
+/// A custom resource has to say what it is.
+fn complete(api_version: &str, kind: &str, body: &[u8]) -> Result<(), String> {
+    let missing = [("Kind", kind), ("apiVersion", api_version)].into_iter().find(|(_, v)| v.is_empty());
+    match missing {
+        Some((what, _)) => Err(format!("Object '{what}' is missing in '{}'", String::from_utf8_lossy(body))),
+        None => Ok(()),
+    }
 }
 
 fn typed(mut value: Value, gvk: &Gvk) -> Value {
@@ -136,13 +148,20 @@ fn typed(mut value: Value, gvk: &Gvk) -> Value {
 fn finish(
     decoded: Result<json::Decoded, json::DecodeError>,
     gvk: &Gvk,
+    schema: &Object,
     validation: FieldValidation,
 ) -> Result<Decoded, Refusal> {
-    let decoded = decoded.map_err(|e| Refusal::Undecodable(e.to_string()))?;
-    let value = typed(decoded.value, gvk);
+    let mut decoded = decoded.map_err(|e| Refusal::Undecodable(e.to_string()))?;
+    // What a custom resource says it is its validation looks at.
+    let value = if schema.custom { decoded.value } else { typed(decoded.value, gvk) };
+    if schema.custom {
+        // Metadata is looked at first, the rest is pruned as a whole.
+        decoded.unknown.sort_by_key(|path| (!path.starts_with("metadata."), path.contains(".metadata."), path.clone()));
+    }
     let duplicates = decoded.duplicate.iter().map(|f| format!("duplicate field {f:?}"));
     let unknown = decoded.unknown.iter().map(|f| format!("unknown field {f:?}"));
-    let found: Vec<String> = unknown.chain(duplicates).collect();
+    let found: Vec<String> =
+        if schema.custom { duplicates.chain(unknown).collect() } else { unknown.chain(duplicates).collect() };
     match validation {
         FieldValidation::Strict if !found.is_empty() => {
             Err(Refusal::Undecodable(format!("strict decoding error: {}", found.join(", "))))
@@ -202,7 +221,7 @@ fn check_type(api_version: &str, kind: &str, gvk: &Gvk, schema: &Object) -> Resu
     let want = gvk.api_version();
     let version = if api_version.is_empty() { want.as_str() } else { api_version };
     let kind = if kind.is_empty() { gvk.kind.as_str() } else { kind };
-    if kind == gvk.kind && version == want {
+    if (kind == gvk.kind || schema.custom) && version == want {
         return Ok(());
     }
     let gv = GroupVersion::parse(version).unwrap_or_else(|| GroupVersion::new("", ""));
@@ -212,7 +231,7 @@ fn check_type(api_version: &str, kind: &str, gvk: &Gvk, schema: &Object) -> Resu
         let why = format!("no kind {kind:?} is registered for version {version:?} in scheme {SCHEME:?}");
         return Err(Refusal::Undecodable(why));
     }
-    if kind == gvk.kind {
+    if kind == gvk.kind || schema.custom {
         let why = "does not match the expected API version";
         return Err(Refusal::Version(format!("the API version in the data ({version}) {why} ({want})")));
     }

@@ -139,11 +139,21 @@ pub fn takes_gzip(headers: &HeaderMap) -> bool {
 
 /// Negotiates the form of an object or list. `transforms`: whether tables and metadata may be asked for.
 pub fn form(headers: &HeaderMap, query: &Query, transforms: bool) -> Result<Form, Status> {
+    negotiated(headers, query, |clause| accepted(clause, transforms))
+}
+
+/// The form of a custom resource: as [`form`], but there is no protobuf of its objects.
+pub fn custom_form(headers: &HeaderMap, query: &Query) -> Result<Form, Status> {
+    let encodable = |form: &Form| form.media != Media::Protobuf || form.shape != Shape::Object;
+    negotiated(headers, query, |clause| accepted(clause, true).filter(encodable))
+}
+
+fn negotiated(headers: &HeaderMap, query: &Query, accepted: impl Fn(&Clause) -> Option<Form>) -> Result<Form, Status> {
     let accept = headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let mut form = if accept.trim().is_empty() {
         Form::default()
     } else {
-        let found = clauses(accept).iter().find_map(|c| accepted(c, transforms));
+        let found = clauses(accept).iter().find_map(accepted);
         found.ok_or_else(|| {
             let all = [JSON, YAML, PROTOBUF].join(", ");
             Status::not_acceptable(format!("only the following media types are accepted: {all}"))
@@ -205,16 +215,17 @@ fn pretty(headers: &HeaderMap, query: &Query) -> bool {
     ["curl", "Wget", "Mozilla/5.0"].iter().any(|p| agent.starts_with(p))
 }
 
-/// The media type of a request's body, or 415.
-pub fn body_media(headers: &HeaderMap) -> Result<Media, Status> {
+/// The media type of a request's body, or 415. `custom`: of a custom resource, of which there is no protobuf.
+pub fn body_media(headers: &HeaderMap, custom: bool) -> Result<Media, Status> {
     let name = headers.get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let name = name.split(';').next().unwrap_or_default().trim();
     // curl's default for `-d` is what nobody means.
     if name.is_empty() {
         return Ok(Media::Json);
     }
-    Media::of(name).ok_or_else(|| {
-        let all = [JSON, YAML, PROTOBUF].join(", ");
+    let readable = |media: &Media| !(custom && *media == Media::Protobuf);
+    Media::of(name).filter(readable).ok_or_else(|| {
+        let all = if custom { vec![JSON, YAML] } else { vec![JSON, YAML, PROTOBUF] }.join(", ");
         let m = format!("the body of the request was in an unknown format - accepted media types include: {all}");
         Status::unsupported_media_type(m)
     })

@@ -8,8 +8,7 @@ use serde_json::{Value, json};
 
 /// `columnDefinitions`.
 pub fn columns(kind: &Kind) -> Value {
-    let column = |c: &isopod_kinds::Column| json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.description, "priority": c.priority});
-    kind.columns.iter().map(column).collect()
+    kind.columns.definitions().into()
 }
 
 /// One row.

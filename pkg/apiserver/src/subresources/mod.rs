@@ -21,14 +21,17 @@ use std::sync::Arc;
 
 pub async fn dispatch(server: &Arc<ApiServer>, call: Call, body: Body) -> Result<Response, Status> {
     let served = call.kind.subresources.iter().find(|s| s.name == call.info.subresource);
-    let served = served.ok_or_else(Status::no_such_path)?;
+    let served = served.ok_or_else(|| match call.kind.schema.custom {
+        true => Status::not_found(&call.kind.gvr(), &call.info.name),
+        false => Status::no_such_path(),
+    })?;
     // `connect` stands for every method in upstream's discovery of streams: verbs there are get and create.
     let streams = matches!(served.name.as_str(), "exec" | "attach" | "portforward" | "proxy");
     let head = call.parts.method == http::Method::HEAD;
     if !streams && (head || !served.verbs.contains(&call.info.verb)) {
         return Err(verbs::not_allowed());
     }
-    if !streams && served.name != "log" {
+    if !streams && served.name != "log" && !call.kind.schema.custom {
         negotiate::acceptable(&call.parts.headers, &OBJECTS)?;
     }
     let own_type = served.gvk.as_ref().is_none_or(|gvk| *gvk == call.kind.gvk);

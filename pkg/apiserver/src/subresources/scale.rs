@@ -22,9 +22,6 @@ use isopod_schema::{facts, json};
 use serde_json::Value;
 use std::sync::Arc;
 
-/// Where the replicas lie in the objects that can be scaled.
-const REPLICAS: &[&str] = &["spec", "replicas"];
-
 fn gvk() -> Gvk {
     Gvk::new("autoscaling", "v1", "Scale")
 }
@@ -44,7 +41,11 @@ pub async fn serve(server: &ApiServer, call: &Call, request: Body) -> Result<Res
         let Shape::Table(_) = form.shape else {
             return Ok(body::response(200, &form, encode::value(&scale, &form)));
         };
-        let kind = Kind { gvk: gvk(), columns: isopod_kinds::columns::of(&gvk()), ..Kind::clone(&call.kind) };
+        let kind = Kind {
+            gvk: gvk(),
+            columns: isopod_kinds::Columns::BuiltIn(isopod_kinds::columns::of(&gvk())),
+            ..Kind::clone(&call.kind)
+        };
         let revision = scale["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
         let table = table::table(&kind, &[scale], &revision, &form, call.now);
         Ok(body::response(200, &form, encode::text(&table, &form)))
@@ -52,7 +53,9 @@ pub async fn serve(server: &ApiServer, call: &Call, request: Body) -> Result<Res
     if call.info.verb == "get" {
         let entry = server.get_entry(&call.kind, &call.info.namespace, &call.info.name).await?;
         let entry = entry.ok_or_else(|| Status::not_found(&call.kind.gvr(), &call.info.name))?;
-        return show(&encode::served(&call.kind, &entry.body));
+        let object = encode::served(&call.kind, &entry.body);
+        check_replicas(&call.kind, &object)?;
+        return show(&object);
     }
     let change = change(call, request).await?;
     let kind = &call.kind;
@@ -71,6 +74,16 @@ pub async fn serve(server: &ApiServer, call: &Call, request: Body) -> Result<Res
     });
     let done = pipeline::update(server, &intent, &candidate).await?;
     show(&encode::served(&call.kind, &done.entry.body))
+}
+
+/// A custom resource that does not say how many replicas it wants has no scale to show.
+fn check_replicas(kind: &Kind, object: &Value) -> Result<(), Status> {
+    let path = kind.hooks.replicas_path();
+    let found = path.iter().try_fold(object, |v, key| v.get(key));
+    if !kind.schema.custom || found.is_some() {
+        return Ok(());
+    }
+    Err(Status::internal(format!("the spec replicas field {:?} does not exist", format!(".{}", path.join(".")))))
 }
 
 enum Wanted {
@@ -102,7 +115,9 @@ impl Change {
     /// The wanted scale; the object's `managedFields` become what they are after it.
     fn owned_scale(&self, intent: &Intent, object: &mut Value, versions: &Served) -> Result<Value, Status> {
         let known = |api_version: &str| versions.has(api_version);
-        let view = Scale::new(&object["metadata"]["managedFields"], &intent.kind.gvk.api_version(), REPLICAS);
+        let path = intent.kind.hooks.replicas_path();
+        let path: Vec<&str> = path.iter().map(String::as_str).collect();
+        let view = Scale::new(&object["metadata"]["managedFields"], &intent.kind.gvk.api_version(), &path);
         let view = view.map_err(Status::internal)?;
         let mut current = of(&intent.kind, object)?;
         json::canonicalize(&mut current, &self.schema);
@@ -152,7 +167,7 @@ impl Change {
 }
 
 async fn change(call: &Call, request: Body) -> Result<Change, Status> {
-    let ty = if call.info.verb == "patch" { Some(PatchType::parse(&call.parts.headers, true)?) } else { None };
+    let ty = if call.info.verb == "patch" { Some(PatchType::of(&call.parts.headers, &call.kind)?) } else { None };
     let options = match ty {
         Some(ty) => WriteOptions::parse_patch(&call.query, ty == PatchType::Apply)?,
         None => WriteOptions::parse("UpdateOptions", &call.query)?,

@@ -42,7 +42,10 @@ pub struct Call {
 
 impl Call {
     pub fn form(&self) -> Result<Form, Status> {
-        negotiate::form(&self.parts.headers, &self.query, true)
+        match self.kind.schema.custom {
+            true => negotiate::custom_form(&self.parts.headers, &self.query),
+            false => negotiate::form(&self.parts.headers, &self.query, true),
+        }
     }
 
     pub fn intent(&self, options: &WriteOptions) -> Intent {
@@ -152,7 +155,9 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call, body: Body) -> Result
         call.warnings.lock().push(deprecation.to_owned());
     }
     let representations: &[&str] = if matches!(verb, "list" | "watch") { &LISTS } else { &OBJECTS };
-    negotiate::acceptable(&call.parts.headers, representations)?;
+    if !call.kind.schema.custom {
+        negotiate::acceptable(&call.parts.headers, representations)?;
+    }
     match verb {
         "get" => get::get(server, &call).await,
         "list" => list::list(server, &call).await,

@@ -13,7 +13,7 @@ use isopod_api::Status;
 
 pub async fn patch(server: &ApiServer, call: &Call, body: Body) -> Result<Response, Status> {
     let form = call.form()?;
-    let ty = PatchType::parse(&call.parts.headers, true)?;
+    let ty = PatchType::of(&call.parts.headers, &call.kind)?;
     let options = WriteOptions::parse_patch(&call.query, ty == PatchType::Apply)?;
     let bytes = decode::read(body).await?;
     let (kind, intent) = (&call.kind, call.intent(&options));

@@ -15,7 +15,7 @@ use crate::kind::{Column, Kind};
 use isopod_api::Gvk;
 use isopod_api::selector::LabelSelector;
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::sync::Arc;
 
 type Cell = fn(&Value, Timestamp) -> Value;
@@ -30,19 +30,13 @@ pub struct Row {
 
 /// The row of one object.
 pub fn table_row(kind: &Kind, obj: &Value, now: Timestamp) -> Row {
-    let mut cells: Vec<Value> = kind.columns.iter().map(|c| (c.cell)(obj, now)).collect();
+    let mut cells = kind.columns.cells(obj, now);
     // Upstream's rows of IPAddress hold an age for which there is no column; kubectl shows none.
     if kind.gvk.group == "networking.k8s.io" && kind.gvk.kind == "IPAddress" {
         cells.push(age(obj, now));
     }
     let pod = kind.gvk.group.is_empty() && kind.gvk.kind == "Pod";
     Row { cells, conditions: if pod { pod::row_conditions(obj) } else { Vec::new() } }
-}
-
-/// `columnDefinitions` of the table.
-pub fn definitions(columns: &[Column]) -> Vec<Value> {
-    let def = |c: &Column| json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.description, "priority": c.priority});
-    columns.iter().map(def).collect()
 }
 
 /// The columns of a built-in kind.
@@ -56,11 +50,6 @@ pub fn of(gvk: &Gvk) -> Arc<[Column]> {
     found.unwrap_or_else(|| vec![NAME, CREATED_AT]).into()
 }
 
-/// NAME and AGE: a custom resource whose definition names no columns.
-pub fn name_and_age() -> Arc<[Column]> {
-    vec![NAME, DATE_AGE].into()
-}
-
 const fn column(name: &'static str, kind: &'static str, cell: Cell) -> Column {
     Column { name, kind, format: "", description: "", priority: 0, cell }
 }
@@ -68,7 +57,6 @@ const fn column(name: &'static str, kind: &'static str, cell: Cell) -> Column {
 pub(crate) const NAME: Column =
     Column { format: "name", description: "Name of the object", ..column("Name", "string", |o, _| name(o)) };
 pub(crate) const AGE: Column = Column { description: "Time since the object was made", ..column("Age", "string", age) };
-const DATE_AGE: Column = Column { kind: "date", ..AGE };
 const CREATED_AT: Column = Column {
     description: "When the object was made",
     ..column("Created At", "date", |o, _| o.text("metadata.creationTimestamp").into())
@@ -198,6 +186,7 @@ fn condition_true(o: &Value, kind: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn durations_as_kubectl_prints_them() {

@@ -152,6 +152,9 @@ impl<'s> Decoder<'s> {
                     let field = &object.fields[i];
                     self.enter(object, field);
                     match self.node(s, &field.node, field.go_type.as_deref())? {
+                        Some(Value::Null) if !field.nullable && field.default.is_none() => {
+                            drop(map.remove(&field.name))
+                        }
                         Some(v) => drop(map.insert(field.name.clone(), v)),
                         None => drop(map.remove(&field.name)),
                     }
@@ -163,7 +166,10 @@ impl<'s> Decoder<'s> {
                     if map.contains_key(key.as_ref()) {
                         self.report(true, &key);
                     }
-                    map.insert(key.into_owned(), s.value()?);
+                    push(&mut self.path, &key);
+                    let value = self.any(s)?;
+                    self.path.truncate(path);
+                    map.insert(key.into_owned(), value);
                 }
                 None => {
                     self.report(false, &key);
@@ -196,6 +202,7 @@ impl<'s> Decoder<'s> {
             (Node::Bool, Token::Bool) => Ok(s.literal()?.map(Value::Bool)),
             (Node::String, Token::String) => Ok(Some(Value::String(s.string()?.into_owned()))),
             (Node::Int32 | Node::Int64 | Node::Double, Token::Number) => self.number(s, node, named),
+            (Node::Any, _) if self.lenient => self.any(s).map(Some),
             (Node::Any | Node::FieldsV1, _) => s.value().map(Some),
             (Node::Bytes, Token::String) => self.bytes(s),
             (Node::IntOrString, Token::String) => Ok(Some(Value::String(s.string()?.into_owned()))),
@@ -208,7 +215,7 @@ impl<'s> Decoder<'s> {
             }
             (Node::Map(m), Token::Object) => {
                 let value = named.and_then(|n| n.strip_prefix("map[")).and_then(|n| n.split_once(']')).map(|(_, v)| v);
-                self.map(s, &m.value, value).map(Some)
+                self.map(s, m, value).map(Some)
             }
             (Node::Object(o), Token::Object) => self.object(s, o.get()).map(Some),
             (Node::SchemaOrBool(_) | Node::SchemaOrArray(_) | Node::SchemaOrStringArray(_), _) => {
@@ -291,7 +298,40 @@ impl<'s> Decoder<'s> {
         Ok(Value::Array(items))
     }
 
-    fn map(&mut self, s: &mut Scanner, value: &'s Node, named: Option<&str>) -> Result<Value, Syntax> {
+    /// Whatever there is no schema for, of which all but the last of equal keys are lost.
+    fn any(&mut self, s: &mut Scanner) -> Result<Value, Syntax> {
+        let path = self.path.len();
+        match s.token()? {
+            Token::Object => {
+                let mut map = Map::new();
+                s.object::<Syntax>(&mut |s, key| {
+                    if map.contains_key(key.as_ref()) {
+                        self.report(true, &key);
+                    }
+                    push(&mut self.path, &key);
+                    let value = self.any(s)?;
+                    self.path.truncate(path);
+                    map.insert(key.into_owned(), value);
+                    Ok(())
+                })?;
+                Ok(Value::Object(map))
+            }
+            Token::Array => {
+                let mut items = Vec::new();
+                s.array::<Syntax>(&mut |s, i| {
+                    self.path.push_str(&format!("[{i}]"));
+                    items.push(self.any(s)?);
+                    self.path.truncate(path);
+                    Ok(())
+                })?;
+                Ok(Value::Array(items))
+            }
+            _ => s.value(),
+        }
+    }
+
+    fn map(&mut self, s: &mut Scanner, of: &'s crate::types::Map, named: Option<&str>) -> Result<Value, Syntax> {
+        let value = &of.value;
         let mut map = Map::new();
         let path = self.path.len();
         s.object::<Syntax>(&mut |s, key| {
@@ -301,8 +341,11 @@ impl<'s> Decoder<'s> {
             push(&mut self.path, &key);
             let zero = || if matches!(value, Node::Bytes) { "".into() } else { super::zero(value) };
             let v = self.node(s, value, named)?.unwrap_or_else(zero);
-            map.insert(key.into_owned(), v);
             self.path.truncate(path);
+            // Null in a custom resource is a value only where its schema says so.
+            if !(v.is_null() && self.lenient && !of.nullable_values) {
+                map.insert(key.into_owned(), v);
+            }
             Ok(())
         })?;
         Ok(Value::Object(map))

@@ -4,25 +4,57 @@ use super::{formats, type_name, wrong_type};
 use isopod_api::{FieldError, FieldErrors, Path};
 use regex::Regex;
 use serde_json::{Map, Value};
+use std::collections::HashMap;
+use std::sync::{LazyLock, RwLock};
 
-/// Checks `value` against every keyword of `raw`.
-pub(super) fn check(value: &Value, raw: &Value, path: &Path, errors: &mut FieldErrors) {
-    let Value::Object(raw) = raw else { return };
-    if value.is_null() && raw.get("nullable") == Some(&Value::Bool(true)) {
-        return;
+/// What a schema says about a value.
+#[derive(Default)]
+pub(super) struct Outcome {
+    pub errors: FieldErrors,
+    /// How many checks there were: of alternatives that all fail, the errors of the one with most are shown.
+    checks: usize,
+}
+
+impl Outcome {
+    fn merge(&mut self, other: Outcome) {
+        self.checks += other.checks;
+        for e in other.errors {
+            // The same place is reached by several ways: its errors are said once.
+            if !self.errors.contains(&e) {
+                self.errors.push(e);
+            }
+        }
     }
-    if !typed(value, raw, path, errors) {
-        return;
+
+    /// Runs one group of checks.
+    fn run(&mut self, group: impl FnOnce(&mut FieldErrors)) {
+        let mut errors = Vec::new();
+        group(&mut errors);
+        self.merge(Outcome { errors, checks: 1 });
     }
-    enumerated(value, raw, path, errors);
+}
+
+/// Checks `value` against every keyword of `raw`, in the order of `kube-openapi`'s validators.
+pub(super) fn check(value: &Value, raw: &Value, path: &Path) -> Outcome {
+    let mut out = Outcome::default();
+    let Value::Object(raw) = raw else { return out };
+    out.run(|e| typed(value, raw, path, e));
+    if value.is_null() {
+        out.run(|e| enumerated(value, raw, path, e));
+        return out;
+    }
+    out.merge(junctors(value, raw, path));
     match value {
-        Value::String(s) => string(s, raw, path, errors),
-        Value::Number(_) => number(value, raw, path, errors),
-        Value::Array(items) => array(items, raw, path, errors),
-        Value::Object(map) => object(map, raw, path, errors),
+        Value::String(s) => out.run(|e| string(s, raw, path, e)),
+        Value::Number(_) => out.run(|e| number(value, raw, path, e)),
+        Value::Array(items) => out.merge(array(items, raw, path)),
         _ => {}
     }
-    junctors(value, raw, path, errors);
+    out.run(|e| enumerated(value, raw, path, e));
+    if let Value::Object(map) = value {
+        out.merge(object(map, raw, path));
+    }
+    out
 }
 
 /// `<path> in body`, which most texts begin with.
@@ -34,16 +66,25 @@ fn invalid(path: &Path, value: &Value, what: &str, errors: &mut FieldErrors) {
     errors.push(FieldError::invalid(path, value.clone(), format!("{} {what}", name(path))));
 }
 
-/// `type`, which constraints inside of `allOf` and the like may have. False when nothing further can be said.
-fn typed(value: &Value, raw: &Map<String, Value>, path: &Path, errors: &mut FieldErrors) -> bool {
-    let Some(wanted) = raw.get("type").and_then(Value::as_str).filter(|t| !t.is_empty()) else { return true };
+/// `type`; a text of a format that is no number's needs no other.
+fn typed(value: &Value, raw: &Map<String, Value>, path: &Path, errors: &mut FieldErrors) {
+    let either = raw.get("x-kubernetes-int-or-string") == Some(&Value::Bool(true));
+    let wanted: &[&str] = match raw.get("type").and_then(Value::as_str).filter(|t| !t.is_empty()) {
+        _ if either => &["integer", "string"],
+        Some(one) => &[one],
+        None => return,
+    };
     let got = type_name(value);
+    let has = |t: &str| wanted.contains(&t);
     let whole = got == "number" && value.as_f64().is_some_and(|x| x.fract() == 0.0);
-    if wanted == got || (wanted == "number" && got == "integer") || (wanted == "integer" && whole) {
-        return true;
+    let nullable = value.is_null() && raw.get("nullable") == Some(&Value::Bool(true));
+    let fits = has(got) || nullable || (has("number") && got == "integer") || (has("integer") && whole);
+    let formatted = matches!(value, Value::String(_) | Value::Array(_))
+        && raw.get("format").and_then(Value::as_str).is_some_and(|f| !f.is_empty())
+        && !(has("number") || has("integer"));
+    if !fits && !formatted {
+        errors.push(wrong_type(path, &wanted.join(","), value));
     }
-    errors.push(wrong_type(path, wanted, value));
-    false
 }
 
 fn enumerated(value: &Value, raw: &Map<String, Value>, path: &Path, errors: &mut FieldErrors) {
@@ -57,23 +98,17 @@ fn enumerated(value: &Value, raw: &Map<String, Value>, path: &Path, errors: &mut
     }
 }
 
+/// Lengths and pattern, of which the first fault is said, and the format.
 fn string(s: &str, raw: &Map<String, Value>, path: &Path, errors: &mut FieldErrors) {
     let value = Value::String(s.to_owned());
     let length = s.chars().count() as u64;
     let limit = |key: &str| raw.get(key).and_then(Value::as_u64);
-    if let Some(max) = limit("maxLength")
-        && length > max
-    {
+    let pattern = raw.get("pattern").and_then(Value::as_str).filter(|p| !p.is_empty());
+    if let Some(max) = limit("maxLength").filter(|max| length > *max) {
         errors.push(FieldError::too_long(path, max as usize));
-    }
-    if let Some(min) = limit("minLength")
-        && length < min
-    {
+    } else if let Some(min) = limit("minLength").filter(|min| length < *min) {
         invalid(path, &value, &format!("should be at least {min} chars long"), errors);
-    }
-    if let Some(pattern) = raw.get("pattern").and_then(Value::as_str)
-        && !Regex::new(pattern).is_ok_and(|r| r.is_match(s))
-    {
+    } else if let Some(pattern) = pattern.filter(|p| !matches(p, s)) {
         invalid(path, &value, &format!("should match '{pattern}'"), errors);
     }
     if let Some(format) = raw.get("format").and_then(Value::as_str)
@@ -84,17 +119,40 @@ fn string(s: &str, raw: &Map<String, Value>, path: &Path, errors: &mut FieldErro
     }
 }
 
+/// Compiled patterns: those of the definitions that are in use.
+static PATTERNS: LazyLock<RwLock<HashMap<String, Option<Regex>>>> = LazyLock::new(RwLock::default);
+/// More patterns than a cluster has; those of definitions that are gone go with the rest.
+const MAX_PATTERNS: usize = 4096;
+
+/// What is no pattern matches nothing: validation of the definition refuses it.
+fn matches(pattern: &str, text: &str) -> bool {
+    let matched = |r: &Option<Regex>| r.as_ref().is_some_and(|r| r.is_match(text));
+    if let Ok(known) = PATTERNS.read()
+        && let Some(regex) = known.get(pattern)
+    {
+        return matched(regex);
+    }
+    let regex = Regex::new(pattern).ok();
+    let found = matched(&regex);
+    if let Ok(mut known) = PATTERNS.write() {
+        if known.len() >= MAX_PATTERNS {
+            known.clear();
+        }
+        known.insert(pattern.to_owned(), regex);
+    }
+    found
+}
+
 fn number(value: &Value, raw: &Map<String, Value>, path: &Path, errors: &mut FieldErrors) {
     let Some(x) = value.as_f64() else { return };
     let flag = |key: &str| raw.get(key) == Some(&Value::Bool(true));
-    if let Some(max) = raw.get("maximum")
-        && let Some(m) = max.as_f64()
+    range(value, raw, path, errors);
+    if let Some(factor) = raw.get("multipleOf")
+        && let Some(f) = factor.as_f64()
+        && f > 0.0
+        && (x / f).fract() != 0.0
     {
-        if flag("exclusiveMaximum") && x >= m {
-            invalid(path, value, &format!("should be less than {max}"), errors);
-        } else if x > m {
-            invalid(path, value, &format!("should be less than or equal to {max}"), errors);
-        }
+        invalid(path, value, &format!("should be a multiple of {factor}"), errors);
     }
     if let Some(min) = raw.get("minimum")
         && let Some(m) = min.as_f64()
@@ -105,105 +163,140 @@ fn number(value: &Value, raw: &Map<String, Value>, path: &Path, errors: &mut Fie
             invalid(path, value, &format!("should be greater than or equal to {min}"), errors);
         }
     }
-    if let Some(factor) = raw.get("multipleOf")
-        && let Some(f) = factor.as_f64()
-        && f > 0.0
-        && (x / f).fract() != 0.0
+    if let Some(max) = raw.get("maximum")
+        && let Some(m) = max.as_f64()
     {
-        invalid(path, value, &format!("should be a multiple of {factor}"), errors);
+        if flag("exclusiveMaximum") && x >= m {
+            invalid(path, value, &format!("should be less than {max}"), errors);
+        } else if x > m {
+            invalid(path, value, &format!("should be less than or equal to {max}"), errors);
+        }
     }
 }
 
-fn array(items: &[Value], raw: &Map<String, Value>, path: &Path, errors: &mut FieldErrors) {
+/// Whether a number fits into its type, and into the format that the schema gives it.
+fn range(value: &Value, raw: &Map<String, Value>, path: &Path, errors: &mut FieldErrors) {
+    let text = |key: &str| raw.get(key).and_then(Value::as_str).unwrap_or_default();
+    let x = value.as_f64().unwrap_or_default();
+    let (ty, format) = (text("type"), text("format"));
+    let whole = value.as_i64().or_else(|| (x.fract() == 0.0 && x.abs() < 9.3e18).then_some(x as i64));
+    let (fits, shown) = match (ty, format) {
+        ("integer", "int32") => (whole.is_some_and(|n| i32::try_from(n).is_ok()), "integer with format int32"),
+        ("integer", "int64") => (whole.is_some(), "integer with format int64"),
+        ("integer", _) => (whole.is_some(), "integer (default format)"),
+        ("number", "float") => (x.abs() <= f64::from(f32::MAX), "number with format float"),
+        _ => return,
+    };
+    if !fits {
+        let detail = format!("Checked value must be of type {shown} in {}", path.as_str());
+        errors.push(FieldError::invalid(&Path::root(), "", detail));
+    }
+}
+
+fn array(items: &[Value], raw: &Map<String, Value>, path: &Path) -> Outcome {
+    let mut out = Outcome { checks: 1, ..Outcome::default() };
     let length = items.len() as u64;
     if let Some(schema) = raw.get("items") {
         for (i, item) in items.iter().enumerate() {
-            check(item, schema, &path.index(i), errors);
+            out.merge(check(item, schema, &path.index(i)));
         }
     }
-    if let Some(min) = raw.get("minItems").and_then(Value::as_u64)
-        && length < min
-    {
-        invalid(path, &Value::from(length), &format!("should have at least {min} items"), errors);
-    }
-    if let Some(max) = raw.get("maxItems").and_then(Value::as_u64)
-        && length > max
-    {
-        errors.push(FieldError::too_many(path, items.len(), max as usize));
-    }
-    if raw.get("uniqueItems") == Some(&Value::Bool(true)) && (1..items.len()).any(|i| items[..i].contains(&items[i])) {
-        invalid(path, &Value::String(String::new()), "shouldn't contain duplicates", errors);
-    }
+    let limit = |key: &str| raw.get(key).and_then(Value::as_u64);
+    out.run(|errors| {
+        if let Some(min) = limit("minItems").filter(|min| length < *min) {
+            invalid(path, &Value::from(length), &format!("should have at least {min} items"), errors);
+        }
+        if let Some(max) = limit("maxItems").filter(|max| length > *max) {
+            errors.push(FieldError::too_many(path, items.len(), max as usize));
+        }
+        let unique = raw.get("uniqueItems") == Some(&Value::Bool(true));
+        if unique && (1..items.len()).any(|i| items[..i].contains(&items[i])) {
+            invalid(path, &Value::String(String::new()), "shouldn't contain duplicates", errors);
+        }
+    });
+    out
 }
 
-fn object(map: &Map<String, Value>, raw: &Map<String, Value>, path: &Path, errors: &mut FieldErrors) {
+fn object(map: &Map<String, Value>, raw: &Map<String, Value>, path: &Path) -> Outcome {
+    let mut out = Outcome { checks: 1, ..Outcome::default() };
     let length = map.len() as u64;
-    if let Some(min) = raw.get("minProperties").and_then(Value::as_u64)
-        && length < min
-    {
-        invalid(path, &Value::from(length), &format!("should have at least {min} properties"), errors);
-    }
-    if let Some(max) = raw.get("maxProperties").and_then(Value::as_u64)
-        && length > max
-    {
-        errors.push(FieldError::too_many(path, map.len(), max as usize));
-    }
-    let properties = raw.get("properties").and_then(Value::as_object);
-    for (key, schema) in properties.into_iter().flatten() {
-        if let Some(v) = map.get(key) {
-            check(v, schema, &path.child(key), errors);
+    let limit = |key: &str| raw.get(key).and_then(Value::as_u64);
+    out.run(|errors| {
+        if let Some(min) = limit("minProperties").filter(|min| length < *min) {
+            invalid(path, &Value::from(length), &format!("should have at least {min} properties"), errors);
         }
-    }
+        if let Some(max) = limit("maxProperties").filter(|max| length > *max) {
+            errors.push(FieldError::too_many(path, map.len(), max as usize));
+        }
+    });
+    let properties = raw.get("properties").and_then(Value::as_object);
     if let Some(schema @ Value::Object(_)) = raw.get("additionalProperties") {
         for (key, v) in map.iter().filter(|(k, _)| properties.is_none_or(|p| !p.contains_key(*k))) {
-            check(v, schema, &path.child(key), errors);
+            out.merge(check(v, schema, &path.child(key)));
         }
     }
-    for key in raw.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
-        if !map.contains_key(key) {
-            errors.push(FieldError::required(&path.child(key), ""));
+    for (key, schema) in properties.into_iter().flatten() {
+        if let Some(v) = map.get(key) {
+            out.merge(check(v, schema, &path.child(key)));
         }
     }
+    out.run(|errors| {
+        for key in raw.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
+            if !map.contains_key(key) {
+                errors.push(FieldError::required(&path.child(key), ""));
+            }
+        }
+    });
+    out
 }
 
-fn junctors(value: &Value, raw: &Map<String, Value>, path: &Path, errors: &mut FieldErrors) {
-    let failures = |schema: &Value| {
-        let mut inner = Vec::new();
-        check(value, schema, path, &mut inner);
-        inner
+/// `anyOf`, `oneOf`, `allOf` and `not`.
+fn junctors(value: &Value, raw: &Map<String, Value>, path: &Path) -> Outcome {
+    let mut out = Outcome { checks: 2, ..Outcome::default() };
+    let say = |out: &mut Outcome, what: String| {
+        out.errors.push(FieldError::invalid(&Path::root(), "", format!("{:?} must {what}", path.as_str())));
     };
-    let mut say = |what: String| {
-        errors.push(FieldError::invalid(&Path::root(), "", format!("{:?} must {what}", path.as_str())));
+    let outcomes = |key: &str| -> Vec<Outcome> {
+        let list = raw.get(key).and_then(Value::as_array).into_iter().flatten();
+        list.map(|schema| check(value, schema, path)).collect()
     };
-    let list = |key: &str| raw.get(key).and_then(Value::as_array).filter(|l| !l.is_empty());
-    let mut nested = Vec::new();
-    if let Some(any) = list("anyOf")
-        && !any.iter().any(|s| failures(s).is_empty())
-    {
-        say("validate at least one schema (anyOf)".to_owned());
-        nested = any.iter().map(failures).min_by_key(Vec::len).unwrap_or_default();
-        // The alternatives that only miss fields say nothing that the sentence does not.
-        nested.retain(|e| e.shown.is_some());
+    let any = outcomes("anyOf");
+    if !any.is_empty() {
+        if any.iter().all(|o| !o.errors.is_empty()) {
+            say(&mut out, "validate at least one schema (anyOf)".to_owned());
+        }
+        let chosen = any.iter().position(|o| o.errors.is_empty()).unwrap_or_else(|| best(&any));
+        any.into_iter().nth(chosen).into_iter().for_each(|o| out.merge(o));
     }
-    if let Some(one) = list("oneOf") {
-        match one.iter().filter(|s| failures(s).is_empty()).count() {
+    let one = outcomes("oneOf");
+    if !one.is_empty() {
+        match one.iter().filter(|o| o.errors.is_empty()).count() {
             1 => {}
-            0 => say("validate one and only one schema (oneOf). Found none valid".to_owned()),
-            n => say(format!("validate one and only one schema (oneOf). Found {n} valid alternatives")),
+            0 => {
+                say(&mut out, "validate one and only one schema (oneOf). Found none valid".to_owned());
+                let chosen = best(&one);
+                one.into_iter().nth(chosen).into_iter().for_each(|o| out.merge(o));
+            }
+            n => say(&mut out, format!("validate one and only one schema (oneOf). Found {n} valid alternatives")),
         }
     }
-    if let Some(all) = list("allOf") {
-        let failed: Vec<FieldErrors> = all.iter().map(failures).filter(|f| !f.is_empty()).collect();
-        if !failed.is_empty() {
-            let none = if failed.len() == all.len() { ". None validated" } else { "" };
-            say(format!("validate all the schemas (allOf){none}"));
-            nested.extend(failed.into_iter().flatten());
-        }
+    let all = outcomes("allOf");
+    let (count, failed) = (all.len(), all.iter().filter(|o| !o.errors.is_empty()).count());
+    all.into_iter().for_each(|o| out.merge(o));
+    if failed > 0 {
+        let none = if failed == count { ". None validated" } else { "" };
+        say(&mut out, format!("validate all the schemas (allOf){none}"));
     }
     if let Some(not) = raw.get("not")
-        && failures(not).is_empty()
+        && check(value, not, path).errors.is_empty()
     {
-        say("not validate the schema (not)".to_owned());
+        say(&mut out, "not validate the schema (not)".to_owned());
     }
-    errors.extend(nested);
+    out
+}
+
+/// The first of those with most checks.
+fn best(all: &[Outcome]) -> usize {
+    let most = all.iter().map(|o| o.checks).max().unwrap_or_default();
+    all.iter().position(|o| o.checks == most).unwrap_or_default()
 }

@@ -1,28 +1,46 @@
-//! Structural validation: types, required fields, uniqueness in sets and maps, and the constraints of custom resources.
+//! Validation of custom resources: against the schema of their definition, of the resources that they embed, and of sets and
+//! maps in lists. Texts and order follow `apiextensions-apiserver`.
 //!
-//! Built-in kinds are validated by code (`kinds`), decoding has checked their types already: of them only what a custom
-//! resource embeds is looked at, for types alone. Texts follow `apiextensions-apiserver`.
+//! Built-in kinds are validated by code (`kinds`), decoding has checked their types already.
 
 mod formats;
 mod keywords;
 
-use crate::types::{Constraints, List, ListType, Map as MapType, Node, Object};
+use crate::types::{List, ListType, Node, Object};
 use isopod_api::{FieldError, FieldErrors, Path};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 
-/// All structural errors of a custom resource. Of a built-in kind decoding and `kinds` see everything, duplicates in sets
+/// All errors of a custom resource by its schema. Of a built-in kind decoding and `kinds` see everything, duplicates in sets
 /// and maps included.
 pub fn types(value: &Value, object: &Object) -> FieldErrors {
-    let mut errors = Vec::new();
     if !object.custom {
-        return errors;
+        return Vec::new();
     }
-    match value {
-        Value::Object(map) => fields(map, object, &Path::root(), &mut errors),
-        other => errors.push(wrong_type(&Path::root(), "object", other)),
+    let mut errors =
+        object.openapi.as_ref().map(|raw| keywords::check(value, raw, &Path::root()).errors).unwrap_or_default();
+    if value.is_object() {
+        crate::walk::objects(value, object, &Path::root(), &mut |o, map, at| {
+            if o.embedded_resource && !at.as_str().is_empty() {
+                embedded(map, at, &mut errors);
+            }
+        });
+        errors.extend(lists(value, object));
     }
     errors
+}
+
+/// The type of an embedded resource; its metadata was decoded as such.
+fn embedded(map: &Map<String, Value>, path: &Path, errors: &mut FieldErrors) {
+    for key in ["apiVersion", "kind"] {
+        let at = path.child(key);
+        match map.get(key) {
+            None => errors.push(FieldError::required(&at, "")),
+            Some(Value::String(s)) if s.is_empty() => errors.push(FieldError::invalid(&at, "", "must not be empty")),
+            Some(Value::String(_)) => {}
+            Some(other) => errors.push(FieldError::invalid(&at, other.clone(), "must be a string")),
+        }
+    }
 }
 
 /// The JSON type of a value, as error texts name it.
@@ -43,67 +61,7 @@ fn wrong_type(path: &Path, wanted: &str, value: &Value) -> FieldError {
     FieldError::type_invalid(path, got, format!("{} in body must be of type {wanted}: {got:?}", path.as_str()))
 }
 
-fn fields(map: &Map<String, Value>, object: &Object, path: &Path, errors: &mut FieldErrors) {
-    for f in &object.fields {
-        let at = path.child(&f.name);
-        match map.get(&f.name) {
-            None if f.required && object.custom => errors.push(FieldError::required(&at, "")),
-            None => {}
-            Some(Value::Null) if f.nullable || !object.custom => {}
-            Some(v) => place(v, &f.node, &f.constraints, &at, errors),
-        }
-    }
-    if let Some(raw) = &object.constraints {
-        keywords::check(&Value::Object(map.clone()), raw, path, errors);
-    }
-}
-
-fn place(value: &Value, node: &Node, constraints: &Constraints, path: &Path, errors: &mut FieldErrors) {
-    match (node, value) {
-        (Node::Any, _) => {}
-        (Node::Object(o), Value::Object(map)) => fields(map, o.get(), path, errors),
-        (Node::List(list), Value::Array(items)) => elements(items, list, path, errors),
-        (Node::Map(m), Value::Object(map)) => entries(map, m, path, errors),
-        (Node::Bool, Value::Bool(_)) | (Node::IntOrString, Value::String(_)) | (Node::FieldsV1, Value::Object(_)) => {}
-        (Node::SchemaOrArray(_) | Node::SchemaOrBool(_) | Node::SchemaOrStringArray(_), _) => {}
-        (Node::Double, Value::Number(_)) => {}
-        (Node::Int32 | Node::Int64 | Node::IntOrString, Value::Number(n)) if is_whole(n) => {}
-        (
-            Node::String | Node::Bytes | Node::Quantity | Node::Time | Node::MicroTime | Node::Duration,
-            Value::String(_),
-        ) => {}
-        (node, other) => {
-            errors.push(wrong_type(path, wanted(node), other));
-            return;
-        }
-    }
-    if let Some(raw) = constraints {
-        keywords::check(value, raw, path, errors);
-    }
-}
-
-fn is_whole(n: &serde_json::Number) -> bool {
-    !n.is_f64() || n.as_f64().is_some_and(|x| x.fract() == 0.0)
-}
-
-fn wanted(node: &Node) -> &'static str {
-    match node {
-        Node::Bool => "boolean",
-        Node::Int32 | Node::Int64 => "integer",
-        Node::Double => "number",
-        Node::IntOrString => "integer,string",
-        Node::List(_) => "array",
-        Node::Object(_) | Node::Map(_) | Node::FieldsV1 => "object",
-        _ => "string",
-    }
-}
-
 fn elements(items: &[Value], list: &List, path: &Path, errors: &mut FieldErrors) {
-    for (i, item) in items.iter().enumerate() {
-        if !(item.is_null() && list.nullable_items) {
-            place(item, &list.item, &list.item_constraints, &path.index(i), errors);
-        }
-    }
     match list.list_type {
         ListType::Atomic => {}
         ListType::Set => duplicates(items, path, errors),
@@ -142,26 +100,12 @@ fn duplicates(items: &[Value], path: &Path, errors: &mut FieldErrors) {
     }
 }
 
-fn entries(map: &Map<String, Value>, m: &MapType, path: &Path, errors: &mut FieldErrors) {
-    for (k, v) in map {
-        if !(v.is_null() && m.nullable_values) {
-            place(v, &m.value, &m.value_constraints, &path.child(k), errors);
-        }
-    }
-}
-
 /// Lists of sets and maps, uniqueness only: what servers check of built-in kinds before they merge into them.
 pub fn lists(value: &Value, object: &Object) -> FieldErrors {
     let mut errors = Vec::new();
     crate::walk::fields(value, object, &Path::root(), &mut |_, f, v, at| {
         if let (Node::List(list), Value::Array(items)) = (&f.node, v) {
-            match list.list_type {
-                ListType::Set => duplicates(items, at, &mut errors),
-                ListType::Map => {
-                    duplicates(&items.iter().map(|v| key(v, &list.map_keys)).collect::<Vec<_>>(), at, &mut errors)
-                }
-                ListType::Atomic => {}
-            }
+            elements(items, list, at, &mut errors);
         }
     });
     errors
@@ -172,61 +116,36 @@ pub fn knows_format(format: &str) -> bool {
     formats::is_known(format)
 }
 
-/// Whether a raw schema (an OpenAPI object) accepts a value, for constraints that only the caller knows where to apply.
-pub fn accepts(value: &Value, raw: &Value) -> bool {
-    let mut errors = Vec::new();
-    keywords::check(value, raw, &Path::root(), &mut errors);
-    errors.is_empty()
-}
-
 /// The errors of a value against a raw schema at a path.
 pub fn raw(value: &Value, raw: &Value, path: &Path) -> FieldErrors {
-    let mut errors = Vec::new();
-    keywords::check(value, raw, path, &mut errors);
-    errors
+    keywords::check(value, raw, path).errors
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{Field, ObjectRef};
     use serde_json::json;
-    use std::sync::Arc;
-
-    fn field(name: &str, node: Node, raw: Value) -> Field {
-        Field { constraints: Some(Arc::new(raw)), ..Field::new(name, node) }
-    }
 
     fn schema() -> Object {
-        let list = |item, list_type, keys: &[&str]| {
-            let map_keys = keys.iter().map(|k| (*k).to_owned()).collect();
-            Node::List(Arc::new(List { list_type, map_keys, ..List::of(item) }))
-        };
-        let port = Object {
-            custom: true,
-            fields: vec![Field { required: true, ..Field::new("name", Node::String) }, Field::new("n", Node::Int64)],
-            ..Object::default()
-        };
-        let spec = Object {
-            custom: true,
-            fields: vec![
-                field("replicas", Node::Int32, json!({"minimum": 1, "maximum": 10})),
-                field("cron", Node::String, json!({"pattern": "^\\d+$", "maxLength": 3, "minLength": 1})),
-                field("mode", Node::String, json!({"enum": ["a", "b"]})),
-                field("tags", list(Node::String, ListType::Set, &[]), json!({"maxItems": 2})),
-                Field::new("ports", list(Node::Object(ObjectRef::new(Arc::new(port))), ListType::Map, &["name"])),
-                field("ip", Node::String, json!({"format": "ipv4"})),
-                Field { nullable: true, ..Field::new("maybe", Node::Bool) },
-                Field::new("either", Node::IntOrString),
-            ],
-            constraints: Some(json!({"anyOf": [{"required": ["mode"]}, {"required": ["cron"]}]})),
-            ..Object::default()
-        };
-        Object {
-            custom: true,
-            fields: vec![Field { required: true, ..Field::new("spec", Node::Object(ObjectRef::new(Arc::new(spec)))) }],
-            ..Object::default()
-        }
+        crate::structural::resource(&json!({"type": "object", "required": ["spec"], "properties": {"spec": {
+            "type": "object",
+            "anyOf": [{"required": ["mode"]}, {"required": ["cron"]}],
+            "properties": {
+                "replicas": {"type": "integer", "format": "int32", "minimum": 1, "maximum": 10},
+                "cron": {"type": "string", "pattern": "^\\d+$", "maxLength": 3, "minLength": 1},
+                "mode": {"type": "string", "enum": ["a", "b"]},
+                "tags": {"type": "array", "x-kubernetes-list-type": "set", "maxItems": 2, "items": {"type": "string"}},
+                "ports": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
+                    "items": {"type": "object", "required": ["name"], "properties": {
+                        "name": {"type": "string"}, "n": {"type": "integer"}}}},
+                "ip": {"type": "string", "format": "ipv4"},
+                "maybe": {"type": "boolean", "nullable": true},
+                "either": {"x-kubernetes-int-or-string": true},
+                "inner": {"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true},
+                "shape": {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+                    "oneOf": [{"required": ["a"]}, {"required": ["b"]}], "not": {"properties": {"a": {"enum": [7]}}, "required": ["a"]}},
+            },
+        }}}))
     }
 
     #[test]
@@ -252,7 +171,7 @@ mod tests {
             (json!({"mode": "c"}), vec![r#"spec.mode: Unsupported value: "c": supported values: "a", "b""#]),
             (
                 json!({"mode": "a", "tags": ["x", "y", "x"]}),
-                vec![r#"spec.tags[2]: Duplicate value: "x""#, "spec.tags: Too many: 3: must have at most 2 items"],
+                vec!["spec.tags: Too many: 3: must have at most 2 items", r#"spec.tags[2]: Duplicate value: "x""#],
             ),
             (
                 json!({"mode": "a", "ports": [{"name": "p"}, {"name": "p"}]}),
@@ -265,9 +184,45 @@ mod tests {
             ),
             (
                 json!({"mode": null}),
-                vec![r#"spec.mode: Invalid value: "null": spec.mode in body must be of type string: "null""#],
+                vec![
+                    r#"spec.mode: Invalid value: "null": spec.mode in body must be of type string: "null""#,
+                    r#"spec.mode: Unsupported value: null: supported values: "a", "b""#,
+                ],
             ),
-            (json!({}), vec![r#"<nil>: Invalid value: "": "spec" must validate at least one schema (anyOf)"#]),
+            (
+                json!({}),
+                vec![
+                    r#"<nil>: Invalid value: "": "spec" must validate at least one schema (anyOf)"#,
+                    "spec.mode: Required value",
+                ],
+            ),
+            (
+                json!({"mode": "a", "either": 1.5}),
+                vec![
+                    r#"spec.either: Invalid value: "number": spec.either in body must be of type integer,string: "number""#,
+                ],
+            ),
+            (
+                json!({"mode": "a", "inner": {"kind": ""}}),
+                vec![
+                    "spec.inner.apiVersion: Required value",
+                    r#"spec.inner.kind: Invalid value: "": must not be empty"#,
+                ],
+            ),
+            (
+                json!({"mode": "a", "shape": {"a": 7, "b": 1}}),
+                vec![
+                    r#"<nil>: Invalid value: "": "spec.shape" must validate one and only one schema (oneOf). Found 2 valid alternatives"#,
+                    r#"<nil>: Invalid value: "": "spec.shape" must not validate the schema (not)"#,
+                ],
+            ),
+            (
+                json!({"mode": "a", "replicas": 3_000_000_000_u64}),
+                vec![
+                    r#"<nil>: Invalid value: "": Checked value must be of type integer with format int32 in spec.replicas"#,
+                    "spec.replicas: Invalid value: 3000000000: spec.replicas in body should be less than or equal to 10",
+                ],
+            ),
         ] {
             let got: Vec<String> = types(&json!({"spec": spec}), &schema()).iter().map(ToString::to_string).collect();
             assert_eq!(got, want, "{spec}");

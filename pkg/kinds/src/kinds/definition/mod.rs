@@ -1,4 +1,4 @@
-//! Definitions of custom resources.
+//! Definitions of custom resources: what may stand in one. What the API server makes of them is in `custom`.
 //!
 //! Invariant: a definition is looked at as upstream's internal version has it ([`lift`]), since that decides at which
 //! path an error stands.
@@ -8,18 +8,21 @@
 
 mod conversion;
 mod defaults;
+mod deletion;
 mod field_path;
 mod schema;
 mod spec;
 mod structural;
 
 use crate::access::{Access, set};
+use crate::ownership;
 use crate::strategy::{PLAIN, Strategy};
 use isopod_api::{FieldError, FieldErrors, Path, names};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
 pub const STRATEGY: Strategy = Strategy {
+    owned: ownership::spec_or_status,
     unconditional_update: false,
     name: Some(name),
     prepare_create: |_, new| store_version(new),
@@ -28,6 +31,7 @@ pub const STRATEGY: Strategy = Strategy {
             store_version(new);
         }
     },
+    prepare_delete: deletion::prepare_delete,
     create,
     update,
     update_status: |new, _| status(new),

@@ -1,0 +1,267 @@
+//! The strategy of custom resources (`apiextensions-apiserver/pkg/registry/customresource`).
+
+use super::Versions;
+use super::jsonpath::{self, JsonPath};
+use crate::access::{Access, set};
+use crate::kind::{Ctx, Hooks};
+use isopod_api::{FieldError, FieldErrors, Path, names};
+use isopod_schema::managed::{Filter, Set};
+use isopod_schema::{default, json};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Where a scale lies in an object: dotted paths with their first dot.
+pub struct ScaleFields {
+    spec_replicas: String,
+    status_replicas: String,
+    label_selector: String,
+}
+
+impl ScaleFields {
+    pub fn new(stated: &Value) -> Option<Self> {
+        let text = |key: &str| stated.text(key).to_owned();
+        stated.is_object().then(|| ScaleFields {
+            spec_replicas: text("specReplicasPath"),
+            status_replicas: text("statusReplicasPath"),
+            label_selector: text("labelSelectorPath"),
+        })
+    }
+}
+
+fn plain(path: &str) -> &str {
+    path.strip_prefix('.').unwrap_or(path)
+}
+
+pub struct Custom {
+    pub version: String,
+    pub kind: String,
+    pub has_status: bool,
+    pub scale: Option<ScaleFields>,
+    /// `None`: no path; its value is always empty.
+    pub selectable: Vec<Option<JsonPath>>,
+    pub deprecation: String,
+    pub terminating: bool,
+    pub versions: Arc<Versions>,
+}
+
+impl Custom {
+    /// The conversion `None`: what the other version's schema does not know is lost, everything else stays.
+    fn convert(&self, obj: &mut Value, version: &str) {
+        let Some(schema) = self.versions.schemas.get(version) else { return };
+        if let Ok(decoded) = json::decode_value(std::mem::take(obj), schema) {
+            *obj = decoded.value;
+        }
+    }
+
+    fn type_errors(&self, obj: &Value) -> FieldErrors {
+        let api_version = format!("{}/{}", self.versions.group, self.version);
+        let wanted = [("kind", self.kind.as_str()), ("apiVersion", api_version.as_str())];
+        let differs = wanted.into_iter().filter(|(key, want)| obj.text(key) != *want);
+        differs
+            .map(|(key, want)| FieldError::invalid(&Path::new(key), obj.text(key), format!("must be {want}")))
+            .collect()
+    }
+
+    fn scale_errors(&self, obj: &Value, status_only: bool) -> FieldErrors {
+        let Some(scale) = &self.scale else { return Vec::new() };
+        let mut errors = Vec::new();
+        if !status_only {
+            errors.extend(replicas(obj, &scale.spec_replicas));
+        }
+        errors.extend(replicas(obj, &scale.status_replicas));
+        let selector = obj.at(plain(&scale.label_selector));
+        if !scale.label_selector.is_empty() && !selector.is_null() && !selector.is_string() {
+            let m = format!(
+                "{} accessor error: {} is of the type {}, expected string",
+                scale.label_selector,
+                jsonpath::printed(selector),
+                go_type(selector)
+            );
+            errors.push(FieldError::invalid(&Path::new(&scale.label_selector), "", m));
+        }
+        errors
+    }
+}
+
+fn go_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "<nil>",
+        Value::Bool(_) => "bool",
+        Value::Number(n) if n.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    }
+}
+
+/// The replicas at `path` are a count, where they are at all.
+fn replicas(obj: &Value, path: &str) -> Option<FieldError> {
+    let at = Path::new(path);
+    let found = obj.at(plain(path));
+    if found.is_null() {
+        return None;
+    }
+    let Some(n) = found.as_i64() else {
+        let (shown, ty) = (jsonpath::printed(found), go_type(found));
+        let m = format!("{path} accessor error: {shown} is of the type {ty}, expected int64");
+        return Some(FieldError::invalid(&at, 0, m));
+    };
+    if n < 0 {
+        return Some(FieldError::invalid(&at, n, "should be a non-negative integer"));
+    }
+    let most = i32::MAX;
+    (n > i64::from(most)).then(|| FieldError::invalid(&at, n, format!("should be less than or equal to {most}")))
+}
+
+impl Hooks for Custom {
+    fn validate_create(&self, _ctx: &Ctx, new: &Value) -> FieldErrors {
+        let mut errors = self.type_errors(new);
+        errors.extend(self.scale_errors(new, false));
+        errors
+    }
+    fn validate_update(&self, ctx: &Ctx, new: &Value, _old: &Value) -> FieldErrors {
+        let mut errors = self.type_errors(new);
+        errors.extend(self.scale_errors(new, ctx.subresource == "status"));
+        errors
+    }
+    /// New finalizers whose names may collide with those of others.
+    fn warnings(&self, ctx: &Ctx, new: &Value, old: Option<&Value>) -> Vec<String> {
+        if ctx.subresource == "status" {
+            return Vec::new();
+        }
+        let had = old.map(|o| o.texts("metadata.finalizers")).unwrap_or_default();
+        let mut added = new.texts("metadata.finalizers");
+        added.retain(|f| !had.contains(f));
+        added.sort_unstable();
+        added.dedup();
+        added.into_iter().flat_map(finalizer_warnings).collect()
+    }
+    fn status_isolated(&self) -> bool {
+        self.has_status
+    }
+    fn resets_status(&self) -> bool {
+        self.has_status
+    }
+    fn counts_status(&self) -> bool {
+        !self.has_status
+    }
+    fn deprecation(&self) -> &str {
+        &self.deprecation
+    }
+    fn unconditional_update(&self) -> bool {
+        false
+    }
+    fn is_terminating(&self) -> bool {
+        self.terminating
+    }
+    fn owned(&self, subresource: &str) -> Filter {
+        match subresource {
+            "" if self.has_status => Filter::Without(Set::of(&[&["status"]])),
+            "status" => Filter::Without(Set::of(&[&["metadata"], &["spec"]])),
+            _ => Filter::All,
+        }
+    }
+    fn selectable(&self, obj: &Value) -> Vec<String> {
+        let text = |path: &Option<JsonPath>| match path.as_ref().and_then(|p| p.find(obj).into_iter().next()) {
+            None | Some(Value::Null) => String::new(),
+            Some(value) => jsonpath::printed(value),
+        };
+        self.selectable.iter().map(text).collect()
+    }
+    fn replicas_path(&self) -> Vec<String> {
+        let path = self.scale.as_ref().map_or("spec.replicas", |s| plain(&s.spec_replicas));
+        path.split('.').map(str::to_owned).collect()
+    }
+    fn to_scale(&self, obj: &Value) -> Option<Value> {
+        let fields = self.scale.as_ref()?;
+        let status = obj.int_or(plain(&fields.status_replicas), 0);
+        let mut scale = json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": {}, "spec": {},
+            "status": {"replicas": status}});
+        for f in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+            if obj["metadata"].has(f) {
+                scale["metadata"][f] = obj["metadata"][f].clone();
+            }
+        }
+        // Go leaves a zero out.
+        if let Some(n) = obj.int(plain(&fields.spec_replicas)).filter(|n| *n != 0) {
+            scale["spec"]["replicas"] = n.into();
+        }
+        let selector = if fields.label_selector.is_empty() { "" } else { obj.text(plain(&fields.label_selector)) };
+        if !selector.is_empty() {
+            scale["status"]["selector"] = selector.into();
+        }
+        Some(scale)
+    }
+    fn apply_scale(&self, obj: &mut Value, scale: &Value) -> FieldErrors {
+        if let Some(fields) = &self.scale {
+            set(obj, plain(&fields.spec_replicas), scale.int_or("spec.replicas", 0));
+        }
+        Vec::new()
+    }
+    fn on_read(&self, stored: &[u8]) -> Option<Value> {
+        let stated: Value = serde_json::from_slice(stored).ok()?;
+        let version = stated.text("apiVersion").rsplit('/').next().unwrap_or_default().to_owned();
+        let schemas = &self.versions.schemas;
+        let schema = schemas.get(&version).or_else(|| schemas.get(&self.versions.stored))?;
+        let mut value = json::decode(stored, schema).ok()?.value;
+        default::apply(&mut value, schema);
+        if version != self.versions.stored {
+            self.convert(&mut value, &self.versions.stored);
+            value["apiVersion"] = format!("{}/{}", self.versions.group, self.versions.stored).into();
+        }
+        if value.int_or("metadata.generation", 0) == 0 {
+            set(&mut value, "metadata.generation", 1);
+        }
+        Some(value)
+    }
+    fn to_storage(&self, obj: &mut Value) {
+        self.convert(obj, &self.versions.stored);
+    }
+    fn from_storage(&self, obj: &mut Value) {
+        self.convert(obj, &self.version);
+    }
+}
+
+fn finalizer_warnings(name: &str) -> Vec<String> {
+    let at = format!("metadata.finalizers: {name:?}: ");
+    let mut all: Vec<String> = names::qualified_name(name).iter().map(|m| format!("{at}{m}")).collect();
+    if !name.contains('/') && !["orphan", "foregroundDeletion", "kubernetes"].contains(&name) {
+        let path = if name.contains('.') { " including a path (/)" } else { "" };
+        let why = "to avoid accidental conflicts with other finalizer writers";
+        all.push(format!("{at}prefer a domain-qualified finalizer name{path} {why}"));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_of_replicas() {
+        for (spec, want) in [
+            (json!({"n": 3}), None),
+            (json!({}), None),
+            (json!({"n": -1}), Some(".spec.n: Invalid value: -1: should be a non-negative integer")),
+            (
+                json!({"n": 2_147_483_648_u64}),
+                Some(".spec.n: Invalid value: 2147483648: should be less than or equal to 2147483647"),
+            ),
+            (
+                json!({"n": "x"}),
+                Some(".spec.n: Invalid value: 0: .spec.n accessor error: x is of the type string, expected int64"),
+            ),
+        ] {
+            let got = replicas(&json!({"spec": spec}), ".spec.n").map(|e| e.to_string());
+            assert_eq!(got.as_deref(), want);
+        }
+    }
+
+    #[test]
+    fn finalizers_of_their_own_domain() {
+        for (name, want) in [("example.com/x", 0), ("orphan", 0), ("mine", 1), ("example.com", 1), ("a b", 2)] {
+            assert_eq!(finalizer_warnings(name).len(), want, "{name}");
+        }
+    }
+}
