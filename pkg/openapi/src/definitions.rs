@@ -346,6 +346,10 @@ impl Definitions {
     fn with_type(&self, schema: &mut Map<String, Value>) {
         let mut metadata = self.reference(&format!("{META}ObjectMeta"));
         if let Some(text) = self.descriptions.field(SOME_KIND, "metadata") {
+            // v3 allows no siblings of a reference.
+            if self.flavor == Flavor::V3 {
+                metadata = json!({"allOf": [metadata]});
+            }
             metadata["description"] = text.into();
         }
         let mut properties = self.type_meta();

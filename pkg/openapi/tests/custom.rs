@@ -72,11 +72,11 @@ fn both_versions() {
         assert_eq!(shown[field], want, "{field}");
     }
     assert_eq!(shown["pod"]["required"], json!(["kind", "apiVersion"]));
-    assert!(shown["pod"]["properties"]["metadata"]["$ref"].is_string());
+    assert!(shown["pod"]["properties"]["metadata"]["allOf"][0]["$ref"].is_string());
     assert_eq!(schema["description"], "A tab.");
     assert_eq!(schema["x-kubernetes-selectable-fields"], json!([{"fieldPath": "spec.cron"}]));
     assert_eq!(
-        schema["properties"]["metadata"]["$ref"],
+        schema["properties"]["metadata"]["allOf"][0]["$ref"],
         "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
     );
     let path = &v3["paths"]["/apis/stable.example.com/v1/namespaces/{namespace}/crontabs/{name}"];
