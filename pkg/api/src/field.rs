@@ -111,6 +111,8 @@ pub struct FieldError {
     pub declared: bool,
     /// Printed behind the detail.
     pub difference: Option<Box<Difference>>,
+    /// The path of the value that is shown, where it is another field's.
+    pub value_of: Option<String>,
 }
 
 pub type FieldErrors = Vec<FieldError>;
@@ -129,11 +131,24 @@ fn plural(n: usize, noun: &str) -> String {
 
 impl FieldError {
     fn new(kind: FieldErrorType, path: &Path, shown: Option<String>, detail: impl Into<String>) -> Self {
-        FieldError { kind, field: path.to_string(), shown, detail: detail.into(), declared: false, difference: None }
+        FieldError {
+            kind,
+            field: path.to_string(),
+            shown,
+            detail: detail.into(),
+            declared: false,
+            difference: None,
+            value_of: None,
+        }
     }
     /// Marks it as a declarative rule's.
     pub fn declared(mut self) -> Self {
         self.declared = true;
+        self
+    }
+    /// Shows the value of another field.
+    pub fn showing(mut self, path: &Path) -> Self {
+        self.value_of = Some(path.to_string());
         self
     }
     /// Adds what has changed.

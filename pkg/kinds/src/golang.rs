@@ -35,9 +35,9 @@ pub fn finish(errors: FieldErrors, schema: &Object, sent: &Value) -> FieldErrors
         }
         if e.shown.as_deref() == Some("null") {
             // Declarative rules show no value at all.
-            let is_collection = matches!(find(schema, &e.field), Some(Node::List(_) | Node::Map(_)));
-            let empty =
-                at(sent, &e.field).filter(|v| is_collection && !e.declared && !v.is_null() && access::is_empty(v));
+            let field = e.value_of.as_deref().unwrap_or(&e.field);
+            let is_collection = matches!(find(schema, field), Some(Node::List(_) | Node::Map(_) | Node::Bytes));
+            let empty = at(sent, field).filter(|v| is_collection && !e.declared && !v.is_null() && access::is_empty(v));
             e.shown = empty.map(Value::to_string).or_else(|| Some("null".to_owned()));
             continue;
         }
@@ -385,6 +385,9 @@ mod tests {
             let errors = finish(vec![FieldError::invalid(&Path::new(path), Value::Null, "")], &schema, &sent);
             assert_eq!(errors[0].shown.as_deref(), Some(want), "{path}");
         }
+        let of_another =
+            FieldError::invalid(&Path::new("spec"), Value::Null, "").showing(&Path::new("spec.nodeSelector"));
+        assert_eq!(finish(vec![of_another], &schema, &sent)[0].shown.as_deref(), Some("{}"));
     }
 
     #[test]

@@ -114,7 +114,7 @@ fn ingress(o: &Value, is_new: bool) -> FieldErrors {
     let rules = spec.list("rules");
     if rules.is_empty() && !spec.has("defaultBackend") {
         let m = "either `defaultBackend` or `rules` must be specified";
-        errs.push(FieldError::invalid(&p, spec.at("rules").clone(), m));
+        errs.push(FieldError::invalid(&p, spec.at("rules").clone(), m).showing(&p.child("rules")));
     }
     if spec.has("defaultBackend") {
         errs.extend(backend(spec.at("defaultBackend"), &p.child("defaultBackend")));
