@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn the_oldest_are_forgotten_unless_pods_have_them() {
-        let mut all = vec![revision("c", 3), revision("a", 1), revision("b", 2)];
+        let mut all = [revision("c", 3), revision("a", 1), revision("b", 2)];
         sort(&mut all);
         let names = |limit, live: &str| -> Vec<String> {
             let gone = forgotten(&all, limit, |r| r.metadata.name == live);
