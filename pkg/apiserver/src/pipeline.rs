@@ -103,8 +103,7 @@ async fn create_as(server: &ApiServer, intent: &Intent, body: &Value, owned: boo
         if !owned {
             ownership::record(server, intent, &mut new, None);
         }
-        admission::mutate(server, intent, Operation::Create, &mut new, None).await?;
-        apply_defaults(intent, &mut new);
+        admit(server, intent, Operation::Create, &mut new, None).await?;
         json::canonicalize(&mut new, &intent.kind.schema);
         let generated = metadata::name(intent, &mut new)?;
         prepare_create(intent, &mut new);
@@ -164,8 +163,7 @@ pub async fn update(server: &ApiServer, intent: &Intent, candidate: &dyn Candida
         if !owned {
             ownership::record(server, intent, &mut new, Some(&old));
         }
-        admission::mutate(server, intent, Operation::Update, &mut new, Some(&old)).await?;
-        apply_defaults(intent, &mut new);
+        admit(server, intent, Operation::Update, &mut new, Some(&old)).await?;
         json::canonicalize(&mut new, &intent.kind.schema);
         prepare_update(intent, &mut new, &old);
         let mut allocation = allocate::on_update(server, intent, &mut new, &old).await?;
@@ -242,6 +240,22 @@ fn may_create(intent: &Intent) -> Attributes {
         name: intent.name.clone(),
         ..Attributes::default()
     }
+}
+
+/// Lets the plugins change the object. What they add is defaulted, not what a client sent empty.
+async fn admit(
+    server: &ApiServer,
+    intent: &Intent,
+    operation: Operation,
+    new: &mut Value,
+    old: Option<&Value>,
+) -> Result<(), Status> {
+    let before = new.clone();
+    admission::mutate(server, intent, operation, new, old).await?;
+    if *new != before {
+        apply_defaults(intent, new);
+    }
+    Ok(())
 }
 
 fn apply_defaults(intent: &Intent, object: &mut Value) {

@@ -141,6 +141,8 @@ pub trait Hooks: Send + Sync {
     fn delete_warnings(&self, _propagates: bool) -> Vec<String> {
         Vec::new()
     }
+    /// Completes an empty object where upstream's internal type holds by value what is a pointer outside.
+    fn zero(&self, _obj: &mut Value) {}
     /// Annotations that stand in fields of upstream's internal type: an object shows them, its metadata alone does not.
     fn internal_annotations(&self) -> &[&str] {
         &[]

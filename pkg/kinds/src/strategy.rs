@@ -56,6 +56,8 @@ pub struct Strategy {
     pub internal_annotations: &'static [&'static str],
     pub grace: fn(&Value, Option<i64>) -> Option<i64>,
     pub scale: Option<ScalePaths>,
+    /// Numbers that upstream's internal type holds by value: an empty object shows them.
+    pub zeros: &'static [&'static str],
     pub select: fn(&Value, &str) -> String,
     pub stored_field: for<'a> fn(&'a str) -> Cow<'a, str>,
     pub to_storage: fn(&mut Value),
@@ -87,6 +89,7 @@ pub const PLAIN: Strategy = Strategy {
     internal_annotations: &[],
     grace: |_, _| None,
     scale: None,
+    zeros: &[],
     select: text_at,
     stored_field: |field| field.into(),
     to_storage: |_| {},
@@ -143,6 +146,11 @@ impl Hooks for Strategy {
     fn delete_warnings(&self, propagates: bool) -> Vec<String> {
         let warns = !propagates && !self.orphaning.is_empty();
         warns.then(|| self.orphaning.to_owned()).into_iter().collect()
+    }
+    fn zero(&self, obj: &mut Value) {
+        for path in self.zeros {
+            access::set(obj, path, 0);
+        }
     }
     fn internal_annotations(&self) -> &[&str] {
         self.internal_annotations

@@ -359,6 +359,7 @@ impl Encoder {
         let mut object = json!({"kind": gvk.kind, "apiVersion": gvk.api_version(), "metadata": metadata});
         if self.form.shape == Shape::Object {
             // Go writes an empty object of the kind.
+            self.kind.hooks.zero(&mut object);
             isopod_schema::json::canonicalize(&mut object, &self.kind.schema);
         }
         // A bookmark is no object of its kind: conversions do not apply.

@@ -19,9 +19,12 @@ fn selector_text(obj: &Value) -> String {
 
 const WITH_TEMPLATE: Strategy = Strategy { warnings: pod_warnings::named_workload, ..PLAIN };
 
+const REPLICAS: &[&str] = &["spec.replicas"];
+
 const DEPLOYMENT: Strategy = Strategy {
     owned: ownership::deployment,
     scale: SELECTOR,
+    zeros: REPLICAS,
     prepare_update: update_deployment,
     create: workload::deployment,
     update: workload::deployment_update,
@@ -31,6 +34,7 @@ const DEPLOYMENT: Strategy = Strategy {
 
 const REPLICA_SET: Strategy = Strategy {
     scale: SELECTOR,
+    zeros: REPLICAS,
     create: workload::replica_set,
     update: workload::replica_set_update,
     update_status: workload::replica_set_status,
@@ -39,6 +43,7 @@ const REPLICA_SET: Strategy = Strategy {
 
 pub const REPLICATION_CONTROLLER: Strategy = Strategy {
     scale: Some(ScalePaths { selector: map_selector_text }),
+    zeros: &[],
     create: workload::replication_controller,
     update: |new, _| workload::replication_controller(new),
     fields: &["status.replicas"],
@@ -65,6 +70,7 @@ pub fn apps(kind: &str) -> Strategy {
         "StatefulSet" => Strategy {
             warnings: pod_warnings::stateful_set,
             scale: SELECTOR,
+            zeros: REPLICAS,
             create: workload::stateful_set,
             update: workload::stateful_set_update,
             update_status: workload::stateful_set_status,
