@@ -47,7 +47,7 @@ fn update_volume(ctx: &Ctx, new: &mut Value, old: &Value) {
 }
 
 fn update_claim(ctx: &Ctx, new: &mut Value, old: &Value) {
-    if ctx.subresource != "" {
+    if !ctx.subresource.is_empty() {
         return;
     }
     // A source that was taken once may be named again by clients that know only one of the fields.
