@@ -83,7 +83,7 @@ pub fn device_usage(claim: &Value) -> Amounts {
     };
     for request in claim.list("spec.devices.requests") {
         // Of alternatives one is taken: for each class the largest counts.
-        let alternatives = request.list("firstAvailable").iter().chain([request.at("exactly")].into_iter());
+        let alternatives = request.list("firstAvailable").iter().chain([request.at("exactly")]);
         let mut most: BTreeMap<String, usize> = BTreeMap::new();
         for r in alternatives.filter(|r| r.is_object()) {
             let own = most.entry(format!("{}{DEVICE_CLASS}", r.text("deviceClassName"))).or_default();
