@@ -74,7 +74,7 @@ impl Asker<'_> {
         Err(self.request.forbidden(self.object, why))
     }
 
-    fn new(&self) -> &Value {
+    fn written(&self) -> &Value {
         self.object.unwrap_or(&Value::Null)
     }
 
@@ -84,7 +84,7 @@ impl Asker<'_> {
 
     /// The object's name: a create may say it in the body alone.
     fn name(&self) -> &str {
-        let named = [self.new(), self.old()].into_iter().find_map(|o| o["metadata"]["name"].as_str());
+        let named = [self.written(), self.old()].into_iter().find_map(|o| o["metadata"]["name"].as_str());
         named.unwrap_or(&self.request.intent.name)
     }
 }
@@ -108,7 +108,7 @@ fn csi_node(asker: &Asker) -> Result<(), Status> {
 
 fn resource_slice(asker: &Asker) -> Result<(), Status> {
     let (object, verb) = match asker.request.operation {
-        Operation::Create => (asker.new(), "create"),
+        Operation::Create => (asker.written(), "create"),
         Operation::Delete => (asker.old(), "delete"),
         Operation::Update => return Ok(()),
     };
@@ -121,7 +121,7 @@ fn resource_slice(asker: &Asker) -> Result<(), Status> {
 /// A node asks for certificates in its own name only.
 fn signing_request(asker: &Asker) -> Result<(), Status> {
     const SIGNERS: [&str; 2] = ["kubernetes.io/kubelet-serving", "kubernetes.io/kube-apiserver-client-kubelet"];
-    let spec = &asker.new()["spec"];
+    let spec = &asker.written()["spec"];
     if asker.request.operation != Operation::Create || !SIGNERS.iter().any(|s| spec["signerName"] == *s) {
         return Ok(());
     }
@@ -152,7 +152,7 @@ fn claim_status(asker: &Asker) -> Result<(), Status> {
         }
         rest
     };
-    if rest(asker.old()) == rest(asker.new()) {
+    if rest(asker.old()) == rest(asker.written()) {
         return Ok(());
     }
     let node = asker.node;

@@ -27,7 +27,7 @@ pub fn admit(asker: &Asker) -> Result<(), Status> {
     if name != node {
         return asker.refuse(format!("node {node:?} is not allowed to modify node {name:?}"));
     }
-    let (new, old) = (asker.new(), asker.old());
+    let (new, old) = (asker.written(), asker.old());
     let labels = forbidden(&new["metadata"]["labels"], &old["metadata"]["labels"]);
     match asker.request.operation {
         Operation::Create if !new["spec"]["configSource"].is_null() => {
@@ -42,7 +42,7 @@ pub fn admit(asker: &Asker) -> Result<(), Status> {
 }
 
 fn changes(asker: &Asker, labels: &[&str]) -> Result<(), Status> {
-    let (node, new, old) = (asker.node, asker.new(), asker.old());
+    let (node, new, old) = (asker.node, asker.written(), asker.old());
     let source = &new["spec"]["configSource"];
     if !source.is_null() && *source != old["spec"]["configSource"] {
         return asker

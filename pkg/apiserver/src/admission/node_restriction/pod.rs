@@ -22,7 +22,7 @@ pub async fn whole(asker: &Asker<'_>) -> Result<(), Status> {
 }
 
 async fn mirror(asker: &Asker<'_>) -> Result<(), Status> {
-    let (node, pod) = (asker.node, asker.new());
+    let (node, pod) = (asker.node, asker.written());
     if pod["metadata"]["annotations"][MIRROR].is_null() {
         return asker
             .refuse(format!("pod does not have {MIRROR:?} annotation, node {node:?} can only create mirror pods"));
@@ -118,7 +118,7 @@ fn volume_references(volume: &Value) -> Option<&'static str> {
 }
 
 pub fn status(asker: &Asker) -> Result<(), Status> {
-    let (node, new, old) = (asker.node, asker.new(), asker.old());
+    let (node, new, old) = (asker.node, asker.written(), asker.old());
     if asker.request.operation != Operation::Update {
         return Ok(());
     }
@@ -143,7 +143,7 @@ pub fn status(asker: &Asker) -> Result<(), Status> {
 
 /// A token is for a pod that runs on the node, and for an audience that the pod names or that the node is allowed.
 pub async fn token(asker: &Asker<'_>) -> Result<(), Status> {
-    let spec = &asker.new()["spec"];
+    let spec = &asker.written()["spec"];
     let bound = &spec["boundObjectRef"];
     let name = bound["name"].as_str().unwrap_or_default();
     if bound["apiVersion"] != "v1" || bound["kind"] != "Pod" || name.is_empty() {
@@ -232,7 +232,7 @@ pub async fn certificate(asker: &Asker<'_>) -> Result<(), Status> {
     if asker.request.operation != Operation::Create {
         return asker.refuse(format!("unexpected operation {:?}", asker.request.operation));
     }
-    let (node, spec) = (asker.node, &asker.new()["spec"]);
+    let (node, spec) = (asker.node, &asker.written()["spec"]);
     let text = |key: &str| spec[key].as_str().unwrap_or_default();
     let namespace = &asker.request.intent.namespace;
     let pod_name = format!("{namespace}/{}", text("podName"));
