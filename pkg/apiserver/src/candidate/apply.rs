@@ -1,6 +1,6 @@
 //! Server-side apply: the candidate is the newest object with a configuration merged into it (KEP-555).
 
-use super::{Candidate, Creates, Made};
+use super::{Candidate, Creates, Made, yaml_keys};
 use crate::ApiServer;
 use crate::encode::decode::{self, FieldValidation};
 use crate::ownership::{self, Served};
@@ -28,7 +28,11 @@ impl Configuration {
             FieldValidation::Ignore => None,
             _ => serde_yaml_ng::from_slice::<serde_yaml_ng::Value>(body).err(),
         };
-        let twice = twice.map(|e| format!("error converting YAML to JSON: yaml: unmarshal errors:\n  {e}"));
+        let twice = twice.map(|e| {
+            let named = yaml_keys::repeated(&String::from_utf8_lossy(body)).join("\n  ");
+            let named = if named.is_empty() { e.to_string() } else { named };
+            format!("error converting YAML to JSON: yaml: unmarshal errors:\n  {named}")
+        });
         match twice {
             Some(why) if validation == FieldValidation::Strict => {
                 Err(Status::bad_request(format!("error strict decoding patch: {why}")))

@@ -4,6 +4,7 @@
 pub mod apply;
 pub mod patch;
 pub mod update;
+mod yaml_keys;
 
 use isopod_api::Status;
 use serde_json::Value;
