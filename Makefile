@@ -41,7 +41,7 @@ run: release
 	$(OUT)/release/isopod server --data-dir $(DATA_DIR) $(ARGS)
 
 test: lint unit e2e
-ci: verify test oracle ratchet
+ci: verify test oracle conformance-ci
 
 fmt:
 	cargo fmt --all

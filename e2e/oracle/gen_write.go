@@ -253,23 +253,26 @@ func (g *generator) deletes(k *kind) {
 	}
 	item := k.item("minimal")
 	options := func(fields map[string]any) Step { return Step{Do: "DELETE " + item, Body: fields} }
+	steps := []Step{
+		prepare(k),
+		options(map[string]any{"preconditions": map[string]any{"uid": "7d3f2c1a-0000-4000-8000-000000000001"}}),
+		options(map[string]any{"preconditions": map[string]any{"resourceVersion": "1"}}),
+		options(map[string]any{"propagationPolicy": "Sometimes"}),
+		options(map[string]any{"propagationPolicy": "Orphan", "orphanDependents": true}),
+		options(map[string]any{"gracePeriodSeconds": "x"}),
+		options(map[string]any{"dryRun": []any{"All"}}),
+		options(map[string]any{"dryRun": []any{"Some"}}),
+		options(map[string]any{"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": map[string]any{"uid": "{uid}"}, "gracePeriodSeconds": 0}),
+	}
+	// Upstream's own finalizer of definitions comes and goes while one looks.
+	definition := k.resource == "customresourcedefinitions"
+	if !definition {
+		steps = append(steps, options(map[string]any{}))
+	}
 	g.add("delete", k, "options", Case{
-		Why: "Preconditions that fail, options that are wrong, a dry run; then the delete, twice.", Base: k.base("minimal"),
-		Steps: []Step{
-			prepare(k),
-			options(map[string]any{"preconditions": map[string]any{"uid": "7d3f2c1a-0000-4000-8000-000000000001"}}),
-			options(map[string]any{"preconditions": map[string]any{"resourceVersion": "1"}}),
-			options(map[string]any{"propagationPolicy": "Sometimes"}),
-			options(map[string]any{"propagationPolicy": "Orphan", "orphanDependents": true}),
-			options(map[string]any{"gracePeriodSeconds": "x"}),
-			options(map[string]any{"dryRun": []any{"All"}}),
-			options(map[string]any{"dryRun": []any{"Some"}}),
-			options(map[string]any{"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": map[string]any{"uid": "{uid}"}, "gracePeriodSeconds": 0}),
-			options(map[string]any{}),
-		},
+		Why: "Preconditions that fail, options that are wrong, a dry run; then the delete, twice.", Base: k.base("minimal"), Steps: steps,
 	})
-	if k.resource == "customresourcedefinitions" {
-		// Upstream's own finalizer comes and goes while one looks.
+	if definition {
 		return
 	}
 	g.add("delete", k, "finalizers", Case{

@@ -101,16 +101,29 @@ async fn store(
 pub fn check(intent: &Intent, old: &Value, options: &DeleteOptions) -> Result<(), Status> {
     // Upstream names the kind here, not the resource, and that of the stored group: events of either are the core group's.
     let gvk = &intent.kind.storage.gvk;
-    let named = isopod_api::Gvr::new(&gvk.group, &gvk.version, &gvk.kind);
+    // Definitions are deleted by code of their own, which has words of its own.
+    let definition = gvk.kind == "CustomResourceDefinition";
+    let named = match definition {
+        true => intent.kind.gvr(),
+        false => isopod_api::Gvr::new(&gvk.group, &gvk.version, &gvk.kind),
+    };
     let conflict = |why: String| Err(Status::conflict(&named, &intent.name, why));
     let uid = metadata::uid(old).unwrap_or_default();
     if let Some(want) = options.uid.as_deref().filter(|w| *w != uid) {
+        if definition {
+            return conflict(format!("precondition failed: UID in precondition: {want}, UID in object meta: {uid}"));
+        }
         return conflict(format!(
             "the UID in the precondition ({want}) does not match the UID in record ({uid}). The object might have been deleted and then recreated"
         ));
     }
     let version = old["metadata"]["resourceVersion"].as_str().unwrap_or_default();
     if let Some(want) = options.resource_version.as_deref().filter(|w| *w != version) {
+        if definition {
+            return conflict(format!(
+                "precondition failed: ResourceVersion in precondition: {want}, ResourceVersion in object meta: {version}"
+            ));
+        }
         return conflict(format!(
             "the ResourceVersion in the precondition ({want}) does not match the ResourceVersion in record ({version}). The object might have been modified"
         ));
