@@ -15,6 +15,8 @@ from registry import Registry  # noqa: E402
 
 # For one stage of one SIG; specs have their own time-outs within it, and some that wait for a missing feature have none.
 TIMEOUT = "90m"
+# Specs that poll for what is not there, without a limit of their own: they have failed long before.
+ENDLESS = "2m"
 
 
 def images(upstream):
@@ -72,20 +74,22 @@ class Runner:
 
     def run(self, title, names):
         """Results by name: {state, seconds, message}."""
-        results = {}
-        for stage, group, processes in (
-            ("parallel", [n for n in names if not specs.serial(n)], self.args.parallel),
-            ("serial", [n for n in names if specs.serial(n)], 1),
+        results, endless = {}, specs.endless()
+        rest = [n for n in names if n not in endless]
+        for stage, group, processes, limit in (
+            ("parallel", [n for n in rest if not specs.serial(n)], self.args.parallel, TIMEOUT),
+            ("serial", [n for n in rest if specs.serial(n)], 1, TIMEOUT),
+            ("endless", [n for n in names if n in endless], self.args.parallel, ENDLESS),
         ):
             if group:
-                results |= self._stage(f"{title}-{stage}", group, processes)
+                results |= self._stage(f"{title}-{stage}", group, processes, limit)
         return results
 
-    def _stage(self, title, names, processes):
+    def _stage(self, title, names, processes, limit):
         out = f"{self.args.out}/{title}"
         os.makedirs(out, exist_ok=True)
         command = self.cluster.net.outside([
-            f"{self.upstream}/ginkgo", f"--procs={processes}", "--no-color", f"--timeout={TIMEOUT}",
+            f"{self.upstream}/ginkgo", f"--procs={processes}", "--no-color", f"--timeout={limit}",
             f"--focus={specs.focus(names)}", f"--output-dir={out}", "--json-report=report.json", "--silence-skips",
             f"{self.upstream}/e2e.test", "--",
             f"--kubeconfig={self.kubeconfig}", "--provider=skeleton", f"--kubectl-path={self.args.tools}/kubectl-1.37",

@@ -54,18 +54,23 @@ pub async fn delete(server: &ApiServer, intent: &Intent, options: &DeleteOptions
         }
         let marks = new.is_some();
         let Some(done) = store(server, intent, &current, &old, new).await? else { continue };
-        if !(marks && last) {
-            return Ok(done);
-        }
-        // Whoever removes it meanwhile does what this delete wants.
-        let Some(marked) = server.current(&intent.kind, &intent.namespace, &intent.name).await? else {
-            return Ok(Done { removed: true, ..done });
+        return if marks && last { remove_marked(server, intent, &old, done).await } else { Ok(done) };
+    }
+    Err(Status::outdated(&intent.kind.gvr(), &intent.name))
+}
+
+/// The second half of a delete whose first has marked the object. Whoever removes it meanwhile, such as a write that finds it
+/// marked, does what this delete wants.
+async fn remove_marked(server: &ApiServer, intent: &Intent, old: &Value, marked: Done) -> Result<Done, Status> {
+    for _ in 0..ATTEMPTS {
+        let Some(current) = server.current(&intent.kind, &intent.namespace, &intent.name).await? else {
+            return Ok(Done { removed: true, ..marked });
         };
-        let value = marked.value(&intent.kind);
-        if metadata::uid(&value) != metadata::uid(&old) {
-            return Ok(Done { removed: true, ..done });
+        let value = current.value(&intent.kind);
+        if metadata::uid(&value) != metadata::uid(old) {
+            return Ok(Done { removed: true, ..marked });
         }
-        if let Some(done) = store(server, intent, &marked, &value, None).await? {
+        if let Some(done) = store(server, intent, &current, &value, None).await? {
             return Ok(done);
         }
     }

@@ -4,6 +4,7 @@
 
 use isopod_testkit::TestServer;
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -274,4 +275,37 @@ async fn wrong_requests_get_upstreams_status() {
     let protected = s.delete("/api/v1/namespaces/default").await;
     assert_eq!(protected.code, 403);
     assert_eq!(protected.json["message"], "namespaces \"default\" is forbidden: this namespace may not be deleted");
+}
+
+/// A graceful delete without grace marks the pod and removes it; a status that is written between the two removes it too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delete_succeeds_whatever_is_written_meanwhile() {
+    const PODS: &str = "/api/v1/namespaces/default/pods";
+    let s = Arc::new(TestServer::start().await);
+    let account = json!({"metadata": {"name": "default"}});
+    assert_eq!(s.post("/api/v1/namespaces/default/serviceaccounts", account).await.code, 201);
+    for round in 0..50 {
+        let name = format!("p{round}");
+        let pod = json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        assert_eq!(s.post(PODS, pod).await.code, 201);
+        let status = format!("{PODS}/{name}/status");
+        let writers: Vec<_> = (0..4)
+            .map(|writer| {
+                let (s, status) = (s.clone(), status.clone());
+                tokio::spawn(async move {
+                    for n in 0..1000 {
+                        let reason = json!({"status": {"reason": format!("{writer}-{n}")}});
+                        if s.patch(&status, "application/merge-patch+json", reason).await.code == 404 {
+                            return;
+                        }
+                    }
+                })
+            })
+            .collect();
+        let deleted = s.delete(&format!("{PODS}/{name}?gracePeriodSeconds=0")).await;
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        assert_eq!(deleted.code, 200, "{}", deleted.text);
+    }
 }
