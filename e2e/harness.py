@@ -130,6 +130,8 @@ class Cluster:
 
         wait("/readyz", ready, 60)
         if self.agent:
+            # kubectl waits only for what is there.
+            wait("the node", lambda: self.kubectl("get", "node", "box"))
             self.kubectl("wait", "--for=condition=Ready", "node/box", "--timeout=60s", timeout=70)
             wait("default service account", lambda: self.kubectl("get", "sa", "default"), 30)
 
