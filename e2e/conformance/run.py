@@ -38,7 +38,10 @@ def arguments():
     parser.add_argument("--write-docs", action="store_true", help="rewrite docs/conformance.md from the reports")
     parser.add_argument("--report-only", action="store_true", help="run nothing: read the reports in OUT")
     parser.add_argument("--check-ratchet", action="store_true", help="only compare failing.txt with the merge base's")
-    return parser.parse_args()
+    args = parser.parse_args()
+    # Upstream's programs run in directories of their own.
+    args.out = os.path.abspath(args.out)
+    return args
 
 
 def wanted(args, names):
