@@ -17,6 +17,15 @@ sys.path[:0] = [HERE, os.path.join(HERE, "tests")]
 from harness import Cluster  # noqa: E402
 
 
+def started(cluster):
+    """A cluster that does not start is taken away again."""
+    try:
+        return cluster.start()
+    except BaseException:
+        cluster.close()
+        raise
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--isopod", required=True)
@@ -46,7 +55,7 @@ def main():
                     if "fresh" in inspect.signature(test).parameters:
                         test(make)
                     else:
-                        shared = shared or make().start()
+                        shared = shared or started(make())
                         test(shared)
                     passed.append(name)
                     print(f"ok      {name} ({time.monotonic() - start:.1f} s)", flush=True)
