@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use isopod_store::memory::MemoryStore;
 use isopod_store::{
     Alarm, Export, HistoryHash, LeaseId, LeaseStatus, Op, Options, RangeRequest, RangeResponse, Result, Revision,
@@ -87,6 +88,12 @@ impl Store for Stuck {
 
     async fn set_alarm(&self, alarm: Alarm, on: bool) -> Result<bool> {
         self.inner.set_alarm(alarm, on).await
+    }
+    async fn setting(&self, name: &str) -> Result<Option<Bytes>> {
+        self.inner.setting(name).await
+    }
+    async fn set_setting(&self, name: &str, value: Option<Bytes>) -> Result<()> {
+        self.inner.set_setting(name, value).await
     }
     async fn close(&self) -> Result<()> {
         self.inner.close().await

@@ -55,6 +55,7 @@ pub(crate) fn of(error: StoreError) -> Status {
             tracing::error!(damage = text, "the store is corrupt");
             corrupt()
         }
+        other @ StoreError::Unavailable { .. } => Status::unavailable(format!("etcdserver: {}", Chain(&other))),
         other @ (StoreError::WatchOverrun
         | StoreError::InUse { .. }
         | StoreError::Format { .. }

@@ -7,8 +7,9 @@ use crate::eval::{View, evaluate};
 use crate::hub::{Committed, Hub};
 use crate::leases::Leases;
 use crate::*;
+use bytes::Bytes;
 use parking_lot::Mutex;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Where the log is kept. Reads see what was appended since the last commit.
@@ -22,6 +23,7 @@ pub(crate) trait Backend: Send {
     /// Refuses reads before `rev` from now on; may drop the history later.
     fn compact(&mut self, rev: Revision) -> Result<()>;
     fn set_alarm(&mut self, alarm: Alarm, raised: bool) -> Result<()>;
+    fn set_setting(&mut self, name: &str, value: Option<&[u8]>) -> Result<()>;
     /// After it returns, everything appended up to `newest` is as durable as was asked.
     fn commit(&mut self, newest: Revision) -> Result<()>;
     /// Takes back what was appended after `newest`.
@@ -35,6 +37,7 @@ pub(crate) struct Shared {
     pub options: Options,
     pub compacted: Mutex<Revision>,
     pub alarms: Mutex<BTreeSet<Alarm>>,
+    pub settings: Mutex<BTreeMap<String, Bytes>>,
     /// Told when a lease is granted: the task that waits for the next expiry looks again.
     pub leases_changed: tokio::sync::Notify,
 }
@@ -47,6 +50,7 @@ impl Shared {
             options,
             compacted: Mutex::new(compacted),
             alarms: Mutex::default(),
+            settings: Mutex::default(),
             leases_changed: tokio::sync::Notify::new(),
         })
     }
@@ -94,6 +98,11 @@ impl Shared {
     pub fn alarms(&self) -> Result<Vec<Alarm>> {
         self.hub.check_open()?;
         Ok(self.alarms.lock().iter().copied().collect())
+    }
+
+    pub fn setting(&self, name: &str) -> Result<Option<Bytes>> {
+        self.hub.check_open()?;
+        Ok(self.settings.lock().get(name).cloned())
     }
 
     pub fn lease_ids(&self) -> Result<Vec<LeaseId>> {
@@ -274,6 +283,17 @@ impl<B: Backend> Machine<B> {
             self.shared.alarms.lock().remove(&alarm);
         }
         Ok(true)
+    }
+
+    pub fn set_setting(&mut self, name: &str, value: Option<Bytes>) -> Result<()> {
+        let broken = self.backend.set_setting(name, value.as_deref()).err();
+        self.finish(self.revision, Vec::new(), broken)?;
+        let mut settings = self.shared.settings.lock();
+        match value {
+            Some(value) => settings.insert(name.to_owned(), value),
+            None => settings.remove(name),
+        };
+        Ok(())
     }
 
     pub fn compact(&mut self, rev: Revision) -> Result<()> {

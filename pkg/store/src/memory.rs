@@ -8,6 +8,7 @@ use crate::machine::{Backend, Machine, Shared};
 use crate::select::select;
 use crate::*;
 use async_trait::async_trait;
+use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use std::sync::{Arc, Once};
 
@@ -43,6 +44,9 @@ impl Backend for MemoryBackend {
         Ok(())
     }
     fn set_alarm(&mut self, _: Alarm, _: bool) -> Result<()> {
+        Ok(())
+    }
+    fn set_setting(&mut self, _: &str, _: Option<&[u8]>) -> Result<()> {
         Ok(())
     }
     fn commit(&mut self, _: Revision) -> Result<()> {
@@ -207,6 +211,15 @@ impl Store for MemoryStore {
     async fn set_alarm(&self, alarm: Alarm, raised: bool) -> Result<bool> {
         self.shared.hub.check_open()?;
         self.machine.lock().set_alarm(alarm, raised)
+    }
+
+    async fn setting(&self, name: &str) -> Result<Option<Bytes>> {
+        self.shared.setting(name)
+    }
+
+    async fn set_setting(&self, name: &str, value: Option<Bytes>) -> Result<()> {
+        self.shared.hub.check_open()?;
+        self.machine.lock().set_setting(name, value)
     }
 
     async fn close(&self) -> Result<()> {

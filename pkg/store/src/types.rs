@@ -378,6 +378,9 @@ pub enum StoreError {
     NoSpace,
     #[error("the data are corrupt: {0}")]
     Corrupt(String),
+    /// The write may have happened or not: whoever asked has to look.
+    #[error("the datastore does not answer: {context}")]
+    Unavailable { context: String, source: Arc<dyn std::error::Error + Send + Sync> },
     #[error("{context}")]
     Backend { context: String, source: Arc<dyn std::error::Error + Send + Sync> },
 }
@@ -417,6 +420,11 @@ pub trait Store: Send + Sync + 'static {
     async fn alarms(&self) -> Result<Vec<Alarm>>;
     /// True: it was not so before.
     async fn set_alarm(&self, alarm: Alarm, raised: bool) -> Result<bool>;
+    /// A small named value beside the keys, without revision or history: what etcd keeps in buckets of its own, as users
+    /// and roles. It survives a restart.
+    async fn setting(&self, name: &str) -> Result<Option<Bytes>>;
+    /// `None` takes it away.
+    async fn set_setting(&self, name: &str, value: Option<Bytes>) -> Result<()>;
     /// Flushes what is ephemeral and closes; later calls answer [`StoreError::Closed`].
     async fn close(&self) -> Result<()>;
 }

@@ -42,6 +42,7 @@ pub fn store_status(e: StoreError) -> Status {
     match e {
         StoreError::Compacted { .. } => Status::expired("The resourceVersion for the provided list is too old."),
         StoreError::FutureRevision { requested, newest } => too_large(requested, newest),
+        other @ StoreError::Unavailable { .. } => Status::service_unavailable(Chain(&other).to_string()),
         StoreError::Closed => Status::service_unavailable("the datastore is shutting down"),
         e => {
             tracing::error!(error = %Chain(&e), "the datastore failed");

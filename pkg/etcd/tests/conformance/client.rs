@@ -340,6 +340,12 @@ impl Store for GrpcStore {
         };
         Ok(!self.alarm(action, kind).await?.is_empty())
     }
+    async fn setting(&self, _: &str) -> Result<Option<Bytes>> {
+        panic!("etcd's API has users and roles instead")
+    }
+    async fn set_setting(&self, _: &str, _: Option<Bytes>) -> Result<()> {
+        panic!("etcd's API has users and roles instead")
+    }
     async fn close(&self) -> Result<()> {
         Ok(())
     }

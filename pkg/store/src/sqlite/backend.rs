@@ -298,6 +298,11 @@ impl Backend for SqliteBackend {
         }
     }
 
+    fn set_setting(&mut self, name: &str, value: Option<&[u8]>) -> Result<()> {
+        self.begin()?;
+        queries::set_setting(&self.conn, name, value)
+    }
+
     fn commit(&mut self, newest: Revision) -> Result<()> {
         if self.conn.is_autocommit() && (self.options.ephemeral.is_empty() || newest <= self.reserved) {
             return Ok(());

@@ -15,6 +15,7 @@ use crate::hub::{Committed, History};
 use crate::machine::{Machine, Shared};
 use crate::*;
 use async_trait::async_trait;
+use bytes::Bytes;
 use lock::DirectoryLock;
 use queries::failed;
 use reader::{Readers, Snapshot, Split};
@@ -55,6 +56,7 @@ impl SqliteStore {
         let readers = Readers::new(path);
         let shared = Shared::new(options.clone(), recovered.revision, recovered.compacted, recovered.leases);
         *shared.alarms.lock() = recovered.alarms;
+        *shared.settings.lock() = recovered.settings;
         let snapshot =
             Arc::new(Snapshot { hub: Arc::clone(&shared.hub), memory: Arc::clone(&recovered.backend.memory), options });
         let damage = Arc::clone(&recovered.backend.damage);
@@ -254,6 +256,14 @@ impl Store for SqliteStore {
 
     async fn set_alarm(&self, alarm: Alarm, raised: bool) -> Result<bool> {
         self.ask(|reply| Request::SetAlarm(alarm, raised, reply)).await
+    }
+
+    async fn setting(&self, name: &str) -> Result<Option<Bytes>> {
+        self.shared.setting(name)
+    }
+
+    async fn set_setting(&self, name: &str, value: Option<Bytes>) -> Result<()> {
+        self.ask(|reply| Request::SetSetting(name.to_owned(), value, reply)).await
     }
 
     async fn close(&self) -> Result<()> {

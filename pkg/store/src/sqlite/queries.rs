@@ -11,7 +11,7 @@ use crate::{
 };
 use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, ToSql, params};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 pub(crate) const SUB_BITS: u32 = 20;
@@ -297,6 +297,23 @@ pub(crate) fn set_meta(conn: &Connection, name: &str, value: i64) -> Result<()> 
     let sql = "INSERT INTO meta (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = ?2";
     let run = || conn.prepare_cached(sql)?.execute(params![name, value]);
     run().map_err(failed("write the store's state")).map(|_| ())
+}
+
+pub(crate) fn settings(conn: &Connection) -> Result<BTreeMap<String, Bytes>> {
+    let run = || -> rusqlite::Result<BTreeMap<String, Bytes>> {
+        conn.prepare("SELECT name, value FROM setting")?.query_map([], |r| Ok((r.get(0)?, blob(r, 1)?)))?.collect()
+    };
+    run().map_err(failed("read the settings"))
+}
+
+pub(crate) fn set_setting(conn: &Connection, name: &str, value: Option<&[u8]>) -> Result<()> {
+    let run = || match value {
+        Some(value) => {
+            conn.execute("INSERT OR REPLACE INTO setting (name, value) VALUES (?1, ?2)", params![name, value])
+        }
+        None => conn.execute("DELETE FROM setting WHERE name = ?1", [name]),
+    };
+    run().map(drop).map_err(failed("write a setting"))
 }
 
 pub(crate) fn clear_meta(conn: &Connection, name: &str) -> Result<()> {

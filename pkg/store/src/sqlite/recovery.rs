@@ -12,7 +12,7 @@ use crate::*;
 use bytes::Bytes;
 use parking_lot::RwLock;
 use rusqlite::{Connection, params};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 
 pub(crate) struct Recovered {
@@ -21,6 +21,7 @@ pub(crate) struct Recovered {
     pub compacted: Revision,
     pub leases: Leases,
     pub alarms: BTreeSet<Alarm>,
+    pub settings: BTreeMap<String, Bytes>,
 }
 
 pub(crate) fn recover(conn: Connection, options: Options) -> Result<Recovered> {
@@ -62,6 +63,7 @@ pub(crate) fn recover(conn: Connection, options: Options) -> Result<Recovered> {
             alarms.insert(alarm);
         }
     }
+    let settings = queries::settings(&conn)?;
     let through = queries::meta(&conn, "compacted_through")?.unwrap_or(0);
     let compaction = (through < queries::row_id(compacted, 0)).then_some((through, compacted));
     let backend = SqliteBackend {
@@ -81,7 +83,7 @@ pub(crate) fn recover(conn: Connection, options: Options) -> Result<Recovered> {
         pages: 0,
         committed: false,
     };
-    Ok(Recovered { backend, revision, compacted, leases, alarms })
+    Ok(Recovered { backend, revision, compacted, leases, alarms, settings })
 }
 
 /// The revision to go on from, and whether the last end was a clean one.

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// "ISOP": tells our files from other SQLite files.
 const APPLICATION_ID: i32 = 0x4953_4f50;
 /// Raised when the tables change shape.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 
 const TABLES: &str = "
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID, STRICT;
@@ -29,6 +29,10 @@ CREATE TABLE ephemeral (
 ) WITHOUT ROWID, STRICT;
 CREATE TABLE class (prefix BLOB PRIMARY KEY) WITHOUT ROWID, STRICT;
 ";
+
+/// What each format has beyond the one before, from the second on: how an older database becomes a new one.
+const STEPS: [&str; FORMAT as usize - 1] =
+    ["CREATE TABLE setting (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID, STRICT;"];
 
 /// `cache_kib` bounds the page cache of this connection; the kernel's page cache does the rest.
 pub(crate) fn connect(path: &Path, cache_kib: u32, create: bool) -> Result<Connection> {
@@ -59,18 +63,31 @@ pub(crate) fn prepare(conn: &Connection, dir: &Path) -> Result<()> {
     let version = number("PRAGMA user_version")?;
     let tables = number("SELECT count(*) FROM sqlite_schema")?;
     if tables == 0 && application == 0 && version == 0 {
+        let steps = STEPS.concat();
         let create = format!(
-            "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; COMMIT;"
+            "BEGIN IMMEDIATE; {TABLES} {steps} PRAGMA application_id = {APPLICATION_ID}; \
+             PRAGMA user_version = {FORMAT}; COMMIT;"
         );
         return conn.execute_batch(&create).map_err(failed("create the tables"));
     }
     let found = if application == i64::from(APPLICATION_ID) {
-        if version == i64::from(FORMAT) {
-            return Ok(());
+        if (1..=i64::from(FORMAT)).contains(&version) {
+            return migrate(conn, version as usize);
         }
         version.to_string()
     } else {
         "of another program".to_owned()
     };
     Err(StoreError::Format { dir: dir.display().to_string(), found, supported: FORMAT })
+}
+
+/// Takes a database of an older format to this one, all or nothing.
+fn migrate(conn: &Connection, from: usize) -> Result<()> {
+    let steps = &STEPS[from - 1..];
+    if steps.is_empty() {
+        return Ok(());
+    }
+    tracing::info!(from, to = FORMAT, "the database's format is brought up to date");
+    let all = format!("BEGIN IMMEDIATE; {} PRAGMA user_version = {FORMAT}; COMMIT;", steps.concat());
+    conn.execute_batch(&all).map_err(failed("bring the database's format up to date"))
 }

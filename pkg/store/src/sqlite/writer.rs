@@ -6,6 +6,7 @@ use super::lock::DirectoryLock;
 use super::reader::Readers;
 use crate::machine::Machine;
 use crate::*;
+use bytes::Bytes;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
@@ -24,6 +25,7 @@ pub(crate) enum Request {
     CompactPhysically(Revision, Reply<()>),
     Defragment(Reply<()>),
     SetAlarm(Alarm, bool, Reply<bool>),
+    SetSetting(String, Option<Bytes>, Reply<()>),
     /// The time for a flush has come.
     Flush,
     Close(Reply<()>),
@@ -95,6 +97,9 @@ impl Writer {
                 }
                 Request::SetAlarm(alarm, raised, reply) => {
                     let _ = reply.send(self.machine.set_alarm(alarm, raised));
+                }
+                Request::SetSetting(name, value, reply) => {
+                    let _ = reply.send(self.machine.set_setting(&name, value));
                 }
                 Request::Expire(ids, done) => {
                     self.machine.expire(&ids);

@@ -205,3 +205,28 @@ async fn one_process_at_a_time_and_one_format() {
     let error = SqliteStore::open(dir.path(), Options::default()).err().unwrap();
     assert!(matches!(error, StoreError::Corrupt(_)), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_survive_a_restart_and_an_older_format_has_none() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let store = SqliteStore::open(dir.path(), Options::default()).unwrap();
+        store.txn(Txn { success: vec![Op::put("a", "1")], ..Default::default() }).await.unwrap();
+        store.set_setting("users", Some("root".into())).await.unwrap();
+        store.close().await.unwrap();
+    }
+    {
+        let store = SqliteStore::open(dir.path(), Options::default()).unwrap();
+        assert_eq!(store.setting("users").await.unwrap().as_deref(), Some(&b"root"[..]));
+        store.close().await.unwrap();
+    }
+    // As the first format left it.
+    let conn = rusqlite::Connection::open(dir.path().join("state.db")).unwrap();
+    conn.execute_batch("DROP TABLE setting; PRAGMA user_version = 1").unwrap();
+    drop(conn);
+    let store = SqliteStore::open(dir.path(), Options::default()).unwrap();
+    assert_eq!(store.setting("users").await.unwrap(), None);
+    assert_eq!(store.range(RangeRequest::new(KeyRange::key("a"))).await.unwrap().count, 1);
+    store.set_setting("users", Some("again".into())).await.unwrap();
+    store.close().await.unwrap();
+}

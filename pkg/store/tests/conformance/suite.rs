@@ -59,6 +59,7 @@ pub fn cases() -> Vec<(&'static str, Case)> {
         hashes,
         exports,
         alarms,
+        settings,
         leases,
         leases_end,
         increments_are_not_lost,
@@ -817,4 +818,20 @@ async fn a_slow_watcher_is_ended(s: Subject) {
     assert!(matches!(end, StoreError::WatchOverrun));
     assert!(rev >= base + s.buffer as Revision && rev < base + n);
     assert!(w.receiver.recv().await.is_none());
+}
+
+async fn settings(s: Subject) {
+    if s.remote {
+        // Beside the keys, so not to be had through etcd's API.
+        return;
+    }
+    let base = s.store.revisions().await.unwrap().0;
+    assert_eq!(s.store.setting("a").await.unwrap(), None);
+    for (name, value) in [("a", &b"1"[..]), ("b", b""), ("a", b"2\0")] {
+        s.store.set_setting(name, Some(Bytes::from_static(value))).await.unwrap();
+        assert_eq!(s.store.setting(name).await.unwrap().as_deref(), Some(value), "{name}");
+    }
+    s.store.set_setting("b", None).await.unwrap();
+    assert_eq!(s.store.setting("b").await.unwrap(), None);
+    assert_eq!(s.store.revisions().await.unwrap().0, base, "a setting is no change of the keys");
 }
