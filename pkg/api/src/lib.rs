@@ -14,5 +14,5 @@ pub mod user;
 
 pub use field::{Difference, FieldError, FieldErrors, Path, aggregate};
 pub use gvk::{GroupVersion, Gvk, Gvr};
-pub use status::{Cause, Status};
+pub use status::{Cause, Details, Status};
 pub use user::UserInfo;

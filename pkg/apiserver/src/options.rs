@@ -6,7 +6,7 @@ use http::HeaderMap;
 use isopod_api::{FieldError, FieldErrors, Gvk, Path, Status};
 use isopod_kinds::metadata;
 use isopod_schema::facts;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// 422 about one field of an options object.
 fn refuse(kind: &str, error: FieldError) -> Status {
@@ -22,6 +22,8 @@ pub struct WriteOptions {
     pub field_manager: String,
     /// An apply takes fields from other managers.
     pub force: bool,
+    /// The options as an object, for webhooks.
+    pub shown: Value,
 }
 
 impl WriteOptions {
@@ -58,7 +60,20 @@ impl WriteOptions {
             }
         };
         let dry_run = dry_run(kind, query.all("dryRun"))?;
-        Ok(WriteOptions { dry_run, validation, field_manager, force: query.flag("force") })
+        let force = query.flag("force");
+        let mut shown = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
+        if dry_run {
+            shown["dryRun"] = json!(["All"]);
+        }
+        if force {
+            shown["force"] = true.into();
+        }
+        for key in ["fieldManager", "fieldValidation"] {
+            if let Some(value) = query.get(key).filter(|v| !v.is_empty()) {
+                shown[key] = value.into();
+            }
+        }
+        Ok(WriteOptions { dry_run, validation, field_manager, force, shown })
     }
 }
 
@@ -90,6 +105,30 @@ pub struct DeleteOptions {
 }
 
 impl DeleteOptions {
+    /// As an object, for webhooks.
+    pub fn shown(&self) -> Value {
+        let mut shown = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"});
+        let mut set = |key: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                shown[key] = value;
+            }
+        };
+        set("gracePeriodSeconds", self.grace_period_seconds.map(Value::from));
+        set("orphanDependents", self.orphan_dependents.map(Value::from));
+        set("propagationPolicy", self.propagation.map(|p| format!("{p:?}").into()));
+        set("dryRun", self.dry_run.then(|| json!(["All"])));
+        if self.uid.is_some() || self.resource_version.is_some() {
+            let mut preconditions = serde_json::Map::new();
+            for (key, value) in [("uid", &self.uid), ("resourceVersion", &self.resource_version)] {
+                if let Some(value) = value {
+                    preconditions.insert(key.into(), value.clone().into());
+                }
+            }
+            set("preconditions", Some(preconditions.into()));
+        }
+        shown
+    }
+
     /// From the body if there is one, else from the query.
     pub fn parse(headers: &HeaderMap, query: &Query, body: &[u8]) -> Result<Self, Status> {
         if body.is_empty() { Self::from_query(query) } else { Self::from_body(headers, body) }

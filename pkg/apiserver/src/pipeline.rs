@@ -40,6 +40,10 @@ pub struct Intent {
     /// Who owns the fields that are written.
     pub manager: String,
     pub dry_run: bool,
+    /// The options of the request, as webhooks see them.
+    pub options: Value,
+    /// Webhooks were asked about a request of which this is a part.
+    pub webhooks_asked: bool,
     /// Texts for `Warning` headers.
     pub warnings: Arc<Mutex<Vec<String>>>,
     pub now: Timestamp,
@@ -263,7 +267,8 @@ async fn admit(
     Ok(())
 }
 
-fn apply_defaults(intent: &Intent, object: &mut Value) {
+/// Defaults of the kind.
+pub fn apply_defaults(intent: &Intent, object: &mut Value) {
     default::apply(object, &intent.kind.schema);
     isopod_kinds::defaults::apply(object, &intent.kind.schema);
     intent.kind.hooks.default(object);

@@ -3,10 +3,10 @@
 use super::{
     Plugin, certificates, claim_resize, default_class, default_toleration_seconds, limit_ranger, namespace_lifecycle,
     node_restriction, pod_security, priority, rbac_escalation, runtime_class, service_account,
-    storage_object_in_use_protection, taint_nodes_by_condition,
+    storage_object_in_use_protection, taint_nodes_by_condition, webhook,
 };
 
-/// Webhooks and policies will stand at the end: they see what the built-in plugins did. Quotas come after all of them, with
+/// Webhooks stand at the end: they see what the built-in plugins did. Quotas come after all of them, with
 /// the write itself ([`super::resource_quota`]).
 pub fn all() -> Vec<Box<dyn Plugin>> {
     vec![
@@ -28,5 +28,7 @@ pub fn all() -> Vec<Box<dyn Plugin>> {
         Box::new(certificates::CertificateSubjectRestriction),
         Box::new(default_class::INGRESS),
         Box::new(rbac_escalation::RbacEscalation),
+        Box::new(webhook::MutatingWebhooks::new()),
+        Box::new(webhook::ValidatingWebhooks::new()),
     ]
 }

@@ -18,11 +18,13 @@ pub mod runtime_class;
 pub mod service_account;
 pub mod storage_object_in_use_protection;
 pub mod taint_nodes_by_condition;
+pub mod webhook;
 
 use crate::ApiServer;
 use crate::pipeline::Intent;
 use async_trait::async_trait;
-use isopod_api::Status;
+use isopod_api::{Gvk, Status};
+use parking_lot::Mutex;
 use serde_json::Value;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +32,20 @@ pub enum Operation {
     Create,
     Update,
     Delete,
+    /// A stream to a pod, a service or a node.
+    Connect,
+}
+
+impl Operation {
+    /// As webhooks and policies name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Operation::Create => "CREATE",
+            Operation::Update => "UPDATE",
+            Operation::Delete => "DELETE",
+            Operation::Connect => "CONNECT",
+        }
+    }
 }
 
 /// What a plugin looks at. The server is there to read other objects.
@@ -38,9 +54,22 @@ pub struct Request<'a> {
     pub intent: &'a Intent,
     pub operation: Operation,
     pub old: Option<&'a Value>,
+    /// The object's type, where it is not the kind's.
+    pub gvk: Option<Gvk>,
+    pub rounds: &'a Mutex<webhook::Rounds>,
 }
 
-impl Request<'_> {
+impl<'a> Request<'a> {
+    pub fn new(
+        server: &'a ApiServer,
+        intent: &'a Intent,
+        operation: Operation,
+        old: Option<&'a Value>,
+        rounds: &'a Mutex<webhook::Rounds>,
+    ) -> Self {
+        Request { server, intent, operation, old, gvk: None, rounds }
+    }
+
     /// Whether this is about the resource itself (no subresource), `pods` or `deployments.apps`.
     pub fn is(&self, qualified: &str) -> bool {
         self.intent.subresource.is_empty() && self.intent.kind.gvr().qualified() == qualified
@@ -64,6 +93,11 @@ pub trait Plugin: Send + Sync {
     /// As in `--enable-admission-plugins`.
     fn name(&self) -> &'static str;
 
+    /// Whether it asks servers of the cluster's users.
+    fn is_webhooks(&self) -> bool {
+        false
+    }
+
     /// Changes or refuses what is to be written.
     async fn mutate(&self, _request: &Request<'_>, _new: &mut Value) -> Result<(), Status> {
         Ok(())
@@ -75,7 +109,7 @@ pub trait Plugin: Send + Sync {
     }
 }
 
-/// Runs the mutating plugins.
+/// Runs the mutating plugins; a second time if webhooks changed what the others have seen.
 pub async fn mutate(
     server: &ApiServer,
     intent: &Intent,
@@ -83,7 +117,15 @@ pub async fn mutate(
     new: &mut Value,
     old: Option<&Value>,
 ) -> Result<(), Status> {
-    let request = Request { server, intent, operation, old };
+    let rounds = Mutex::default();
+    let request = Request::new(server, intent, operation, old, &rounds);
+    for plugin in &server.admission {
+        plugin.mutate(&request, new).await.inspect_err(|e| refused(plugin.name(), e))?;
+    }
+    if !rounds.lock().wanted {
+        return Ok(());
+    }
+    rounds.lock().second = true;
     for plugin in &server.admission {
         plugin.mutate(&request, new).await.inspect_err(|e| refused(plugin.name(), e))?;
     }
@@ -98,7 +140,8 @@ pub async fn validate(
     new: Option<&Value>,
     old: Option<&Value>,
 ) -> Result<(), Status> {
-    let request = Request { server, intent, operation, old };
+    let rounds = Mutex::default();
+    let request = Request::new(server, intent, operation, old, &rounds);
     for plugin in &server.admission {
         plugin.validate(&request, new).await.inspect_err(|e| refused(plugin.name(), e))?;
     }

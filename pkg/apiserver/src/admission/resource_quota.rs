@@ -77,7 +77,7 @@ pub async fn charge_quotas(
     let change = Change { new, old, subresource: &intent.subresource, now: intent.now };
     let charged = charge(&evaluator, &quotas, &change).map_err(|why| {
         let operation = if old.is_some() { Operation::Update } else { Operation::Create };
-        Request { server, intent, operation, old }.forbidden(Some(new), why)
+        Request::new(server, intent, operation, old, &Default::default()).forbidden(Some(new), why)
     })?;
     let mut allocation = Allocation::default();
     for (i, used) in charged.into_iter().filter(|_| !intent.dry_run) {

@@ -230,6 +230,8 @@ impl ApiServer {
             manager: crate::ownership::SERVER.to_owned(),
             user: isopod_api::UserInfo::new("system:apiserver", &[isopod_api::user::SYSTEM_MASTERS]),
             dry_run: false,
+            options: Value::Null,
+            webhooks_asked: false,
             warnings: Arc::default(),
             now: self.config.clock.now(),
         }

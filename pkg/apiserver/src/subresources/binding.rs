@@ -1,6 +1,7 @@
 //! `pods/binding`: the scheduler assigns a pod to a node.
 
 use crate::ApiServer;
+use crate::admission::{Operation, webhook};
 use crate::candidate::update::Raw;
 use crate::encode::{self, body, decode};
 use crate::metadata;
@@ -19,7 +20,7 @@ pub async fn create(server: &ApiServer, call: &Call, request: Body) -> Result<Re
     let gvk = Gvk::new("", "v1", "Binding");
     let schema = facts::builtin().object_of(&gvk).ok_or_else(|| Status::internal("no schema of Binding"))?;
     let bytes = decode::read(request).await?;
-    let binding = decode::object(&call.parts.headers, &bytes, &gvk, &schema, options.validation)?.value;
+    let mut binding = decode::object(&call.parts.headers, &bytes, &gvk, &schema, options.validation)?.value;
     // `POST namespaces/<ns>/bindings` names the pod in the body.
     let name = match call.info.name.as_str() {
         "" => binding["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
@@ -40,6 +41,7 @@ pub async fn create(server: &ApiServer, call: &Call, request: Body) -> Result<Re
     intent.subresource = "binding".into();
     let mut named = intent.kind.gvr();
     named.resource = "pods/binding".into();
+    webhook::about(server, &intent, Operation::Create, &gvk, &mut binding, None).await?;
     let now = intent.now;
     let candidate = Raw(|pod: &mut Value| {
         let conflict = |why: String| Err(Status::conflict(&named, &name, why));

@@ -1,6 +1,7 @@
 //! `pods/eviction`: a delete that disruption budgets may refuse (`registry/core/pod/rest/eviction.go`).
 
 use crate::ApiServer;
+use crate::admission::{Operation, webhook};
 use crate::candidate::update::{Edit, Raw};
 use crate::deletion;
 use crate::encode::{self, body, decode};
@@ -26,11 +27,12 @@ pub async fn create(server: &ApiServer, call: &Call, request: Body) -> Result<Re
     let bytes = decode::read(request).await?;
     let read = |gvk: &Gvk| decode::object(&call.parts.headers, &bytes, gvk, &schema, options.validation);
     // Clients of the beta version are still understood, which had the same fields.
-    let eviction = read(&gvk).or_else(|e| read(&Gvk::new("policy", "v1beta1", "Eviction")).map_err(|_| e))?.value;
+    let mut eviction = read(&gvk).or_else(|e| read(&Gvk::new("policy", "v1beta1", "Eviction")).map_err(|_| e))?.value;
     let name = eviction["metadata"]["name"].as_str().unwrap_or_default();
     if !name.is_empty() && name != call.info.name {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
+    webhook::about(server, &call.intent(&options), Operation::Create, &gvk, &mut eviction, None).await?;
     let wanted = &eviction["deleteOptions"];
     let mut delete = DeleteOptions {
         grace_period_seconds: wanted["gracePeriodSeconds"].as_i64(),
@@ -41,6 +43,7 @@ pub async fn create(server: &ApiServer, call: &Call, request: Body) -> Result<Re
     };
     let mut intent = call.intent(&WriteOptions { dry_run: delete.dry_run, ..options });
     intent.subresource = String::new();
+    intent.webhooks_asked = true;
     let current = pipeline::load(server, &intent).await?;
     let pod = current.value(&intent.kind);
     if !is_free(&pod)

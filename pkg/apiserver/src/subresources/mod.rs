@@ -12,11 +12,14 @@ pub mod scale;
 pub mod token;
 
 use crate::ApiServer;
+use crate::admission::{Operation, webhook};
 use crate::encode::negotiate::{self, OBJECTS};
+use crate::options::WriteOptions;
 use crate::verbs::{self, Call};
 use axum::body::Body;
 use axum::response::Response;
-use isopod_api::Status;
+use isopod_api::{Gvk, Status};
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 pub async fn dispatch(server: &Arc<ApiServer>, call: Call, body: Body) -> Result<Response, Status> {
@@ -33,6 +36,11 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call, body: Body) -> Result
     }
     if !streams && served.name != "log" && !call.kind.schema.custom {
         negotiate::acceptable(&call.parts.headers, &OBJECTS)?;
+    }
+    if streams && let Some(gvk) = &served.gvk {
+        let mut options = connect_options(&call, gvk);
+        let intent = call.intent(&WriteOptions::default());
+        webhook::about(server, &intent, Operation::Connect, gvk, &mut options, None).await?;
     }
     let own_type = served.gvk.as_ref().is_none_or(|gvk| *gvk == call.kind.gvk);
     match (call.info.subresource.as_str(), call.info.verb.as_str()) {
@@ -54,4 +62,37 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call, body: Body) -> Result
         (_, "patch") if own_type => verbs::patch::patch(server, &call, body).await,
         _ => Err(verbs::not_allowed()),
     }
+}
+
+/// What a stream is opened with, as the object that upstream makes of it for admission.
+fn connect_options(call: &Call, gvk: &Gvk) -> Value {
+    let mut options = json!({"kind": gvk.kind, "apiVersion": gvk.api_version()});
+    match call.info.subresource.as_str() {
+        "portforward" => {
+            let ports: Vec<i64> = call.query.all("ports").filter_map(|p| p.parse().ok()).collect();
+            if !ports.is_empty() {
+                options["ports"] = json!(ports);
+            }
+        }
+        "proxy" => {
+            if !call.info.rest.is_empty() {
+                options["path"] = format!("/{}", call.info.rest.trim_start_matches('/')).into();
+            }
+        }
+        _ => {
+            for key in ["stdin", "stdout", "stderr", "tty"] {
+                if call.query.flag(key) {
+                    options[key] = true.into();
+                }
+            }
+            if let Some(container) = call.query.get("container").filter(|c| !c.is_empty()) {
+                options["container"] = container.into();
+            }
+            let command: Vec<&str> = call.query.all("command").collect();
+            if !command.is_empty() {
+                options["command"] = json!(command);
+            }
+        }
+    }
+    options
 }

@@ -4,6 +4,7 @@
 use super::links::Links;
 use super::node::{self, Security, Target};
 use crate::ApiServer;
+use crate::services::{self, Endpoint};
 use crate::verbs::Call;
 use axum::body::Body;
 use axum::response::Response;
@@ -14,7 +15,6 @@ use flate2::write::{DeflateEncoder, GzEncoder};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use isopod_api::Status;
-use rand::Rng;
 use serde_json::Value;
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
@@ -195,44 +195,14 @@ async fn service(server: &ApiServer, call: &Call, id: &Id<'_>, path: &str) -> Re
     let mut port = id.port.to_owned();
     if let Ok(number) = id.port.parse::<i64>() {
         let service = read(server, call, id.name).await?;
-        let mut ports = service["spec"]["ports"].as_array().into_iter().flatten();
-        let found = ports.find(|p| p["port"].as_i64() == Some(number));
         let none = || Status::service_unavailable(format!("no service port {number} found for service {:?}", id.name));
-        port = found.ok_or_else(none)?["name"].as_str().unwrap_or_default().to_owned();
+        port = services::port_name(&service, number).ok_or_else(none)?;
     }
-    let slices = server.read_all("discovery.k8s.io", "endpointslices", &call.info.namespace).await?;
-    for slice in slices.iter().filter(|s| s["metadata"]["labels"]["kubernetes.io/service-name"] == id.name) {
-        let mut ports = slice["ports"].as_array().into_iter().flatten();
-        let Some(number) = ports.find(|p| p["name"] == port.as_str()).and_then(|p| p["port"].as_u64()) else {
-            continue;
-        };
-        let endpoints = slice["endpoints"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let start = if endpoints.is_empty() { 0 } else { rand::rng().random_range(0..endpoints.len()) };
-        for endpoint in endpoints[start..].iter().chain(&endpoints[..start]) {
-            if let Some((node, ip)) = endpoint_of_pod(server, call, endpoint).await? {
-                return Ok(id.target(&node, &ip, &number.to_string(), path.to_owned()));
-            }
-        }
+    // What is no pod could lead anywhere.
+    match services::endpoint(server, &call.info.namespace, id.name, &port).await? {
+        Some(Endpoint { node: Some(node), ip, port }) => Ok(id.target(&node, &ip, &port.to_string(), path.to_owned())),
+        _ => Err(Status::service_unavailable(format!("no endpoints available for service {:?}", id.name))),
     }
-    Err(Status::service_unavailable(format!("no endpoints available for service {:?}", id.name)))
-}
-
-/// Node and address of a ready endpoint that is a pod: others could lead anywhere.
-async fn endpoint_of_pod(
-    server: &ApiServer,
-    call: &Call,
-    endpoint: &Value,
-) -> Result<Option<(String, String)>, Status> {
-    let ready = endpoint["conditions"]["ready"].as_bool().unwrap_or(true);
-    let (target, ip) = (&endpoint["targetRef"], endpoint["addresses"][0].as_str());
-    let (Some(name), Some(ip), true) = (target["name"].as_str(), ip, ready) else { return Ok(None) };
-    if target["namespace"] != call.info.namespace.as_str() {
-        return Ok(None);
-    }
-    let Some(pod) = server.read("", "pods", &call.info.namespace, name).await? else { return Ok(None) };
-    let its = pod["status"]["podIPs"].as_array().into_iter().flatten().any(|p| p["ip"] == ip);
-    let node = pod["spec"]["nodeName"].as_str().unwrap_or_default().to_owned();
-    Ok(its.then(|| (node, ip.to_owned())))
 }
 
 /// The answer for the client: its links lead through the proxy.

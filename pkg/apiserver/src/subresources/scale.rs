@@ -1,6 +1,7 @@
 //! `scale`: an object's replicas as an `autoscaling/v1 Scale`. Who owns the object's replicas owns the scale's.
 
 use crate::ApiServer;
+use crate::admission::{Operation, webhook};
 use crate::candidate::apply::Configuration;
 use crate::candidate::patch::{Patch, PatchType};
 use crate::candidate::update::Raw;
@@ -57,12 +58,13 @@ pub async fn serve(server: &ApiServer, call: &Call, request: Body) -> Result<Res
         check_replicas(&call.kind, &object)?;
         return show(&object);
     }
-    let change = change(call, request).await?;
+    let mut change = change(call, request).await?;
     let kind = &call.kind;
     let mut intent = call.intent(&change.options);
     // To the object it is an ordinary update of its spec.
     intent.subresource = "scale".into();
     let versions = Served::new(server, kind);
+    change.admit(server, &intent, &versions).await?;
     let candidate = Raw(|object: &mut Value| {
         let scale = change.owned_scale(&intent, object, &versions)?;
         let version = scale["metadata"]["resourceVersion"].as_str().unwrap_or_default();
@@ -112,6 +114,19 @@ impl Versions for OneVersion {
 }
 
 impl Change {
+    /// Asks webhooks about the scale as it would be. One that they change is wanted as they leave it.
+    async fn admit(&mut self, server: &ApiServer, intent: &Intent, versions: &Served) -> Result<(), Status> {
+        let mut object = pipeline::load(server, intent).await?.value(&intent.kind);
+        let old = of(&intent.kind, &object)?;
+        let wanted = self.owned_scale(intent, &mut object, versions)?;
+        let mut scale = wanted.clone();
+        webhook::about(server, intent, Operation::Update, &gvk(), &mut scale, Some(&old)).await?;
+        if scale != wanted {
+            self.wanted = Wanted::Put(scale);
+        }
+        Ok(())
+    }
+
     /// The wanted scale; the object's `managedFields` become what they are after it.
     fn owned_scale(&self, intent: &Intent, object: &mut Value, versions: &Served) -> Result<Value, Status> {
         let known = |api_version: &str| versions.has(api_version);

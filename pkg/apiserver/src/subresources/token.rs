@@ -22,7 +22,9 @@ pub async fn create(server: &ApiServer, call: &Call, body: Body) -> Result<Respo
     let bytes = decode::read(body).await?;
     let mut wanted = decode::object(&call.parts.headers, &bytes, &gvk, &schema, options.validation)?.value;
     isopod_kinds::defaults::apply(&mut wanted, &schema);
-    admission::mutate(server, &call.intent(&options), Operation::Create, &mut wanted, None).await?;
+    let intent = call.intent(&options);
+    admission::mutate(server, &intent, Operation::Create, &mut wanted, None).await?;
+    admission::webhook::about(server, &intent, Operation::Create, &gvk, &mut wanted, None).await?;
 
     let (namespace, name) = (&call.info.namespace, &call.info.name);
     let account = server.read("", "serviceaccounts", namespace, name).await?;

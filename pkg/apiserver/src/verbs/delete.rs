@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 pub async fn delete(server: &ApiServer, call: &Call, body: Body) -> Result<Response, Status> {
     let form = call.form()?;
     let options = parse(call, body).await?;
-    let intent = call.intent(&WriteOptions { dry_run: options.dry_run, ..Default::default() });
+    let intent = call.intent(&WriteOptions { dry_run: options.dry_run, shown: options.shown(), ..Default::default() });
     intent.warn(call.kind.hooks.delete_warnings(options.propagation.is_some() || options.orphan_dependents.is_some()));
     let done = deletion::delete(server, &intent, &options).await?;
     let code = if !done.removed && options.orphan_dependents == Some(false) { 202 } else { 200 };
@@ -53,7 +53,8 @@ pub async fn delete_collection(server: &ApiServer, call: &Call, body: Body) -> R
     let snapshot = cache.snapshot();
     let entries: Vec<_> = snapshot.entries.values().filter(|e| filter.matches(&stored_kind, e)).cloned().collect();
     for entry in &entries {
-        let mut intent = call.intent(&WriteOptions { dry_run: options.dry_run, ..Default::default() });
+        let mut intent =
+            call.intent(&WriteOptions { dry_run: options.dry_run, shown: options.shown(), ..Default::default() });
         intent.namespace = entry.namespace().to_owned();
         intent.name = entry.name().to_owned();
         match deletion::delete(server, &intent, &options).await {

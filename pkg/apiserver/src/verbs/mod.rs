@@ -57,6 +57,8 @@ impl Call {
             user: self.user.clone(),
             manager: self.manager(options),
             dry_run: options.dry_run,
+            options: options.shown.clone(),
+            webhooks_asked: false,
             warnings: self.warnings.clone(),
             now: self.now,
         }

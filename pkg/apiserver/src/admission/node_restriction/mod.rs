@@ -109,7 +109,7 @@ fn csi_node(asker: &Asker) -> Result<(), Status> {
 fn resource_slice(asker: &Asker) -> Result<(), Status> {
     let (object, verb) = match asker.request.operation {
         Operation::Create => (asker.written(), "create"),
-        Operation::Delete => (asker.old(), "delete"),
+        Operation::Delete | Operation::Connect => (asker.old(), "delete"),
         Operation::Update => return Ok(()),
     };
     if object["spec"]["nodeName"] != asker.node {

@@ -37,7 +37,7 @@ pub fn admit(asker: &Asker) -> Result<(), Status> {
             asker.refuse(format!("node {node:?} is not allowed to set the following labels: {}", labels.join(", ")))
         }
         Operation::Update => changes(asker, &labels),
-        Operation::Create | Operation::Delete => Ok(()),
+        Operation::Create | Operation::Delete | Operation::Connect => Ok(()),
     }
 }
 

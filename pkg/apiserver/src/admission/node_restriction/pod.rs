@@ -15,7 +15,7 @@ pub async fn whole(asker: &Asker<'_>) -> Result<(), Status> {
         Operation::Delete if asker.old()["spec"]["nodeName"] != node => {
             asker.refuse(format!("node {node:?} can only delete pods with spec.nodeName set to itself"))
         }
-        Operation::Delete => Ok(()),
+        Operation::Delete | Operation::Connect => Ok(()),
         Operation::Update => asker
             .refuse(format!("unexpected operation \"UPDATE\", node {node:?} can only create and delete mirror pods")),
     }
