@@ -78,7 +78,7 @@ pub async fn view(
 ) -> Result<Option<View>, Status> {
     let Some(view) = by_rules(server, hook, subject) else { return Ok(None) };
     let objects = [new, subject.old];
-    let labelled = |o: &Option<&Value>| o.is_some_and(|o| hook.objects.matches(&o["metadata"]["labels"]));
+    let labelled = |o: &Option<&Value>| o.is_some_and(|o| hook.objects.matches(o));
     if !hook.objects.is_everything() && !objects.iter().any(labelled) {
         return Ok(None);
     }
@@ -124,12 +124,12 @@ async fn in_namespace(
         && subject.subresource().is_empty()
         && let Some(new) = new
     {
-        return Ok(hook.namespaces.matches(&new["metadata"]["labels"]));
+        return Ok(hook.namespaces.matches(new));
     }
     let namespace = server.read("", "namespaces", "", &subject.namespace).await?;
     let namespace =
         namespace.ok_or_else(|| Status::not_found(&Gvr::new("", "v1", "namespaces"), &subject.namespace))?;
-    Ok(hook.namespaces.matches(&namespace["metadata"]["labels"]))
+    Ok(hook.namespaces.matches(&namespace))
 }
 
 #[cfg(test)]
