@@ -1,14 +1,41 @@
-//! Expressions in CEL, as far as their text tells: syntax, names that nothing declares, fields that a schema does not have.
+//! Expressions in CEL: what their text tells ([`check`]: syntax, names that nothing declares, fields that a schema does not
+//! have), and what they come to ([`Program`]), within a budget.
 //!
-//! Not here: types and costs, so that an expression which passes may still fail where it is evaluated.
+//! Not here: types of expressions before they are evaluated, so that one which passes may still fail there.
 //! Invariant: what upstream accepts is accepted; what is wrong is told in the words of cel-go and its generated parser, the
 //! first syntax error alone.
 
+mod ast;
+mod eval;
+mod functions;
 mod lexer;
+mod literal;
 mod names;
 mod parser;
+mod value;
 
+pub use eval::{TOO_EXPENSIVE, Variables};
 pub use names::Scope;
+pub use value::{Foreign, Key, Val};
+
+/// An expression, ready to be evaluated.
+pub struct Program(ast::Expression);
+
+impl Program {
+    /// The error is that of [`check`].
+    pub fn compile(text: &str) -> Result<Self, String> {
+        let faulty = |f: Fault| format!("compilation failed: {}", display(text, &f));
+        parser::parse(text).map(Program).map_err(faulty)
+    }
+
+    /// Evaluates it and takes what that cost from `budget`.
+    pub fn run(&self, variables: &dyn Variables, budget: &mut u64) -> Result<Val, String> {
+        let mut evaluator = eval::Evaluator::new(variables, *budget);
+        let result = evaluator.run(&self.0);
+        *budget = evaluator.left();
+        result
+    }
+}
 
 /// Something wrong at a character of the text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,6 +140,64 @@ mod tests {
         assert!(told("self.metadata.name").is_some());
         let root = Scope { root_object: true, ..scope };
         assert_eq!(check("self.metadata.name + self.kind", &root), None);
+    }
+
+    struct Given(serde_json::Value);
+
+    impl Variables for Given {
+        fn get(&self, name: &str) -> Option<Result<Val, String>> {
+            self.0.get(name).map(|v| Ok(Val::from_json(v)))
+        }
+    }
+
+    fn run(text: &str) -> Result<Val, String> {
+        let given = json!({"object": {"a": 1, "s": "text", "l": [1, 2, 3], "m": {"x": "1", "y": "2"}, "n": null,
+            "dashed-name": 7, "d": 2.5, "deep": {"er": {"x": true}}}, "none": null});
+        Program::compile(text)?.run(&Given(given), &mut 10_000_000)
+    }
+
+    #[test]
+    fn what_expressions_come_to() {
+        for text in include_str!("true.txt").lines().filter(|l| !l.is_empty() && !l.starts_with('#')) {
+            match run(text) {
+                Ok(Val::Bool(true)) => {}
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_fails_says_why() {
+        for (text, wanted) in [
+            ("object.zzz", "no such key: zzz"),
+            ("object.l[7]", "index out of bounds: 7"),
+            ("1 / 0", "division by zero"),
+            ("1 % 0", "modulus by zero"),
+            ("9223372036854775807 + 1", "integer overflow"),
+            ("0u - 1u", "unsigned integer overflow"),
+            ("1 + 'a'", "no such overload"),
+            ("!1", "no such overload"),
+            ("'a'.nothing()", "no such overload"),
+            ("object.s && true", "no such overload"),
+            ("false || object.zzz", "no such key: zzz"),
+            ("[1, 2].all(x, x > 'a')", "no such overload"),
+            ("optional.none().value()", "optional.none() dereference"),
+            (
+                "quantity('x1')",
+                "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
+            ),
+        ] {
+            assert_eq!(run(text).map(|v| format!("{v:?}")), Err(wanted.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn budgets_end_what_runs_too_long() {
+        let list = (0..200).map(|i| i.to_string()).collect::<Vec<_>>().join(",");
+        let text = format!("[{list}].all(x, [{list}].all(y, [{list}].all(z, x + y + z >= 0)))");
+        let mut budget = 1_000_000;
+        let result = Program::compile(&text).unwrap().run(&Given(json!({})), &mut budget);
+        assert_eq!((result.unwrap_err().as_str(), budget), (TOO_EXPENSIVE, 0));
     }
 
     #[test]

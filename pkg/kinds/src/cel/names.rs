@@ -1,7 +1,7 @@
 //! The names of an expression that nothing declares.
 
 use super::Fault;
-use super::parser::{Expression, is_path};
+use super::ast::Expression;
 use crate::access::Access;
 use serde_json::Value;
 
@@ -74,7 +74,7 @@ impl Walk<'_> {
                     .push(Fault { at: *at, message: format!("undeclared reference to '{name}' (in container '')") });
             }
             Expression::Name { .. } => {}
-            Expression::Field { of, name, at } => {
+            Expression::Field { of, name, at, quoted: false, .. } => {
                 if self.lacks(of, name) {
                     self.faults.push(Fault { at: *at, message: format!("undefined field '{name}'") });
                 } else {
@@ -82,13 +82,13 @@ impl Walk<'_> {
                 }
             }
             Expression::Call { on, name, arguments } => self.call(on.as_deref(), name, arguments),
-            Expression::Parts(parts) => parts.iter().for_each(|p| self.visit(p)),
+            _ => e.parts().into_iter().for_each(|p| self.visit(p)),
         }
     }
 
     fn call(&mut self, on: Option<&Expression>, name: &str, arguments: &[Expression]) {
         // `math.greatest` is the name of a function, not a variable's method.
-        let namespaced = on.is_some_and(|on| is_path(on) && !root(on).is_some_and(|r| self.is_declared(r)));
+        let namespaced = on.is_some_and(|on| on.path().is_some() && !root(on).is_some_and(|r| self.is_declared(r)));
         if let Some(on) = on.filter(|_| !namespaced) {
             self.visit(on);
         }

@@ -1,29 +1,10 @@
 //! From text to an [`Expression`], by the grammar of `cel-go/parser/gen/CEL.g4`.
 
 use super::Fault;
+use super::ast::{Expression, Operator};
 use super::lexer::{Kind, Token, tokens};
-
-/// An expression as far as names matter.
-#[derive(Debug)]
-pub(super) enum Expression {
-    Name {
-        name: String,
-        at: usize,
-    },
-    /// `at` is where the dot stands.
-    Field {
-        of: Box<Expression>,
-        name: String,
-        at: usize,
-    },
-    Call {
-        on: Option<Box<Expression>>,
-        name: String,
-        arguments: Vec<Expression>,
-    },
-    /// Anything else: operators, literals, lists, maps, messages.
-    Parts(Vec<Expression>),
-}
+use super::literal;
+use super::value::Val;
 
 const OPERAND: &str =
     "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
@@ -121,7 +102,7 @@ impl Parser {
         let whole = if self.takes("?") {
             let yes = self.operators(0)?;
             self.expect(":")?;
-            Expression::Parts(vec![first, yes, self.expression()?])
+            Expression::Conditional(Box::new([first, yes, self.expression()?]))
         } else {
             first
         };
@@ -131,29 +112,49 @@ impl Parser {
 
     fn operators(&mut self, level: usize) -> Parsed {
         let Some(marks) = OPERATORS.get(level) else { return self.unary() };
-        let mut parts = vec![self.operators(level + 1)?];
-        while marks.iter().any(|m| self.takes(m)) {
-            parts.push(self.operators(level + 1)?);
+        let mut left = self.operators(level + 1)?;
+        while let Some(mark) = marks.iter().find(|m| self.takes(m)) {
+            let right = self.operators(level + 1)?;
+            let operator = Operator::of(mark).expect("the marks above are operators");
+            left = Expression::Operator { operator, operands: vec![left, right] };
         }
-        Ok(if parts.len() == 1 { parts.remove(0) } else { Expression::Parts(parts) })
+        Ok(left)
     }
 
     fn unary(&mut self) -> Parsed {
-        let mark = if self.peek().is("!") { "!" } else { "-" };
-        while self.takes(mark) {}
-        let mut operand = self.primary()?;
+        let (mark, operator) = if self.peek().is("!") { ("!", Operator::Not) } else { ("-", Operator::Negate) };
+        let mut times = 0;
+        while self.takes(mark) {
+            times += 1;
+        }
+        // The least integer is one literal: its digits alone are too large.
+        if mark == "-" && times > 0 && self.peek().kind == Kind::Int {
+            let t = self.peek().clone();
+            if let Some(number) = literal::integer(&t.text, true) {
+                self.take();
+                let operand = self.members(Expression::Literal(Val::Int(number)))?;
+                return Ok(prefixed(operator, times - 1, operand));
+            }
+        }
+        let operand = self.primary()?;
+        let operand = self.members(operand)?;
+        Ok(prefixed(operator, times, operand))
+    }
+
+    /// Fields, elements and calls of an operand.
+    fn members(&mut self, mut operand: Expression) -> Parsed {
         loop {
             let at = self.peek().at;
             operand = if self.takes(".") {
                 self.member(operand, at)?
             } else if self.takes("[") {
-                self.takes("?");
+                let optional = self.takes("?");
                 let index = self.expression()?;
                 self.expect("]")?;
-                Expression::Parts(vec![operand, index])
-            } else if self.peek().is("{") && is_path(&operand) {
+                Expression::Index { of: Box::new(operand), index: Box::new(index), optional }
+            } else if let Some(of) = operand.path().filter(|_| self.peek().is("{")) {
                 self.take();
-                Expression::Parts(self.entries("}", Self::field_entry)?)
+                Expression::Message { of, fields: self.entries("}", Self::field_entry)? }
             } else {
                 return Ok(operand);
             };
@@ -167,12 +168,14 @@ impl Parser {
         match t.kind {
             Kind::Identifier if self.peek().is("(") && !optional => {
                 self.take();
-                let arguments = self.entries(")", |p| Ok(vec![p.expression()?]))?;
+                let arguments = self.entries(")", Self::expression)?;
                 Ok(Expression::Call { on: Some(Box::new(of)), name: t.text, arguments })
             }
-            Kind::Identifier => Ok(Expression::Field { of: Box::new(of), name: t.text, at }),
-            // Names in backquotes are no fields of schemas that could be looked up as they stand.
-            Kind::Quoted => Ok(Expression::Parts(vec![of])),
+            Kind::Identifier => Ok(Expression::Field { of: Box::new(of), name: t.text, optional, quoted: false, at }),
+            Kind::Quoted => {
+                let name = t.text.trim_matches('`').to_owned();
+                Ok(Expression::Field { of: Box::new(of), name, optional, quoted: true, at })
+            }
             _ => {
                 Err(Fault { at: t.at, message: format!("Syntax error: no viable alternative at input '.{}'", t.text) })
             }
@@ -190,11 +193,10 @@ impl Parser {
                 "(" => {
                     let inner = self.expression()?;
                     self.expect(")")?;
-                    // What stands in parentheses is no path any more.
-                    Ok(Expression::Parts(vec![inner]))
+                    Ok(Expression::Group(Box::new(inner)))
                 }
-                "[" => Ok(Expression::Parts(self.entries("]", Self::optional_entry)?)),
-                "{" => Ok(Expression::Parts(self.entries("}", Self::map_entry)?)),
+                "[" => Ok(Expression::List(self.entries("]", Self::optional_entry)?)),
+                "{" => Ok(Expression::Map(self.entries("}", Self::map_entry)?)),
                 _ => match self.peek().kind {
                     Kind::Identifier => {
                         let t = self.take();
@@ -203,7 +205,10 @@ impl Parser {
                     _ => Err(self.unexpected("IDENTIFIER", self.after().kind == Kind::Identifier)),
                 },
             },
-            _ => Ok(Expression::Parts(Vec::new())),
+            _ => match literal::value(&t)? {
+                Some(value) => Ok(Expression::Literal(value)),
+                None => Err(self.unexpected(OPERAND, false)),
+            },
         }
     }
 
@@ -212,21 +217,17 @@ impl Parser {
             return Err(Fault { at: t.at, message: format!("reserved identifier: {}", t.text) });
         }
         if self.takes("(") {
-            let arguments = self.entries(")", |p| Ok(vec![p.expression()?]))?;
+            let arguments = self.entries(")", Self::expression)?;
             return Ok(Expression::Call { on: None, name: t.text, arguments });
         }
         Ok(Expression::Name { name: t.text, at: t.at })
     }
 
     /// Entries between commas, up to `close`; lists, maps and messages may end in a comma.
-    fn entries(
-        &mut self,
-        close: &str,
-        entry: impl Fn(&mut Self) -> Result<Vec<Expression>, Fault>,
-    ) -> Result<Vec<Expression>, Fault> {
+    fn entries<T>(&mut self, close: &str, entry: impl Fn(&mut Self) -> Result<T, Fault>) -> Result<Vec<T>, Fault> {
         let mut all = Vec::new();
         while !self.peek().is(close) {
-            all.extend(entry(self)?);
+            all.push(entry(self)?);
             if !self.takes(",") {
                 break;
             }
@@ -238,34 +239,33 @@ impl Parser {
         Ok(all)
     }
 
-    fn optional_entry(&mut self) -> Result<Vec<Expression>, Fault> {
-        self.takes("?");
-        Ok(vec![self.expression()?])
+    fn optional_entry(&mut self) -> Result<(bool, Expression), Fault> {
+        let optional = self.takes("?");
+        Ok((optional, self.expression()?))
     }
 
-    fn map_entry(&mut self) -> Result<Vec<Expression>, Fault> {
-        let mut entry = self.optional_entry()?;
+    fn map_entry(&mut self) -> Result<(bool, Expression, Expression), Fault> {
+        let (optional, key) = self.optional_entry()?;
         self.expect(":")?;
-        entry.push(self.expression()?);
-        Ok(entry)
+        Ok((optional, key, self.expression()?))
     }
 
-    fn field_entry(&mut self) -> Result<Vec<Expression>, Fault> {
-        self.takes("?");
+    fn field_entry(&mut self) -> Result<(bool, String, Expression), Fault> {
+        let optional = self.takes("?");
         if !matches!(self.peek().kind, Kind::Identifier | Kind::Quoted) {
             return Err(self.unexpected("{IDENTIFIER, ESC_IDENTIFIER}", self.after().kind == Kind::Identifier));
         }
-        self.take();
+        let name = self.take().text.trim_matches('`').to_owned();
         self.expect(":")?;
-        Ok(vec![self.expression()?])
+        Ok((optional, name, self.expression()?))
     }
 }
 
-/// `a.b.c`, which may be the name of a message.
-pub(super) fn is_path(e: &Expression) -> bool {
-    match e {
-        Expression::Name { .. } => true,
-        Expression::Field { of, .. } => is_path(of),
-        _ => false,
+/// The operand with an operator before it, so many times.
+fn prefixed(operator: Operator, times: usize, operand: Expression) -> Expression {
+    // Two of them say nothing, to syntax and value alike.
+    match times % 2 {
+        0 => operand,
+        _ => Expression::Operator { operator, operands: vec![operand] },
     }
 }
