@@ -5,7 +5,7 @@
 
 pub mod access;
 pub mod bootstrap;
-mod cel;
+pub mod cel;
 pub mod columns;
 pub mod custom;
 pub mod defaults;

@@ -2,11 +2,11 @@
 
 use super::{
     Plugin, certificates, claim_resize, default_class, default_toleration_seconds, limit_ranger, namespace_lifecycle,
-    node_restriction, pod_security, priority, rbac_escalation, runtime_class, service_account,
+    node_restriction, pod_security, policy, priority, rbac_escalation, runtime_class, service_account,
     storage_object_in_use_protection, taint_nodes_by_condition, webhook,
 };
 
-/// Webhooks stand at the end: they see what the built-in plugins did. Quotas come after all of them, with
+/// Policies and webhooks stand at the end: they see what the built-in plugins did. Quotas come after all of them, with
 /// the write itself ([`super::resource_quota`]).
 pub fn all() -> Vec<Box<dyn Plugin>> {
     vec![
@@ -28,7 +28,9 @@ pub fn all() -> Vec<Box<dyn Plugin>> {
         Box::new(certificates::CertificateSubjectRestriction),
         Box::new(default_class::INGRESS),
         Box::new(rbac_escalation::RbacEscalation),
+        Box::new(policy::MutatingPolicies::new()),
         Box::new(webhook::MutatingWebhooks::new()),
+        Box::new(policy::ValidatingPolicies::new()),
         Box::new(webhook::ValidatingWebhooks::new()),
     ]
 }

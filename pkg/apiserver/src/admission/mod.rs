@@ -5,18 +5,24 @@
 pub mod all;
 pub mod certificates;
 pub mod claim_resize;
+mod configured;
 pub mod default_class;
 pub mod default_toleration_seconds;
+mod expressions;
 pub mod limit_ranger;
+mod matching;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
 pub mod pod_security;
+pub mod policy;
 pub mod priority;
 pub mod rbac_escalation;
 pub mod resource_quota;
+mod rounds;
 pub mod runtime_class;
 pub mod service_account;
 pub mod storage_object_in_use_protection;
+mod subject;
 pub mod taint_nodes_by_condition;
 pub mod webhook;
 
@@ -24,7 +30,7 @@ use crate::ApiServer;
 use crate::pipeline::Intent;
 use async_trait::async_trait;
 use isopod_api::{Gvk, Status};
-use parking_lot::Mutex;
+use rounds::Rounds;
 use serde_json::Value;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +62,7 @@ pub struct Request<'a> {
     pub old: Option<&'a Value>,
     /// The object's type, where it is not the kind's.
     pub gvk: Option<Gvk>,
-    pub rounds: &'a Mutex<webhook::Rounds>,
+    pub rounds: &'a Rounds,
 }
 
 impl<'a> Request<'a> {
@@ -65,7 +71,7 @@ impl<'a> Request<'a> {
         intent: &'a Intent,
         operation: Operation,
         old: Option<&'a Value>,
-        rounds: &'a Mutex<webhook::Rounds>,
+        rounds: &'a Rounds,
     ) -> Self {
         Request { server, intent, operation, old, gvk: None, rounds }
     }
@@ -93,8 +99,8 @@ pub trait Plugin: Send + Sync {
     /// As in `--enable-admission-plugins`.
     fn name(&self) -> &'static str;
 
-    /// Whether it asks servers of the cluster's users.
-    fn is_webhooks(&self) -> bool {
+    /// Whether it does what objects of the cluster say: webhooks, policies.
+    fn is_configured(&self) -> bool {
         false
     }
 
@@ -117,15 +123,14 @@ pub async fn mutate(
     new: &mut Value,
     old: Option<&Value>,
 ) -> Result<(), Status> {
-    let rounds = Mutex::default();
+    let rounds = Rounds::default();
     let request = Request::new(server, intent, operation, old, &rounds);
     for plugin in &server.admission {
         plugin.mutate(&request, new).await.inspect_err(|e| refused(plugin.name(), e))?;
     }
-    if !rounds.lock().wanted {
+    if !rounds.begin_second() {
         return Ok(());
     }
-    rounds.lock().second = true;
     for plugin in &server.admission {
         plugin.mutate(&request, new).await.inspect_err(|e| refused(plugin.name(), e))?;
     }
@@ -140,7 +145,7 @@ pub async fn validate(
     new: Option<&Value>,
     old: Option<&Value>,
 ) -> Result<(), Status> {
-    let rounds = Mutex::default();
+    let rounds = Rounds::default();
     let request = Request::new(server, intent, operation, old, &rounds);
     for plugin in &server.admission {
         plugin.validate(&request, new).await.inspect_err(|e| refused(plugin.name(), e))?;

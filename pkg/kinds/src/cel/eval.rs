@@ -233,6 +233,10 @@ impl<'a> Evaluator<'a> {
         match &of {
             Val::Map(map) => Ok(Val::Bool(map.contains_key(&Key::Text(unescaped(name).into())))),
             Val::Message(_, fields) => Ok(Val::Bool(fields.contains_key(&unescaped(name)))),
+            Val::Foreign(foreign) => match foreign.field(&unescaped(name)) {
+                Some(Err(e)) => Err(e),
+                found => Ok(Val::Bool(found.is_some())),
+            },
             _ => Err(no_overload()),
         }
     }
@@ -436,6 +440,10 @@ fn element(of: &Val, index: &Val, optional: bool) -> Result {
             };
             let found = usize::try_from(at).ok().and_then(|i| items.get(i)).cloned();
             found.ok_or_else(|| format!("index out of bounds: {at}"))
+        }
+        Val::Foreign(foreign) => {
+            let name = functions::display(index);
+            foreign.field(&name).unwrap_or_else(|| Err(format!("no such key: {name}")))
         }
         _ => return Err(no_overload()),
     };

@@ -14,7 +14,7 @@ mod names;
 mod parser;
 mod value;
 
-pub use eval::{TOO_EXPENSIVE, Variables};
+pub use eval::Variables;
 pub use names::Scope;
 pub use value::{Foreign, Key, Val};
 
@@ -197,7 +197,7 @@ mod tests {
         let text = format!("[{list}].all(x, [{list}].all(y, [{list}].all(z, x + y + z >= 0)))");
         let mut budget = 1_000_000;
         let result = Program::compile(&text).unwrap().run(&Given(json!({})), &mut budget);
-        assert_eq!((result.unwrap_err().as_str(), budget), (TOO_EXPENSIVE, 0));
+        assert_eq!((result.unwrap_err().as_str(), budget), (eval::TOO_EXPENSIVE, 0));
     }
 
     #[test]

@@ -40,6 +40,10 @@ pub enum Val {
 /// A value that is not CEL's own.
 pub trait Foreign: Send + Sync + std::fmt::Debug {
     fn type_name(&self) -> &'static str;
+    /// `None`: there is no such field.
+    fn field(&self, _name: &str) -> Option<Result<Val, String>> {
+        None
+    }
     /// `None`: there is no such method.
     fn call(&self, name: &str, arguments: &[Val]) -> Option<Result<Val, String>>;
 }

@@ -6,6 +6,7 @@
 //!
 //! Invariant: nothing here knows a kind or does I/O. What a version of a kind is, callers say ([`Versions`]).
 
+mod atomics;
 mod compare;
 mod entries;
 mod fields;
@@ -19,6 +20,7 @@ mod typed;
 mod update;
 mod validate;
 
+pub use atomics::atomics;
 pub use compare::{Comparison, compare};
 pub use entries::{ManagerId, Managers, Operation, Owner};
 pub use manager::{Applied, ApplyError, FieldManager};

@@ -8,111 +8,22 @@
 
 mod configuration;
 mod review;
-mod rules;
 
-use super::{Operation, Plugin, Request};
+use super::configured::Configured;
+use super::matching::View;
+use super::subject::{Subject, concerned};
+use super::{Operation, Plugin, Request, Rounds};
 use crate::ApiServer;
-use crate::encode::decode::{self, FieldValidation};
-use crate::ownership::Served;
-use crate::pipeline::{self, Intent};
+use crate::pipeline::Intent;
 use async_trait::async_trait;
-use configuration::{Configurations, Hook};
+use configuration::Hook;
 use futures::future::join_all;
 use isopod_api::{Gvk, Status};
-use isopod_schema::managed::Versions;
 use isopod_schema::patch::json_patch;
 use review::Answer;
-use rules::View;
 use serde_json::Value;
-use std::collections::BTreeSet;
 
-/// Kinds that no webhook is asked about.
-const EXEMPT: [&str; 6] = [
-    "ValidatingWebhookConfiguration",
-    "MutatingWebhookConfiguration",
-    "ValidatingAdmissionPolicy",
-    "ValidatingAdmissionPolicyBinding",
-    "MutatingAdmissionPolicy",
-    "MutatingAdmissionPolicyBinding",
-];
-
-/// What is known of the mutating webhooks during one request.
-#[derive(Default)]
-pub struct Rounds {
-    /// The second round: only those that want it are asked, and no new ones.
-    pub second: bool,
-    /// Something changed that webhooks asked before should see.
-    pub wanted: bool,
-    /// Asked already, and ready to be asked again.
-    asked: BTreeSet<String>,
-    /// To be asked again.
-    again: BTreeSet<String>,
-    /// What the last webhook left.
-    output: Option<Value>,
-}
-
-impl Rounds {
-    fn ask_again(&mut self) {
-        self.again.append(&mut self.asked);
-    }
-}
-
-/// A request as webhooks see it.
-pub struct Subject<'a> {
-    request: &'a Request<'a>,
-    operation: &'static str,
-    /// The type of the object: the kind's own, or the subresource's.
-    gvk: Gvk,
-    /// Of a Namespace: itself.
-    namespace: String,
-    name: String,
-    old: Option<&'a Value>,
-}
-
-impl<'a> Subject<'a> {
-    fn new(request: &'a Request<'a>, new: Option<&Value>) -> Self {
-        let intent = request.intent;
-        let mut name = intent.name.clone();
-        if name.is_empty() {
-            name = new.and_then(|n| n["metadata"]["name"].as_str()).unwrap_or_default().to_owned();
-        }
-        let is_namespace = intent.kind.gvk.group.is_empty() && intent.kind.resource == "namespaces";
-        Subject {
-            request,
-            operation: request.operation.name(),
-            gvk: request.gvk.clone().unwrap_or_else(|| intent.kind.gvk.clone()),
-            namespace: if is_namespace { name.clone() } else { intent.namespace.clone() },
-            name,
-            old: request.old,
-        }
-    }
-
-    fn intent(&self) -> &'a Intent {
-        self.request.intent
-    }
-
-    fn subresource(&self) -> &'a str {
-        &self.request.intent.subresource
-    }
-
-    fn is_namespace(&self) -> bool {
-        let kind = &self.intent().kind;
-        kind.gvk.group.is_empty() && kind.resource == "namespaces"
-    }
-
-    /// The object in the version that the webhook wants.
-    fn in_version(&self, object: Option<&Value>, view: &View) -> Option<Value> {
-        let object = object?;
-        if view.gvk == self.gvk {
-            let mut object = object.clone();
-            object["apiVersion"] = self.gvk.api_version().into();
-            object["kind"] = self.gvk.kind.clone().into();
-            return Some(object);
-        }
-        let versions = Served::new(self.request.server, &self.intent().kind);
-        Some(versions.convert(object, &self.gvk.api_version(), &view.gvk.api_version()))
-    }
-}
+const MUTATING: &str = "MutatingAdmissionWebhook";
 
 /// How asking a webhook ended, if not well.
 enum Failure {
@@ -122,41 +33,24 @@ enum Failure {
     Refused(Status),
 }
 
-/// Whether webhooks are asked about this request in the course of the pipeline. About the types that only subresources have,
-/// they are asked where those come in.
-fn concerned(request: &Request<'_>) -> bool {
-    let intent = request.intent;
-    let exempt =
-        intent.kind.gvk.group == "admissionregistration.k8s.io" && EXEMPT.contains(&intent.kind.gvk.kind.as_str());
-    let sub = intent.kind.subresources.iter().find(|s| s.name == intent.subresource);
-    let foreign = sub.and_then(|s| s.gvk.as_ref()).is_some_and(|gvk| *gvk != intent.kind.gvk);
-    !exempt && !intent.webhooks_asked && (!foreign || request.gvk.is_some())
-}
-
-pub struct MutatingWebhooks(Configurations);
-pub struct ValidatingWebhooks(Configurations);
+pub struct MutatingWebhooks(Configured<Hook>);
+pub struct ValidatingWebhooks(Configured<Hook>);
 
 impl MutatingWebhooks {
     pub fn new() -> Self {
-        MutatingWebhooks(Configurations::new("mutatingwebhookconfigurations"))
+        MutatingWebhooks(Configured::new("mutatingwebhookconfigurations", configuration::hooks))
     }
 
     async fn dispatch(&self, request: &Request<'_>, mut new: Option<&mut Value>) -> Result<(), Status> {
-        let hooks = self.0.hooks(request.server).await?;
+        let hooks = self.0.get(request.server).await?;
         if hooks.is_empty() || !concerned(request) {
             return Ok(());
         }
-        let second = {
-            let mut rounds = request.rounds.lock();
-            if rounds.second && rounds.output.as_ref() != new.as_deref() {
-                rounds.ask_again();
-            }
-            rounds.second
-        };
+        let second = request.rounds.enter(MUTATING, new.as_deref());
         for hook in hooks.iter() {
             let subject = Subject::new(request, new.as_deref());
-            let Some(view) = rules::view(request.server, hook, &subject, new.as_deref()).await? else { continue };
-            if second && !request.rounds.lock().again.remove(&hook.id) {
+            let Some(view) = wanted(hook, &subject, new.as_deref()).await? else { continue };
+            if second && !request.rounds.asks_again(MUTATING, &hook.id) {
                 continue;
             }
             let changed = match mutate_by(hook, &subject, &view, new.as_deref_mut()).await {
@@ -166,27 +60,30 @@ impl MutatingWebhooks {
                     false
                 }
             };
-            let mut rounds = request.rounds.lock();
-            if changed {
-                rounds.ask_again();
-                rounds.wanted = true;
-            }
-            if hook.reinvocable {
-                rounds.asked.insert(hook.id.clone());
-            }
+            request.rounds.answered(MUTATING, &hook.id, changed, hook.reinvocable);
         }
-        request.rounds.lock().output = new.map(|n| n.clone());
+        request.rounds.leave(MUTATING, new.as_deref());
         Ok(())
+    }
+}
+
+/// How the webhook wants to see the request. `None`: it is not to be asked.
+async fn wanted(hook: &Hook, subject: &Subject<'_>, new: Option<&Value>) -> Result<Option<View>, Status> {
+    let Some(view) = hook.criteria.view(subject.request.server, subject, new).await? else { return Ok(None) };
+    match hook.conditions.hold(subject, &view, new, None) {
+        Ok(true) => Ok(Some(view)),
+        Ok(false) => Ok(None),
+        Err(why) => Err(subject.request.forbidden(new, why)),
     }
 }
 
 #[async_trait]
 impl Plugin for MutatingWebhooks {
     fn name(&self) -> &'static str {
-        "MutatingAdmissionWebhook"
+        MUTATING
     }
 
-    fn is_webhooks(&self) -> bool {
+    fn is_configured(&self) -> bool {
         true
     }
 
@@ -202,7 +99,7 @@ impl Plugin for MutatingWebhooks {
 
 impl ValidatingWebhooks {
     pub fn new() -> Self {
-        ValidatingWebhooks(Configurations::new("validatingwebhookconfigurations"))
+        ValidatingWebhooks(Configured::new("validatingwebhookconfigurations", configuration::hooks))
     }
 }
 
@@ -212,19 +109,19 @@ impl Plugin for ValidatingWebhooks {
         "ValidatingAdmissionWebhook"
     }
 
-    fn is_webhooks(&self) -> bool {
+    fn is_configured(&self) -> bool {
         true
     }
 
     async fn validate(&self, request: &Request<'_>, new: Option<&Value>) -> Result<(), Status> {
-        let hooks = self.0.hooks(request.server).await?;
+        let hooks = self.0.get(request.server).await?;
         if hooks.is_empty() || !concerned(request) {
             return Ok(());
         }
         let subject = Subject::new(request, new);
         let mut asked = Vec::new();
         for hook in hooks.iter() {
-            if let Some(view) = rules::view(request.server, hook, &subject, new).await? {
+            if let Some(view) = wanted(hook, &subject, new).await? {
                 asked.push((hook, view));
             }
         }
@@ -295,37 +192,14 @@ async fn mutate_by(hook: &Hook, subject: &Subject<'_>, view: &View, new: Option<
     let patched = json_patch(&shown, &Value::Array(answer.patch)).map_err(|e| internal(e.to_string()))?;
     let changed = patched != shown;
     if changed {
-        let made = accept(subject, view, patched).map_err(Failure::Refused)?;
+        let made = subject.accept(view, patched).map_err(Failure::Refused)?;
         *new = made;
     }
     Ok(changed)
 }
 
-/// The changed object as this server's: read as from a client, in the request's version, defaulted.
-fn accept(subject: &Subject<'_>, view: &View, patched: Value) -> Result<Value, Status> {
-    let intent = subject.intent();
-    let schema = match &subject.request.gvk {
-        Some(gvk) => isopod_schema::facts::builtin().object_of(gvk),
-        None => {
-            let registry = subject.request.server.registry.load();
-            let kind = registry.kind(&view.gvk.api_version(), &view.gvk.kind);
-            kind.map(|k| k.schema.clone())
-        }
-    };
-    let schema = schema.ok_or_else(|| Status::internal(format!("no schema of {}", view.gvk.kind)))?;
-    let mut object = decode::value(patched, &view.gvk, &schema, FieldValidation::Ignore)?.value;
-    if subject.request.gvk.is_some() {
-        return Ok(object);
-    }
-    if view.gvk != intent.kind.gvk {
-        let versions = Served::new(subject.request.server, &intent.kind);
-        object = versions.convert(&object, &view.gvk.api_version(), &intent.kind.gvk.api_version());
-    }
-    pipeline::apply_defaults(intent, &mut object);
-    Ok(object)
-}
-
-/// Asks about an object that only a subresource has (a binding, an eviction, a scale, the options of a stream).
+/// Asks about an object that only a subresource has (a binding, an eviction, a scale, the options of a stream): webhooks and
+/// policies alike.
 pub async fn about(
     server: &ApiServer,
     intent: &Intent,
@@ -334,14 +208,13 @@ pub async fn about(
     new: &mut Value,
     old: Option<&Value>,
 ) -> Result<(), Status> {
-    let rounds = Default::default();
+    let rounds = Rounds::default();
     let request = Request { gvk: Some(gvk.clone()), ..Request::new(server, intent, operation, old, &rounds) };
-    let plugins = || server.admission.iter().filter(|p| p.is_webhooks());
+    let plugins = || server.admission.iter().filter(|p| p.is_configured());
     for plugin in plugins() {
         plugin.mutate(&request, new).await?;
     }
-    let again = std::mem::replace(&mut request.rounds.lock().second, true);
-    if request.rounds.lock().wanted && !again {
+    if rounds.begin_second() {
         for plugin in plugins() {
             plugin.mutate(&request, new).await?;
         }

@@ -1,12 +1,12 @@
 //! `AdmissionReview`: the question to a webhook, and what its answer says (`admission.k8s.io`, v1 and v1beta1).
 
-use super::Subject;
 use super::configuration::Hook;
-use super::rules::View;
+use crate::admission::matching::View;
+use crate::admission::subject::Subject;
 use base64::Engine;
-use isopod_api::{Cause, Gvk, Gvr, Status};
+use isopod_api::{Cause, Status};
 use isopod_kinds::access::Access;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 /// What a webhook has decided.
 #[derive(Debug, Default, PartialEq)]
@@ -24,14 +24,6 @@ pub fn version(hook: &Hook) -> Option<&str> {
     hook.review_versions.iter().map(String::as_str).find(|v| matches!(*v, "v1" | "v1beta1"))
 }
 
-fn kind(gvk: &Gvk) -> Value {
-    json!({"group": gvk.group, "version": gvk.version, "kind": gvk.kind})
-}
-
-fn resource(gvr: &Gvr) -> Value {
-    json!({"group": gvr.group, "version": gvr.version, "resource": gvr.resource})
-}
-
 /// The question. Objects are given in the version that the webhook wants.
 pub fn question(
     version: &str,
@@ -41,44 +33,10 @@ pub fn question(
     new: Option<&Value>,
     old: Option<&Value>,
 ) -> Value {
-    let intent = subject.intent();
-    let user = &intent.user;
-    let mut who = Map::new();
-    if !user.name.is_empty() {
-        who.insert("username".into(), user.name.clone().into());
-    }
-    if !user.uid.is_empty() {
-        who.insert("uid".into(), user.uid.clone().into());
-    }
-    if !user.groups.is_empty() {
-        who.insert("groups".into(), json!(user.groups));
-    }
-    if !user.extra.is_empty() {
-        who.insert("extra".into(), json!(user.extra));
-    }
-    let mut request = json!({
-        "uid": uid,
-        "kind": kind(&view.gvk),
-        "resource": resource(&view.gvr),
-        "requestKind": kind(&subject.gvk),
-        "requestResource": resource(&intent.kind.gvr()),
-        "operation": subject.operation,
-        "userInfo": who,
-        "object": new,
-        "oldObject": old,
-        "dryRun": intent.dry_run,
-        "options": if intent.options.is_null() { Value::Null } else { intent.options.clone() },
-    });
-    for (key, value) in [
-        ("subResource", subject.subresource()),
-        ("requestSubResource", subject.subresource()),
-        ("name", &subject.name),
-        ("namespace", &subject.namespace),
-    ] {
-        if !value.is_empty() {
-            request[key] = value.into();
-        }
-    }
+    let mut request = subject.describe(view);
+    request["uid"] = uid.into();
+    request["object"] = json!(new);
+    request["oldObject"] = json!(old);
     json!({"kind": "AdmissionReview", "apiVersion": format!("admission.k8s.io/{version}"), "request": request})
 }
 

@@ -1,0 +1,307 @@
+//! What expressions of webhooks and policies may speak of: the objects of the request, the request, parameters, variables, the
+//! authorizer (`apiserver/pkg/admission/plugin/cel`, `pkg/cel/library/authz.go`).
+
+use super::matching::View;
+use super::subject::Subject;
+use isopod_api::UserInfo;
+use isopod_auth::{Attributes, Authorizer, Decision};
+use isopod_kinds::access::Access;
+use isopod_kinds::cel::{Foreign, Program, Val, Variables};
+use parking_lot::Mutex;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// What all conditions of one webhook or policy may cost together, in upstream's units.
+const CONDITIONS_BUDGET: u64 = 2_500_000;
+/// What one expression may cost.
+const CALL_BUDGET: u64 = 1_000_000;
+/// What the expressions of one policy may cost together.
+pub const POLICY_BUDGET: u64 = 10_000_000;
+
+/// An expression with its text.
+pub struct Compiled {
+    pub text: String,
+    pub program: Result<Program, String>,
+}
+
+impl Compiled {
+    pub fn new(text: &str) -> Self {
+        Compiled { text: text.to_owned(), program: Program::compile(text) }
+    }
+
+    /// Its value; what it costs is taken from `budget`.
+    pub fn run(&self, scope: &Scope, budget: &mut u64) -> Result<Val, String> {
+        let program = self.program.as_ref().map_err(Clone::clone)?;
+        let mut left = CALL_BUDGET.min(*budget);
+        let given = left;
+        let value = program.run(scope, &mut left);
+        *budget -= given - left;
+        value.map_err(|e| format!("expression '{}' resulted in error: {e}", self.text.trim()))
+    }
+}
+
+/// `matchConditions`.
+pub struct Conditions {
+    all: Vec<Compiled>,
+    ignores_failure: bool,
+}
+
+impl Conditions {
+    pub fn new(conditions: &[Value], ignores_failure: bool) -> Self {
+        let all = conditions.iter().map(|c| Compiled::new(c.text("expression"))).collect();
+        Conditions { all, ignores_failure }
+    }
+
+    /// Whether all of them hold. One that does not hold decides, whatever the others do; else an error does, unless failures
+    /// are ignored, which is as if it did not hold.
+    pub fn hold(
+        &self,
+        subject: &Subject<'_>,
+        view: &View,
+        new: Option<&Value>,
+        params: Option<&Value>,
+    ) -> Result<bool, String> {
+        if self.all.is_empty() {
+            return Ok(true);
+        }
+        self.hold_in(&Scope::new(subject, view, new, params).with_authorizer(subject))
+    }
+
+    pub fn hold_in(&self, scope: &Scope) -> Result<bool, String> {
+        let mut budget = CONDITIONS_BUDGET;
+        let mut failures = Vec::new();
+        for condition in &self.all {
+            match condition.run(scope, &mut budget) {
+                Ok(Val::Bool(false)) => return Ok(false),
+                Ok(Val::Bool(true)) => {}
+                Ok(_) => failures.push("must evaluate to bool".to_owned()),
+                Err(e) => failures.push(e),
+            }
+        }
+        match failures.len() {
+            0 => Ok(true),
+            _ if self.ignores_failure => Ok(false),
+            1 => Err(failures.remove(0)),
+            _ => Err(format!("[{}]", failures.join(", "))),
+        }
+    }
+}
+
+/// Named expressions, each of which may speak of those before it.
+pub type Definitions = Arc<Vec<(String, Compiled)>>;
+
+/// The names of one evaluation.
+#[derive(Clone)]
+pub struct Scope(Arc<Names>);
+
+struct Names {
+    values: HashMap<&'static str, Val>,
+    definitions: Definitions,
+    /// Variables are evaluated when they are asked for, once.
+    evaluated: Mutex<HashMap<String, Result<Val, String>>>,
+}
+
+impl Scope {
+    pub fn new(subject: &Subject<'_>, view: &View, new: Option<&Value>, params: Option<&Value>) -> Self {
+        let value = |v: Option<Value>| v.map_or(Val::Null, |v| Val::from_json(&v));
+        let values = HashMap::from([
+            ("object", value(subject.in_version(new, view))),
+            ("oldObject", value(subject.in_version(subject.old, view))),
+            ("request", Val::from_json(&subject.describe(view))),
+            ("params", params.map_or(Val::Null, Val::from_json)),
+            ("namespaceObject", Val::Null),
+        ]);
+        Scope(Arc::new(Names { values, definitions: Arc::default(), evaluated: Mutex::default() }))
+    }
+
+    /// The same with other names, and variables not yet evaluated.
+    fn changed(&self, change: impl FnOnce(&mut HashMap<&'static str, Val>)) -> Self {
+        let mut values = self.0.values.clone();
+        change(&mut values);
+        Scope(Arc::new(Names { values, definitions: self.0.definitions.clone(), evaluated: Mutex::default() }))
+    }
+
+    pub fn with_authorizer(&self, subject: &Subject<'_>) -> Self {
+        let authorizer = Authorization::new(subject);
+        self.changed(|v| drop(v.insert("authorizer", Val::Foreign(Arc::new(authorizer)))))
+    }
+
+    pub fn with_namespace(&self, namespace: Option<&Value>) -> Self {
+        self.changed(|v| drop(v.insert("namespaceObject", namespace.map_or(Val::Null, Val::from_json))))
+    }
+
+    pub fn with_definitions(&self, definitions: &Definitions) -> Self {
+        let values = self.0.values.clone();
+        Scope(Arc::new(Names { values, definitions: definitions.clone(), evaluated: Mutex::default() }))
+    }
+}
+
+impl Variables for Scope {
+    fn get(&self, name: &str) -> Option<Result<Val, String>> {
+        if name == "variables" {
+            return Some(Ok(Val::Foreign(Arc::new(Defined(self.clone())))));
+        }
+        self.0.values.get(name).map(|v| Ok(v.clone()))
+    }
+}
+
+/// `variables`.
+struct Defined(Scope);
+
+impl std::fmt::Debug for Defined {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("variables")
+    }
+}
+
+impl Foreign for Defined {
+    fn type_name(&self) -> &'static str {
+        "kubernetes.variables"
+    }
+
+    fn field(&self, name: &str) -> Option<Result<Val, String>> {
+        let names = &self.0.0;
+        if let Some(known) = names.evaluated.lock().get(name) {
+            return Some(known.clone());
+        }
+        let (_, definition) = names.definitions.iter().find(|(n, _)| n == name)?;
+        let value = definition.run(&self.0, &mut CALL_BUDGET.clone());
+        let value = value.map_err(|e| format!("composited variable {name:?} fails to evaluate: {e}"));
+        names.evaluated.lock().insert(name.to_owned(), value.clone());
+        Some(value)
+    }
+
+    fn call(&self, _name: &str, _arguments: &[Val]) -> Option<Result<Val, String>> {
+        None
+    }
+}
+
+/// `authorizer`, and what its methods make: a path, a group, a resource, a decision.
+#[derive(Clone)]
+struct Authorization {
+    authorizer: Arc<dyn Authorizer>,
+    attributes: Attributes,
+    /// What `authorizer.requestResource` is about.
+    request: Arc<Attributes>,
+    step: Step,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Step {
+    Whole,
+    Path,
+    Group,
+    Resource,
+    Decided { allowed: bool, reason: String },
+}
+
+impl std::fmt::Debug for Authorization {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "authorizer: {:?}", self.step)
+    }
+}
+
+impl Authorization {
+    fn new(subject: &Subject<'_>) -> Self {
+        let intent = subject.intent();
+        let gvr = intent.kind.gvr();
+        let user = intent.user.clone();
+        let request = Attributes {
+            user: user.clone(),
+            is_resource: true,
+            group: gvr.group,
+            version: gvr.version,
+            resource: gvr.resource,
+            subresource: intent.subresource.clone(),
+            namespace: intent.namespace.clone(),
+            name: subject.name.clone(),
+            ..Attributes::default()
+        };
+        Authorization {
+            authorizer: subject.request.server.config.authorizer.clone(),
+            attributes: Attributes { user, ..Attributes::default() },
+            request: Arc::new(request),
+            step: Step::Whole,
+        }
+    }
+
+    fn next(&self, step: Step, change: impl FnOnce(&mut Attributes)) -> Option<Result<Val, String>> {
+        let mut next = Authorization { step, ..self.clone() };
+        change(&mut next.attributes);
+        Some(Ok(Val::Foreign(Arc::new(next))))
+    }
+
+    fn check(&self, verb: &str) -> Option<Result<Val, String>> {
+        let attributes = Attributes { verb: verb.to_owned(), ..self.attributes.clone() };
+        let (allowed, reason) = match self.authorizer.authorize(&attributes) {
+            Decision::Allow(reason) => (true, reason),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => (false, reason),
+        };
+        self.next(Step::Decided { allowed, reason }, |_| {})
+    }
+}
+
+impl Foreign for Authorization {
+    fn type_name(&self) -> &'static str {
+        match self.step {
+            Step::Whole => "kubernetes.authorization.Authorizer",
+            Step::Path => "kubernetes.authorization.PathCheck",
+            Step::Group => "kubernetes.authorization.GroupCheck",
+            Step::Resource => "kubernetes.authorization.ResourceCheck",
+            Step::Decided { .. } => "kubernetes.authorization.Decision",
+        }
+    }
+
+    fn field(&self, name: &str) -> Option<Result<Val, String>> {
+        let request = (*self.request).clone();
+        match (&self.step, name) {
+            (Step::Whole, "requestResource") => self.next(Step::Resource, |a| *a = request),
+            _ => None,
+        }
+    }
+
+    fn call(&self, name: &str, arguments: &[Val]) -> Option<Result<Val, String>> {
+        let texts: Option<Vec<String>> = arguments
+            .iter()
+            .map(|a| match a {
+                Val::Text(t) => Some(t.to_string()),
+                _ => None,
+            })
+            .collect();
+        let texts = texts?;
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        match (&self.step, name, &texts[..]) {
+            (Step::Whole, "path", [""]) => Some(Err("path must not be empty".into())),
+            (Step::Whole, "path", [path]) => self.next(Step::Path, |a| a.path = (*path).to_owned()),
+            (Step::Whole, "group", [group]) => self.next(Step::Group, |a| a.group = (*group).to_owned()),
+            (Step::Whole, "serviceAccount", [namespace, name]) => {
+                let groups = ["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
+                let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+                let user = UserInfo::new(format!("system:serviceaccount:{namespace}:{name}"), &groups);
+                self.next(Step::Whole, |a| a.user = user)
+            }
+            (Step::Group, "resource", [resource]) => self.next(Step::Resource, |a| {
+                a.is_resource = true;
+                a.version = "*".into();
+                a.resource = (*resource).to_owned();
+            }),
+            (Step::Resource, "subresource", [sub]) => self.next(Step::Resource, |a| a.subresource = (*sub).to_owned()),
+            (Step::Resource, "namespace", [ns]) => self.next(Step::Resource, |a| a.namespace = (*ns).to_owned()),
+            (Step::Resource, "name", [name]) => self.next(Step::Resource, |a| a.name = (*name).to_owned()),
+            (Step::Resource, "fieldSelector", [text]) => {
+                let terms = isopod_api::selector::FieldSelector::parse(text).map(|s| s.terms).unwrap_or_default();
+                let fields = terms.into_iter().filter(|t| t.equal).map(|t| (t.field, t.value)).collect();
+                self.next(Step::Resource, |a| a.fields = fields)
+            }
+            // No authorizer here looks at labels.
+            (Step::Resource, "labelSelector", [_]) => self.next(Step::Resource, |_| {}),
+            (Step::Resource | Step::Path, "check", [verb]) => self.check(verb),
+            (Step::Decided { allowed, .. }, "allowed", []) => Some(Ok(Val::Bool(*allowed))),
+            (Step::Decided { reason, .. }, "reason", []) => Some(Ok(Val::text(reason.as_str()))),
+            (Step::Decided { .. }, "errored", []) => Some(Ok(Val::Bool(false))),
+            (Step::Decided { .. }, "error", []) => Some(Ok(Val::text(""))),
+            _ => None,
+        }
+    }
+}
