@@ -140,7 +140,7 @@ impl Criteria {
         // A Namespace is no object of the namespace that it is.
         let namespace = if subject.is_namespace() { "" } else { &subject.namespace };
         let matches = |gvr: &Gvr| {
-            let named = |r: &Rule| r.names.is_empty() || r.names.iter().any(|n| *n == subject.name);
+            let named = |r: &Rule| r.names.is_empty() || r.names.contains(&subject.name);
             rules.iter().any(|r| r.matches(subject.operation, gvr, subject.subresource(), namespace) && named(r))
         };
         let kind = &subject.intent().kind;
