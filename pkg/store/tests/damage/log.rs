@@ -1,0 +1,1 @@
+//! The write-ahead log: the torn end of a commit that nobody was told of is no damage, everything else is.
