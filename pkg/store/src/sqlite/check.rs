@@ -5,7 +5,7 @@
 use super::files::{Files, Found};
 use super::lock::DirectoryLock;
 use super::pages::Pages;
-use super::queries::{self, damaged, failed, newest_row, row_revision, select, select_newest, stored};
+use super::queries::{self, Stored, damaged, failed, row_revision, select, stored};
 use super::reader::Readers;
 use super::{schema, wal};
 use crate::{Result, StoreError};
@@ -113,7 +113,9 @@ fn log_rows(conn: &Connection, after: i64) -> Result<Option<i64>> {
 /// Returns the first key that it has not looked at.
 fn newest_rows(conn: &Connection, from: &[u8]) -> Result<Option<Vec<u8>>> {
     let run = || -> rusqlite::Result<Option<Vec<u8>>> {
-        let sql = format!("{} ORDER BY n.key LIMIT ?2", select_newest("n.key >= ?1"));
+        let rest =
+            ", n.live, n.lease FROM newest n LEFT JOIN log l ON l.id = n.id WHERE n.key >= ?1 ORDER BY n.key LIMIT ?2";
+        let sql = select("n.key", rest);
         let mut statement = conn.prepare_cached(&sql)?;
         let mut rows = statement.query(params![from, STEP as i64 + 1])?;
         let mut seen = 0;
@@ -122,7 +124,13 @@ fn newest_rows(conn: &Connection, from: &[u8]) -> Result<Option<Vec<u8>>> {
             if seen > STEP {
                 return Ok(Some(row.get(7)?));
             }
-            newest_row(row, false)?;
+            let Stored { put, kv, .. } = stored(row, false)?;
+            if put != row.get::<_, bool>(9)? || kv.lease != row.get::<_, i64>(10)? {
+                return Err(damaged(format!(
+                    "the index of the newest rows is wrong about key {}",
+                    kv.key.escape_ascii()
+                )));
+            }
         }
         Ok(None)
     };

@@ -78,7 +78,7 @@ impl Pages {
             map: BTreeMap::new(),
         };
         let mut committed = 0;
-        for (i, frame) in log.frames.iter().take(log.committed).enumerate() {
+        for (i, frame) in log.frames.iter().take(log.readable()).enumerate() {
             if frame.proved {
                 pages.frames.insert(frame.page, i);
                 pages.outdated.remove(&frame.page);

@@ -117,19 +117,15 @@ fn blob(row: &Row<'_>, i: usize) -> rusqlite::Result<Bytes> {
     Ok(Bytes::copy_from_slice(row.get_ref(i)?.as_blob().map_err(rusqlite::Error::from)?))
 }
 
-/// A key's newest row, if `newest` says the same of it.
-pub(super) fn newest_row(row: &Row<'_>, with_value: bool) -> rusqlite::Result<Option<KeyValue>> {
+/// A key's newest row. The row itself tells whether the key lives: what `newest` says of it a check compares.
+fn newest_row(row: &Row<'_>, with_value: bool) -> rusqlite::Result<Option<KeyValue>> {
     let Stored { put, kv, .. } = stored(row, with_value)?;
-    if put != row.get::<_, bool>(9)? || kv.lease != row.get::<_, i64>(10)? {
-        return Err(damaged(format!("the index of the newest rows is wrong about key {}", kv.key.escape_ascii())));
-    }
     Ok(put.then_some(kv))
 }
 
-const NEWEST: &str = ", n.live, n.lease FROM newest n LEFT JOIN log l ON l.id = n.id WHERE";
-
-pub(super) fn select_newest(condition: &str) -> String {
-    select("n.key", "").trim_end().to_owned() + &format!("{NEWEST} {condition}")
+/// Newest rows, `newest n` being where they are looked up.
+fn select_newest(condition: &str) -> String {
+    select("n.key", &format!("FROM newest n LEFT JOIN log l ON l.id = n.id WHERE {condition}"))
 }
 
 pub(crate) fn get(conn: &Connection, key: &[u8]) -> Result<Option<KeyValue>> {

@@ -70,8 +70,8 @@ pub fn repair(dir: impl AsRef<Path>) -> Result<Option<Repair>> {
     let draft = Draft::begin(&files)?;
     salvage.write(&pages, &draft, &mut repair)?;
     repair.pages = salvage.damaged;
-    let unread = log.frames.iter().take(log.committed).filter(|f| !f.proved).count();
-    repair.frames = unread + log.committed.saturating_sub(log.frames.len());
+    let unread = log.frames.iter().take(log.readable()).filter(|f| !f.proved).count();
+    repair.frames = unread + log.readable().saturating_sub(log.frames.len());
     repair.kept = files.keep_copies()?;
     draft.finish()?;
     Ok(Some(repair))
@@ -132,7 +132,7 @@ impl Salvage {
         let mut salvage = Salvage::default();
         let tables = tables(pages)?;
         let numbers = pages.damaged()?;
-        let torn = log.frames.iter().take(log.committed).any(|f| !f.proved) || log.frames.len() < log.committed;
+        let torn = log.frames.iter().take(log.readable()).any(|f| !f.proved) || log.frames.len() < log.readable();
         let table = |page: &u32| pages.root(*page).and_then(|root| tables.get(&root).cloned());
         salvage.damaged = numbers.iter().map(|page| (*page, table(page))).collect();
         // A frame that does not fit can be of any page.

@@ -25,14 +25,21 @@ pub(crate) struct Log {
     pub frames: Vec<Frame>,
     /// So many frames SQLite will take: up to the last commit before one that does not fit.
     pub usable: usize,
-    /// So many frames were committed, as far as can be told.
+    /// So many frames were committed for certain.
     pub committed: usize,
+    /// The last frame of the last commit that stands there whole, and more than that is not known to be missing.
+    last: usize,
 }
 
 impl Log {
     /// Are acknowledged commits lost if SQLite opens this?
     pub fn is_damaged(&self) -> bool {
         self.committed > self.usable
+    }
+
+    /// So many frames say what the database is: those that SQLite will take, or where that are too few, all there is.
+    pub fn readable(&self) -> usize {
+        if self.is_damaged() { self.committed.max(self.last) } else { self.usable }
     }
 
     /// Of a log that is damaged.
@@ -67,7 +74,7 @@ pub(crate) fn examine(files: &Files, same_boot: bool) -> Result<Log> {
     let same_round = log.salts == Some(salts);
     if same_boot {
         // It tells exactly. Where the round is another, what was committed in it is not in the log.
-        log.log.committed = committed as usize;
+        (log.log.committed, log.log.last) = (committed as usize, committed as usize);
         log.log.usable = if same_round { log.log.usable } else { 0 };
     } else if same_round {
         // Some of what it was told after that may not have come to the disk.
@@ -109,6 +116,9 @@ fn read(mut file: impl Read, expected: Option<[u8; 8]>) -> std::io::Result<Scan>
         if all_proved && head.commit != 0 {
             scan.log.usable = through;
         }
+        if proved && head.commit != 0 {
+            scan.log.last = through;
+        }
         if let Some(committed) = run.next(proved, head.commit != 0, through) {
             scan.log.committed = committed;
         }
@@ -124,15 +134,14 @@ struct Run {
 }
 
 impl Run {
-    /// Through which frame all is known to be committed: a commit behind which another transaction begins.
+    /// Through which frame all is known to be committed: a commit behind which another transaction begins. The commit's own
+    /// frame need not be whole for that, the next one fits to its header.
     fn next(&mut self, proved: bool, commit: bool, through: usize) -> Option<usize> {
-        if !proved {
-            self.commit = None;
-            return None;
-        }
-        let known = self.commit;
+        let known = self.commit.filter(|_| proved);
         if commit {
             self.commit = Some(through);
+        } else if !proved {
+            self.commit = None;
         }
         known
     }

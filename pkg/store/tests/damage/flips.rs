@@ -164,17 +164,18 @@ async fn watch(store: &SqliteStore, ground: &Ground, rev: Revision) -> bool {
 /// A damaged store that opens: right answers or none, and none written after damage was met.
 async fn use_it(store: &SqliteStore, ground: &Ground, rng: &mut StdRng) -> bool {
     let met = read_everything(store, ground, rng).await;
-    let before = store.alarms().await.unwrap();
-    assert_eq!(before.contains(&Alarm::Corrupt), met, "the alarm says what was met");
+    // The check that runs beside may have found what no reader has met.
+    let alarm = store.alarms().await.unwrap().contains(&Alarm::Corrupt);
+    assert!(alarm || !met, "the alarm says what was met");
     let put = store.txn(Txn { success: vec![Op::put("new", "1")], ..Default::default() }).await;
     let written = answer(put).is_some();
-    assert!(!(met && written), "nothing is written to a damaged store");
+    assert!(!(alarm && written), "nothing is written to a damaged store");
     if written {
         let new = answer(get(store, "new").await).expect("what was just written is read").unwrap();
         assert_eq!(new.value, "1");
     }
     let _ = store.close().await;
-    met || !written
+    alarm || !written
 }
 
 fn keys_in(bytes: &[u8], keys: &mut BTreeSet<String>) {

@@ -83,7 +83,7 @@ pub async fn ground(keys: usize) -> Ground {
         store.txn(Txn { success, durability: Durability::Ephemeral, ..Default::default() }).await.unwrap();
     }
     let (killed, newest, revision) =
-        (killed(&store, dir.path()).await, everything(&store).await, store.revisions().await.unwrap().0);
+        (killed(dir.path()).await, everything(&store).await, store.revisions().await.unwrap().0);
     store.close().await.unwrap();
     Ground { clean: dir, killed, newest, states, revision }
 }
@@ -94,7 +94,7 @@ async fn everything(store: &SqliteStore) -> BTreeMap<String, KeyValue> {
 }
 
 /// The files as a killed process leaves them. Checkpoints run beside the writes: wait until nothing changes.
-async fn killed(_: &SqliteStore, dir: &Path) -> TempDir {
+pub async fn killed(dir: &Path) -> TempDir {
     let content =
         || ["state.db", "state.db-wal", "state.db-shm"].map(|f| std::fs::read(dir.join(f)).unwrap_or_default());
     let mut before = content();

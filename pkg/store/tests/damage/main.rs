@@ -6,3 +6,4 @@ mod flips;
 mod formats;
 mod ground;
 mod log;
+mod rows;
