@@ -135,7 +135,10 @@ pub struct ServerArgs {
 
 /// The names are etcd's.
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct DatastoreArgs {
+    #[command(subcommand)]
+    pub command: Option<DatastoreCommand>,
     #[command(flatten)]
     pub data: DataDir,
     /// `sqlite` (in the data directory) or `memory` (lost at exit)
@@ -197,6 +200,14 @@ pub struct DatastoreArgs {
     /// One JSON object a line
     #[arg(long, help_heading = "Logs")]
     pub log_json: bool,
+}
+
+#[derive(Subcommand)]
+pub enum DatastoreCommand {
+    /// Tell whether the datastore of a server that does not run is damaged
+    Check(DataDir),
+    /// Make a new datastore of what can be read of a damaged one, which is kept, and tell what cannot
+    Repair(DataDir),
 }
 
 #[derive(Args)]

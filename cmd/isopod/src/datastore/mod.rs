@@ -1,0 +1,14 @@
+//! `isopod datastore`: one file a subcommand; without one it serves.
+
+mod check;
+mod serve;
+
+use crate::args::{DatastoreArgs, DatastoreCommand};
+
+pub async fn run(args: DatastoreArgs) -> anyhow::Result<()> {
+    match args.command {
+        Some(DatastoreCommand::Check(dir)) => check::check(&dir),
+        Some(DatastoreCommand::Repair(dir)) => check::repair(&dir),
+        None => serve::run(args).await,
+    }
+}
