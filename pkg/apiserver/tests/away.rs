@@ -35,8 +35,13 @@ impl Far {
         Arc::new(Far { inner, away: watch::Sender::new(false) })
     }
 
+    /// What others reach all the time.
+    fn behind(&self) -> Arc<MemoryStore> {
+        self.inner.read().clone()
+    }
+
     fn reach(&self) -> Result<Arc<MemoryStore>> {
-        if *self.away.borrow() { Err(unreachable()) } else { Ok(self.inner.read().clone()) }
+        if *self.away.borrow() { Err(unreachable()) } else { Ok(self.behind()) }
     }
 }
 
@@ -185,7 +190,7 @@ async fn a_server_without_its_datastore_says_so_and_recovers() {
     assert!(live.code == 500 && live.text.contains("[-]etcd failed"), "as upstream's: {}", live.text);
 
     // Another server writes meanwhile.
-    let other = TestServer::start_on(store.inner.read().clone(), |_| {}).await;
+    let other = TestServer::start_on(store.behind(), |_| {}).await;
     assert_eq!(other.post(MAPS, map("meanwhile", "1")).await.code, 201);
     store.away.send_replace(false);
     until_served(&s).await;
@@ -204,10 +209,10 @@ async fn caches_begin_anew_when_what_they_missed_is_gone() {
     store.away.send_replace(true);
     let known = s.get(&format!("{MAPS}?resourceVersion=0")).await.json["metadata"]["resourceVersion"].clone();
 
-    let other = TestServer::start_on(store.inner.read().clone(), |_| {}).await;
+    let other = TestServer::start_on(store.behind(), |_| {}).await;
     assert_eq!(other.delete(&format!("{MAPS}/before")).await.code, 200);
     assert_eq!(other.post(MAPS, map("meanwhile", "1")).await.code, 201);
-    let inner = store.inner.read().clone();
+    let inner = store.behind();
     let newest = inner.revisions().await.unwrap().0;
     inner.compact(newest).await.unwrap();
     store.away.send_replace(false);

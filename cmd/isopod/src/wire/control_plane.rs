@@ -37,6 +37,7 @@ impl ControlPlane {
         let mut config = Config::new(store.clone(), isopod_kinds::table::builtin(), access.authorizer());
         let args = &settings.args;
         config.access = Some(access);
+        config.shared_store = settings.datastore.is_shared();
         config.authenticators = vec![Arc::new(ClientCertificate)];
         config.tokens = Some(Arc::new(tokens(settings, pki)?));
         config.service_cidr.clone_from(&args.service_cidr);

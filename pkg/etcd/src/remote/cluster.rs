@@ -47,6 +47,13 @@ pub(super) struct Channel {
     number: u64,
 }
 
+impl Channel {
+    /// The endpoint, for messages.
+    pub fn place(&self) -> String {
+        self.origin.to_string().trim_end_matches('/').to_owned()
+    }
+}
+
 impl tower::Service<http::Request<Body>> for Channel {
     type Response = http::Response<Incoming>;
     type Error = hyper::Error;
@@ -316,7 +323,7 @@ impl Cluster {
                 return Ok(answer.into_inner());
             }
             Ok(Err(status)) => {
-                let away = |status: Status| unavailable(format!("{what} at {}", channel.origin), status);
+                let away = |status: Status| unavailable(format!("{what} at {}", channel.place()), status);
                 match judge(status.clone()) {
                     Verdict::Refused(e) => {
                         self.served();
@@ -332,7 +339,7 @@ impl Cluster {
             }
             Err(_) => {
                 let words = format!("no answer within {} s", limit.as_secs_f32());
-                (unavailable(format!("{what} at {}", channel.origin), Words(words)), true)
+                (unavailable(format!("{what} at {}", channel.place()), Words(words)), true)
             }
         };
         self.abandon(&channel);

@@ -123,9 +123,9 @@ async fn open(cluster: &Arc<Cluster>, range: &KeyRange, start: Revision) -> Resu
                 cluster.forget_token(&channel);
                 return Err(unavailable("cannot watch", status));
             }
-            Verdict::Away | Verdict::NotSent => unavailable(format!("cannot watch at {}", channel.origin), status),
+            Verdict::Away | Verdict::NotSent => unavailable(format!("cannot watch at {}", channel.place()), status),
         },
-        Err(_) => unavailable(format!("cannot watch at {}", channel.origin), Words("no answer in time".into())),
+        Err(_) => unavailable(format!("cannot watch at {}", channel.place()), Words("no answer in time".into())),
     };
     cluster.abandon(&channel);
     Err(failure)
