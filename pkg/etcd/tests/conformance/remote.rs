@@ -374,3 +374,119 @@ async fn what_was_compacted_is_known() {
     store.close().await.unwrap();
     assert!(matches!(store.revisions().await, Err(StoreError::Closed)));
 }
+
+/// Cuts every connection through a relay again and again, until it is dropped.
+async fn shaky(to: String) -> (String, CancellationToken) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (calm, cut) = (CancellationToken::new(), tokio::sync::watch::Sender::new(0));
+    let (stop, cutter) = (calm.clone(), cut.clone());
+    tokio::spawn(async move {
+        let mut pauses = [30, 150, 70, 250, 10].iter().cycle();
+        while !stop.is_cancelled() {
+            tokio::time::sleep(Duration::from_millis(*pauses.next().unwrap())).await;
+            cutter.send_modify(|n| *n += 1);
+        }
+    });
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let Ok(mut server) = TcpStream::connect(&to).await else { continue };
+            let mut cut = cut.subscribe();
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                    _ = cut.changed() => {}
+                }
+            });
+        }
+    });
+    (url, calm)
+}
+
+/// Adds one by compare-and-swap; an unknown outcome is looked at: the value says who has added.
+async fn add_one(store: &EtcdStore, who: &str) {
+    loop {
+        let Ok(read) = store.range(RangeRequest::new(KeyRange::key("w/counter"))).await else { continue };
+        let (revision, value) =
+            read.kvs.first().map_or((0, ""), |kv| (kv.mod_revision, std::str::from_utf8(&kv.value).unwrap()));
+        if value.split(' ').any(|w| w == who) {
+            return;
+        }
+        let compare = vec![Compare::mod_revision("w/counter", revision)];
+        let success = vec![Op::put("w/counter", format!("{value} {who}")), Op::put(format!("w/{who}"), "1")];
+        let done = store.txn(Txn { compare, success, ..Txn::default() }).await;
+        if done.is_ok_and(|done| done.succeeded) {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_or_done_twice_on_a_network_that_breaks_all_the_time() {
+    let inner = memory();
+    let place = Place::start(&inner).await;
+    let (url, calm) = shaky(place.address.clone()).await;
+    let store = loop {
+        if let Ok(store) = EtcdStore::open(reach(&[&url])).await {
+            break Arc::new(store);
+        }
+    };
+    let mut watches = Vec::new();
+    while watches.len() < 3 {
+        watches.extend(watch(&*store, 2).await.ok());
+    }
+    let writers = (0..4).map(|w| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for n in 0..40 {
+                add_one(&store, &format!("{w}.{n}")).await;
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
+    }
+    calm.cancel();
+    let counter = inner.range(RangeRequest::new(KeyRange::key("w/counter"))).await.unwrap();
+    assert_eq!(counter.kvs[0].version, 160, "each was made once");
+    let last = counter.kvs[0].mod_revision;
+    for mut w in watches {
+        let mut seen = 1;
+        while seen < last {
+            (w.request_progress)();
+            match tokio::time::timeout(Duration::from_secs(20), w.receiver.recv()).await.unwrap().unwrap().unwrap() {
+                WatchMessage::Events(revision, events) => {
+                    assert_eq!((revision, events.len()), (seen + 1, 2), "every transaction, whole, once, in order");
+                    seen = revision;
+                }
+                WatchMessage::Progress(revision) => assert!(revision <= seen, "progress {revision} at {seen}"),
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn etcd_says_progress_after_the_history_that_a_watch_reads() {
+    let Some(server) = referee::start(Settings::default()).await else { return };
+    let store = connect(&server.url).await;
+    let first = put(&store, "w/a", "0").await.unwrap();
+    for n in 0..1500 {
+        put(&store, "w/a", &n.to_string()).await.unwrap();
+    }
+    let last = put(&store, "other", "1").await.unwrap();
+    let mut w = watch(&store, first).await.unwrap();
+    (w.request_progress)();
+    let mut seen = first - 1;
+    loop {
+        match tokio::time::timeout(Duration::from_secs(20), w.receiver.recv()).await.unwrap().unwrap().unwrap() {
+            WatchMessage::Events(revision, _) => {
+                assert_eq!(revision, seen + 1);
+                seen = revision;
+            }
+            WatchMessage::Progress(revision) => {
+                assert_eq!((revision, seen), (last, last - 1), "wished for once, and said when all was read");
+                break;
+            }
+        }
+    }
+}
