@@ -89,6 +89,8 @@ struct State {
     connections: u64,
     /// Since when no member has served.
     away_since: Option<Instant>,
+    /// The log says that it is away.
+    said: bool,
     /// When the last round over all endpoints failed, and why.
     failed: Option<(Instant, StoreError)>,
     token: Option<HeaderValue>,
@@ -249,13 +251,24 @@ impl Cluster {
 
     pub fn served(&self) {
         let mut state = self.state.lock();
-        state.away_since = None;
         state.failed = None;
+        let since = state.away_since.take();
+        if std::mem::take(&mut state.said) {
+            let seconds = since.map_or(0, |since| since.elapsed().as_secs());
+            tracing::warn!(seconds, "the datastore answers again");
+        }
     }
 
     /// Away for so long that nobody waits for it.
     pub fn is_long_away(&self) -> bool {
         self.state.lock().away_since.is_some_and(|since| since.elapsed() > PATIENCE)
+    }
+
+    /// Once for each time that it is away: who runs this server has to know.
+    fn report(&self, failure: &StoreError) {
+        if self.is_long_away() && !std::mem::replace(&mut self.state.lock().said, true) {
+            tracing::error!(error = %Chain(failure), "the datastore is away");
+        }
     }
 
     /// Asks a member, within the limit of a request. `what` is for messages.
@@ -283,6 +296,7 @@ impl Cluster {
                 },
                 Err(e) => e,
             };
+            self.report(&failure);
             if self.is_long_away() || Instant::now() + pause >= deadline {
                 return Err(failure);
             }

@@ -175,10 +175,6 @@ fn known_alarm(member: &pb::AlarmMember) -> Option<Alarm> {
     }
 }
 
-fn no_settings<T>() -> Result<T> {
-    Err(backend("an etcd as the datastore keeps no settings beside its keys", "use etcd's own users and roles"))
-}
-
 #[async_trait]
 impl Store for EtcdStore {
     async fn range(&self, req: RangeRequest) -> Result<RangeResponse> {
@@ -329,12 +325,14 @@ impl Store for EtcdStore {
         Ok(known.is_empty() == raised)
     }
 
+    /// etcd's API has no place for one, so nobody has set it.
     async fn setting(&self, _: &str) -> Result<Option<Bytes>> {
-        no_settings()
+        Ok(None)
     }
 
     async fn set_setting(&self, _: &str, _: Option<Bytes>) -> Result<()> {
-        no_settings()
+        let context = "an etcd as the datastore keeps no settings beside its keys";
+        Err(backend(context, "make users and roles with etcdctl at the etcd itself"))
     }
 
     async fn close(&self) -> Result<()> {

@@ -490,3 +490,32 @@ async fn etcd_says_progress_after_the_history_that_a_watch_reads() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_the_newest_revision_at_the_same_time_shares_a_read() {
+    let inner = memory();
+    let place = Place::start(&inner).await;
+    let store = Arc::new(connect(&place.url()).await);
+    let reads = async || {
+        let mut stream = TcpStream::connect(&place.address).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        let line =
+            text.lines().find(|l| l.starts_with("grpc_server_started_total") && l.contains("\"Range\"")).unwrap();
+        line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    let before = reads().await;
+    let asked = (0..500).map(|_| {
+        let (store, inner) = (store.clone(), inner.clone());
+        tokio::spawn(async move {
+            let acknowledged = put(&*inner, "a", "1").await.unwrap();
+            assert!(store.revisions().await.unwrap().0 >= acknowledged, "a read that began before says nothing");
+        })
+    });
+    for task in asked.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    let made = reads().await - before;
+    assert!((1..400).contains(&made), "{made} reads for 500 callers");
+}
