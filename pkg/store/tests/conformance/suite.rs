@@ -26,7 +26,7 @@ impl Subject {
     }
 
     pub fn is_etcd(&self) -> bool {
-        self.clock.is_none()
+        self.remote && self.clock.is_none()
     }
 }
 
