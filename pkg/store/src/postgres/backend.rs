@@ -293,7 +293,8 @@ impl Batch {
                      change = excluded.change, ended = false";
         self.run("grant a lease", async |conn| {
             sqlx::query(sql).bind(id).bind(ttl).bind(change).execute(conn).await.map(drop)
-        })
+        })?;
+        self.trim_leases()
     }
 
     fn revoke(&mut self, id: LeaseId) -> Result<()> {

@@ -56,7 +56,7 @@ SET default_transaction_isolation = 'read committed';
 SET default_transaction_read_only = off;
 SET lock_timeout = '4s';
 SET statement_timeout = '60s';
-SET idle_in_transaction_session_timeout = '10s';
+SET idle_in_transaction_session_timeout = '4s';
 SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3; SET tcp_user_timeout = 10000;
 SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off;
 SET bytea_output = 'hex';

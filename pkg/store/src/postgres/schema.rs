@@ -88,8 +88,10 @@ async fn schema_exists(conn: &mut PgConnection, schema: &str) -> sqlx::Result<bo
 
 /// The format of the tables; `None`: there are none.
 async fn format(conn: &mut PgConnection, schema: &str) -> sqlx::Result<Option<i32>> {
-    let table = sqlx::query("SELECT to_regclass($1) IS NOT NULL").bind(format!("{schema}.meta")).fetch_one(&mut *conn);
-    if !table.await?.try_get::<bool, _>(0)? {
+    // Not by a name that the server looks up: it may remember that there was none.
+    let sql = "SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+               WHERE n.nspname = $1 AND c.relname = 'meta')";
+    if !sqlx::query(sql).bind(schema).fetch_one(&mut *conn).await?.try_get::<bool, _>(0)? {
         return Ok(None);
     }
     match sqlx::query("SELECT format FROM meta").fetch_optional(conn).await? {

@@ -1,8 +1,10 @@
 //! Random operations against a model that is too simple to be wrong: the whole state after every revision.
 
+use crate::postgres::server::Cluster;
 use crate::suite::next;
 use bytes::Bytes;
 use isopod_store::memory::MemoryStore;
+use isopod_store::postgres::PostgresStore;
 use isopod_store::sqlite::SqliteStore;
 use isopod_store::*;
 use rand::rngs::StdRng;
@@ -213,6 +215,24 @@ async fn sqlite_follows_the_model_through_restarts() {
                 assert!(matches!(error, Some(StoreError::Compacted { .. })), "{error:?}");
             }
             simulate_from(&store, &mut model, &mut rng).await;
+            store.close().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_follows_the_model_through_restarts() {
+    let cluster = Cluster::start("");
+    for seed in 0..3 {
+        println!("seed {seed}");
+        let mut model = model();
+        let mut rng = StdRng::seed_from_u64(seed);
+        for _ in 0..3 {
+            let place = cluster.options(&format!("seed{seed}"));
+            let store: Arc<dyn Store> = Arc::new(PostgresStore::open(place, options()).await.unwrap());
+            assert_eq!(store.revisions().await.unwrap().0, model.newest().0, "an end leaves no gap");
+            check_reads_after_restart(&store, &model).await;
+            simulate(&store, &mut model, &mut rng, 120).await;
             store.close().await.unwrap();
         }
     }

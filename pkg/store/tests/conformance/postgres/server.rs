@@ -12,7 +12,8 @@ const NOBODY: u32 = 65534;
 
 pub struct Cluster {
     dir: tempfile::TempDir,
-    port: u16,
+    /// The directory of its socket: a replica's is that of the primary whose place it takes.
+    socket: PathBuf,
 }
 
 /// Where Postgres' programs are: on the path, or where Debian has them.
@@ -47,17 +48,18 @@ fn run(program: &str, args: &[&str], dir: &Path) {
 }
 
 impl Cluster {
-    fn directory(port: u16) -> Self {
+    fn directory(socket: Option<&Path>) -> Self {
         let dir = tempfile::Builder::new().prefix("isopod-pg-").tempdir().unwrap();
         if is_root() {
             chown(dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
         }
-        Cluster { dir, port }
+        let socket = socket.unwrap_or(dir.path()).to_owned();
+        Cluster { dir, socket }
     }
 
     /// With lines for `postgresql.conf`. Synced to the disk is nothing: no test cuts the power.
     pub fn start(settings: &str) -> Self {
-        let cluster = Self::directory(5432);
+        let cluster = Self::directory(None);
         run(
             "initdb",
             &["-D", "data", "-U", "isopod", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"],
@@ -79,8 +81,12 @@ impl Cluster {
     }
 
     pub fn url(&self) -> String {
-        let socket = self.path().display().to_string().replace('/', "%2F");
-        format!("postgres://isopod@{socket}:{}/postgres", self.port)
+        format!("postgres://isopod@{}/postgres", self.socket.display().to_string().replace('/', "%2F"))
+    }
+
+    /// The file of its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.socket.join(".s.PGSQL.5432")
     }
 
     pub fn options(&self, schema: &str) -> PostgresOptions {
@@ -104,15 +110,12 @@ impl Cluster {
         self.ctl(&["restart", "-m", "immediate", "-l", "server.log"]);
     }
 
-    /// A standby that streams from this one, not started. It listens where this one does: what takes its place is found.
+    /// A copy as it is now, which has yet to be started in this one's place.
     pub fn replica(&self) -> Self {
-        let replica = Self::directory(self.port);
-        let socket = self.path().display().to_string();
-        let args = ["-h", &socket, "-p", "5432", "-U", "isopod", "-D", "data", "-R", "-c", "fast", "--no-sync"];
+        let replica = Self::directory(Some(&self.socket));
+        let socket = self.socket.display().to_string();
+        let args = ["-h", &socket, "-U", "isopod", "-D", "data", "-R", "-c", "fast", "--no-sync"];
         run("pg_basebackup", &args, replica.path());
-        let file = replica.path().join("data/postgresql.conf");
-        let old = std::fs::read_to_string(&file).unwrap();
-        std::fs::write(&file, old + &format!("unix_socket_directories = '{}'\n", replica.path().display())).unwrap();
         replica
     }
 
