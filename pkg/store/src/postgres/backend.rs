@@ -7,14 +7,17 @@
 //! before anybody is told anything.
 
 use super::connect::{PATIENCE, STATEMENT};
+use super::epoch::Epochs;
 use super::queries::{self, Meta, row_id};
 use super::session::Session;
 use crate::machine::Backend;
 use crate::*;
 use bytes::Bytes;
-use sqlx::{PgConnection, Row};
+use parking_lot::RwLock;
+use sqlx::{AssertSqlSafe, PgConnection, Row};
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A row of the log that is not yet written.
@@ -24,6 +27,13 @@ struct Pending {
     prev: Option<i64>,
     deleted: bool,
     kv: KeyValue,
+}
+
+/// What a batch writes last: its revision, its mark, and the news for the other servers.
+struct Seal {
+    meta: Meta,
+    server: i64,
+    batch: i64,
 }
 
 /// Bytes that wait at most.
@@ -46,6 +56,8 @@ pub(crate) fn alarm_bit(alarm: Alarm) -> i32 {
 /// The open batch, or what is between two.
 pub(crate) struct Batch {
     pub session: Session,
+    /// The epochs that this server knows.
+    pub epochs: Arc<RwLock<Epochs>>,
     /// This server's row in the table of that name.
     pub server_id: i64,
     /// As the open batch found it, and as it will leave it.
@@ -66,9 +78,10 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    pub fn new(session: Session, meta: Meta) -> Self {
+    pub fn new(session: Session, meta: Meta, epochs: Arc<RwLock<Epochs>>) -> Self {
         Batch {
             session,
+            epochs,
             server_id: (rand::random::<u64>() >> 1) as i64,
             meta,
             known: HashMap::new(),
@@ -112,15 +125,16 @@ impl Batch {
         result
     }
 
-    /// Writes the rows that wait.
-    fn flush(&mut self) -> Result<()> {
-        if self.pending.is_empty() {
-            return Ok(());
-        }
+    /// Writes the rows that wait; with `seal`, what ends the batch too.
+    fn write(&mut self, seal: Option<Seal>) -> Result<()> {
         let rows = std::mem::take(&mut self.pending);
         self.pending_bytes = 0;
         let limit = STATEMENT + Duration::from_micros(100) * u32::try_from(rows.len()).unwrap_or(u32::MAX);
-        self.run_within(limit, "write", async |conn| write(conn, &rows).await)
+        self.run_within(limit, "write", async |conn| write(conn, &rows, seal).await)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if self.pending.is_empty() { Ok(()) } else { self.write(None) }
     }
 
     /// The next number for a change of leases.
@@ -144,20 +158,10 @@ impl Batch {
         })
     }
 
-    /// The last statement of a batch: its revision, its mark, and the news for the other servers.
-    fn seal(&mut self, newest: Revision) -> Result<()> {
+    fn seal(&mut self, newest: Revision) -> Seal {
         self.batch += 1;
         self.meta.revision = newest;
-        let (meta, id, batch) = (self.meta.clone(), self.server_id, self.batch);
-        let sql = "WITH m AS (UPDATE meta SET revision = $1, compacted = $2, lease_change = $3, lease_floor = $4, alarms = $5), \
-             s AS (INSERT INTO server (id, batch, seen) VALUES ($6, $7, now()) \
-                   ON CONFLICT (id) DO UPDATE SET batch = $7, seen = now()) \
-             SELECT pg_notify(current_schema(), $8)";
-        self.run("write the revision", async |conn| {
-            let query = sqlx::query(sql).bind(meta.revision).bind(meta.compacted).bind(meta.lease_change);
-            let query = query.bind(meta.lease_floor).bind(meta.alarms).bind(id).bind(batch);
-            query.bind(newest.to_string()).execute(conn).await.map(drop)
-        })
+        Seal { meta: self.meta.clone(), server: self.server_id, batch: self.batch }
     }
 
     fn try_commit(&mut self, newest: Revision) -> Result<()> {
@@ -171,7 +175,8 @@ impl Batch {
             self.reset();
             return Ok(());
         }
-        if let Err(e) = self.flush().and_then(|()| self.seal(newest)) {
+        let seal = self.seal(newest);
+        if let Err(e) = self.write(Some(seal)) {
             self.retry = self.session.passing;
             return Err(e);
         }
@@ -217,26 +222,37 @@ impl Batch {
     }
 }
 
+/// Every part of the statement sees the index as it was before.
+const APPEND: &str = "entry AS MATERIALIZED ( \
+       SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::boolean[], \
+                            $7::boolean[], $8::bytea[], $9::bytea[]) \
+         AS t (id, prev, created, version, lease, deleted, newest, key, value)), \
+     history AS ( \
+       INSERT INTO log (id, prev, created, version, lease, deleted, key, value) \
+       SELECT id, CASE WHEN prev >= 0 THEN prev ELSE coalesce((SELECT n.id FROM newest n WHERE n.key = entry.key), 0) END, \
+              created, version, lease, deleted, key, value FROM entry), \
+     index AS ( \
+       INSERT INTO newest (key, id, lease, live) SELECT key, id, lease, NOT deleted FROM entry WHERE newest ORDER BY key \
+       ON CONFLICT (key) DO UPDATE SET id = excluded.id, lease = excluded.lease, live = excluded.live)";
+const SEAL: &str = "revision AS ( \
+       UPDATE meta SET revision = $10, compacted = $11, lease_change = $12, lease_floor = $13, alarms = $14), \
+     mark AS ( \
+       INSERT INTO server (id, batch, seen) VALUES ($15, $16, now()) \
+       ON CONFLICT (id) DO UPDATE SET batch = $16, seen = now())";
+
 /// Appends to the log and turns the index to what is newest in it.
-async fn write(conn: &mut PgConnection, rows: &[Pending]) -> sqlx::Result<()> {
+async fn write(conn: &mut PgConnection, rows: &[Pending], seal: Option<Seal>) -> sqlx::Result<()> {
     let column = |f: fn(&Pending) -> i64| rows.iter().map(f).collect::<Vec<i64>>();
     let deleted: Vec<bool> = rows.iter().map(|r| r.deleted).collect();
     let newest: HashMap<&[u8], i64> = rows.iter().map(|r| (&r.kv.key[..], r.id)).collect();
     let is_newest: Vec<bool> = rows.iter().map(|r| newest.get(&r.kv.key[..]) == Some(&r.id)).collect();
     let keys: Vec<&[u8]> = rows.iter().map(|r| &r.kv.key[..]).collect();
     let values: Vec<&[u8]> = rows.iter().map(|r| &r.kv.value[..]).collect();
-    // Every part of the statement sees the index as it was before.
-    let sql = "WITH entry AS MATERIALIZED ( \
-           SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::boolean[], \
-                                $7::boolean[], $8::bytea[], $9::bytea[]) \
-             AS t (id, prev, created, version, lease, deleted, newest, key, value)), \
-         history AS ( \
-           INSERT INTO log (id, prev, created, version, lease, deleted, key, value) \
-           SELECT id, CASE WHEN prev >= 0 THEN prev ELSE coalesce((SELECT n.id FROM newest n WHERE n.key = entry.key), 0) END, \
-                  created, version, lease, deleted, key, value FROM entry) \
-         INSERT INTO newest (key, id, lease, live) SELECT key, id, lease, NOT deleted FROM entry WHERE newest ORDER BY key \
-         ON CONFLICT (key) DO UPDATE SET id = excluded.id, lease = excluded.lease, live = excluded.live";
-    let query = sqlx::query(sql)
+    let sql = match &seal {
+        Some(_) => format!("WITH {APPEND}, {SEAL} SELECT pg_notify(current_schema(), $17)"),
+        None => format!("WITH {APPEND} SELECT 1"),
+    };
+    let mut query = sqlx::query(AssertSqlSafe(sql))
         .bind(column(|r| r.id))
         .bind(column(|r| r.prev.unwrap_or(-1)))
         .bind(column(|r| r.kv.create_revision))
@@ -246,6 +262,10 @@ async fn write(conn: &mut PgConnection, rows: &[Pending]) -> sqlx::Result<()> {
         .bind(is_newest)
         .bind(keys)
         .bind(values);
+    if let Some(Seal { meta, server, batch }) = seal {
+        query = query.bind(meta.revision).bind(meta.compacted).bind(meta.lease_change).bind(meta.lease_floor);
+        query = query.bind(meta.alarms).bind(server).bind(batch).bind(meta.revision.to_string());
+    }
     query.execute(conn).await.map(drop)
 }
 
@@ -260,6 +280,9 @@ impl Batch {
     }
 
     fn range(&mut self, req: &RangeRequest, newest: Revision) -> Result<RangeResponse> {
+        if req.revision > 0 {
+            self.epochs.read().check_read(req.revision)?;
+        }
         self.flush()?;
         let mut plain = req.clone();
         if plain.revision >= newest {
@@ -323,8 +346,8 @@ impl Batch {
 pub(crate) struct PostgresBackend(RefCell<Batch>);
 
 impl PostgresBackend {
-    pub fn new(session: Session, meta: Meta) -> Self {
-        PostgresBackend(RefCell::new(Batch::new(session, meta)))
+    pub fn new(session: Session, meta: Meta, epochs: Arc<RwLock<Epochs>>) -> Self {
+        PostgresBackend(RefCell::new(Batch::new(session, meta, epochs)))
     }
 
     pub fn batch(&mut self) -> &mut Batch {

@@ -65,6 +65,11 @@ pub(crate) fn is_passing(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Is there no such function, or not for this user?
+pub(crate) fn is_forbidden(error: &sqlx::Error) -> bool {
+    matches!(code(error).as_deref(), Some("42501" | "42883" | "0A000"))
+}
+
 /// Is the connection of no more use?
 pub(crate) fn is_lost(error: &sqlx::Error) -> bool {
     match error {

@@ -2,14 +2,15 @@
 
 use super::connect::{Attempts, CONNECT, STATEMENT, Server, in_time};
 use super::writer::{Asked, Progress, Request};
-use sqlx::Executor;
+use crate::Revision;
 use sqlx::postgres::{PgListener, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Executor, Row};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
-/// A connection that has been silent for so long is asked whether it stands: nothing else tells that a network is cut.
+/// A connection that has been silent for so long is asked for the revision: nothing else tells that a network is cut.
 const SILENCE: Duration = Duration::from_secs(15);
 
 /// Wakes the writer. It does not keep a dropped store alive.
@@ -56,6 +57,7 @@ async fn hear(server: &Server, waker: &Waker, attempts: &mut Attempts) -> sqlx::
     if !waker.wake() {
         return Ok(());
     }
+    let look = format!("SELECT revision FROM \"{}\".meta", server.schema);
     loop {
         match tokio::time::timeout(SILENCE, listener.try_recv()).await {
             Ok(Ok(Some(news))) => {
@@ -68,8 +70,10 @@ async fn hear(server: &Server, waker: &Waker, attempts: &mut Attempts) -> sqlx::
             Ok(Ok(None)) => return Err(sqlx::Error::Io(std::io::ErrorKind::ConnectionAborted.into())),
             Ok(Err(e)) => return Err(e),
             Err(_) => {
-                in_time(STATEMENT, listener.execute("SELECT 1")).await?;
-                if waker.requests.upgrade().is_none_or(|requests| requests.is_closed()) {
+                let newest: Revision =
+                    in_time(STATEMENT, listener.fetch_one(AssertSqlSafe(look.clone()))).await?.try_get(0)?;
+                let gone = waker.requests.upgrade().is_none_or(|requests| requests.is_closed());
+                if gone || (*waker.progress.published.borrow() != newest && !waker.wake()) {
                     return Ok(());
                 }
             }

@@ -185,9 +185,10 @@ impl Reader {
         let known = self.epochs.read().0.len();
         if moment.revision < shown || moment.epoch as usize != known {
             // Another database than before answers: the writer has to find out what that means.
-            self.waker.wake();
             let mut published = self.waker.progress.published.subscribe();
-            let _ = tokio::time::timeout(PATIENCE, published.changed()).await;
+            self.waker.wake();
+            let found = |now: &Revision| *now > shown || self.epochs.read().0.len() != known;
+            let _ = tokio::time::timeout(PATIENCE, published.wait_for(found)).await;
             return Ok(false);
         }
         self.published(moment.revision).await?;
@@ -270,15 +271,19 @@ impl Reader {
 
     /// Drops what is compacted, in steps, beside everything else.
     async fn compact(&self, to: Revision) -> Result<()> {
-        loop {
-            let step = self.pool.run_long("compact the history", move |conn| {
-                Box::pin(queries::compact_step(conn, schema::ADVISORY, to, COMPACTION_STEP))
-            });
-            if !step.await? {
-                return Ok(());
-            }
-            self.shared.hub.check_open()?;
-        }
+        let hub = Arc::clone(&self.shared.hub);
+        let work = self.pool.run_long("compact the history", move |conn| {
+            Box::pin(async move {
+                queries::forget_servers(conn).await?;
+                while queries::compact_step(conn, schema::ADVISORY, to, COMPACTION_STEP).await? {
+                    if hub.check_open().is_err() {
+                        break;
+                    }
+                }
+                Ok(())
+            })
+        });
+        work.await
     }
 
     fn start_compaction(self: &Arc<Self>, to: Revision) {

@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use sqlx::PgConnection;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 pub(crate) struct Pool {
@@ -52,11 +52,10 @@ impl Pool {
 
     async fn attempt<T>(
         &self,
-        limit: Duration,
         read: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>>,
     ) -> sqlx::Result<T> {
         let mut borrowed = self.take().await?;
-        let result = in_time(limit, read(&mut borrowed.conn.raw)).await;
+        let result = in_time(STATEMENT, read(&mut borrowed.conn.raw)).await;
         match &result {
             Ok(_) => self.give_back(borrowed),
             // The others have most probably met the same.
@@ -74,7 +73,7 @@ impl Pool {
     ) -> Result<T> {
         let mut attempts = Attempts::since(Instant::now());
         loop {
-            let error = match self.attempt(STATEMENT, &mut read).await {
+            let error = match self.attempt(&mut read).await {
                 Ok(value) => return Ok(value),
                 Err(sqlx::Error::PoolClosed) => return Err(StoreError::Closed),
                 Err(error) => error,
@@ -86,16 +85,26 @@ impl Pool {
         }
     }
 
-    /// Runs `work` once, for as long as it takes.
+    /// Runs `work` once, for as long as it takes, on a connection of its own: the reads need theirs.
     pub async fn run_long<T>(
         &self,
         what: &str,
         work: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>>,
     ) -> Result<T> {
-        match self.attempt(Duration::MAX, work).await {
-            Err(sqlx::Error::PoolClosed) => Err(StoreError::Closed),
-            result => result.map_err(|e| self.server.failed(what, e)),
-        }
+        let mut attempts = Attempts::since(Instant::now());
+        let mut conn = loop {
+            if self.free.is_closed() {
+                return Err(StoreError::Closed);
+            }
+            match self.server.connect().await {
+                Ok(conn) => break conn,
+                Err(e) => match attempts.pause().filter(|_| is_passing(&e)) {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => return Err(self.server.failed(what, e)),
+                },
+            }
+        };
+        work(&mut conn.raw).await.map_err(|e| self.server.failed(what, e))
     }
 
     /// Later reads find it closed; those that run come to their end.

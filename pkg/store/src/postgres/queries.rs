@@ -440,6 +440,11 @@ pub(crate) async fn usage(conn: &mut PgConnection) -> sqlx::Result<(i64, f64)> {
     Ok((row.try_get(0)?, row.try_get(1)?))
 }
 
+/// Takes away the marks of servers that are gone.
+pub(crate) async fn forget_servers(conn: &mut PgConnection) -> sqlx::Result<()> {
+    sqlx::query("DELETE FROM server WHERE seen < now() - interval '1 day'").execute(conn).await.map(drop)
+}
+
 /// One step of a compaction to `to`: looks at `rows` rows of the log, drops what they supersede and the tombstones before
 /// `to`. True: there is more to do. Rows of revision `to` itself stay, a watch may start there.
 pub(crate) async fn compact_step(conn: &mut PgConnection, lock: i32, to: Revision, rows: i64) -> sqlx::Result<bool> {

@@ -61,7 +61,7 @@ pub(crate) async fn prepare(conn: &mut Connection, server: &Server) -> sqlx::Res
         Some(n) if (1..=FORMAT).contains(&n) => n as usize,
         Some(found) => return Err(fault(Fault::Format { found, supported: FORMAT })),
         None => {
-            let create = format!("CREATE SCHEMA {}", server.schema);
+            let create = format!("CREATE SCHEMA \"{}\"", server.schema);
             if !schema_exists(&mut conn.raw, &server.schema).await? {
                 sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut conn.raw).await?;
             }

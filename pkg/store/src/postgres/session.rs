@@ -55,6 +55,13 @@ impl Session {
                 },
             }
         };
+        if facts.lineage.is_empty() {
+            tracing::warn!(
+                server = self.server.name,
+                "Postgres does not tell its timeline: a failover that loses commits is noticed only by a server that has shown \
+                 more than the database then has; grant EXECUTE on pg_control_system() and pg_walfile_name(pg_lsn)"
+            );
+        }
         if !facts.fsync {
             tracing::error!(
                 server = self.server.name,

@@ -40,6 +40,8 @@ pub(crate) type Asked = (Instant, Request);
 
 /// Transactions in a batch at most.
 const BATCH: usize = 1024;
+/// Leases that are ended in a row.
+const EXPIRED_AT_A_TIME: usize = 32;
 
 pub(crate) struct Writer {
     pub machine: Machine<PostgresBackend>,
@@ -74,8 +76,9 @@ impl Writer {
         let epochs = session.run("read the epochs", async |conn| queries::epochs(conn).await)?;
         let shared = Shared::new(options, meta.revision, meta.compacted, Leases::default());
         let (revision, lineage) = (meta.revision, meta.lineage.clone());
-        let machine = Machine { backend: PostgresBackend::new(session, meta.clone()), revision, shared };
         let epochs = Arc::new(RwLock::new(epochs));
+        let backend = PostgresBackend::new(session, meta.clone(), Arc::clone(&epochs));
+        let machine = Machine { backend, revision, shared };
         let mut writer = Writer { machine, requests, epochs, lineage, lease_change: 0, progress };
         writer.load_leases(&meta)?;
         // What has changed since is taken in now, a lineage that is not known first of all.
@@ -185,43 +188,58 @@ impl Writer {
     fn follow_others(&mut self) {
         // What comes from here on is for the next time.
         self.progress.follows.store(false, Ordering::SeqCst);
-        if let Err(e) = self.follow() {
-            tracing::debug!(error = %isopod_base::errors::Chain(&e), "cannot read what other servers wrote");
+        let mut attempts = Attempts::since(Instant::now());
+        while let Err(e) = self.follow() {
+            self.machine.backend.batch().reset();
+            let Some(pause) = attempts.pause().filter(|_| self.session().passing) else {
+                tracing::debug!(error = %isopod_base::errors::Chain(&e), "cannot read what other servers wrote");
+                break;
+            };
+            std::thread::sleep(pause);
         }
         self.machine.backend.batch().reset();
     }
 
     /// Ends those leases that have ended by the database's clock: it alone counts, and knows who was kept alive elsewhere.
+    /// Not all at once: others wait too, and what is left is found again.
     fn expire(&mut self, ids: &[LeaseId]) {
-        for id in ids {
-            let keys = self.machine.shared.leases.lock().keys(*id).into_iter().collect();
-            let ended = self.attempt_on(Instant::now(), &keys, |machine| {
-                let row = machine
-                    .backend
-                    .batch()
-                    .session
-                    .run("read a lease", async |conn| queries::locked_lease(conn, *id).await)?;
-                match row {
-                    Some(row) if row.left <= 0 => machine.revoke(*id),
-                    Some(row) => {
-                        let now = machine.shared.options.clock.now();
-                        machine.shared.leases.lock().set_left(*id, SignedDuration::from_millis(row.left.max(1)), now);
-                        Ok(())
-                    }
-                    None => {
-                        machine.shared.leases.lock().remove(*id);
-                        Ok(())
-                    }
-                }
-            });
-            if let Err(e) = ended
+        let mut away = false;
+        for (i, id) in ids.iter().enumerate() {
+            // While the database is away each would be waited for.
+            let ended = if away { Ok(()) } else { self.expire_one(*id) };
+            if let Err(e) = &ended
                 && !matches!(e, StoreError::LeaseNotFound(_))
             {
-                tracing::warn!(lease = id, error = %isopod_base::errors::Chain(&e), "cannot end an expired lease");
+                tracing::warn!(lease = id, error = %isopod_base::errors::Chain(e), "cannot end an expired lease");
+                away = true;
+            }
+            if away {
                 let now = self.machine.shared.options.clock.now();
                 self.machine.shared.leases.lock().postpone(*id, now);
+            } else if i == EXPIRED_AT_A_TIME {
+                break;
             }
         }
+    }
+
+    fn expire_one(&mut self, id: LeaseId) -> Result<()> {
+        let keys = self.machine.shared.leases.lock().keys(id).into_iter().collect();
+        self.attempt_on(Instant::now(), &keys, |machine| {
+            let read =
+                machine.backend.batch().session.run("read a lease", async |conn| queries::locked_lease(conn, id).await);
+            let left = match read? {
+                Some(row) if row.left <= 0 => return machine.revoke(id),
+                Some(row) => row.left,
+                // It ended elsewhere.
+                None => 0,
+            };
+            let mut leases = machine.shared.leases.lock();
+            match left {
+                0 => leases.remove(id),
+                _ => leases.set_left(id, SignedDuration::from_millis(left), machine.shared.options.clock.now()),
+            }
+            Ok(())
+        })
     }
 
     fn shut(mut self, reply: Option<Reply<()>>) {
