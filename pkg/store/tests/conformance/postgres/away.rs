@@ -3,7 +3,7 @@
 
 use super::load::Load;
 use super::server::Cluster;
-use super::{open, open_with};
+use super::{connect, open, open_with};
 use crate::suite::{next, show};
 use isopod_store::*;
 use sqlx::Executor;
@@ -29,7 +29,7 @@ async fn connections_are_cut_under_load() {
     let a = open_with(&cluster, "cut", 1 << 20).await;
     let b = open_with(&cluster, "cut", 1 << 20).await;
     let load = Load::start(&[a.clone(), b.clone()], 4).await;
-    let mut conn = cluster.connect().await;
+    let mut conn = connect(&cluster).await;
     for _ in 0..60 {
         tokio::time::sleep(Duration::from_millis(50)).await;
         // Those of the stores, whatever they do.
@@ -167,7 +167,7 @@ async fn an_older_state_of_the_same_server_is_noticed() {
     let lost = put(&*store, "k/b").await.unwrap();
     let mut live = watch(&*store, 0).await.unwrap();
     // As if the machine had been set back to a snapshot of its disk.
-    let mut conn = cluster.connect().await;
+    let mut conn = connect(&cluster).await;
     let back = format!(
         "BEGIN; UPDATE older.meta SET revision = {base}; DELETE FROM older.log WHERE key = 'k/b'; \
          DELETE FROM older.newest WHERE key = 'k/b'; COMMIT"

@@ -23,6 +23,11 @@ pub async fn open_with(cluster: &Cluster, schema: &str, watch_buffer: usize) -> 
     Arc::new(PostgresStore::open(cluster.options(schema), options).await.unwrap())
 }
 
+/// A connection for what a test does behind the stores' backs.
+pub async fn connect(cluster: &Cluster) -> sqlx::PgConnection {
+    <sqlx::PgConnection as sqlx::Connection>::connect(&cluster.url()).await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_conforms() {
     let cluster = Cluster::start("");

@@ -122,12 +122,6 @@ impl Cluster {
     pub fn promote(&self) {
         self.ctl(&["promote"]);
     }
-
-    /// A connection for what a test does behind the stores' backs.
-    pub async fn connect(&self) -> sqlx::PgConnection {
-        use sqlx::Connection;
-        sqlx::PgConnection::connect(&self.url()).await.unwrap()
-    }
 }
 
 impl Drop for Cluster {

@@ -2,7 +2,7 @@
 
 use super::load::Load;
 use super::server::Cluster;
-use super::{open, open_with};
+use super::{connect, open, open_with};
 use crate::suite::{next, show};
 use bytes::Bytes;
 use isopod_store::postgres::PostgresStore;
@@ -131,7 +131,7 @@ async fn the_rows_of_ended_leases_go_and_no_server_is_confused_by_that() {
         }
     });
     futures::StreamExt::collect::<Vec<()>>(futures::StreamExt::buffer_unordered(futures::stream::iter(each), 32)).await;
-    let mut conn = cluster.connect().await;
+    let mut conn = connect(&cluster).await;
     let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM trim.lease").fetch_one(&mut conn).await.unwrap();
     // About every other one of the last 1024 changes is an end.
     assert!((256..1024).contains(&rows), "{rows}");
@@ -146,7 +146,7 @@ async fn the_rows_of_ended_leases_go_and_no_server_is_confused_by_that() {
 async fn tables_of_another_format_are_left_alone() {
     let cluster = Cluster::start("");
     open(&cluster, "format").await.close().await.unwrap();
-    let mut conn = cluster.connect().await;
+    let mut conn = connect(&cluster).await;
     sqlx::query("UPDATE format.meta SET format = 99").execute(&mut conn).await.unwrap();
     let error = PostgresStore::open(cluster.options("format"), Options::default()).await.err().unwrap();
     let text = isopod_base::errors::Chain(&error).to_string();
