@@ -3,7 +3,7 @@
 //! Invariants: no connection to a replica is ever used; a commit on a connection of ours is on the disk when it returns
 //! (`synchronous_commit` is at least `on`); the password is in no error and in no log.
 
-use super::error::{Fault, failed, fault, is_forbidden};
+use super::error::{Fault, failed, fault, is_forbidden, is_passing};
 use crate::{Result, StoreError};
 use rand::Rng;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
@@ -11,6 +11,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Where the database is. pgbouncer's transaction mode is not supported: sessions have settings, locks and notifications.
@@ -91,6 +92,8 @@ pub(crate) struct Connection {
 
 /// Where to connect to.
 pub(crate) struct Server {
+    /// It has been reached once: whatever keeps it from being reached later may pass.
+    reached: AtomicBool,
     options: PgConnectOptions,
     pub schema: String,
     /// Host, port and database, for people.
@@ -125,7 +128,7 @@ impl Server {
             None => format!("{}:{}", connect.get_host(), connect.get_port()),
         };
         let name = format!("{host}/{}", connect.get_database().unwrap_or(connect.get_username()));
-        Ok(Server { options: connect, schema, name })
+        Ok(Server { reached: AtomicBool::new(false), options: connect, schema, name })
     }
 
     /// For what keeps connections by itself.
@@ -157,12 +160,21 @@ impl Server {
             };
             Ok(Connection { raw, facts })
         };
-        in_time(CONNECT, connect).await
+        match in_time(CONNECT, connect).await {
+            Ok(connection) => {
+                self.reached.store(true, Ordering::SeqCst);
+                Ok(connection)
+            }
+            Err(e) if self.reached.load(Ordering::SeqCst) && !is_passing(&e) => {
+                Err(sqlx::Error::Io(std::io::Error::other(e)))
+            }
+            Err(e) => Err(e),
+        }
     }
 
     /// As [`failed`], with the server's name.
     pub fn failed(&self, what: &str, error: sqlx::Error) -> StoreError {
-        failed(&format!("{what} in Postgres at {}", self.name), error)
+        failed(&format!("{what} (Postgres at {})", self.name), error)
     }
 }
 

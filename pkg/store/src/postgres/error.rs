@@ -19,6 +19,8 @@ pub(crate) enum Fault {
         "its tables have format {found} and this program reads format {supported}: use the version of the program that wrote them, or choose another database"
     )]
     Format { found: i32, supported: i32 },
+    #[error("the schema {0} is another user's: come as that user, or choose another database")]
+    Forbidden(String),
     #[error("the row of the table meta is gone: restore the database from a backup, or choose another one")]
     NoMeta,
     #[error("its history lies behind what this server has shown: commits were lost")]
@@ -42,7 +44,9 @@ pub(crate) fn fault(fault: Fault) -> sqlx::Error {
         Fault::NoAnswer(_) | Fault::Busy | Fault::Replica | Fault::Behind => {
             sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, fault))
         }
-        Fault::TooOld(_) | Fault::Format { .. } | Fault::NoMeta => sqlx::Error::Configuration(Box::new(fault)),
+        Fault::TooOld(_) | Fault::Format { .. } | Fault::Forbidden(_) | Fault::NoMeta => {
+            sqlx::Error::Configuration(Box::new(fault))
+        }
     }
 }
 
@@ -53,7 +57,9 @@ fn code(error: &sqlx::Error) -> Option<String> {
 /// Can the same request succeed later, when the server, the network or somebody else's lock lets it?
 pub(crate) fn is_passing(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => true,
+        // A certificate that is not the right one will not become it.
+        sqlx::Error::Io(e) => e.kind() != std::io::ErrorKind::InvalidData,
+        sqlx::Error::Protocol(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => true,
         sqlx::Error::WorkerCrashed => true,
         sqlx::Error::Database(_) => code(error).is_some_and(|code| {
             // Connections (08), too many of them or too little memory (53), shutdowns and crashes (57P0), locks and

@@ -89,10 +89,12 @@ async fn schema_exists(conn: &mut PgConnection, schema: &str) -> sqlx::Result<bo
 /// The format of the tables; `None`: there are none.
 async fn format(conn: &mut PgConnection, schema: &str) -> sqlx::Result<Option<i32>> {
     // Not by a name that the server looks up: it may remember that there was none.
-    let sql = "SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-               WHERE n.nspname = $1 AND c.relname = 'meta')";
-    if !sqlx::query(sql).bind(schema).fetch_one(&mut *conn).await?.try_get::<bool, _>(0)? {
-        return Ok(None);
+    let sql = "SELECT has_schema_privilege(n.oid, 'USAGE') FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+               WHERE n.nspname = $1 AND c.relname = 'meta'";
+    match sqlx::query(sql).bind(schema).fetch_optional(&mut *conn).await? {
+        None => return Ok(None),
+        Some(row) if row.try_get(0)? => {}
+        Some(_) => return Err(fault(Fault::Forbidden(schema.to_owned()))),
     }
     match sqlx::query("SELECT format FROM meta").fetch_optional(conn).await? {
         Some(row) => row.try_get(0).map(Some),

@@ -238,6 +238,20 @@ async fn postgres_follows_the_model_through_restarts() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_history_has_the_same_hash_on_postgres() {
+    let cluster = Cluster::start("");
+    let memory: Arc<dyn Store> = Arc::new(MemoryStore::new(options()));
+    let postgres: Arc<dyn Store> = Arc::new(PostgresStore::open(cluster.options("hash"), options()).await.unwrap());
+    let mut hashes = Vec::new();
+    for store in [memory, postgres] {
+        simulate(&store, &mut model(), &mut StdRng::seed_from_u64(7), 200).await;
+        hashes.push(store.hash(0).await.unwrap());
+    }
+    assert!(hashes[0].compact_revision > 0);
+    assert_eq!(hashes[0], hashes[1]);
+}
+
 async fn check_reads_after_restart(store: &Arc<dyn Store>, model: &Model) {
     let everything = KeyRange { start: Bytes::from_static(b"\0"), end: Bytes::from_static(b"\0") };
     let now = store.range(RangeRequest::new(everything)).await.unwrap();

@@ -1,5 +1,6 @@
 //! The store on a real Postgres: the suite, and what is true only of a database that several servers share and that goes away.
 
+mod access;
 mod away;
 mod load;
 mod network;

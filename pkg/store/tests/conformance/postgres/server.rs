@@ -76,6 +76,26 @@ impl Cluster {
         cluster
     }
 
+    /// Copies files to where the server finds them, as its own.
+    pub fn adopt(&self, from: &Path, files: &[&str]) {
+        for name in files {
+            let to = self.path().join("data").join(name);
+            std::fs::write(&to, std::fs::read(from.join(name)).unwrap()).unwrap();
+            std::fs::set_permissions(&to, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+            if is_root() {
+                chown(&to, Some(NOBODY), Some(NOBODY)).unwrap();
+            }
+        }
+    }
+
+    /// More lines for `postgresql.conf`, and who may come in; for the next start.
+    pub fn configure(&self, settings: &str, access: &str) {
+        let file = self.path().join("data/postgresql.conf");
+        let old = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, old + settings).unwrap();
+        std::fs::write(self.path().join("data/pg_hba.conf"), access).unwrap();
+    }
+
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
