@@ -13,6 +13,7 @@ mod ours;
 #[path = "../../../store/tests/conformance/postgres/server.rs"]
 mod postgres;
 mod referee;
+mod remote;
 #[path = "../../../store/tests/conformance/suite.rs"]
 mod suite;
 mod target;
