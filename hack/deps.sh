@@ -3,7 +3,7 @@
 # `deps.sh conformance` also what makes the images of the conformance suite.
 set -euo pipefail
 build=(gcc make pkg-config libseccomp-dev)
-test=(busybox-static docker-registry etcd-client etcd-server openssl libprotobuf-dev protobuf-compiler iproute2 nftables conntrack python3 python3-pip curl git procps)
+test=(busybox-static docker-registry etcd-client etcd-server openssl libprotobuf-dev protobuf-compiler iproute2 nftables conntrack postgresql python3 python3-pip curl git procps)
 conformance=(bzip2 libc6-dev mmdebstrap)
 want=("${build[@]}")
 case "${1:-build}" in

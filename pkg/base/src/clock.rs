@@ -12,12 +12,18 @@ pub struct Clock(Inner);
 #[derive(Clone)]
 enum Inner {
     System,
+    Steady(Timestamp, std::time::Instant),
     Fake(Arc<Mutex<Timestamp>>, watch::Sender<()>),
 }
 
 impl Clock {
     pub fn system() -> Self {
         Clock(Inner::System)
+    }
+
+    /// The wall time of now, and from there on what really passes: it does not jump when the machine's clock is set.
+    pub fn steady() -> Self {
+        Clock(Inner::Steady(Timestamp::now(), std::time::Instant::now()))
     }
 
     /// A clock that stands until [`Clock::advance`] moves it.
@@ -28,6 +34,7 @@ impl Clock {
     pub fn now(&self) -> Timestamp {
         match &self.0 {
             Inner::System => Timestamp::now(),
+            Inner::Steady(start, began) => *start + began.elapsed(),
             Inner::Fake(t, _) => *t.lock().unwrap_or_else(|e| e.into_inner()),
         }
     }
@@ -42,7 +49,7 @@ impl Clock {
 
     pub async fn sleep(&self, d: Duration) {
         match &self.0 {
-            Inner::System => tokio::time::sleep(d).await,
+            Inner::System | Inner::Steady(..) => tokio::time::sleep(d).await,
             Inner::Fake(_, wake) => {
                 let until = self.now() + d;
                 let mut woken = wake.subscribe();

@@ -96,6 +96,19 @@ impl Hub {
         self.moved.notify_all();
     }
 
+    /// Goes on at `rev` without events: what lies between is no part of this history. With an error the live watches end,
+    /// because they missed something or were told what is true no longer.
+    pub fn jump(&self, rev: Revision, end: Option<StoreError>) {
+        let mut inner = self.inner.lock();
+        if let Some(error) = end {
+            for watcher in inner.groups.drain().flat_map(|(_, watchers)| watchers) {
+                let _ = watcher.sender.try_send(Err(error.clone()));
+            }
+        }
+        inner.published = inner.published.max(rev);
+        self.moved.notify_all();
+    }
+
     /// Ends every watch; nothing is published any more.
     pub fn close(&self) {
         let mut inner = self.inner.lock();

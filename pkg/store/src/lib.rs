@@ -14,6 +14,7 @@ mod log;
 mod machine;
 pub mod memory;
 mod options;
+pub mod postgres;
 mod select;
 pub mod sqlite;
 pub mod types;

@@ -9,11 +9,18 @@ pub(crate) fn select(
     req: &RangeRequest,
     fetch: impl FnOnce(&RangeRequest) -> Result<RangeResponse>,
 ) -> Result<RangeResponse> {
+    match plain(req) {
+        None => fetch(req),
+        Some(plain) => Ok(pick(req, fetch(&plain)?)),
+    }
+}
+
+/// The range ascending by key of whose answer [`pick`] makes the one to `req`; `None`: `req` is such a range itself.
+pub(crate) fn plain(req: &RangeRequest) -> Option<RangeRequest> {
     let bounded = req.mod_revisions != RevisionBounds::default() || req.create_revisions != RevisionBounds::default();
     let by_key = req.sort_by == SortTarget::Key;
-    let descends = req.order == Order::Descend;
-    if req.count_only || (!bounded && by_key && !descends) {
-        return fetch(req);
+    if req.count_only || (!bounded && by_key && req.order != Order::Descend) {
+        return None;
     }
     let all = bounded || req.order != Order::None;
     // Without an order, one more than asked is found before it is sorted: so does etcd.
@@ -21,11 +28,16 @@ pub(crate) fn select(
     let mut plain = RangeRequest { limit, ..RangeRequest::new(req.range.clone()) };
     plain.revision = req.revision;
     plain.keys_only = req.keys_only && req.sort_by != SortTarget::Value;
-    let mut answer = fetch(&plain)?;
+    Some(plain)
+}
+
+/// What `req` wants of the answer to its [`plain`] range.
+pub(crate) fn pick(req: &RangeRequest, mut answer: RangeResponse) -> RangeResponse {
+    let descends = req.order == Order::Descend;
     answer
         .kvs
         .retain(|kv| req.mod_revisions.contains(kv.mod_revision) && req.create_revisions.contains(kv.create_revision));
-    if !by_key || descends {
+    if req.sort_by != SortTarget::Key || descends {
         sort(&mut answer.kvs, req.sort_by, descends);
     }
     answer.more = req.limit != 0 && answer.kvs.len() > req.limit;
@@ -33,7 +45,7 @@ pub(crate) fn select(
         answer.kvs.truncate(req.limit);
     }
     answer.kvs = answer.kvs.into_iter().map(|kv| shaped(kv, req.keys_only)).collect();
-    Ok(answer)
+    answer
 }
 
 /// Keys that are equal to the order stay ascending, whatever its direction.

@@ -9,6 +9,9 @@
 mod api;
 mod client;
 mod ours;
+#[allow(dead_code)]
+#[path = "../../../store/tests/conformance/postgres/server.rs"]
+mod postgres;
 mod referee;
 mod remote;
 #[path = "../../../store/tests/conformance/suite.rs"]
@@ -18,6 +21,7 @@ mod target;
 use client::GrpcStore;
 use isopod_base::clock::Clock;
 use isopod_store::memory::MemoryStore;
+use isopod_store::postgres::PostgresStore;
 use isopod_store::sqlite::SqliteStore;
 use isopod_store::*;
 use jiff::Timestamp;
@@ -64,6 +68,21 @@ async fn sqlite_conforms_through_grpc() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn postgres_conforms_through_grpc() {
+    let cluster = postgres::Cluster::start("");
+    for (name, case) in suite::cases() {
+        println!("postgres: {name}");
+        let options = Options { watch_buffer: BUFFER, ..Options::default() };
+        let store = Arc::new(PostgresStore::open(cluster.options(name), options).await.unwrap());
+        let target = Target::start(store.clone(), Settings::default()).await;
+        let remote: Arc<dyn Store> = Arc::new(GrpcStore::connect(&target.url).await);
+        case(Subject { store: remote, clock: None, buffer: BUFFER, remote: true }).await;
+        target.stop().await;
+        store.close().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn etcd_conforms() {
     let Some(server) = referee::start(Settings::default()).await else { return };
     for (name, case) in suite::cases() {
@@ -88,6 +107,19 @@ async fn sqlite_serves_the_api() {
         println!("sqlite: {name}");
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(SqliteStore::open(dir.path(), hasty()).unwrap());
+        let target = Target::start(store.clone(), settings).await;
+        case(target.url.clone()).await;
+        target.stop().await;
+        store.close().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_serves_the_api() {
+    let cluster = postgres::Cluster::start("");
+    for (name, settings, case) in api::cases() {
+        println!("postgres: {name}");
+        let store = Arc::new(PostgresStore::open(cluster.options(name), hasty()).await.unwrap());
         let target = Target::start(store.clone(), settings).await;
         case(target.url.clone()).await;
         target.stop().await;

@@ -6,6 +6,7 @@
 mod crash;
 mod ephemeral;
 mod model;
+mod postgres;
 mod suite;
 
 use isopod_base::clock::Clock;

@@ -1,8 +1,10 @@
 //! Random operations against a model that is too simple to be wrong: the whole state after every revision.
 
+use crate::postgres::server::Cluster;
 use crate::suite::next;
 use bytes::Bytes;
 use isopod_store::memory::MemoryStore;
+use isopod_store::postgres::PostgresStore;
 use isopod_store::sqlite::SqliteStore;
 use isopod_store::*;
 use rand::rngs::StdRng;
@@ -216,6 +218,38 @@ async fn sqlite_follows_the_model_through_restarts() {
             store.close().await.unwrap();
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_follows_the_model_through_restarts() {
+    let cluster = Cluster::start("");
+    for seed in 0..3 {
+        println!("seed {seed}");
+        let mut model = model();
+        let mut rng = StdRng::seed_from_u64(seed);
+        for _ in 0..3 {
+            let place = cluster.options(&format!("seed{seed}"));
+            let store: Arc<dyn Store> = Arc::new(PostgresStore::open(place, options()).await.unwrap());
+            assert_eq!(store.revisions().await.unwrap().0, model.newest().0, "an end leaves no gap");
+            check_reads_after_restart(&store, &model).await;
+            simulate(&store, &mut model, &mut rng, 120).await;
+            store.close().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_history_has_the_same_hash_on_postgres() {
+    let cluster = Cluster::start("");
+    let memory: Arc<dyn Store> = Arc::new(MemoryStore::new(options()));
+    let postgres: Arc<dyn Store> = Arc::new(PostgresStore::open(cluster.options("hash"), options()).await.unwrap());
+    let mut hashes = Vec::new();
+    for store in [memory, postgres] {
+        simulate(&store, &mut model(), &mut StdRng::seed_from_u64(7), 200).await;
+        hashes.push(store.hash(0).await.unwrap());
+    }
+    assert!(hashes[0].compact_revision > 0);
+    assert_eq!(hashes[0], hashes[1]);
 }
 
 async fn check_reads_after_restart(store: &Arc<dyn Store>, model: &Model) {

@@ -1,0 +1,269 @@
+//! The writer's thread. Group commit: whatever waits when a batch begins goes into one SQL transaction, and what comes while
+//! it commits makes the next one. While the database is away a request waits a while, is tried again, and is told in the end.
+
+use super::backend::PostgresBackend;
+use super::connect::{Attempts, Server};
+use super::epoch::Epochs;
+use super::queries::{self, META, Meta};
+use super::session::Session;
+use super::sync::named_keys;
+use crate::leases::Leases;
+use crate::machine::{Machine, Shared};
+use crate::*;
+use bytes::Bytes;
+use jiff::SignedDuration;
+use parking_lot::RwLock;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::{oneshot, watch};
+
+pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
+
+pub(crate) enum Request {
+    Txn(Txn, Reply<TxnResponse>),
+    Grant(LeaseId, i64, Reply<LeaseStatus>),
+    Revoke(LeaseId, Reply<()>),
+    Expire(Vec<LeaseId>, oneshot::Sender<()>),
+    Compact(Revision, Reply<()>),
+    SetAlarm(Alarm, bool, Reply<bool>),
+    SetSetting(String, Option<Bytes>, Reply<()>),
+    /// There may be news of other servers.
+    Follow,
+    Close(Reply<()>),
+}
+
+/// A request, and when it was made.
+pub(crate) type Asked = (Instant, Request);
+
+/// Transactions in a batch at most.
+const BATCH: usize = 1024;
+/// Leases that are ended in a row.
+const EXPIRED_AT_A_TIME: usize = 32;
+
+pub(crate) struct Writer {
+    pub machine: Machine<PostgresBackend>,
+    pub requests: UnboundedReceiver<Asked>,
+    /// The epochs that this server knows, and of which lineage the database was when it last looked.
+    pub epochs: Arc<RwLock<Epochs>>,
+    pub lineage: String,
+    /// The last change of leases that it saw.
+    pub lease_change: i64,
+    pub progress: Arc<Progress>,
+}
+
+/// What readers wait for.
+pub(crate) struct Progress {
+    pub published: watch::Sender<Revision>,
+    /// A [`Request::Follow`] waits already.
+    pub follows: AtomicBool,
+}
+
+impl Writer {
+    /// Makes or migrates the tables where that is to be done, and learns how things stand.
+    pub fn open(
+        server: Arc<Server>,
+        options: Options,
+        requests: UnboundedReceiver<Asked>,
+        progress: Arc<Progress>,
+    ) -> Result<Self> {
+        let mut session = Session::new(server)?;
+        session.prepare()?;
+        let meta =
+            session.run("read the revision", async |conn| Meta::of(&sqlx::query(META).fetch_one(conn).await?))?;
+        let epochs = session.run("read the epochs", async |conn| queries::epochs(conn).await)?;
+        let shared = Shared::new(options, meta.revision, meta.compacted, Leases::default());
+        let (revision, lineage) = (meta.revision, meta.lineage.clone());
+        let epochs = Arc::new(RwLock::new(epochs));
+        let backend = PostgresBackend::new(session, meta.clone(), Arc::clone(&epochs));
+        let machine = Machine { backend, revision, shared };
+        let mut writer = Writer { machine, requests, epochs, lineage, lease_change: 0, progress };
+        writer.load_leases(&meta)?;
+        // What has changed since is taken in now, a lineage that is not known first of all.
+        writer.follow()?;
+        writer.machine.backend.batch().reset();
+        writer.publish_progress();
+        Ok(writer)
+    }
+
+    fn publish_progress(&self) {
+        self.progress.published.send_replace(self.machine.shared.hub.published());
+    }
+
+    pub fn session(&mut self) -> &mut Session {
+        &mut self.machine.backend.batch().session
+    }
+
+    /// Runs until the store is closed or dropped.
+    pub fn run(mut self) {
+        let mut left_over = None;
+        let closed = loop {
+            let Some((asked, request)) = left_over.take().or_else(|| self.requests.blocking_recv()) else { break None };
+            match request {
+                Request::Txn(txn, reply) => left_over = self.batch(asked, txn, reply),
+                Request::Close(reply) => break Some(reply),
+                Request::Follow => self.follow_others(),
+                Request::Expire(ids, done) => {
+                    self.expire(&ids);
+                    let _ = done.send(());
+                }
+                Request::Grant(id, ttl, reply) => {
+                    answer(reply, self.attempt(asked, |m| m.grant(id, ttl, Durability::Durable)))
+                }
+                Request::Revoke(id, reply) => answer(reply, self.attempt(asked, |m| m.revoke(id))),
+                Request::Compact(rev, reply) => answer(reply, self.attempt(asked, |m| m.compact(rev))),
+                Request::SetAlarm(alarm, raised, reply) => {
+                    answer(reply, self.attempt(asked, |m| m.set_alarm(alarm, raised)));
+                }
+                Request::SetSetting(name, value, reply) => {
+                    answer(reply, self.attempt(asked, |m| m.set_setting(&name, value.clone())));
+                }
+            }
+            self.publish_progress();
+        };
+        self.shut(closed);
+    }
+
+    fn attempt<T>(
+        &mut self,
+        asked: Instant,
+        work: impl FnMut(&mut Machine<PostgresBackend>) -> Result<T>,
+    ) -> Result<T> {
+        self.attempt_on(asked, &BTreeSet::new(), work)
+    }
+
+    /// Runs `work` in a batch that looks at `keys`, and again where it has certainly not been committed and may be later.
+    fn attempt_on<T>(
+        &mut self,
+        asked: Instant,
+        keys: &BTreeSet<Bytes>,
+        mut work: impl FnMut(&mut Machine<PostgresBackend>) -> Result<T>,
+    ) -> Result<T> {
+        let mut attempts = Attempts::since(asked);
+        loop {
+            self.machine.backend.batch().retry = false;
+            let began = self.begin(keys);
+            let not_begun = began.is_err();
+            let result = began.and_then(|()| work(&mut self.machine));
+            let batch = self.machine.backend.batch();
+            let again = (not_begun && batch.session.passing) || batch.retry;
+            // Work that was refused has not ended its batch.
+            batch.reset();
+            match again.then(|| attempts.pause()).flatten() {
+                Some(pause) => std::thread::sleep(pause),
+                None => return result,
+            }
+        }
+    }
+
+    /// Runs the transactions that wait. Returns a request of another sort that came among them.
+    fn batch(&mut self, asked: Instant, first: Txn, reply: Reply<TxnResponse>) -> Option<Asked> {
+        let mut txns = vec![first];
+        let mut replies = vec![reply];
+        let mut left_over = None;
+        while txns.len() < BATCH {
+            match self.requests.try_recv() {
+                Ok((_, Request::Txn(txn, reply))) => {
+                    txns.push(txn);
+                    replies.push(reply);
+                }
+                // The batch itself learns what is new.
+                Ok((_, Request::Follow)) => self.progress.follows.store(false, Ordering::SeqCst),
+                Ok(other) => {
+                    left_over = Some(other);
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        match self.attempt_on(asked, &named_keys(&txns), |machine| Ok(machine.run(&txns))) {
+            Ok(answers) => answers.into_iter().zip(replies).for_each(|(result, reply)| answer(reply, result)),
+            Err(e) => replies.into_iter().for_each(|reply| answer(reply, Err(e.clone()))),
+        }
+        left_over
+    }
+
+    fn follow_others(&mut self) {
+        // What comes from here on is for the next time.
+        self.progress.follows.store(false, Ordering::SeqCst);
+        let mut attempts = Attempts::since(Instant::now());
+        while let Err(e) = self.follow() {
+            self.machine.backend.batch().reset();
+            let Some(pause) = attempts.pause().filter(|_| self.session().passing) else {
+                tracing::debug!(error = %isopod_base::errors::Chain(&e), "cannot read what other servers wrote");
+                break;
+            };
+            std::thread::sleep(pause);
+        }
+        self.machine.backend.batch().reset();
+    }
+
+    /// Ends those leases that have ended by the database's clock: it alone counts, and knows who was kept alive elsewhere.
+    /// Not all at once: others wait too, and what is left is found again.
+    fn expire(&mut self, ids: &[LeaseId]) {
+        let mut away = false;
+        for (i, id) in ids.iter().enumerate() {
+            // While the database is away each would be waited for.
+            let ended = if away { Ok(()) } else { self.expire_one(*id) };
+            if let Err(e) = &ended
+                && !matches!(e, StoreError::LeaseNotFound(_))
+            {
+                tracing::warn!(lease = id, error = %isopod_base::errors::Chain(e), "cannot end an expired lease");
+                away = true;
+            }
+            if away {
+                let now = self.machine.shared.options.clock.now();
+                self.machine.shared.leases.lock().postpone(*id, now);
+            } else if i == EXPIRED_AT_A_TIME {
+                break;
+            }
+        }
+    }
+
+    fn expire_one(&mut self, id: LeaseId) -> Result<()> {
+        let keys = self.machine.shared.leases.lock().keys(id).into_iter().collect();
+        self.attempt_on(Instant::now(), &keys, |machine| {
+            let read =
+                machine.backend.batch().session.run("read a lease", async |conn| queries::locked_lease(conn, id).await);
+            let left = match read? {
+                Some(row) if row.left <= 0 => return machine.revoke(id),
+                Some(row) => row.left,
+                // It ended elsewhere.
+                None => 0,
+            };
+            let mut leases = machine.shared.leases.lock();
+            match left {
+                0 => leases.remove(id),
+                _ => leases.set_left(id, SignedDuration::from_millis(left), machine.shared.options.clock.now()),
+            }
+            Ok(())
+        })
+    }
+
+    fn shut(mut self, reply: Option<Reply<()>>) {
+        let id = self.machine.backend.batch().server_id;
+        if self.session().is_connected() {
+            // Nobody asks any more whether the last batch was committed. A row that stays harms nobody.
+            let forget = self.session().run("take the server's mark away", async |conn| {
+                sqlx::query("DELETE FROM server WHERE id = $1").bind(id).execute(conn).await.map(drop)
+            });
+            if let Err(e) = forget {
+                tracing::debug!(error = %isopod_base::errors::Chain(&e), "a row stays in the table server");
+            }
+        }
+        self.machine.shared.hub.close();
+        self.machine.shared.leases_changed.notify_one();
+        // What still waits is dropped, which its asker sees as closed.
+        drop(self);
+        if let Some(reply) = reply {
+            answer(reply, Ok(()));
+        }
+    }
+}
+
+/// An asker that went away does not want its answer.
+fn answer<T>(reply: Reply<T>, result: Result<T>) {
+    let _ = reply.send(result);
+}
