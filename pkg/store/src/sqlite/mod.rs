@@ -4,6 +4,7 @@
 //! one snapshot of the database and, where the range has ephemeral keys, the memory at the same revision.
 
 mod backend;
+mod content;
 mod lock;
 mod queries;
 mod reader;
@@ -19,11 +20,14 @@ use bytes::Bytes;
 use lock::DirectoryLock;
 use queries::failed;
 use reader::{Readers, Snapshot, Split};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::oneshot;
 use writer::{Reply, Request, Wal, Writer};
+
+pub use content::{content, exists, seed};
 
 /// See the module. Share it in an `Arc`; when the last one is dropped it closes by itself, without telling when.
 pub struct SqliteStore {
@@ -260,6 +264,10 @@ impl Store for SqliteStore {
 
     async fn setting(&self, name: &str) -> Result<Option<Bytes>> {
         self.shared.setting(name)
+    }
+
+    async fn settings(&self) -> Result<BTreeMap<String, Bytes>> {
+        self.shared.settings()
     }
 
     async fn set_setting(&self, name: &str, value: Option<Bytes>) -> Result<()> {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// "ISOP": tells our files from other SQLite files.
-const APPLICATION_ID: i32 = 0x4953_4f50;
+pub(crate) const APPLICATION_ID: i32 = 0x4953_4f50;
 /// Raised when the tables change shape.
 pub(crate) const FORMAT: u32 = 2;
 
