@@ -11,6 +11,7 @@
 //! - It knows no controllers and no nodes beyond the tunnel.
 
 mod access;
+mod adopt;
 mod admission;
 mod allocate;
 mod authn;
@@ -43,6 +44,7 @@ mod unread;
 mod verbs;
 
 pub use access::Access;
+pub use adopt::{Adoption, Foreign};
 pub use authn::{Authenticator, ClientCertificate, PeerCertificates, Refused, bearer_token};
 pub use config::Config;
 pub use registry::Registry;
