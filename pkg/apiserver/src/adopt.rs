@@ -138,7 +138,7 @@ fn decode(value: &[u8]) -> Result<(Value, Gvk), Foreign> {
     } else {
         return Err(Foreign::Form);
     };
-    let gvk = GroupVersion::parse(&api_version).map(|gv| Gvk::new(gv.group, gv.version, kind.clone()));
+    let gvk = GroupVersion::parse(&api_version).map(|gv| same_fields(Gvk::new(gv.group, gv.version, kind.clone())));
     let known = gvk.and_then(|gvk| Some((facts::builtin().object_of(&gvk)?, gvk)));
     let Some((schema, gvk)) = known else { return Err(Foreign::Version { api_version, kind }) };
     if is_protobuf {
@@ -146,6 +146,14 @@ fn decode(value: &[u8]) -> Result<(Value, Gvk), Foreign> {
     }
     let decoded = json::decode(value, &schema).map_err(|e| Foreign::Json(e.to_string()))?;
     Ok((decoded.value, gvk))
+}
+
+/// The newer version where an older one, which is gone, had the same fields: Kubernetes v1.31 to v1.33 stored these.
+fn same_fields(gvk: Gvk) -> Gvk {
+    match (gvk.group.as_str(), gvk.version.as_str(), gvk.kind.as_str()) {
+        ("networking.k8s.io", "v1beta1", "IPAddress" | "ServiceCIDR") => Gvk { version: "v1".into(), ..gvk },
+        _ => gvk,
+    }
 }
 
 /// Custom resources are JSON to every server, and are converted when they are read. Their keys begin with their group.
@@ -204,6 +212,13 @@ mod tests {
         let stored = adopted("/registry/horizontalpodautoscalers/n/h", &protobuf(&old));
         assert_eq!(stored["apiVersion"], "autoscaling/v2");
         assert_eq!(stored["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 60, "{stored}");
+        let cidr = json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "c"},
+            "spec": {"cidrs": ["10.43.0.0/16"]}});
+        let sealed = protobuf(&cidr);
+        let raw = proto::envelope::unwrap(&sealed).unwrap().raw;
+        let older = proto::envelope::wrap("networking.k8s.io/v1beta1", "ServiceCIDR", raw);
+        let stored = adopted("/registry/servicecidrs/c", &older);
+        assert_eq!((&stored["apiVersion"], &stored["spec"]), (&cidr["apiVersion"], &cidr["spec"]));
         let unknown = proto::envelope::wrap("apps/v1beta9", "Deployment", b"");
         let e = Adoption::default().object("/registry/deployments/n/d", &unknown).unwrap_err().to_string();
         assert!(e.contains("apps/v1beta9 Deployment"), "{e}");
