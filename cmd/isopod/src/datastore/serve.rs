@@ -1,4 +1,4 @@
-//! `isopod datastore`: the store alone, behind etcd's API.
+//! `isopod datastore` itself: the store alone, behind etcd's API.
 
 use crate::args::{DatastoreArgs, duration};
 use crate::paths::Paths;
