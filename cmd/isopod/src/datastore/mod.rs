@@ -1,9 +1,13 @@
 //! `isopod datastore`: one file a subcommand; without one it serves.
 
+mod import;
 mod serve;
 
-use crate::args::DatastoreArgs;
+use crate::args::{DatastoreArgs, DatastoreCommand};
 
 pub async fn run(args: DatastoreArgs) -> anyhow::Result<()> {
-    serve::run(args).await
+    match args.command {
+        Some(DatastoreCommand::Import(args)) => import::run(args).await,
+        None => serve::run(args).await,
+    }
 }
