@@ -15,8 +15,7 @@ use tokio::sync::mpsc;
 
 pub async fn run(args: ImportArgs) -> anyhow::Result<()> {
     let path = source(&args.from)?;
-    let place = Place::claim(Paths::new(&args.data.data_dir)?, false, args.force)?;
-    tokio::task::spawn_blocking(move || import(&args, &path, &place)).await?
+    tokio::task::spawn_blocking(move || import(&args, &path)).await?
 }
 
 fn source(url: &str) -> anyhow::Result<PathBuf> {
@@ -28,10 +27,11 @@ fn source(url: &str) -> anyhow::Result<PathBuf> {
     Ok(path.into())
 }
 
-fn import(args: &ImportArgs, path: &Path, place: &Place) -> anyhow::Result<()> {
+fn import(args: &ImportArgs, path: &Path) -> anyhow::Result<()> {
     let ours = args.purpose == "isopod";
     let depth = if ours { Depth::Newest } else { Depth::History };
     let (content, left) = kine::content(path, depth)?;
+    let place = Place::claim(Paths::new(&args.data.data_dir)?, false, args.force)?;
     let (found, revision) = (content.keys, content.export.revision);
     let (content, taken) = if ours { adopted(content, args.skip_unreadable)? } else { (content, None) };
     let aside = place.fill(content, &[])?;
