@@ -5,6 +5,8 @@
 //!
 //! Invariant: an object comes over whole or not at all; one that cannot is named, with the reason.
 
+mod definition;
+
 use crate::allocate::service;
 use crate::cache::prefix_of;
 use crate::encode::{splice, type_of};
@@ -12,6 +14,7 @@ use crate::pipeline;
 use bytes::Bytes;
 use isopod_api::{GroupVersion, Gvk};
 use isopod_kinds::{Kind, table};
+use isopod_schema::types::Object;
 use isopod_schema::{facts, json, proto};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -129,23 +132,30 @@ fn decode(value: &[u8]) -> Result<(Value, Gvk), Foreign> {
     if value.starts_with(ENCRYPTED) {
         return Err(Foreign::Encrypted);
     }
-    let is_protobuf = value.starts_with(proto::envelope::PREFIX);
-    let (api_version, kind) = if is_protobuf {
+    let broken = |e: json::DecodeError| Foreign::Json(e.to_string());
+    if value.starts_with(proto::envelope::PREFIX) {
         let frame = proto::envelope::unwrap(value)?;
-        (frame.api_version, frame.kind)
-    } else if value.first() == Some(&b'{') {
-        type_of(&json::parse(value).map_err(|e| Foreign::Json(e.to_string()))?)
-    } else {
-        return Err(Foreign::Form);
-    };
-    let gvk = GroupVersion::parse(&api_version).map(|gv| same_fields(Gvk::new(gv.group, gv.version, kind.clone())));
-    let known = gvk.and_then(|gvk| Some((facts::builtin().object_of(&gvk)?, gvk)));
-    let Some((schema, gvk)) = known else { return Err(Foreign::Version { api_version, kind }) };
-    if is_protobuf {
+        let (schema, gvk) = known(frame.api_version, frame.kind)?;
         return Ok((proto::envelope::open(value, &schema)?.1, gvk));
     }
-    let decoded = json::decode(value, &schema).map_err(|e| Foreign::Json(e.to_string()))?;
-    Ok((decoded.value, gvk))
+    if value.first() != Some(&b'{') {
+        return Err(Foreign::Form);
+    }
+    let mut parsed = json::parse(value).map_err(broken)?;
+    let (mut api_version, mut kind) = type_of(&parsed);
+    if (api_version.as_str(), kind.as_str()) == definition::OLD {
+        definition::to_v1(&mut parsed);
+        (api_version, kind) = type_of(&parsed);
+    }
+    let (schema, gvk) = known(api_version, kind)?;
+    Ok((json::decode_value(parsed, &schema).map_err(broken)?.value, gvk))
+}
+
+/// The schema of what an object says it is.
+fn known(api_version: String, kind: String) -> Result<(Arc<Object>, Gvk), Foreign> {
+    let gvk = GroupVersion::parse(&api_version).map(|gv| same_fields(Gvk::new(gv.group, gv.version, kind.clone())));
+    let known = gvk.and_then(|gvk| Some((facts::builtin().object_of(&gvk)?, gvk)));
+    known.ok_or(Foreign::Version { api_version, kind })
 }
 
 /// The newer version where an older one, which is gone, had the same fields: Kubernetes v1.31 to v1.33 stored these.
