@@ -167,8 +167,13 @@ mod tests {
     fn the_newest_are_kept() {
         let dir = std::env::temp_dir().join(format!("isopod-prune-{}", std::process::id()));
         fs::create_dir(&dir).unwrap();
-        let names = ["isopod-backup-20260102T000000Z.isopod", "isopod-backup-20260101T000000Z.isopod", "other.isopod",
-            "isopod-backup-20260103T000000Z.isopod", "isopod-backup-notes.txt"];
+        let names = [
+            "isopod-backup-20260102T000000Z.isopod",
+            "isopod-backup-20260101T000000Z.isopod",
+            "other.isopod",
+            "isopod-backup-20260103T000000Z.isopod",
+            "isopod-backup-notes.txt",
+        ];
         for name in names {
             fs::write(dir.join(name), "x").unwrap();
         }

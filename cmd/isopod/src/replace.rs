@@ -151,7 +151,10 @@ mod tests {
         let service_key = paths.tls().join("service.key");
         assert_eq!(fs::read_to_string(&service_key).unwrap(), "one");
         let refused = Place::claim(paths.clone(), true, false).err().unwrap().to_string();
-        assert!(refused.contains("a datastore") && refused.contains("keys") && refused.contains("--force"), "{refused}");
+        assert!(
+            refused.contains("a datastore") && refused.contains("keys") && refused.contains("--force"),
+            "{refused}"
+        );
 
         let place = Place::claim(paths.clone(), true, true).unwrap();
         let unknown = place.fill(empty_content(), &[key("../evil", "x")]).unwrap_err().to_string();

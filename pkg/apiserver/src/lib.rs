@@ -11,8 +11,8 @@
 //! - It knows no controllers and no nodes beyond the tunnel.
 
 mod access;
-mod adopt;
 mod admission;
+mod adopt;
 mod allocate;
 mod authn;
 mod cache;

@@ -159,9 +159,10 @@ impl Replay {
         match (self.live.get(key), row.created) {
             (Some(_), true) => Some(format!("row {id} creates {key}, which is there already")),
             (None, false) => Some(format!("row {id} changes {key}, which is not there")),
-            (Some(now), false) if now.modified != row.previous => {
-                Some(format!("row {id} of {key} follows row {}, and the one before it is {}", row.previous, now.modified))
-            }
+            (Some(now), false) if now.modified != row.previous => Some(format!(
+                "row {id} of {key} follows row {}, and the one before it is {}",
+                row.previous, now.modified
+            )),
             _ => None,
         }
     }

@@ -35,7 +35,8 @@ async fn fill(store: &dyn Store, bytes: usize) {
     store.lease_grant(7, 600).await.unwrap();
     store.lease_grant(-8, 60).await.unwrap();
     for i in 0..60 {
-        durable(store, vec![put(&format!("k/{:02}", i % 20), noise(bytes), 0), put(&format!("once/{i}"), "x", 0)]).await;
+        durable(store, vec![put(&format!("k/{:02}", i % 20), noise(bytes), 0), put(&format!("once/{i}"), "x", 0)])
+            .await;
         if i % 7 == 0 {
             durable(store, vec![Op::delete(format!("k/{:02}", i % 20))]).await;
         }
@@ -263,7 +264,10 @@ async fn a_new_epoch_begins_where_nobody_was() {
         for start in [2, handed_out, handed_out + 1] {
             for range in [KeyRange::prefix("d/"), KeyRange::prefix("e/")] {
                 let watch = restored.watch(WatchRequest { range, start }).await;
-                assert!(matches!(watch, Err(StoreError::Compacted { .. })), "a watch from {start} has missed something");
+                assert!(
+                    matches!(watch, Err(StoreError::Compacted { .. })),
+                    "a watch from {start} has missed something"
+                );
             }
         }
         assert_eq!(durable(&restored, vec![put("d/3", "3", 0)]).await, revision + 1);

@@ -25,13 +25,23 @@ impl Kine {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.db");
         let conn = Connection::open(&path).unwrap();
-        conn.execute_batch(&format!("PRAGMA journal_mode = {journal}; PRAGMA wal_autocheckpoint = 0; {SCHEMA}")).unwrap();
+        conn.execute_batch(&format!("PRAGMA journal_mode = {journal}; PRAGMA wal_autocheckpoint = 0; {SCHEMA}"))
+            .unwrap();
         let kine = Kine { conn, path, _dir: dir };
         assert_eq!(kine.row("compact_rev_key", true, false, None, 0, 0, Some("")), 1);
         kine
     }
 
-    fn row(&self, name: &str, created: bool, deleted: bool, create: Option<i64>, prev: i64, lease: i64, value: Option<&str>) -> i64 {
+    fn row(
+        &self,
+        name: &str,
+        created: bool,
+        deleted: bool,
+        create: Option<i64>,
+        prev: i64,
+        lease: i64,
+        value: Option<&str>,
+    ) -> i64 {
         let sql = "INSERT INTO kine (name, created, deleted, create_revision, prev_revision, lease, value) VALUES (?, ?, ?, ?, ?, ?, ?)";
         let value = value.map(str::as_bytes);
         self.conn.execute(sql, params![name, created, deleted, create, prev, lease, value]).unwrap();
@@ -87,7 +97,10 @@ fn filled(journal: &str) -> Kine {
     let k = Kine::new(journal);
     assert_eq!([k.put("/a", "a2"), k.put("/b", "b3"), k.put("/a", "a4"), k.delete("/b")], [2, 3, 4, 5]);
     k.row("gap-6", false, true, None, 0, 0, None);
-    assert_eq!([k.put("/b", "b7"), k.put("/a", "a8"), k.row("/event", true, false, None, 0, 3600, Some("e9"))], [7, 8, 9]);
+    assert_eq!(
+        [k.put("/b", "b7"), k.put("/a", "a8"), k.row("/event", true, false, None, 0, 3600, Some("e9"))],
+        [7, 8, 9]
+    );
     k
 }
 
@@ -108,7 +121,9 @@ async fn the_history_comes_along() {
         let mut watch = store.watch(WatchRequest { range: KeyRange::prefix("/"), start: 2 }).await.unwrap();
         let mut seen = Vec::new();
         while seen.len() < 7 {
-            let WatchMessage::Events(revision, events) = watch.receiver.recv().await.unwrap().unwrap() else { continue };
+            let WatchMessage::Events(revision, events) = watch.receiver.recv().await.unwrap().unwrap() else {
+                continue;
+            };
             seen.extend(events.iter().map(|e| (revision, e.kind, e.prev.as_ref().map_or(0, |p| p.mod_revision))));
         }
         let (put, delete) = (EventKind::Put, EventKind::Delete);

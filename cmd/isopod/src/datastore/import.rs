@@ -19,7 +19,8 @@ pub async fn run(args: ImportArgs) -> anyhow::Result<()> {
 }
 
 fn source(url: &str) -> anyhow::Result<PathBuf> {
-    let wrong = || format!("--from {url}: write sqlite:///PATH, such as sqlite:///var/lib/rancher/k3s/server/db/state.db");
+    let wrong =
+        || format!("--from {url}: write sqlite:///PATH, such as sqlite:///var/lib/rancher/k3s/server/db/state.db");
     let path = url.strip_prefix("sqlite://").map(|p| p.split('?').next().unwrap_or_default()).with_context(wrong)?;
     if !path.starts_with('/') {
         bail!(wrong());

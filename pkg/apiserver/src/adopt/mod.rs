@@ -242,7 +242,9 @@ mod tests {
         };
         let mut adoption = Adoption::default();
         for (name, ip, port) in [("a", "10.43.0.7", 30007), ("b", "10.43.0.8", 30008)] {
-            adoption.object(&format!("/registry/services/specs/n/{name}"), &protobuf(&service(name, ip, port))).unwrap();
+            adoption
+                .object(&format!("/registry/services/specs/n/{name}"), &protobuf(&service(name, ip, port)))
+                .unwrap();
         }
         let address = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress", "metadata": {"name": "10.43.0.8"},
             "spec": {"parentRef": {"resource": "services", "namespace": "n", "name": "b"}}});
@@ -262,10 +264,19 @@ mod tests {
         let stored = adopted("/registry/example.com/gadgets/n/g", gadget);
         assert_eq!(stored["spec"]["x"], 1.5);
         let mut adoption = Adoption::default();
-        for key in ["/registry/masterleases/192.0.2.1", "/registry/ranges/serviceips", "/registry/health", "/bootstrap/1", "x"] {
-            assert!(adoption.object(key, &protobuf(&json!({"apiVersion": "v1", "kind": "Pod"}))).unwrap().is_none(), "{key}");
+        for key in
+            ["/registry/masterleases/192.0.2.1", "/registry/ranges/serviceips", "/registry/health", "/bootstrap/1", "x"]
+        {
+            assert!(
+                adoption.object(key, &protobuf(&json!({"apiVersion": "v1", "kind": "Pod"}))).unwrap().is_none(),
+                "{key}"
+            );
         }
-        for (value, why) in [(&b"k8s:enc:aescbc:v1:x"[..], "secrets-encrypt"), (b"\xd9\xd9\xf7", "neither JSON"), (b"{", "neither JSON")] {
+        for (value, why) in [
+            (&b"k8s:enc:aescbc:v1:x"[..], "secrets-encrypt"),
+            (b"\xd9\xd9\xf7", "neither JSON"),
+            (b"{", "neither JSON"),
+        ] {
             let e = adoption.object("/registry/example.com/gadgets/n/g", value).unwrap_err().to_string();
             assert!(e.contains(why), "{e}");
         }

@@ -70,7 +70,10 @@ impl<W: Write> BlockWriter<W> {
             head.extend(length.map_err(cannot("write"))?.to_le_bytes());
         }
         self.sum = chain(&self.sum, &head, stored);
-        [&head[..], stored, &self.sum].into_iter().try_for_each(|part| self.out.write_all(part)).map_err(cannot("write"))
+        [&head[..], stored, &self.sum]
+            .into_iter()
+            .try_for_each(|part| self.out.write_all(part))
+            .map_err(cannot("write"))
     }
 
     pub fn into_inner(self) -> W {

@@ -117,7 +117,9 @@ pub struct ArchivedFile {
 pub enum ArchiveError {
     #[error("this is not a backup of Isopod's: it begins otherwise")]
     Foreign,
-    #[error("the backup has format {0}, which this program does not know: restore it with the version that wrote it, or a newer one")]
+    #[error(
+        "the backup has format {0}, which this program does not know: restore it with the version that wrote it, or a newer one"
+    )]
     Format(String),
     #[error("the backup ends in its block {block}: it was not written or not copied to its end; use another one")]
     Truncated { block: u64 },

@@ -101,7 +101,8 @@ pub fn seed(dir: &Path, mut content: Content) -> Result<()> {
     let conn = schema::connect(&writer::database(dir), SEED_CACHE_KIB, true)?;
     schema::prepare(&conn, dir)?;
     // What a crash leaves of it is thrown away: no log, no sync before the end.
-    conn.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN").map_err(failed("begin to write"))?;
+    conn.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN")
+        .map_err(failed("begin to write"))?;
     let mut last = (0, 0);
     let mut written = 0;
     while let Some(part) = content.export.entries.blocking_recv() {
