@@ -251,3 +251,53 @@ def same(found, want):
     assert not missing, missing
     for name, object in want.items():
         assert found[name] == object, f"{name}:\n{json.dumps(found[name], sort_keys=True)}\n{json.dumps(object, sort_keys=True)}"
+
+
+def test_snapshots_of_etcd_are_taken_over(fresh):
+    c = fresh(agent=False)
+    d = Datastore(c, tls=False)
+    process = None
+    try:
+        peer = ["--listen-peer-urls", "http://127.0.0.1:2380"]
+        etcd = c.net.inside(["etcd", "--data-dir", f"{c.dir}/etcd", "--listen-client-urls", d.url(), "--advertise-client-urls", d.url(), *peer])
+        with open(f"{c.dir}/etcd.log", "wb") as log:
+            process = subprocess.Popen(etcd, stdout=log, stderr=log, env=dict(os.environ, ETCD_UNSUPPORTED_ARCH=os.uname().machine))
+        wait("etcd", lambda: d.ctl("endpoint", "health", full=True).returncode == 0, 30)
+        lease = d.ctl("lease", "grant", "6000").split()[1]
+        d.ctl("put", "leased", "1", f"--lease={lease}")
+        d.ctl("put", "large", input="x" * 20_000)
+        for n in range(12):
+            puts = "\n".join(f"put k/{i:03} {n}-{'v' * 50}" for i in range(n, 128))
+            d.ctl("txn", input=f"\n{puts}\n\n\n")
+        d.ctl("del", "k/00", "--prefix")
+        now = d.json("get", "x")["header"]["revision"]
+        d.ctl("compact", str(now - 3), "--physical")
+        d.ctl("put", "last", "1")
+        snapshot = f"{c.dir}/snapshot.db"
+        d.ctl("snapshot", "save", snapshot)
+        everything = lambda: d.json("get", "", "--prefix")["kvs"]  # noqa: E731
+        old = lambda: d.json("get", "k/", "--prefix", f"--rev={now - 2}")["kvs"]  # noqa: E731
+        history = lambda: {k: v for k, v in json.loads(d.ctl("endpoint", "hashkv", "-w", "json", endpoint="127.0.0.1:2379"))[0]["HashKV"].items() if k != "header"}  # noqa: E731
+        want = everything(), old(), history()
+        process.terminate()
+        process.wait(30)
+        for source in (snapshot, f"{c.dir}/etcd/member/snap/db"):
+            said = isopod(c, "datastore", "import", "--for", "kube-apiserver", "--force", "--from", f"etcd-snapshot://{source}", "--data-dir", c.data).stdout
+            assert f"at revision {now + 1}: 121 keys" in said, said
+            d.start()
+            assert (everything(), old(), history()) == want, source
+            assert "leased" in d.ctl("lease", "timetolive", "--keys", lease)
+            gone = d.ctl("get", "k/", f"--rev={now - 4}", check=False, full=True)
+            assert "compacted" in gone.stderr, gone
+            d.stop()
+        with open(snapshot, "r+b") as f:
+            f.seek(os.path.getsize(snapshot) // 2)
+            f.write(b"changed")
+        refused = isopod(c, "datastore", "import", "--from", f"etcd-snapshot://{snapshot}", "--data-dir", f"{c.dir}/none", check=False)
+        assert refused.returncode != 0 and "SHA-256" in refused.stderr and not os.path.exists(f"{c.dir}/none"), refused
+    finally:
+        for running in (process, d.process):
+            if running and running.poll() is None:
+                running.kill()
+                running.wait()
+        c.close()

@@ -208,7 +208,7 @@ pub struct DatastoreArgs {
 
 #[derive(Subcommand)]
 pub enum DatastoreCommand {
-    /// Make a datastore of what k3s kept in one of its own
+    /// Make a datastore of another program's: of k3s' (kine's) on SQLite, or of a snapshot of etcd's
     Import(ImportArgs),
 }
 
@@ -216,7 +216,8 @@ pub enum DatastoreCommand {
 pub struct ImportArgs {
     #[command(flatten)]
     pub data: DataDir,
-    /// The database to read: sqlite:///PATH (kine's, as k3s keeps it in /var/lib/rancher/k3s/server/db/state.db)
+    /// What to read: sqlite:///PATH (kine's database, which k3s has in /var/lib/rancher/k3s/server/db/state.db) or
+    /// etcd-snapshot:///PATH (what `etcdctl snapshot save` wrote, or member/snap/db of an etcd that has ended)
     #[arg(long, value_name = "URL")]
     pub from: String,
     /// Who will run on it: `isopod` (`isopod server`; the objects as they are now), or `kube-apiserver` (every key as it

@@ -7,6 +7,7 @@
 
 mod auth;
 mod bolt;
+mod bolt_reader;
 mod check;
 mod cluster;
 pub mod compaction;
@@ -19,6 +20,7 @@ mod quota;
 mod server;
 mod service;
 mod snapshot;
+pub mod snapshot_file;
 mod status;
 mod watch;
 

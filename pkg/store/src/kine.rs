@@ -5,7 +5,7 @@
 //!
 //! Invariants: the database is only read, at one moment; a history that does not follow from itself is not passed on.
 
-use crate::archive::{Content, State, start_thread};
+use crate::archive::{Content, Depth, State, start_thread};
 use crate::*;
 use bytes::Bytes;
 use rusqlite::config::DbConfig;
@@ -22,16 +22,7 @@ const PART: usize = 256;
 /// Rows that are kine's own business: where its compaction stands, and fillers of revisions that were never written.
 const KEYS: &str = "name NOT IN ('compact_rev_key', 'compact_rev_key_apiserver') AND substr(name, 1, 4) <> 'gap-'";
 
-/// Which rows are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Depth {
-    /// Everything since the compaction. Where that does not fit together, [`Depth::Newest`].
-    History,
-    /// The keys as they are now.
-    Newest,
-}
-
-/// What the database at `path` holds, and, where its history was asked for and left out, why.
+/// What the database at `path` holds. A history that does not fit together is left out, and why is said.
 pub fn content(path: &Path, depth: Depth) -> Result<(Content, Option<String>)> {
     let conn = connect(path)?;
     let header = header(&conn).map_err(|e| cannot(path, e))?;

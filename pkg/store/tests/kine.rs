@@ -3,8 +3,8 @@
 
 #![allow(clippy::unwrap_used)]
 
-use isopod_store::archive::Content;
-use isopod_store::kine::{self, Depth};
+use isopod_store::archive::{Content, Depth};
+use isopod_store::kine;
 use isopod_store::sqlite::{self, SqliteStore};
 use isopod_store::*;
 use rusqlite::{Connection, params};

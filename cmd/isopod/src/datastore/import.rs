@@ -5,8 +5,9 @@ use crate::paths::Paths;
 use crate::replace::Place;
 use anyhow::{Context, bail};
 use isopod_apiserver::Adoption;
-use isopod_store::archive::Content;
-use isopod_store::kine::{self, Depth};
+use isopod_etcd::snapshot_file;
+use isopod_store::archive::{Content, Depth};
+use isopod_store::kine;
 use isopod_store::{HistoryEntry, KeyValue, Revision, StoreError};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,29 +15,59 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 pub async fn run(args: ImportArgs) -> anyhow::Result<()> {
-    let path = source(&args.from)?;
-    tokio::task::spawn_blocking(move || import(&args, &path)).await?
+    let source = Source::of(&args.from)?;
+    tokio::task::spawn_blocking(move || import(&args, &source)).await?
 }
 
-fn source(url: &str) -> anyhow::Result<PathBuf> {
-    let wrong =
-        || format!("--from {url}: write sqlite:///PATH, such as sqlite:///var/lib/rancher/k3s/server/db/state.db");
-    let path = url.strip_prefix("sqlite://").map(|p| p.split('?').next().unwrap_or_default()).with_context(wrong)?;
-    if !path.starts_with('/') {
-        bail!(wrong());
+/// What is read.
+#[derive(Debug, PartialEq)]
+enum Source {
+    /// kine's database on SQLite.
+    Kine(PathBuf),
+    /// A snapshot of etcd's, or the database of a member.
+    Snapshot(PathBuf),
+}
+
+impl Source {
+    fn of(url: &str) -> anyhow::Result<Source> {
+        let wrong = || {
+            format!(
+                "--from {url}: write sqlite:///PATH (kine's database, such as /var/lib/rancher/k3s/server/db/state.db) or \
+                 etcd-snapshot:///PATH"
+            )
+        };
+        let (scheme, path) = url.split_once("://").with_context(wrong)?;
+        let path = path.split('?').next().filter(|p| p.starts_with('/')).map(PathBuf::from);
+        match (scheme, path) {
+            ("sqlite", Some(path)) => Ok(Source::Kine(path)),
+            ("etcd-snapshot", Some(path)) => Ok(Source::Snapshot(path)),
+            _ => bail!(wrong()),
+        }
     }
-    Ok(path.into())
+
+    fn path(&self) -> &Path {
+        let (Source::Kine(path) | Source::Snapshot(path)) = self;
+        path
+    }
+
+    /// Its content, and why its history is not in it although it was asked for.
+    fn content(&self, depth: Depth) -> Result<(Content, Option<String>), StoreError> {
+        match self {
+            Source::Kine(path) => kine::content(path, depth),
+            Source::Snapshot(path) => Ok((snapshot_file::content(path, depth)?, None)),
+        }
+    }
 }
 
-fn import(args: &ImportArgs, path: &Path) -> anyhow::Result<()> {
+fn import(args: &ImportArgs, source: &Source) -> anyhow::Result<()> {
     let ours = args.purpose == "isopod";
     let depth = if ours { Depth::Newest } else { Depth::History };
-    let (content, left) = kine::content(path, depth)?;
+    let (content, left) = source.content(depth)?;
     let place = Place::claim(Paths::new(&args.data.data_dir)?, false, args.force)?;
     let (found, revision) = (content.keys, content.export.revision);
     let (content, taken) = if ours { adopted(content, args.skip_unreadable)? } else { (content, None) };
     let aside = place.fill(content, &[])?;
-    println!("Imported {} at revision {revision}: {found} keys", path.display());
+    println!("Imported {} at revision {revision}: {found} keys", source.path().display());
     if let Some(why) = left {
         println!("Its history does not fit together ({why}): only the newest state was taken");
     }
@@ -149,4 +180,19 @@ fn put(revision: Revision, sub: u32, (key, value): (String, bytes::Bytes)) -> Hi
     let (create_revision, mod_revision) = (revision, revision);
     let kv = KeyValue { key: key.clone(), value, create_revision, mod_revision, version: 1, lease: 0 };
     HistoryEntry { revision, sub, key, kv: Some(kv) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources() {
+        let k3s = "/var/lib/rancher/k3s/server/db/state.db";
+        assert_eq!(Source::of(&format!("sqlite://{k3s}?_journal=WAL")).unwrap(), Source::Kine(k3s.into()));
+        assert_eq!(Source::of("etcd-snapshot:///a/b.db").unwrap(), Source::Snapshot("/a/b.db".into()));
+        for bad in ["", "state.db", "sqlite://state.db", "sqlite://", "mysql://x", "http://a:1"] {
+            assert!(Source::of(bad).unwrap_err().to_string().contains("sqlite:///PATH"), "{bad}");
+        }
+    }
 }

@@ -30,6 +30,15 @@ pub struct State {
     pub alarms: BTreeSet<Alarm>,
 }
 
+/// How much of another program's datastore is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Everything since its compaction.
+    History,
+    /// The keys as they are now.
+    Newest,
+}
+
 /// A datastore's whole content as it was at one moment, on its way from one backend to another or into a file.
 pub struct Content {
     pub state: State,
