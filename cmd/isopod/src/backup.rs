@@ -28,41 +28,45 @@ pub async fn run(args: BackupArgs) -> anyhow::Result<()> {
             paths.store().display()
         );
     }
-    let keys = keys(&paths)?;
-    let to_stdout = args.output.as_deref() == Some(Path::new("-"));
-    if to_stdout {
-        if io::stdout().is_terminal() {
-            bail!("a backup is no text: send it to a file or a program, or leave `--output -` out");
-        }
-        let content = sqlite::content(&paths.store())?;
-        let reserved = content.reserved > 0;
-        let source = source(&paths);
-        let work = move || -> anyhow::Result<Header> {
-            let (mut out, header) = archive::write(BufWriter::new(io::stdout()), content, &keys, &source, &program())?;
-            out.flush().context("cannot write the backup")?;
-            Ok(header)
-        };
-        let header = tokio::task::spawn_blocking(work).await??;
-        eprintln!("{}", described(&header, "standard output", None, reserved));
+    let backup = Backup { keys: keys(&paths)?, source: source(&paths), content: sqlite::content(&paths.store())? };
+    let lacks_memory = backup.content.reserved > 0;
+    if args.output.as_deref() == Some(Path::new("-")) {
+        let header = to_stdout(backup).await?;
+        eprintln!("{}", described(&header, "standard output", lacks_memory));
         return Ok(());
     }
     let target = target(args.output)?;
-    let content = sqlite::content(&paths.store())?;
-    let reserved = content.reserved > 0;
-    let (header, size) = to_file(&target, content, keys, source(&paths)).await?;
-    println!("{}", described(&header, &target.display().to_string(), Some(size), reserved));
+    let (header, size) = to_file(&target, backup).await?;
+    println!("{}", described(&header, &format!("{}, {}", target.display(), DecimalBytes(size)), lacks_memory));
     if let Some(keep) = args.keep {
-        for gone in prune(target.parent().unwrap_or(Path::new(".")), keep as usize)? {
+        for gone in prune(target.parent().unwrap_or(Path::new("/")), keep as usize)? {
             println!("Removed {}", gone.display());
         }
     }
     Ok(())
 }
 
-fn described(header: &Header, name: &str, size: Option<u64>, reserved: bool) -> String {
-    let size = size.map(|s| format!(", {}", DecimalBytes(s))).unwrap_or_default();
-    let mut text = format!("Backup in {name}{size}: revision {}, {} keys", header.revision, header.keys);
-    if reserved {
+/// What goes into the file.
+struct Backup {
+    content: Content,
+    keys: Vec<ArchivedFile>,
+    source: String,
+}
+
+impl Backup {
+    /// Runs on a thread that may wait.
+    fn write<W: Write>(self, out: W) -> anyhow::Result<(W, Header)> {
+        let program = concat!("isopod ", env!("CARGO_PKG_VERSION"));
+        let (mut out, header) = archive::write(BufWriter::new(out), self.content, &self.keys, &self.source, program)?;
+        out.flush().context("cannot write the backup")?;
+        let out = out.into_inner().map_err(io::IntoInnerError::into_error).context("cannot write the backup")?;
+        Ok((out, header))
+    }
+}
+
+fn described(header: &Header, place: &str, lacks_memory: bool) -> String {
+    let mut text = format!("Backup in {place}: revision {}, {} keys", header.revision, header.keys);
+    if lacks_memory {
         text += "\nNot in it: heartbeats and Events that the server has in memory only (of the last minutes)";
     }
     text
@@ -71,10 +75,6 @@ fn described(header: &Header, name: &str, size: Option<u64>, reserved: bool) -> 
 fn source(paths: &Paths) -> String {
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("sqlite in {} on {}", paths.data.display(), host.trim())
-}
-
-fn program() -> String {
-    concat!("isopod ", env!("CARGO_PKG_VERSION")).to_owned()
 }
 
 /// The keys that are there: a datastore without a server has none.
@@ -104,13 +104,16 @@ fn target(output: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     std::path::absolute(&target).with_context(|| format!("cannot use {}", target.display()))
 }
 
+async fn to_stdout(backup: Backup) -> anyhow::Result<Header> {
+    if io::stdout().is_terminal() {
+        bail!("a backup is no text: send it to a file or a program, or leave `--output -` out");
+    }
+    let (_, header) = tokio::task::spawn_blocking(move || backup.write(io::stdout())).await??;
+    Ok(header)
+}
+
 /// Writes beside the target and moves it there. Who is told to stop leaves nothing behind.
-async fn to_file(
-    target: &Path,
-    content: Content,
-    keys: Vec<ArchivedFile>,
-    source: String,
-) -> anyhow::Result<(Header, u64)> {
+async fn to_file(target: &Path, backup: Backup) -> anyhow::Result<(Header, u64)> {
     let mut name = OsString::from(".");
     name.push(target.file_name().context("--output needs the name of a file")?);
     name.push(format!(".{}.tmp", std::process::id()));
@@ -119,8 +122,7 @@ async fn to_file(
     let file = file.with_context(|| format!("cannot create {}", part.display()))?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let work = move || -> anyhow::Result<(Header, u64)> {
-        let (out, header) = archive::write(BufWriter::new(file), content, &keys, &source, &program())?;
-        let file = out.into_inner().map_err(io::IntoInnerError::into_error).context("cannot write the backup")?;
+        let (file, header) = backup.write(file)?;
         file.sync_all().context("cannot write the backup")?;
         Ok((header, file.metadata()?.len()))
     };

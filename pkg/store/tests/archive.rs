@@ -297,6 +297,31 @@ async fn keys_of_one_revision_keep_their_places() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_moment_stays_whatever_the_server_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = SqliteStore::open(dir.path(), Options::default()).unwrap();
+    for i in 0..40 {
+        durable(&store, (0..100).map(|k| put(&format!("k/{k:03}"), format!("{i}"), 0)).collect()).await;
+    }
+    let mut content = sqlite::content(dir.path()).unwrap();
+    let mut entries = content.export.entries.recv().await.unwrap().unwrap();
+    // The reader waits in the middle while everything is overwritten, dropped, moved and opened anew.
+    durable(&store, (0..100).map(|k| put(&format!("k/{k:03}"), "later", 0)).collect()).await;
+    store.compact_physically(42).await.unwrap();
+    store.close().await.unwrap();
+    store = SqliteStore::open(dir.path(), Options::default()).unwrap();
+    durable(&store, vec![Op::Delete { range: KeyRange::prefix("k/"), prev_kv: false }]).await;
+    while let Some(part) = content.export.entries.recv().await {
+        entries.extend(part.unwrap());
+    }
+    assert_eq!((content.export.revision, content.keys, entries.len()), (41, 100, 4000));
+    let mut places = entries.iter().map(|e| (e.revision, e.sub));
+    assert!(places.clone().eq((2..=41).flat_map(|rev| (0..100).map(move |sub| (rev, sub)))), "{:?}", places.next());
+    assert_eq!(store.range(RangeRequest::new(KeyRange::prefix("k/"))).await.unwrap().count, 0);
+    store.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn there_is_no_content_where_there_is_no_database() {
     let dir = tempfile::tempdir().unwrap();
     assert!(sqlite::content(dir.path()).is_err() && !sqlite::exists(dir.path()));

@@ -158,12 +158,25 @@ fn known(api_version: String, kind: String) -> Result<(Arc<Object>, Gvk), Foreig
     known.ok_or(Foreign::Version { api_version, kind })
 }
 
-/// The newer version where an older one, which is gone, had the same fields: Kubernetes v1.31 to v1.33 stored these.
+/// Versions that are gone, of group, version and kind, with every field where `v1` has it: what an upgraded cluster may still have
+/// stored. From the messages of `k8s.io/api` v0.37, field by field.
+const SAME_FIELDS: [(&str, &str, &[&str]); 9] = [
+    ("networking.k8s.io", "v1beta1", &["IPAddress", "ServiceCIDR", "IngressClass"]),
+    ("flowcontrol.apiserver.k8s.io", "v1beta1", &["FlowSchema"]),
+    ("flowcontrol.apiserver.k8s.io", "v1beta2", &["FlowSchema"]),
+    ("flowcontrol.apiserver.k8s.io", "v1beta3", &["FlowSchema", "PriorityLevelConfiguration"]),
+    ("storage.k8s.io", "v1beta1", &["CSIDriver", "CSINode", "CSIStorageCapacity", "VolumeAttributesClass"]),
+    ("resource.k8s.io", "v1beta2", &["DeviceClass", "ResourceClaim", "ResourceClaimTemplate", "ResourceSlice"]),
+    ("node.k8s.io", "v1beta1", &["RuntimeClass"]),
+    ("certificates.k8s.io", "v1beta1", &["ClusterTrustBundle"]),
+    ("rbac.authorization.k8s.io", "v1beta1", &["ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"]),
+];
+
 fn same_fields(gvk: Gvk) -> Gvk {
-    match (gvk.group.as_str(), gvk.version.as_str(), gvk.kind.as_str()) {
-        ("networking.k8s.io", "v1beta1", "IPAddress" | "ServiceCIDR") => Gvk { version: "v1".into(), ..gvk },
-        _ => gvk,
-    }
+    let same = SAME_FIELDS.iter().any(|(group, version, kinds)| {
+        gvk.group == *group && gvk.version == *version && kinds.contains(&gvk.kind.as_str())
+    });
+    if same { Gvk { version: "v1".into(), ..gvk } } else { gvk }
 }
 
 /// Custom resources are JSON to every server, and are converted when they are read. Their keys begin with their group.
@@ -232,6 +245,17 @@ mod tests {
         let unknown = proto::envelope::wrap("apps/v1beta9", "Deployment", b"");
         let e = Adoption::default().object("/registry/deployments/n/d", &unknown).unwrap_err().to_string();
         assert!(e.contains("apps/v1beta9 Deployment"), "{e}");
+    }
+
+    #[test]
+    fn versions_with_the_same_fields_are_gone_ones_of_known_kinds() {
+        for (group, version, kinds) in SAME_FIELDS {
+            for kind in kinds {
+                let of = |version: &str| facts::builtin().object_of(&Gvk::new(group, version, *kind));
+                assert!(of("v1").is_some(), "{group}/v1 {kind}");
+                assert!(of(version).is_none(), "{group}/{version} {kind} is known as it is");
+            }
+        }
     }
 
     #[test]
