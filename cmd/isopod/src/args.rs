@@ -24,6 +24,10 @@ pub enum Command {
     Server(Box<ServerArgs>),
     /// Run the datastore alone and serve etcd's API, version 3
     Datastore(Box<DatastoreArgs>),
+    /// Write the cluster's state and keys into one file, beside a running server or without one
+    Backup(BackupArgs),
+    /// Make a cluster's state and keys of a backup
+    Restore(RestoreArgs),
     /// List, pull, import and remove the node's container images
     Image(ImageArgs),
     /// Tell whether this machine can run a cluster, and what to do if not
@@ -231,6 +235,59 @@ pub enum DatastoreCommand {
     Check(DataDir),
     /// Make a new datastore of what can be read of a damaged one, which is kept, and tell what cannot
     Repair(DataDir),
+    /// Make a datastore of another program's: of k3s' (kine's) on SQLite, or of a snapshot of etcd's
+    Import(ImportArgs),
+}
+
+#[derive(Args)]
+pub struct ImportArgs {
+    #[command(flatten)]
+    pub data: DataDir,
+    /// What to read: sqlite:///PATH (kine's database, which k3s has in /var/lib/rancher/k3s/server/db/state.db) or
+    /// etcd-snapshot:///PATH (what `etcdctl snapshot save` wrote, or member/snap/db of an etcd that has ended)
+    #[arg(long, value_name = "URL")]
+    pub from: String,
+    /// Who will run on it: `isopod` (`isopod server`; the objects as they are now), or `kube-apiserver` (every key as it
+    /// is, and the history)
+    #[arg(long = "for", default_value = "isopod", value_parser = ["isopod", "kube-apiserver"], value_name = "SERVER")]
+    pub purpose: String,
+    /// Leave out what cannot be taken over; without it that ends the import
+    #[arg(long)]
+    pub skip_unreadable: bool,
+    /// Move a datastore that is there aside
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Args)]
+pub struct BackupArgs {
+    #[command(flatten)]
+    pub data: DataDir,
+    /// Where to write it: a file, a directory, or - [default: isopod-backup-TIME.isopod in this directory]
+    #[arg(long, short = 'o', value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Remove older backups beside it whose names are defaults, but for the newest N in all
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub keep: Option<u32>,
+}
+
+#[derive(Args)]
+pub struct RestoreArgs {
+    #[command(flatten)]
+    pub data: DataDir,
+    /// The backup; - reads it from the standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Read the backup to its end and say what it holds; change nothing
+    #[arg(long)]
+    pub check: bool,
+    /// Move what is there aside
+    #[arg(long)]
+    pub force: bool,
+    /// How far the revisions jump, so that clients that know newer ones than the backup look again; 0: only where it is
+    /// certain that none do
+    #[arg(long, default_value_t = 1_000_000_000, value_parser = clap::value_parser!(i64).range(0..=1_000_000_000_000), value_name = "N")]
+    pub bump_revision: i64,
 }
 
 #[derive(Args)]

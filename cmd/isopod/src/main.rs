@@ -3,6 +3,7 @@
 
 mod admin_config;
 mod args;
+mod backup;
 mod check;
 mod claim;
 mod cleanup;
@@ -13,6 +14,8 @@ mod image;
 mod node;
 mod paths;
 mod probe;
+mod replace;
+mod restore;
 mod server;
 mod wire;
 
@@ -36,6 +39,8 @@ fn main() -> ExitCode {
     let result = match cli.command {
         args::Command::Server(a) => run(server::run(a)),
         args::Command::Datastore(a) => run(datastore::run(*a)),
+        args::Command::Backup(a) => run(backup::run(a)),
+        args::Command::Restore(a) => run(restore::run(a)),
         args::Command::Image(a) => run(image::run(a)),
         args::Command::Check(a) => check::run(&a),
         args::Command::Cleanup(a) => run(cleanup::run(a)),

@@ -12,6 +12,7 @@
 
 mod access;
 mod admission;
+mod adopt;
 mod allocate;
 mod authn;
 mod cache;
@@ -45,6 +46,7 @@ mod unread;
 mod verbs;
 
 pub use access::Access;
+pub use adopt::{Adoption, Foreign};
 pub use authn::{Authenticator, ClientCertificate, PeerCertificates, Refused, bearer_token};
 pub use config::Config;
 pub use registry::Registry;

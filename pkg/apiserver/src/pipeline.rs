@@ -108,7 +108,7 @@ async fn create_as(server: &ApiServer, intent: &Intent, body: &Value, owned: boo
     for attempt in 1.. {
         let mut new = body.clone();
         metadata::on_create(intent, &mut new)?;
-        apply_defaults(intent, &mut new);
+        apply_defaults(&intent.kind, &mut new);
         if !owned {
             ownership::record(server, intent, &mut new, None);
         }
@@ -121,7 +121,7 @@ async fn create_as(server: &ApiServer, intent: &Intent, body: &Value, owned: boo
         validate_create(intent, &new, body)?;
         admission::validate(server, intent, Operation::Create, Some(&new), None).await?;
         // What upstream reads back from its store is defaulted once more, with what the server has set since.
-        apply_defaults(intent, &mut new);
+        apply_defaults(&intent.kind, &mut new);
         let charge = charge_quotas(server, intent, &new, None).await?;
         let name = new["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         if intent.dry_run {
@@ -168,7 +168,7 @@ pub async fn update(server: &ApiServer, intent: &Intent, candidate: &dyn Candida
         intent.warn(made.warnings);
         let (mut new, owned) = (made.object, made.owned);
         metadata::on_update(intent, &mut new, &old, candidate.creates() == Creates::IfAllowed)?;
-        apply_defaults(intent, &mut new);
+        apply_defaults(&intent.kind, &mut new);
         if !owned {
             ownership::record(server, intent, &mut new, Some(&old));
         }
@@ -262,16 +262,16 @@ async fn admit(
     let before = new.clone();
     admission::mutate(server, intent, operation, new, old).await?;
     if *new != before {
-        apply_defaults(intent, new);
+        apply_defaults(&intent.kind, new);
     }
     Ok(())
 }
 
 /// Defaults of the kind.
-pub fn apply_defaults(intent: &Intent, object: &mut Value) {
-    default::apply(object, &intent.kind.schema);
-    isopod_kinds::defaults::apply(object, &intent.kind.schema);
-    intent.kind.hooks.default(object);
+pub(crate) fn apply_defaults(kind: &Kind, object: &mut Value) {
+    default::apply(object, &kind.schema);
+    isopod_kinds::defaults::apply(object, &kind.schema);
+    kind.hooks.default(object);
 }
 
 fn has_status(kind: &Kind) -> bool {

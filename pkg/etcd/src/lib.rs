@@ -8,6 +8,7 @@
 
 mod auth;
 mod bolt;
+mod bolt_reader;
 mod check;
 mod cluster;
 pub mod compaction;
@@ -21,6 +22,7 @@ pub mod remote;
 mod server;
 mod service;
 mod snapshot;
+pub mod snapshot_file;
 mod status;
 mod watch;
 

@@ -98,11 +98,11 @@ fn value(entry: HistoryEntry) -> Vec<u8> {
 
 /// As etcd stores a lease.
 #[derive(Clone, PartialEq, prost::Message)]
-struct Lease {
+pub(crate) struct Lease {
     #[prost(int64, tag = "1")]
-    id: i64,
+    pub id: i64,
     #[prost(int64, tag = "2")]
-    ttl: i64,
+    pub ttl: i64,
 }
 
 /// The file, then its SHA-256.

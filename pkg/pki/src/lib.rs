@@ -18,4 +18,4 @@ pub use ca::{CertAuthority, Identity, Leaf, Usage};
 pub use error::PkiError;
 pub use files::write_atomic;
 pub use kubeconfig::{is_kubeconfig_of, kubeconfig};
-pub use server::{ServerNames, ServerPki};
+pub use server::{LASTING, ServerNames, ServerPki};

@@ -4,6 +4,9 @@ use crate::{CertAuthority, Identity, Leaf, PkiError, Usage, files};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+/// The files that make a cluster the same one again elsewhere: every other one is signed anew when it is missing.
+pub const LASTING: [&str; 5] = ["server-ca.crt", "server-ca.key", "client-ca.crt", "client-ca.key", "service.key"];
+
 /// The names that the API server's certificate is valid for, besides the standard ones.
 #[derive(Clone, Debug, Default)]
 pub struct ServerNames {

@@ -6,9 +6,11 @@
 //! - An acknowledged durable write survives `kill -9` and power loss.
 //! - A watcher sees every event once, in order; progress is never announced before the events that it covers.
 
+pub mod archive;
 mod eval;
 mod hash;
 mod hub;
+pub mod kine;
 mod leases;
 mod log;
 mod machine;

@@ -105,6 +105,11 @@ impl Shared {
         Ok(self.settings.lock().get(name).cloned())
     }
 
+    pub fn settings(&self) -> Result<BTreeMap<String, Bytes>> {
+        self.hub.check_open()?;
+        Ok(self.settings.lock().clone())
+    }
+
     pub fn lease_ids(&self) -> Result<Vec<LeaseId>> {
         self.hub.check_open()?;
         let ids = self.leases.lock().ids();

@@ -10,6 +10,7 @@ use crate::*;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Once};
 
 struct MemoryBackend {
@@ -215,6 +216,10 @@ impl Store for MemoryStore {
 
     async fn setting(&self, name: &str) -> Result<Option<Bytes>> {
         self.shared.setting(name)
+    }
+
+    async fn settings(&self) -> Result<BTreeMap<String, Bytes>> {
+        self.shared.settings()
     }
 
     async fn set_setting(&self, name: &str, value: Option<Bytes>) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A revision of the whole store. 0 means "none" or "the newest", as in etcd. The first write of an empty store is at 2.
@@ -423,6 +424,11 @@ pub trait Store: Send + Sync + 'static {
     /// A small named value beside the keys, without revision or history: what etcd keeps in buckets of its own, as users
     /// and roles. It survives a restart.
     async fn setting(&self, name: &str) -> Result<Option<Bytes>>;
+    /// All of them. A backend that cannot tell says so: a backup without them would not be whole.
+    async fn settings(&self) -> Result<BTreeMap<String, Bytes>> {
+        let why = std::io::Error::from(std::io::ErrorKind::Unsupported);
+        Err(StoreError::Backend { context: "cannot list the settings of this datastore".into(), source: Arc::new(why) })
+    }
     /// `None` takes it away.
     async fn set_setting(&self, name: &str, value: Option<Bytes>) -> Result<()>;
     /// Flushes what is ephemeral and closes; later calls answer [`StoreError::Closed`].

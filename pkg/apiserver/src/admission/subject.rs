@@ -111,7 +111,7 @@ impl<'a> Subject<'a> {
             let versions = Served::new(self.request.server, &intent.kind);
             object = versions.convert(&object, &view.gvk.api_version(), &intent.kind.gvk.api_version());
         }
-        pipeline::apply_defaults(intent, &mut object);
+        pipeline::apply_defaults(&intent.kind, &mut object);
         Ok(object)
     }
 

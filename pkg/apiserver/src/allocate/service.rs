@@ -7,6 +7,7 @@ use crate::ApiServer;
 use crate::cache::store_status;
 use crate::encode::splice;
 use crate::pipeline::Intent;
+use bytes::Bytes;
 use isopod_api::{FieldError, Path, Status, time};
 use isopod_kinds::kinds::service as rules;
 use isopod_store::{Compare, KeyRange, Op, RangeRequest};
@@ -137,7 +138,8 @@ async fn assign_address(
     service["spec"]["clusterIPs"] = json!([ip.to_string()]);
     if !held.contains(&ip) {
         allocation.compare.push(Compare::mod_revision(address_key(ip), 0));
-        allocation.ops.push(Op::put(address_key(ip), splice::stored(&address_object(intent, service, ip))));
+        let object = address_object(&intent.namespace, service, ip, intent.now);
+        allocation.ops.push(Op::put(address_key(ip), splice::stored(&object)));
     }
     Ok(())
 }
@@ -198,13 +200,24 @@ async fn names(server: &ApiServer, prefix: &str) -> Result<HashSet<String>, Stat
     Ok(read.kvs.iter().map(|kv| name(&kv.key)).collect())
 }
 
-fn address_object(intent: &Intent, service: &Value, ip: IpAddr) -> Value {
+/// The keys, and their values, with which a Service that was not created here holds its addresses and ports.
+pub(crate) fn held(service: &Value) -> Vec<(String, Bytes)> {
+    let text = |field: &str| service["metadata"][field].as_str().unwrap_or_default();
+    let owner = Bytes::from(format!("{}/{}", text("namespace"), text("name")));
+    let now = jiff::Timestamp::now();
+    let object = |ip: IpAddr| splice::stored(&address_object(text("namespace"), service, ip, now));
+    let ips = addresses(service).into_iter().map(|ip| (address_key(ip), object(ip)));
+    let ports = node_ports(service).into_iter().map(|p| (port_key(p), owner.clone()));
+    ips.chain(ports).collect()
+}
+
+fn address_object(namespace: &str, service: &Value, ip: IpAddr, now: jiff::Timestamp) -> Value {
     let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
     json!({"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress",
         "metadata": {
-            "name": ip.to_string(), "uid": uuid::Uuid::new_v4().to_string(), "creationTimestamp": time::format(intent.now),
+            "name": ip.to_string(), "uid": uuid::Uuid::new_v4().to_string(), "creationTimestamp": time::format(now),
             "labels": {"ipaddress.kubernetes.io/ip-family": family, "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io"}},
-        "spec": {"parentRef": {"resource": "services", "namespace": intent.namespace, "name": service["metadata"]["name"]}}})
+        "spec": {"parentRef": {"resource": "services", "namespace": namespace, "name": service["metadata"]["name"]}}})
 }
 
 async fn assign_ports(

@@ -5,6 +5,7 @@
 
 mod backend;
 mod check;
+mod content;
 mod damage;
 mod draft;
 mod files;
@@ -34,11 +35,14 @@ use files::Files;
 use lock::DirectoryLock;
 use queries::failed;
 use reader::{Readers, Snapshot, Split};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use tokio::sync::oneshot;
 use writer::{Reply, Request, Wal, Writer};
+
+pub use content::{content, exists, seed};
 
 /// See the module. Share it in an `Arc`; when the last one is dropped it closes by itself, without telling when.
 pub struct SqliteStore {
@@ -265,6 +269,10 @@ impl Store for SqliteStore {
 
     async fn setting(&self, name: &str) -> Result<Option<Bytes>> {
         self.shared.setting(name)
+    }
+
+    async fn settings(&self) -> Result<BTreeMap<String, Bytes>> {
+        self.shared.settings()
     }
 
     async fn set_setting(&self, name: &str, value: Option<Bytes>) -> Result<()> {

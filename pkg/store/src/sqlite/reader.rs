@@ -109,6 +109,32 @@ pub(crate) fn merge(a: RangeResponse, b: RangeResponse, limit: usize) -> RangeRe
     RangeResponse { revision: 0, kvs, count, more: a.more || b.more || cut }
 }
 
+/// Sends every entry of the database's snapshot, and in their places those that were kept elsewhere, on a thread that may
+/// wait for who takes them.
+pub(crate) fn send_entries(
+    conn: &Connection,
+    kept: Vec<HistoryEntry>,
+    out: &mpsc::Sender<Result<Vec<HistoryEntry>>>,
+) -> Result<()> {
+    let mut kept = kept.into_iter().peekable();
+    let mut part = Vec::new();
+    let mut wanted = true;
+    queries::all_entries(conn, &mut |entry| {
+        let place = (entry.revision, entry.sub);
+        while let Some(earlier) = kept.next_if(|k| (k.revision, k.sub) < place) {
+            part.push(earlier);
+        }
+        part.push(entry);
+        wanted = part.len() < EXPORT_PART || out.blocking_send(Ok(std::mem::take(&mut part))).is_ok();
+        wanted
+    })?;
+    part.extend(kept);
+    if wanted && !part.is_empty() {
+        let _ = out.blocking_send(Ok(part));
+    }
+    Ok(())
+}
+
 /// What a read needs besides the connection.
 pub(crate) struct Snapshot {
     pub hub: Arc<Hub>,
@@ -193,22 +219,9 @@ impl Snapshot {
         let revision = published.max(queries::last_revision(conn)?);
         let compacted = queries::meta(conn, "compacted")?.unwrap_or(0);
         self.hub.wait_for(revision)?;
-        let mut kept = self.memory.read().export(revision).into_iter().peekable();
+        let kept = self.memory.read().export(revision);
         let _ = began.send((revision, compacted));
-        let mut part = Vec::new();
-        queries::all_entries(conn, &mut |entry| {
-            let place = (entry.revision, entry.sub);
-            while let Some(earlier) = kept.next_if(|k| (k.revision, k.sub) < place) {
-                part.push(earlier);
-            }
-            part.push(entry);
-            // False: nobody takes them any more.
-            part.len() < EXPORT_PART || out.blocking_send(Ok(std::mem::take(&mut part))).is_ok()
-        })?;
-        drop(transaction);
-        part.extend(kept);
-        let _ = out.blocking_send(Ok(part));
-        Ok(())
+        send_entries(&transaction, kept, out)
     }
 
     pub fn history(
