@@ -73,21 +73,31 @@ fn state(conn: &Connection) -> Result<State> {
 
 /// For reading alone. The write-ahead log stays as it is when this connection closes, whoever else has it open.
 fn connect(dir: &Path) -> Result<Connection> {
-    let open = || -> rusqlite::Result<Connection> {
+    let path = Files::of(dir).database;
+    let open = |checked: bool| -> rusqlite::Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let vfs = isopod_sys::sqlite::checked_vfs(None)?;
-        let conn = Connection::open_with_flags_and_vfs(Files::of(dir).database, flags, vfs)?;
+        let conn = match checked {
+            true => Connection::open_with_flags_and_vfs(&path, flags, isopod_sys::sqlite::checked_vfs(None)?)?,
+            false => Connection::open_with_flags(&path, flags)?,
+        };
         conn.busy_timeout(Duration::from_secs(5))?;
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         Ok(conn)
     };
-    let conn = open().map_err(failed("open the database"))?;
-    schema::check_format(&conn, dir)?;
-    Ok(conn)
+    let conn = open(true).map_err(failed("open the database"))?;
+    match schema::check_format(&conn, dir) {
+        Ok(()) => Ok(conn),
+        // What has no checksums is not damaged for that.
+        Err(damage @ StoreError::Corrupt(_)) => {
+            let plain = open(false).map_err(failed("open the database"))?;
+            Err(schema::check_format(&plain, dir).err().unwrap_or(damage))
+        }
+        Err(e) => Err(e),
+    }
 }
 
 /// Makes the database of `dir`, which must have none, from a store's content. Runs on a thread that may wait. Nobody else
-/// may know the directory yet: a crash on the way leaves a part.
+/// may know the directory yet.
 pub fn seed(dir: &Path, mut content: Content) -> Result<()> {
     let cannot = |e| StoreError::Backend { context: format!("cannot create {}", dir.display()), source: Arc::new(e) };
     std::fs::create_dir_all(dir).map_err(cannot)?;
