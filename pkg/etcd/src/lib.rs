@@ -10,6 +10,7 @@ mod bolt;
 mod check;
 mod cluster;
 pub mod compaction;
+mod concurrency;
 mod convert;
 mod kv;
 mod lease;
@@ -22,6 +23,7 @@ mod snapshot;
 mod status;
 mod watch;
 
+pub use auth::{AuthConfig, TokenError, TokenOptions};
 pub use server::{Listener, serve};
 pub use service::{Config, Service};
 
@@ -36,6 +38,12 @@ pub(crate) mod pb {
     }
     pub mod etcdserverpb {
         tonic::include_proto!("etcdserverpb");
+    }
+    pub mod v3lockpb {
+        tonic::include_proto!("v3lockpb");
+    }
+    pub mod v3electionpb {
+        tonic::include_proto!("v3electionpb");
     }
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 }

@@ -1,9 +1,12 @@
 //! The listeners: TCP or unix sockets, with TLS or without; gRPC, and etcd's few pages over plain HTTP, on one port.
 
 use crate::VERSION;
+use crate::auth::CommonName;
 use crate::metrics::Metrics;
-use crate::pb::DESCRIPTORS;
 use crate::pb::etcdserverpb as pb;
+use crate::pb::v3electionpb::election_server::ElectionServer;
+use crate::pb::v3lockpb::lock_server::LockServer;
+use crate::pb::DESCRIPTORS;
 use crate::service::{REQUEST_OVERHEAD, Service};
 use axum::Router;
 use axum::body::Body;
@@ -94,17 +97,24 @@ impl Listener {
 }
 
 async fn connection(app: App, stream: Box<dyn Stream>, tls: Option<TlsAcceptor>, shutdown: CancellationToken) {
+    let mut common_name = None;
     let stream: Box<dyn Stream> = match tls {
         None => stream,
         Some(acceptor) => match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => Box::new(stream),
+            Ok(Ok(stream)) => {
+                common_name = client_name(stream.get_ref().1);
+                Box::new(stream)
+            }
             Ok(Err(e)) => return tracing::debug!(error = %Chain(&e), "TLS handshake"),
             Err(_) => return,
         },
     };
     let config = app.service.config.clone();
-    let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+    let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
         let app = app.clone();
+        if let Some(name) = &common_name {
+            request.extensions_mut().insert(name.clone());
+        }
         async move { Ok::<_, Infallible>(answer(app, request.map(Body::new)).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -131,6 +141,14 @@ async fn connection(app: App, stream: Box<dyn Stream>, tls: Option<TlsAcceptor>,
             let _ = connection.await;
         }
     }
+}
+
+/// Whom the certificate that a client showed, and that was verified, was made for.
+fn client_name(connection: &rustls::ServerConnection) -> Option<CommonName> {
+    let certificate = connection.peer_certificates()?.first()?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let name = parsed.subject().iter_common_name().next().and_then(|cn| cn.as_str().ok()).unwrap_or_default();
+    Some(CommonName(name.into()))
 }
 
 async fn answer(app: App, request: Request<Body>) -> Response {
@@ -172,6 +190,8 @@ fn router(service: &Service, metrics: &Arc<Metrics>) -> Router {
         .add_service(pb::cluster_server::ClusterServer::new(s()))
         .add_service(pb::maintenance_server::MaintenanceServer::new(s()))
         .add_service(pb::auth_server::AuthServer::new(s()))
+        .add_service(LockServer::new(s()))
+        .add_service(ElectionServer::new(s()))
         .add_service(health);
     let reflection = || {
         tonic_reflection::server::Builder::configure()

@@ -6,6 +6,7 @@
 mod progress;
 mod task;
 
+use crate::auth::Credentials;
 use crate::convert;
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::watch_request::RequestUnion;
@@ -18,7 +19,7 @@ use std::collections::HashMap;
 use task::{Options, Task};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 /// "No watch": of answers that are about none, or about all.
 const NO_WATCH: i64 = -1;
@@ -35,9 +36,9 @@ impl pb::watch_server::Watch for Service {
         &self,
         request: Request<Streaming<pb::WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        self.quota.check_sound()?;
         let (out, mut answers) = mpsc::channel(QUEUE);
-        let session = Session { service: self.clone(), out, watches: HashMap::new(), next_id: 0 };
+        let shown = Credentials::of(&request);
+        let session = Session { service: self.clone(), shown, out, watches: HashMap::new(), next_id: 0 };
         tokio::spawn(session.run(request.into_inner()));
         Ok(Response::new(futures::stream::poll_fn(move |cx| answers.poll_recv(cx)).boxed()))
     }
@@ -51,6 +52,7 @@ struct Running {
 /// One stream.
 struct Session {
     service: Service,
+    shown: Credentials,
     out: Out,
     watches: HashMap<i64, Running>,
     next_id: i64,
@@ -132,6 +134,14 @@ impl Session {
         }
         if request.start_revision < 0 {
             return self.refuse(status::compacted().message()).await;
+        }
+        let range = convert::key_range(request.key.clone(), request.range_end.clone());
+        if let Err(e) = self.service.caller(&self.shown).await.and_then(|c| c.check_read(&range)) {
+            return match e.code() {
+                // The store does not answer.
+                Code::Unavailable => Err(e),
+                code => self.refuse(&format!("rpc error: code = {code:?} desc = {}", e.message())).await,
+            };
         }
         let open = request.range_end[..] == b"\0"[..];
         if !request.range_end.is_empty() && !open && request.range_end <= request.key {

@@ -9,7 +9,9 @@
 mod api;
 mod client;
 mod ours;
+mod raw;
 mod referee;
+mod script;
 #[path = "../../../store/tests/conformance/suite.rs"]
 mod suite;
 mod target;
@@ -102,4 +104,27 @@ async fn etcd_serves_the_api() {
             case(server.url.clone()).await;
         }
     }
+}
+
+/// The scripts, and from which etcd on they hold: older ones answer some requests otherwise.
+const SCRIPTS: [&str; 5] = ["users", "permissions", "locks", "cluster", "watches"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scripts_are_answered_as_etcd_answers_them() {
+    let mut different = Vec::new();
+    for name in SCRIPTS {
+        let settings = Settings { since: (3, 7), ..Settings::default() };
+        if let Some(etcd) = referee::start(settings).await {
+            different.extend(script::run(name, "etcd", &etcd.url).await);
+        }
+        let memory = Target::start(Arc::new(MemoryStore::default()), settings).await;
+        different.extend(script::run(name, "memory", &memory.url).await);
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(SqliteStore::open(dir.path(), Options::default()).unwrap());
+        let sqlite = Target::start(store.clone(), settings).await;
+        different.extend(script::run(name, "sqlite", &sqlite.url).await);
+        sqlite.stop().await;
+        store.close().await.unwrap();
+    }
+    assert!(different.is_empty(), "{}", different.join("\n"));
 }

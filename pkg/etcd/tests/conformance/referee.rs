@@ -72,6 +72,7 @@ pub async fn start(settings: Settings) -> Option<Referee> {
         .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
         .args(["--initial-cluster", &format!("referee={peer}")])
         .args(["--quota-backend-bytes", &settings.quota.unwrap_or(0).to_string()])
+        .args(["--bcrypt-cost", "4"])
         .env("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH)
         .stdout(Stdio::null())
         .stderr(Stdio::null());
