@@ -49,7 +49,7 @@ struct Running {
     progress: mpsc::UnboundedSender<Share>,
 }
 
-/// One stream.
+/// One stream. Its watches are there until the client cancels them.
 struct Session {
     service: Service,
     shown: Credentials,
@@ -127,7 +127,6 @@ impl Session {
     }
 
     async fn create(&mut self, mut request: pb::WatchCreateRequest) -> Result<(), Status> {
-        self.watches.retain(|_, w| !w.progress.is_closed());
         if request.key.is_empty() {
             // The smallest key there is.
             request.key = b"\0".as_slice().into();
@@ -176,9 +175,13 @@ impl Session {
         Some(self.next_id - 1)
     }
 
-    /// The watch itself says that it has ended: after its last event.
+    /// The watch itself says that it has ended: after its last event. One that was ended by a compaction keeps its id until
+    /// now, as in etcd.
     async fn cancel(&mut self, id: i64) -> Result<(), Status> {
         if let Some(watch) = self.watches.remove(&id) {
+            if watch.progress.is_closed() {
+                return self.say(pb::WatchResponse { watch_id: id, canceled: true, ..Default::default() }).await;
+            }
             watch.cancel.cancel();
             // Its place is free when it is gone.
             watch.progress.closed().await;
@@ -188,9 +191,9 @@ impl Session {
 
     /// One answer for all watches, once the slowest has come to where the store was.
     async fn progress(&mut self) {
-        self.watches.retain(|_, w| !w.progress.is_closed());
-        let round = Round::new(self.watches.len());
-        for watch in self.watches.values() {
+        let running = || self.watches.values().filter(|w| !w.progress.is_closed());
+        let round = Round::new(running().count());
+        for watch in running() {
             if let Err(unsent) = watch.progress.send(Share::new(&round)) {
                 unsent.0.leave(&self.service, &self.out).await;
             }
