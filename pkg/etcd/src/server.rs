@@ -38,6 +38,8 @@ const GRACE: Duration = Duration::from_secs(5);
 pub enum Listener {
     Tcp(TcpListener, Option<Arc<rustls::ServerConfig>>),
     Unix(UnixListener, Option<Arc<rustls::ServerConfig>>),
+    /// Serves the pages alone, where who may look is not who may read the data.
+    Pages(Box<Listener>),
 }
 
 #[derive(Clone)]
@@ -50,12 +52,16 @@ struct App {
 /// Serves on all listeners until `shutdown`, then lets running requests end. The store stays open.
 pub async fn serve(service: Service, listeners: Vec<Listener>, shutdown: CancellationToken) {
     let metrics = Arc::new(Metrics::default());
-    let router = router(&service, &metrics);
-    let app = App { service, metrics, router };
+    let pages = pages(&service, &metrics);
+    let everything = App { router: pages.clone().merge(api(&service)), service, metrics };
+    let pages = App { router: pages, ..everything.clone() };
     let connections = TaskTracker::new();
-    let accepting = listeners.into_iter().map(|l| accept(l, &app, &connections, &shutdown));
+    let accepting = listeners.into_iter().map(|listener| match listener {
+        Listener::Pages(listener) => accept(*listener, &pages, &connections, &shutdown),
+        listener => accept(listener, &everything, &connections, &shutdown),
+    });
     futures::future::join_all(accepting).await;
-    app.service.stop();
+    everything.service.stop();
     connections.close();
     let _ = tokio::time::timeout(GRACE, connections.wait()).await;
 }
@@ -91,6 +97,7 @@ impl Listener {
                 (Box::new(stream), tls)
             }
             Listener::Unix(listener, tls) => (Box::new(listener.accept().await?.0), tls),
+            Listener::Pages(listener) => return Box::pin(listener.accept()).await,
         };
         Ok((stream, tls.clone().map(TlsAcceptor::from)))
     }
@@ -123,7 +130,7 @@ async fn connection(app: App, stream: Box<dyn Stream>, tls: Option<TlsAcceptor>,
         .http2()
         .timer(TokioTimer::new())
         // One connection of an API server carries a stream for each of its watches.
-        .max_concurrent_streams(None)
+        .max_concurrent_streams(config.max_concurrent_streams)
         .initial_stream_window_size(256 << 10)
         .initial_connection_window_size(4 << 20)
         .keep_alive_interval(config.keepalive_interval)
@@ -180,7 +187,7 @@ fn say_too_large(response: &mut Response, limit: usize) {
     }
 }
 
-fn router(service: &Service, metrics: &Arc<Metrics>) -> Router {
+fn api(service: &Service) -> Router {
     let limit = service.config.max_request_bytes + REQUEST_OVERHEAD;
     let s = || service.clone();
     let (_, health) = tonic_health::server::health_reporter();
@@ -202,14 +209,17 @@ fn router(service: &Service, metrics: &Arc<Metrics>) -> Router {
         (Ok(v1), Ok(v1alpha)) => routes = routes.add_service(v1).add_service(v1alpha),
         (Err(e), _) | (_, Err(e)) => tracing::error!(error = %e, "reflection is not served"),
     }
-    let pages = Router::new()
+    routes.into_axum_router()
+}
+
+fn pages(service: &Service, metrics: &Arc<Metrics>) -> Router {
+    Router::new()
         .route("/health", get(health_page))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready_page))
         .route("/version", get(version_page))
         .route("/metrics", get(metrics_page))
-        .with_state((service.clone(), Arc::clone(metrics)));
-    pages.merge(routes.into_axum_router())
+        .with_state((service.clone(), Arc::clone(metrics)))
 }
 
 type Shared = State<(Service, Arc<Metrics>)>;

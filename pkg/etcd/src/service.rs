@@ -30,6 +30,8 @@ pub struct Config {
     /// How often an idle connection is asked whether it lives, and how long the answer may take.
     pub keepalive_interval: Duration,
     pub keepalive_timeout: Duration,
+    /// Requests that run at the same time on one connection; `None`: no limit.
+    pub max_concurrent_streams: Option<u32>,
     pub auth: AuthConfig,
 }
 
@@ -46,6 +48,7 @@ impl Default for Config {
             temporary_files: std::env::temp_dir(),
             keepalive_interval: Duration::from_secs(2 * 3600),
             keepalive_timeout: Duration::from_secs(20),
+            max_concurrent_streams: None,
             auth: AuthConfig::default(),
         }
     }

@@ -8,6 +8,7 @@
 
 mod api;
 mod client;
+mod differential;
 mod ours;
 mod raw;
 mod referee;
