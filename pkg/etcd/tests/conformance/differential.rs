@@ -27,6 +27,7 @@ struct Generator {
     rng: StdRng,
     /// As the last answer had it.
     revision: i64,
+    compacted: i64,
 }
 
 impl Generator {
@@ -167,7 +168,11 @@ impl Generator {
             89 => ("Lease/LeaseRevoke", json!({ "ID": self.lease() })),
             90..92 => ("Lease/LeaseTimeToLive", json!({ "ID": self.lease(), "keys": self.chance(70) })),
             92 => ("Lease/LeaseLeases", json!({})),
-            93..95 => ("Maintenance/HashKV", json!({ "revision": if self.chance(50) { 0 } else { self.some_revision().max(0) } })),
+            93..95 => {
+                // At a revision at which it compacted etcd answers with a hash from then, of other entries.
+                let at = if self.chance(50) { 0 } else { self.some_revision().max(self.compacted + 1) };
+                ("Maintenance/HashKV", json!({ "revision": at }))
+            }
             95..99 => ("Watch", self.watch()),
             _ => ("Watch", json!({ "cancel_request": { "watch_id": self.rng.random_range(0..12) } })),
         }
@@ -285,7 +290,7 @@ fn forget_leases(answer: &mut Json) {
 }
 
 async fn compare(seed: u64, steps: usize, subjects: &mut [Subject]) {
-    let mut generator = Generator { rng: StdRng::seed_from_u64(seed), revision: 1 };
+    let mut generator = Generator { rng: StdRng::seed_from_u64(seed), revision: 1, compacted: 0 };
     for step in 0..steps {
         let (method, request) = generator.request();
         if method == "KV/Compact" || request.get("cancel_request").is_some() {
@@ -304,6 +309,9 @@ async fn compare(seed: u64, steps: usize, subjects: &mut [Subject]) {
         }
         if let Some(revision) = answers[0].as_ref().ok().and_then(|a| a["header"]["revision"].as_i64()) {
             generator.revision = revision.max(generator.revision);
+            if method == "KV/Compact" {
+                generator.compacted = request["revision"].as_i64().unwrap_or_default();
+            }
         }
     }
     for subject in subjects.iter_mut() {

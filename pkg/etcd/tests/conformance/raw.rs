@@ -60,7 +60,7 @@ impl Decoder for Encoded {
 #[derive(Clone)]
 pub struct Raw {
     client: Grpc<Channel>,
-    pub token: Option<String>,
+    token: Option<String>,
 }
 
 /// `KV/Put` and such.
@@ -79,6 +79,10 @@ pub fn refusal(status: &Status) -> Refusal {
 }
 
 impl Raw {
+    pub fn with_token(&self, token: &str) -> Self {
+        Raw { token: Some(token.to_owned()), ..self.clone() }
+    }
+
     pub async fn connect(url: &str) -> Self {
         let channel = Endpoint::from_shared(url.to_owned()).unwrap().connect().await.unwrap();
         Raw { client: Grpc::new(channel).max_decoding_message_size(64 << 20), token: None }

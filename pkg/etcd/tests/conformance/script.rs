@@ -7,6 +7,7 @@
 //! USER SERVICE/METHOD JSON       a request; `-` is nobody
 //! USER begin NAME METHOD JSON    a request that waits; `end NAME` tells its answer
 //! USER open NAME METHOD JSON?    a stream; `send NAME JSON`, `next NAME`, `quiet NAME` (nothing more comes), `drop NAME`
+//! gather NAME N                  the next N events of a watch, however they are packed
 //! sleep MILLISECONDS             for what goes by the clock
 //! ```
 //!
@@ -94,11 +95,10 @@ impl Runner {
     }
 
     fn raw_of(&self, user: &str) -> Raw {
-        let mut raw = self.raw.clone();
-        if user != "-" {
-            raw.token = Some(self.tokens.get(user).unwrap_or_else(|| panic!("{user} did not log in")).clone());
+        if user == "-" {
+            return self.raw.clone();
         }
-        raw
+        self.raw.with_token(self.tokens.get(user).unwrap_or_else(|| panic!("{user} did not log in")))
     }
 
     /// The answer; `None`: there is none.
@@ -121,6 +121,10 @@ impl Runner {
             }
             "next" => return Some(self.next(rest, PATIENCE).await.unwrap_or_else(|| "no answer".into())),
             "quiet" => return Some(self.next(rest, QUIET).await.unwrap_or_else(|| "quiet".into())),
+            "gather" => {
+                let (name, n) = word(rest);
+                return Some(self.gather(name, n.parse().unwrap()).await);
+            }
             "drop" => {
                 self.streams.remove(rest).unwrap();
             }
@@ -173,6 +177,18 @@ impl Runner {
         let stream = self.streams.get_mut(name).unwrap_or_else(|| panic!("{name} is not open"));
         let got = tokio::time::timeout(patience, stream.answers.recv()).await.ok()?;
         Some(self.named(got.unwrap_or_else(|| "nothing after the end".into())))
+    }
+
+    async fn gather(&mut self, name: &str, n: usize) -> String {
+        let mut events = Vec::new();
+        while events.len() < n {
+            let Some(text) = self.next(name, PATIENCE).await else { return "no answer".into() };
+            match serde_json::from_str::<Json>(&text).ok().and_then(|json| json["events"].as_array().cloned()) {
+                Some(more) => events.extend(more),
+                None => return text,
+            }
+        }
+        Json::Array(events).to_string()
     }
 
     fn named(&self, text: String) -> String {
