@@ -181,6 +181,16 @@ pub struct DatastoreArgs {
     #[arg(long, value_delimiter = ',', value_name = "URL")]
     pub advertise_client_urls: Vec<String>,
 
+    /// Where /metrics, /health and the like are served, and nothing else
+    #[arg(long, value_delimiter = ',', alias = "listen-client-http-urls", value_name = "URL")]
+    pub listen_metrics_urls: Vec<String>,
+    /// Told to who asks for the members; nobody listens there
+    #[arg(long, default_value = "http://localhost:2380", value_delimiter = ',', value_name = "URL")]
+    pub initial_advertise_peer_urls: Vec<String>,
+    /// Of this member alone, NAME=URL; more are refused
+    #[arg(long, value_delimiter = ',', value_name = "NAME=URL")]
+    pub initial_cluster: Vec<String>,
+
     /// The server's certificate, PEM
     #[arg(long, requires = "key_file", value_name = "FILE", help_heading = "TLS")]
     pub cert_file: Option<PathBuf>,
@@ -195,6 +205,32 @@ pub struct DatastoreArgs {
           action = clap::ArgAction::Set, value_name = "BOOL", help_heading = "TLS")]
     pub client_cert_auth: bool,
 
+    /// Certificates that are not let in any more: a revocation list, PEM or DER, read at the start
+    #[arg(long, requires = "trusted_ca_file", value_name = "FILE", help_heading = "TLS")]
+    pub client_crl_file: Option<PathBuf>,
+    /// Let in only clients whose certificate is valid for one of these names
+    #[arg(long, requires = "trusted_ca_file", value_delimiter = ',', value_name = "NAME", help_heading = "TLS")]
+    pub client_cert_allowed_hostname: Vec<String>,
+    /// Ciphers of TLS 1.2, by their IANA names [default: every safe one]
+    #[arg(long, value_delimiter = ',', value_name = "NAME", help_heading = "TLS")]
+    pub cipher_suites: Vec<String>,
+    /// TLS1.2 or TLS1.3
+    #[arg(long, value_name = "VERSION", help_heading = "TLS")]
+    pub tls_min_version: Option<String>,
+    /// TLS1.2 or TLS1.3
+    #[arg(long, value_name = "VERSION", help_heading = "TLS")]
+    pub tls_max_version: Option<String>,
+
+    /// What clients get for their password: simple, or jwt,sign-method=RS256,priv-key=FILE,pub-key=FILE,ttl=5m
+    #[arg(long, default_value = "simple", value_name = "TYPE", help_heading = "Users")]
+    pub auth_token: String,
+    /// Seconds that a simple token lives unused
+    #[arg(long, default_value_t = 300, value_name = "SECONDS", help_heading = "Users")]
+    pub auth_token_ttl: u64,
+    /// Cost of new passwords' hashes, 4 to 31: one more takes twice as long
+    #[arg(long, default_value_t = 10, value_name = "N", help_heading = "Users")]
+    pub bcrypt_cost: u32,
+
     /// Size of the store at which writes are refused until space is made; 0: 2 GiB; negative: no limit
     #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_name = "BYTES", help_heading = "Limits")]
     pub quota_backend_bytes: i64,
@@ -204,8 +240,11 @@ pub struct DatastoreArgs {
     /// Operations in a transaction
     #[arg(long, default_value_t = 128, value_name = "N", help_heading = "Limits")]
     pub max_txn_ops: usize,
+    /// Requests that run at the same time on one connection [default: no limit]
+    #[arg(long, value_name = "N", help_heading = "Limits")]
+    pub max_concurrent_streams: Option<u32>,
     /// How often watches that want it are told of progress while nothing happens
-    #[arg(long, default_value = "10m", value_parser = duration, alias = "experimental-watch-progress-notify-interval",
+    #[arg(long, default_value = "10m", value_parser = duration,
           value_name = "DURATION", help_heading = "Limits")]
     pub watch_progress_notify_interval: Duration,
     /// How often a silent connection is asked whether it lives
@@ -227,6 +266,9 @@ pub struct DatastoreArgs {
     /// One JSON object a line
     #[arg(long, help_heading = "Logs")]
     pub log_json: bool,
+    /// The same in etcd's words: json or console
+    #[arg(long, value_parser = ["json", "console"], value_name = "FORMAT", help_heading = "Logs")]
+    pub log_format: Option<String>,
 }
 
 #[derive(Subcommand)]

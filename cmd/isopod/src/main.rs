@@ -10,6 +10,7 @@ mod cleanup;
 mod config;
 mod datastore;
 mod endpoint;
+mod etcd_flags;
 mod image;
 mod node;
 mod paths;
@@ -34,13 +35,17 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(e) => return fail(e.as_ref()),
     };
+    let etcd_flags::Expanded { args: expanded, notes } = match datastore_flags(expanded) {
+        Ok(expanded) => expanded,
+        Err(e) => return fail(e.as_ref()),
+    };
     let cli = args::Cli::parse_from(expanded);
     isopod_pki::tls::install_provider();
     let result = match cli.command {
         args::Command::Server(a) => run(server::run(a)),
-        args::Command::Datastore(a) => run(datastore::run(*a)),
         args::Command::Backup(a) => run(backup::run(a)),
         args::Command::Restore(a) => run(restore::run(a)),
+        args::Command::Datastore(a) => run(datastore::run(*a, notes)),
         args::Command::Image(a) => run(image::run(a)),
         args::Command::Check(a) => check::run(&a),
         args::Command::Cleanup(a) => run(cleanup::run(a)),
@@ -53,6 +58,15 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => fail(e.as_ref()),
     }
+}
+
+/// etcd's flags for `isopod datastore`, beside those that it has.
+fn datastore_flags(args: Vec<std::ffi::OsString>) -> anyhow::Result<etcd_flags::Expanded> {
+    let command = args::Cli::command();
+    let flags = command.find_subcommand("datastore").into_iter().flat_map(clap::Command::get_arguments);
+    let known = flags.filter_map(clap::Arg::get_long).map(str::to_owned).collect();
+    let vars = std::env::vars_os().filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?)));
+    etcd_flags::expand(args, &known, vars)
 }
 
 /// Two worker threads are enough for an edge device; more cores get one each, up to eight.

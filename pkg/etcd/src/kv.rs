@@ -1,5 +1,6 @@
 //! The service `KV`.
 
+use crate::auth::{Credentials, requests};
 use crate::convert;
 use crate::pb::etcdserverpb as pb;
 use crate::service::Service;
@@ -24,6 +25,55 @@ impl Service {
         let op = answer.responses.pop().ok_or_else(|| Status::internal("the store answered nothing"))?;
         Ok((op, header))
     }
+
+    async fn put_as(&self, shown: &Credentials, request: pb::PutRequest) -> Result<pb::PutResponse, Status> {
+        check::put(&request)?;
+        self.check_size(&request)?;
+        let _caller = self.permitted(shown, || requests::of_put(&request)).await?;
+        let (OpResponse::Put { prev }, header) = self.run_one(convert::put(request)).await? else {
+            return Err(unexpected());
+        };
+        Ok(pb::PutResponse { header: Some(header), prev_kv: prev.map(convert::key_value) })
+    }
+
+    pub(crate) async fn range_as(
+        &self,
+        shown: &Credentials,
+        request: pb::RangeRequest,
+    ) -> Result<pb::RangeResponse, Status> {
+        check::range(&request)?;
+        let _caller = self.permitted(shown, || requests::of_range(&request)).await?;
+        let answer = self.store.range(convert::range(request)).await.map_err(status::of)?;
+        let header = self.header(answer.revision);
+        Ok(convert::range_response(answer, header))
+    }
+
+    pub(crate) async fn delete_as(
+        &self,
+        shown: &Credentials,
+        request: pb::DeleteRangeRequest,
+    ) -> Result<pb::DeleteRangeResponse, Status> {
+        check::delete(&request)?;
+        self.check_size(&request)?;
+        let _caller = self.permitted(shown, || requests::of_delete(&request)).await?;
+        let (OpResponse::Delete { deleted, prev }, header) = self.run_one(convert::delete(request)).await? else {
+            return Err(unexpected());
+        };
+        Ok(pb::DeleteRangeResponse {
+            header: Some(header),
+            deleted: deleted as i64,
+            prev_kvs: prev.into_iter().map(convert::key_value).collect(),
+        })
+    }
+
+    pub(crate) async fn txn_as(&self, shown: &Credentials, request: pb::TxnRequest) -> Result<pb::TxnResponse, Status> {
+        check::txn(&request, self.config.max_txn_ops)?;
+        self.check_size(&request)?;
+        let _caller = self.permitted(shown, || requests::of_txn(&request)).await?;
+        let answer = self.run(convert::txn(request)?).await?;
+        let header = self.header(answer.revision);
+        Ok(convert::txn_response(answer, header))
+    }
 }
 
 fn unexpected() -> Status {
@@ -33,12 +83,8 @@ fn unexpected() -> Status {
 #[tonic::async_trait]
 impl pb::kv_server::Kv for Service {
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
-        let request = request.into_inner();
-        check::range(&request)?;
-        self.quota.check_sound()?;
-        let answer = self.store.range(convert::range(request)).await.map_err(status::of)?;
-        let header = self.header(answer.revision);
-        Ok(Response::new(convert::range_response(answer, header)))
+        let shown = Credentials::of(&request);
+        Ok(Response::new(self.range_as(&shown, request.into_inner()).await?))
     }
 
     type RangeStreamStream = BoxStream<'static, Result<pb::RangeStreamResponse, Status>>;
@@ -47,9 +93,10 @@ impl pb::kv_server::Kv for Service {
         &self,
         request: Request<pb::RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
+        let shown = Credentials::of(&request);
         let request = request.into_inner();
         check::range_stream(&request)?;
-        self.quota.check_sound()?;
+        self.permitted(&shown, || requests::of_range(&request)).await?;
         let service = self.clone();
         if request.count_only {
             let parts = stream::once(async move {
@@ -69,47 +116,31 @@ impl pb::kv_server::Kv for Service {
     }
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
-        let request = request.into_inner();
-        check::put(&request)?;
-        self.check_size(&request)?;
-        let (OpResponse::Put { prev }, header) = self.run_one(convert::put(request)).await? else {
-            return Err(unexpected());
-        };
-        Ok(Response::new(pb::PutResponse { header: Some(header), prev_kv: prev.map(convert::key_value) }))
+        let shown = Credentials::of(&request);
+        Ok(Response::new(self.put_as(&shown, request.into_inner()).await?))
     }
 
     async fn delete_range(
         &self,
         request: Request<pb::DeleteRangeRequest>,
     ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
-        let request = request.into_inner();
-        check::delete(&request)?;
-        self.check_size(&request)?;
-        let (OpResponse::Delete { deleted, prev }, header) = self.run_one(convert::delete(request)).await? else {
-            return Err(unexpected());
-        };
-        Ok(Response::new(pb::DeleteRangeResponse {
-            header: Some(header),
-            deleted: deleted as i64,
-            prev_kvs: prev.into_iter().map(convert::key_value).collect(),
-        }))
+        let shown = Credentials::of(&request);
+        Ok(Response::new(self.delete_as(&shown, request.into_inner()).await?))
     }
 
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
-        let request = request.into_inner();
-        check::txn(&request, self.config.max_txn_ops)?;
-        self.check_size(&request)?;
-        let answer = self.run(convert::txn(request)?).await?;
-        let header = self.header(answer.revision);
-        Ok(Response::new(convert::txn_response(answer, header)))
+        let shown = Credentials::of(&request);
+        Ok(Response::new(self.txn_as(&shown, request.into_inner()).await?))
     }
 
     async fn compact(
         &self,
         request: Request<pb::CompactionRequest>,
     ) -> Result<Response<pb::CompactionResponse>, Status> {
+        let shown = Credentials::of(&request);
         let request = request.into_inner();
         self.quota.check_sound()?;
+        let _caller = self.admin(&shown).await?;
         let done = match request.physical {
             true => self.store.compact_physically(request.revision).await,
             false => self.store.compact(request.revision).await,

@@ -1,5 +1,7 @@
 //! The service `Lease`.
 
+use crate::auth::Credentials;
+use crate::auth::requests::Need;
 use crate::pb::etcdserverpb as pb;
 use crate::service::Service;
 use crate::status;
@@ -16,7 +18,9 @@ impl pb::lease_server::Lease for Service {
         &self,
         request: Request<pb::LeaseGrantRequest>,
     ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
+        let shown = Credentials::of(&request);
         let request = request.into_inner();
+        let _caller = self.known(&shown).await?;
         if request.ttl > MAX_TTL {
             return Err(status::lease_ttl_too_large());
         }
@@ -30,8 +34,14 @@ impl pb::lease_server::Lease for Service {
         &self,
         request: Request<pb::LeaseRevokeRequest>,
     ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
+        let shown = Credentials::of(&request);
+        let id = request.into_inner().id;
         self.quota.check_sound()?;
-        self.store.lease_revoke(request.into_inner().id).await.map_err(status::of)?;
+        let caller = self.known(&shown).await?;
+        if !caller.is_free() {
+            self.check_need(&caller, Need::WriteLeased(id)).await?;
+        }
+        self.store.lease_revoke(id).await.map_err(status::of)?;
         Ok(Response::new(pb::LeaseRevokeResponse { header: self.newest().await? }))
     }
 
@@ -41,8 +51,8 @@ impl pb::lease_server::Lease for Service {
         &self,
         request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
-        let state = (self.clone(), request.into_inner());
-        let answers = stream::try_unfold(state, |(service, mut requests)| async move {
+        let state = (self.clone(), Credentials::of(&request), request.into_inner());
+        let answers = stream::try_unfold(state, |(service, shown, mut requests)| async move {
             let request = tokio::select! {
                 request = requests.message() => request?,
                 () = service.stop.cancelled() => return Err(status::stopped()),
@@ -50,6 +60,10 @@ impl pb::lease_server::Lease for Service {
             let Some(request) = request else { return Ok(None) };
             // Before the lease is touched: nobody reads from it that a lease lived at a revision at which it had ended.
             let header = service.newest().await?;
+            let caller = service.known(&shown).await?;
+            if !caller.is_free() {
+                service.check_need(&caller, Need::WriteLeased(request.id)).await?;
+            }
             let ttl = match service.store.lease_keep_alive(request.id).await {
                 Ok(lease) => lease.ttl,
                 // To the client the lease that is gone has no time left.
@@ -57,7 +71,7 @@ impl pb::lease_server::Lease for Service {
                 Err(e) => return Err(status::of(e)),
             };
             let answer = pb::LeaseKeepAliveResponse { header, id: request.id, ttl };
-            Ok(Some((answer, (service, requests))))
+            Ok(Some((answer, (service, shown, requests))))
         });
         Ok(Response::new(answers.boxed()))
     }
@@ -66,7 +80,12 @@ impl pb::lease_server::Lease for Service {
         &self,
         request: Request<pb::LeaseTimeToLiveRequest>,
     ) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
+        let shown = Credentials::of(&request);
         let request = request.into_inner();
+        let caller = self.known(&shown).await?;
+        if request.keys && !caller.is_free() {
+            self.check_need(&caller, Need::ReadLeased(request.id)).await?;
+        }
         let mut answer = pb::LeaseTimeToLiveResponse { id: request.id, ttl: -1, ..Default::default() };
         match self.store.lease_status(request.id).await {
             Ok(lease) => {
@@ -83,9 +102,15 @@ impl pb::lease_server::Lease for Service {
 
     async fn lease_leases(
         &self,
-        _: Request<pb::LeaseLeasesRequest>,
+        request: Request<pb::LeaseLeasesRequest>,
     ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
+        let caller = self.known(&Credentials::of(&request)).await?;
         let ids = self.store.leases().await.map_err(status::of)?;
+        if !caller.is_free() {
+            for id in &ids {
+                self.check_need(&caller, Need::ReadLeased(*id)).await?;
+            }
+        }
         let leases = ids.into_iter().map(|id| pb::LeaseStatus { id }).collect();
         Ok(Response::new(pb::LeaseLeasesResponse { header: self.newest().await?, leases }))
     }

@@ -12,6 +12,7 @@ mod bolt_reader;
 mod check;
 mod cluster;
 pub mod compaction;
+mod concurrency;
 mod convert;
 mod kv;
 mod lease;
@@ -26,6 +27,7 @@ pub mod snapshot_file;
 mod status;
 mod watch;
 
+pub use auth::{AuthConfig, TokenError, TokenOptions};
 pub use server::{Listener, serve};
 pub use service::{Config, Service};
 
@@ -40,6 +42,12 @@ pub(crate) mod pb {
     }
     pub mod etcdserverpb {
         tonic::include_proto!("etcdserverpb");
+    }
+    pub mod v3lockpb {
+        tonic::include_proto!("v3lockpb");
+    }
+    pub mod v3electionpb {
+        tonic::include_proto!("v3electionpb");
     }
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 }

@@ -1,9 +1,12 @@
 //! The listeners: TCP or unix sockets, with TLS or without; gRPC, and etcd's few pages over plain HTTP, on one port.
 
 use crate::VERSION;
+use crate::auth::CommonName;
 use crate::metrics::Metrics;
 use crate::pb::DESCRIPTORS;
 use crate::pb::etcdserverpb as pb;
+use crate::pb::v3electionpb::election_server::ElectionServer;
+use crate::pb::v3lockpb::lock_server::LockServer;
 use crate::service::{REQUEST_OVERHEAD, Service};
 use axum::Router;
 use axum::body::Body;
@@ -35,6 +38,8 @@ const GRACE: Duration = Duration::from_secs(5);
 pub enum Listener {
     Tcp(TcpListener, Option<Arc<rustls::ServerConfig>>),
     Unix(UnixListener, Option<Arc<rustls::ServerConfig>>),
+    /// Serves the pages alone, where who may look is not who may read the data.
+    Pages(Box<Listener>),
 }
 
 #[derive(Clone)]
@@ -47,12 +52,16 @@ struct App {
 /// Serves on all listeners until `shutdown`, then lets running requests end. The store stays open.
 pub async fn serve(service: Service, listeners: Vec<Listener>, shutdown: CancellationToken) {
     let metrics = Arc::new(Metrics::default());
-    let router = router(&service, &metrics);
-    let app = App { service, metrics, router };
+    let pages = pages(&service, &metrics);
+    let everything = App { router: pages.clone().merge(api(&service)), service, metrics };
+    let pages = App { router: pages, ..everything.clone() };
     let connections = TaskTracker::new();
-    let accepting = listeners.into_iter().map(|l| accept(l, &app, &connections, &shutdown));
+    let accepting = listeners.into_iter().map(|listener| match listener {
+        Listener::Pages(listener) => accept(*listener, &pages, &connections, &shutdown),
+        listener => accept(listener, &everything, &connections, &shutdown),
+    });
     futures::future::join_all(accepting).await;
-    app.service.stop();
+    everything.service.stop();
     connections.close();
     let _ = tokio::time::timeout(GRACE, connections.wait()).await;
 }
@@ -88,23 +97,31 @@ impl Listener {
                 (Box::new(stream), tls)
             }
             Listener::Unix(listener, tls) => (Box::new(listener.accept().await?.0), tls),
+            Listener::Pages(listener) => return Box::pin(listener.accept()).await,
         };
         Ok((stream, tls.clone().map(TlsAcceptor::from)))
     }
 }
 
 async fn connection(app: App, stream: Box<dyn Stream>, tls: Option<TlsAcceptor>, shutdown: CancellationToken) {
+    let mut common_name = None;
     let stream: Box<dyn Stream> = match tls {
         None => stream,
         Some(acceptor) => match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => Box::new(stream),
+            Ok(Ok(stream)) => {
+                common_name = client_name(stream.get_ref().1);
+                Box::new(stream)
+            }
             Ok(Err(e)) => return tracing::debug!(error = %Chain(&e), "TLS handshake"),
             Err(_) => return,
         },
     };
     let config = app.service.config.clone();
-    let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+    let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
         let app = app.clone();
+        if let Some(name) = &common_name {
+            request.extensions_mut().insert(name.clone());
+        }
         async move { Ok::<_, Infallible>(answer(app, request.map(Body::new)).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -113,7 +130,7 @@ async fn connection(app: App, stream: Box<dyn Stream>, tls: Option<TlsAcceptor>,
         .http2()
         .timer(TokioTimer::new())
         // One connection of an API server carries a stream for each of its watches.
-        .max_concurrent_streams(None)
+        .max_concurrent_streams(config.max_concurrent_streams)
         .initial_stream_window_size(256 << 10)
         .initial_connection_window_size(4 << 20)
         .keep_alive_interval(config.keepalive_interval)
@@ -131,6 +148,14 @@ async fn connection(app: App, stream: Box<dyn Stream>, tls: Option<TlsAcceptor>,
             let _ = connection.await;
         }
     }
+}
+
+/// Whom the certificate that a client showed, and that was verified, was made for.
+fn client_name(connection: &rustls::ServerConnection) -> Option<CommonName> {
+    let certificate = connection.peer_certificates()?.first()?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let name = parsed.subject().iter_common_name().next().and_then(|cn| cn.as_str().ok()).unwrap_or_default();
+    Some(CommonName(name.into()))
 }
 
 async fn answer(app: App, request: Request<Body>) -> Response {
@@ -162,7 +187,7 @@ fn say_too_large(response: &mut Response, limit: usize) {
     }
 }
 
-fn router(service: &Service, metrics: &Arc<Metrics>) -> Router {
+fn api(service: &Service) -> Router {
     let limit = service.config.max_request_bytes + REQUEST_OVERHEAD;
     let s = || service.clone();
     let (_, health) = tonic_health::server::health_reporter();
@@ -172,6 +197,8 @@ fn router(service: &Service, metrics: &Arc<Metrics>) -> Router {
         .add_service(pb::cluster_server::ClusterServer::new(s()))
         .add_service(pb::maintenance_server::MaintenanceServer::new(s()))
         .add_service(pb::auth_server::AuthServer::new(s()))
+        .add_service(LockServer::new(s()))
+        .add_service(ElectionServer::new(s()))
         .add_service(health);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -182,14 +209,17 @@ fn router(service: &Service, metrics: &Arc<Metrics>) -> Router {
         (Ok(v1), Ok(v1alpha)) => routes = routes.add_service(v1).add_service(v1alpha),
         (Err(e), _) | (_, Err(e)) => tracing::error!(error = %e, "reflection is not served"),
     }
-    let pages = Router::new()
+    routes.into_axum_router()
+}
+
+fn pages(service: &Service, metrics: &Arc<Metrics>) -> Router {
+    Router::new()
         .route("/health", get(health_page))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready_page))
         .route("/version", get(version_page))
         .route("/metrics", get(metrics_page))
-        .with_state((service.clone(), Arc::clone(metrics)));
-    pages.merge(routes.into_axum_router())
+        .with_state((service.clone(), Arc::clone(metrics)))
 }
 
 type Shared = State<(Service, Arc<Metrics>)>;

@@ -1,5 +1,6 @@
 //! What every service of the API shares: the store, the settings, the header of answers.
 
+use crate::auth::{Auth, AuthConfig};
 use crate::pb::etcdserverpb::ResponseHeader;
 use crate::quota::Quota;
 use crate::status;
@@ -16,6 +17,8 @@ pub struct Config {
     pub name: String,
     /// Told to clients that ask for the members.
     pub advertise_client_urls: Vec<String>,
+    /// Told with them, for tools that show it. Nobody listens there.
+    pub peer_urls: Vec<String>,
     /// Bytes; 0 is etcd's default of 2 GiB, a negative number is no quota.
     pub quota_backend_bytes: i64,
     pub max_request_bytes: usize,
@@ -27,6 +30,9 @@ pub struct Config {
     /// How often an idle connection is asked whether it lives, and how long the answer may take.
     pub keepalive_interval: Duration,
     pub keepalive_timeout: Duration,
+    /// Requests that run at the same time on one connection; `None`: no limit.
+    pub max_concurrent_streams: Option<u32>,
+    pub auth: AuthConfig,
 }
 
 impl Default for Config {
@@ -34,6 +40,7 @@ impl Default for Config {
         Config {
             name: "default".into(),
             advertise_client_urls: vec!["http://localhost:2379".into()],
+            peer_urls: vec!["http://localhost:2380".into()],
             quota_backend_bytes: 0,
             max_request_bytes: 3 << 19,
             max_txn_ops: 128,
@@ -41,6 +48,8 @@ impl Default for Config {
             temporary_files: std::env::temp_dir(),
             keepalive_interval: Duration::from_secs(2 * 3600),
             keepalive_timeout: Duration::from_secs(20),
+            max_concurrent_streams: None,
+            auth: AuthConfig::default(),
         }
     }
 }
@@ -54,6 +63,7 @@ pub struct Service {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) config: Arc<Config>,
     pub(crate) quota: Arc<Quota>,
+    pub(crate) auth: Arc<Auth>,
     pub(crate) member_id: u64,
     pub(crate) cluster_id: u64,
     /// Ends streams.
@@ -64,13 +74,15 @@ pub struct Service {
 pub(crate) const TERM: u64 = 1;
 
 impl Service {
-    /// Fails if the store cannot tell its alarms.
+    /// Fails if the store cannot tell its alarms and users.
     pub async fn new(store: Arc<dyn Store>, config: Config) -> isopod_store::Result<Self> {
         let quota = Quota::new(Arc::clone(&store), config.quota_backend_bytes).await?;
+        let auth = Auth::new(Arc::clone(&store), &config.auth).await?;
         let member_id = fnv1a(&[&[config.name.as_str()][..], &texts(&config.advertise_client_urls)].concat());
         Ok(Service {
             store,
             quota: Arc::new(quota),
+            auth: Arc::new(auth),
             member_id,
             cluster_id: fnv1a(&["cluster", &member_id.to_string()]),
             config: Arc::new(config),

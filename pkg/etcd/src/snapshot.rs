@@ -5,6 +5,7 @@
 //! byte is sent, so that a slow client holds up nobody.
 
 use crate::VERSION;
+use crate::auth::State as Users;
 use crate::bolt::BoltWriter;
 use crate::pb::etcdserverpb::SnapshotResponse;
 use crate::pb::mvccpb;
@@ -22,7 +23,7 @@ use tonic::Status;
 /// Bytes in an answer.
 const PART: usize = 32 << 10;
 /// Buckets that etcd expects and that are empty here.
-const EMPTY: [&str; 7] = ["alarm", "auth", "authRoles", "authUsers", "cluster", "members", "members_removed"];
+const EMPTY: [&str; 4] = ["alarm", "cluster", "members", "members_removed"];
 
 pub(crate) type Answers = BoxStream<'static, Result<SnapshotResponse, Status>>;
 
@@ -37,8 +38,9 @@ impl Service {
         }
         leases.sort_unstable_by_key(|(id, _)| id.to_be_bytes());
         let export = self.store.export().await.map_err(status::of)?;
+        let auth = self.auth.state().await?;
         let folder = self.config.temporary_files.clone();
-        let written = tokio::task::spawn_blocking(move || write(&folder, export, &leases)).await;
+        let written = tokio::task::spawn_blocking(move || write(&folder, export, &leases, &auth)).await;
         let file = written.map_err(|e| Status::internal(format!("isopod: the snapshot was not written: {e}")))??;
         parts(file).map_err(cannot)
     }
@@ -49,7 +51,7 @@ fn cannot(e: std::io::Error) -> Status {
 }
 
 /// Runs on a thread that may wait.
-fn write(folder: &Path, mut export: Export, leases: &[(i64, i64)]) -> Result<File, Status> {
+fn write(folder: &Path, mut export: Export, leases: &[(i64, i64)], auth: &Users) -> Result<File, Status> {
     let file = BufWriter::new(tempfile::tempfile_in(folder).map_err(cannot)?);
     let mut bolt = BoltWriter::new(file).map_err(cannot)?;
     while let Some(part) = export.entries.blocking_recv() {
@@ -57,11 +59,16 @@ fn write(folder: &Path, mut export: Export, leases: &[(i64, i64)]) -> Result<Fil
             bolt.put(&revision_key(entry.revision, entry.sub, entry.kv.is_none()), &value(entry)).map_err(cannot)?;
         }
     }
-    rest(bolt, &export, leases).map_err(cannot)
+    rest(bolt, &export, leases, auth).map_err(cannot)
 }
 
 /// The buckets beside the keys'.
-fn rest(mut bolt: BoltWriter<BufWriter<File>>, export: &Export, leases: &[(i64, i64)]) -> std::io::Result<File> {
+fn rest(
+    mut bolt: BoltWriter<BufWriter<File>>,
+    export: &Export,
+    leases: &[(i64, i64)],
+    auth: &Users,
+) -> std::io::Result<File> {
     bolt.end_bucket("key")?;
     for (id, ttl) in leases {
         bolt.put(&id.to_be_bytes(), &Lease { id: *id, ttl: *ttl }.encode_to_vec())?;
@@ -74,10 +81,25 @@ fn rest(mut bolt: BoltWriter<BufWriter<File>>, export: &Export, leases: &[(i64, 
     }
     bolt.put(b"term", &TERM.to_be_bytes())?;
     bolt.end_bucket("meta")?;
+    users_and_roles(&mut bolt, auth)?;
     for name in EMPTY {
         bolt.end_bucket(name)?;
     }
     bolt.finish()?.into_inner().map_err(std::io::IntoInnerError::into_error)
+}
+
+fn users_and_roles(bolt: &mut BoltWriter<BufWriter<File>>, auth: &Users) -> std::io::Result<()> {
+    bolt.put(b"authEnabled", &[u8::from(auth.enabled)])?;
+    bolt.put(b"authRevision", &auth.revision.to_be_bytes())?;
+    bolt.end_bucket("auth")?;
+    for (name, role) in auth.roles() {
+        bolt.put(name.as_bytes(), &role.encode_to_vec())?;
+    }
+    bolt.end_bucket("authRoles")?;
+    for (name, user) in auth.users() {
+        bolt.put(name.as_bytes(), &user.encode_to_vec())?;
+    }
+    bolt.end_bucket("authUsers")
 }
 
 fn revision_key(revision: Revision, sub: u32, deleted: bool) -> Vec<u8> {

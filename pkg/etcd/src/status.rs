@@ -28,15 +28,37 @@ errors! {
     lease_exists: FailedPrecondition, "lease already exists";
     lease_ttl_too_large: OutOfRange, "too large lease TTL";
     bad_leader_transferee: FailedPrecondition, "bad leader transferee";
+    member_bad_urls: InvalidArgument, "given member URLs are invalid";
     member_not_found: NotFound, "member not found";
     // etcd's own list has another code for this one; its servers answer this.
     not_enough_started_members: Unknown, "re-configuration failed due to not enough started members";
     member_not_learner: FailedPrecondition, "can only promote a learner member";
     auth_not_enabled: FailedPrecondition, "authentication is not enabled";
+    root_user_not_found: FailedPrecondition, "root user does not exist";
+    root_role_not_granted: FailedPrecondition, "root user does not have root role";
+    user_exists: FailedPrecondition, "user name already exists";
+    user_empty: InvalidArgument, "user name is empty";
+    user_not_found: FailedPrecondition, "user name not found";
+    role_exists: FailedPrecondition, "role name already exists";
+    role_not_found: FailedPrecondition, "role name not found";
+    role_empty: InvalidArgument, "role name is empty";
+    auth_failed: InvalidArgument, "authentication failed, invalid user ID or password";
+    permission_not_given: InvalidArgument, "permission not given";
+    permission_denied: PermissionDenied, "permission denied";
+    role_not_granted: FailedPrecondition, "role is not granted to the user";
+    permission_not_granted: FailedPrecondition, "permission is not granted to the role";
+    invalid_auth_token: Unauthenticated, "invalid auth token";
+    invalid_auth_management: InvalidArgument, "invalid auth management";
+    auth_old_revision: InvalidArgument, "revision of auth store is old";
+    wrong_downgrade_version: InvalidArgument, "wrong downgrade target version format";
     invalid_downgrade_version: InvalidArgument, "invalid downgrade target version";
-    no_downgrade_in_progress: FailedPrecondition, "no inflight downgrade job";
     corrupt: DataLoss, "corrupt cluster";
     stopped: Unavailable, "server stopped";
+}
+
+/// One of those that etcd forgot to give a code.
+pub(crate) fn no_password_user() -> Status {
+    Status::unknown("auth: authentication failed, password was given for no password user")
 }
 
 /// Of a store's error. What etcd has no word for keeps our own.

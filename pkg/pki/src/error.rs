@@ -27,6 +27,8 @@ pub enum PkiError {
     },
     #[error("unknown key type {0:?}")]
     KeyType(String),
+    #[error("{0}")]
+    Option(String),
     #[error("the certificate of {0:?} is not valid PEM")]
     Pem(String),
 }

@@ -1,6 +1,6 @@
 //! rustls configurations from PEM. One provider, aws-lc-rs, is given explicitly everywhere.
 
-use crate::{Identity, PkiError};
+use crate::{Identity, ListenerOptions, PkiError};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -17,7 +17,7 @@ pub fn install_provider() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
 
-fn certs(name: &str, pem: &str) -> Result<Vec<CertificateDer<'static>>, PkiError> {
+pub(crate) fn certs(name: &str, pem: &str) -> Result<Vec<CertificateDer<'static>>, PkiError> {
     let list: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
     match list {
         Ok(list) if !list.is_empty() => Ok(list),
@@ -25,11 +25,11 @@ fn certs(name: &str, pem: &str) -> Result<Vec<CertificateDer<'static>>, PkiError
     }
 }
 
-fn key(name: &str, pem: &str) -> Result<PrivateKeyDer<'static>, PkiError> {
+pub(crate) fn key(name: &str, pem: &str) -> Result<PrivateKeyDer<'static>, PkiError> {
     PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| PkiError::Pem(name.to_owned()))
 }
 
-fn roots(name: &str, ca_pem: &str) -> Result<RootCertStore, PkiError> {
+pub(crate) fn roots(name: &str, ca_pem: &str) -> Result<RootCertStore, PkiError> {
     let mut roots = RootCertStore::empty();
     for cert in certs(name, ca_pem)? {
         roots.add(cert).map_err(|source| PkiError::Tls { name: name.to_owned(), source })?;
@@ -57,21 +57,8 @@ pub fn server(name: &str, identity: &Identity, client_ca_pem: &str) -> Result<Se
 
 /// A server that lets in who shows a certificate of `client_ca_pem`; with `None`, everybody.
 pub fn listener(name: &str, identity: &Identity, client_ca_pem: Option<&str>) -> Result<ServerConfig, PkiError> {
-    let tls = |source| PkiError::Tls { name: name.to_owned(), source };
-    let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(tls)?;
-    let builder = match client_ca_pem {
-        Some(pem) => {
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(name, pem)?), provider())
-                .build()
-                .map_err(|e| tls(rustls::Error::General(e.to_string())))?;
-            builder.with_client_cert_verifier(verifier)
-        }
-        None => builder.with_no_client_auth(),
-    };
-    let mut config =
-        builder.with_single_cert(certs(name, &identity.cert_pem)?, key(name, &identity.key_pem)?).map_err(tls)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
+    let options = ListenerOptions { client_ca_pem: client_ca_pem.map(str::to_owned), ..ListenerOptions::default() };
+    options.config(name, identity)
 }
 
 /// A client that trusts `ca_pem` and shows `identity`. `alpn`: what it offers, `http/1.1` alone for upgrades.

@@ -166,12 +166,12 @@ impl Draft<'_> {
         ignore_value: bool,
         ignore_lease: bool,
     ) -> Result<Option<KeyValue>> {
+        if lease != 0 && !self.view.lease_exists(lease) {
+            return Err(StoreError::LeaseNotFound(lease));
+        }
         let prev = self.get(key)?;
         if (ignore_value || ignore_lease) && prev.is_none() {
             return Err(StoreError::KeyNotFound);
-        }
-        if lease != 0 && !self.view.lease_exists(lease) {
-            return Err(StoreError::LeaseNotFound(lease));
         }
         let mut kv = KeyValue {
             key: key.clone(),

@@ -133,7 +133,12 @@ impl MemLog {
                 break;
             }
             if range.contains(&logged.event.kv.key) {
-                out.push(logged.clone());
+                let mut logged = logged.clone();
+                if logged.rev <= self.compacted {
+                    // What stood there before it is gone, here as in the other backends.
+                    logged.event.prev = None;
+                }
+                out.push(logged);
             }
         }
         Ok(out)

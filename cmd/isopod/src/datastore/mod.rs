@@ -6,11 +6,12 @@ mod serve;
 
 use crate::args::{DatastoreArgs, DatastoreCommand};
 
-pub async fn run(args: DatastoreArgs) -> anyhow::Result<()> {
+/// `notes`: what there is to tell of etcd's flags.
+pub async fn run(args: DatastoreArgs, notes: Vec<String>) -> anyhow::Result<()> {
     match args.command {
         Some(DatastoreCommand::Check(dir)) => check::check(&dir),
         Some(DatastoreCommand::Repair(dir)) => check::repair(&dir),
         Some(DatastoreCommand::Import(args)) => import::run(args).await,
-        None => serve::run(args).await,
+        None => serve::run(args, notes).await,
     }
 }

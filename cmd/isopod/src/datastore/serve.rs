@@ -5,8 +5,8 @@ use crate::endpoint::Endpoint;
 use crate::paths::Paths;
 use anyhow::{Context, bail};
 use isopod_etcd::compaction::{self, AutoCompaction};
-use isopod_etcd::{Config, Listener, Service};
-use isopod_pki::{Identity, tls};
+use isopod_etcd::{AuthConfig, Config, Listener, Service, TokenOptions};
+use isopod_pki::{Identity, ListenerOptions};
 use isopod_store::Options;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
@@ -17,16 +17,26 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-pub async fn run(args: DatastoreArgs) -> anyhow::Result<()> {
-    isopod_base::logging::init(&args.log_level, args.log_json)?;
+/// `notes`: what there is to tell of etcd's flags.
+pub async fn run(args: DatastoreArgs, notes: Vec<String>) -> anyhow::Result<()> {
+    isopod_base::logging::init(
+        log_level(&args.log_level),
+        args.log_json || args.log_format.as_deref() == Some("json"),
+    )?;
+    notes.iter().for_each(|note| tracing::warn!("{note}"));
+    check_initial_cluster(&args)?;
+    check_data_dir(&args.data.data_dir)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let tls = tls_config(&args)?;
     let auto_compaction = auto_compaction(&args.auto_compaction_mode, &args.auto_compaction_retention)?;
-    let places = args.listen_client_urls.iter().map(|u| place(u)).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut places = Vec::new();
     let mut listeners = Vec::new();
-    for place in &places {
-        listeners.push(listen(place, tls.as_ref()).await?);
+    for (flag, url, pages_only) in urls(&args) {
+        let place = place(flag, url)?;
+        let listener = listen(&place, tls.as_ref(), flag).await?;
+        listeners.push(if pages_only { Listener::Pages(Box::new(listener)) } else { listener });
+        places.push(place);
     }
     let endpoint = Endpoint::parse(&args.datastore.datastore_endpoint)?;
     let default = Paths::new(&args.data.data_dir)?.store();
@@ -35,7 +45,7 @@ pub async fn run(args: DatastoreArgs) -> anyhow::Result<()> {
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
-    let config = config(&args, endpoint.directory(default));
+    let config = config(&args, endpoint.directory(default))?;
     let service = Service::new(Arc::clone(&store), config).await.context("cannot read the datastore")?;
     let stop = CancellationToken::new();
     let compacting = tokio::spawn(compaction::run(Arc::clone(&store), auto_compaction, stop.clone()));
@@ -62,7 +72,7 @@ pub async fn run(args: DatastoreArgs) -> anyhow::Result<()> {
     closed
 }
 
-fn config(args: &DatastoreArgs, directory: Option<PathBuf>) -> Config {
+fn config(args: &DatastoreArgs, directory: Option<PathBuf>) -> anyhow::Result<Config> {
     let advertised = if args.advertise_client_urls.is_empty() {
         args.listen_client_urls.clone()
     } else {
@@ -77,13 +87,21 @@ fn config(args: &DatastoreArgs, directory: Option<PathBuf>) -> Config {
         watch_progress_notify_interval: args.watch_progress_notify_interval,
         keepalive_interval: args.grpc_keepalive_interval,
         keepalive_timeout: args.grpc_keepalive_timeout,
+        max_concurrent_streams: args.max_concurrent_streams,
+        peer_urls: args.initial_advertise_peer_urls.clone(),
+        auth: AuthConfig {
+            tokens: TokenOptions::parse(&args.auth_token)?,
+            token_ttl: Duration::from_secs(args.auth_token_ttl),
+            bcrypt_cost: args.bcrypt_cost,
+            certificates: args.client_cert_auth,
+        },
         ..Config::default()
     };
     if let Some(directory) = directory {
         // Room for the data is there.
         config.temporary_files = directory;
     }
-    config
+    Ok(config)
 }
 
 fn tls_config(args: &DatastoreArgs) -> anyhow::Result<Option<Arc<rustls::ServerConfig>>> {
@@ -93,8 +111,52 @@ fn tls_config(args: &DatastoreArgs) -> anyhow::Result<Option<Arc<rustls::ServerC
     let (Some(cert), Some(key)) = (&args.cert_file, &args.key_file) else { return Ok(None) };
     let read = |p: &PathBuf| std::fs::read_to_string(p).with_context(|| format!("cannot read {}", p.display()));
     let identity = Identity { cert_pem: read(cert)?, key_pem: read(key)? };
-    let ca = args.trusted_ca_file.as_ref().map(read).transpose()?;
-    Ok(Some(Arc::new(tls::listener("the datastore", &identity, ca.as_deref())?)))
+    let bytes = |p: &PathBuf| std::fs::read(p).with_context(|| format!("cannot read {}", p.display()));
+    let options = ListenerOptions {
+        client_ca_pem: args.trusted_ca_file.as_ref().map(read).transpose()?,
+        revoked: args.client_crl_file.as_ref().map(bytes).transpose()?,
+        client_names: args.client_cert_allowed_hostname.clone(),
+        min_version: args.tls_min_version.clone(),
+        max_version: args.tls_max_version.clone(),
+        cipher_suites: args.cipher_suites.clone(),
+    };
+    Ok(Some(Arc::new(options.config("the datastore", &identity)?)))
+}
+
+/// etcd knows two more, both above an error.
+fn log_level(text: &str) -> &str {
+    if ["panic", "dpanic", "fatal"].contains(&text) { "error" } else { text }
+}
+
+/// Who names other members expects what this datastore is not.
+fn check_initial_cluster(args: &DatastoreArgs) -> anyhow::Result<()> {
+    let name = |entry: &String| entry.split_once('=').map_or_else(|| entry.clone(), |(n, _)| n.to_owned());
+    if let Some(other) = args.initial_cluster.iter().map(name).find(|n| *n != args.name) {
+        bail!(
+            "--initial-cluster names {other}, and this datastore has one member, {}: for several servers let each use \
+             one Postgres, or a real etcd, as its --datastore-endpoint",
+            args.name
+        );
+    }
+    Ok(())
+}
+
+/// Who lets this program take etcd's place must not find an empty datastore instead of his data.
+fn check_data_dir(dir: &Path) -> anyhow::Result<()> {
+    if dir.join("member/snap/db").exists() {
+        bail!(
+            "--data-dir {} holds the data of an etcd, which this program does not read: choose another directory, and \
+             take the data over from the running etcd (etcdctl make-mirror)",
+            dir.display()
+        );
+    }
+    Ok(())
+}
+
+/// Flag, URL, and whether only pages are served there.
+fn urls(args: &DatastoreArgs) -> impl Iterator<Item = (&'static str, &str, bool)> {
+    let clients = args.listen_client_urls.iter().map(|u| ("--listen-client-urls", u.as_str(), false));
+    clients.chain(args.listen_metrics_urls.iter().map(|u| ("--listen-metrics-urls", u.as_str(), true)))
 }
 
 /// A URL to listen on, taken apart.
@@ -111,9 +173,8 @@ enum Address {
     Unix(PathBuf),
 }
 
-fn place(url: &str) -> anyhow::Result<Place> {
-    let wrong =
-        || format!("--listen-client-urls: {url}: write http://IP:PORT, https://IP:PORT, unix:///PATH or unixs:///PATH");
+fn place(flag: &str, url: &str) -> anyhow::Result<Place> {
+    let wrong = || format!("{flag}: {url}: write http://IP:PORT, https://IP:PORT, unix:///PATH or unixs:///PATH");
     let (scheme, rest) = url.split_once("://").with_context(wrong)?;
     let address = match scheme {
         "http" | "https" => {
@@ -130,7 +191,7 @@ fn place(url: &str) -> anyhow::Result<Place> {
     Ok(Place { url: url.to_owned(), address, tls: matches!(scheme, "https" | "unixs") })
 }
 
-async fn listen(place: &Place, tls: Option<&Arc<rustls::ServerConfig>>) -> anyhow::Result<Listener> {
+async fn listen(place: &Place, tls: Option<&Arc<rustls::ServerConfig>>, flag: &str) -> anyhow::Result<Listener> {
     let url = &place.url;
     let tls = match (place.tls, tls) {
         (false, _) => None,
@@ -139,7 +200,7 @@ async fn listen(place: &Place, tls: Option<&Arc<rustls::ServerConfig>>) -> anyho
     };
     let cannot = |e: std::io::Error| match e.kind() {
         std::io::ErrorKind::AddrInUse => anyhow::anyhow!(
-            "cannot listen on {url}: it is in use; stop what listens there, or choose another with --listen-client-urls"
+            "cannot listen on {url}: it is in use; stop what listens there, or choose another with {flag}"
         ),
         _ => anyhow::Error::new(e).context(format!("cannot listen on {url}")),
     };
@@ -179,6 +240,7 @@ mod tests {
 
     #[test]
     fn urls_to_listen_on() {
+        let place = |url: &str| place("--listen-client-urls", url);
         let tcp = |url: &str| match place(url).unwrap() {
             Place { address: Address::Tcp(a), tls, .. } => (a.to_string(), tls),
             other => panic!("{other:?}"),

@@ -6,6 +6,7 @@
 mod progress;
 mod task;
 
+use crate::auth::Credentials;
 use crate::convert;
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::watch_request::RequestUnion;
@@ -18,7 +19,7 @@ use std::collections::HashMap;
 use task::{Options, Task};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 /// "No watch": of answers that are about none, or about all.
 const NO_WATCH: i64 = -1;
@@ -35,9 +36,9 @@ impl pb::watch_server::Watch for Service {
         &self,
         request: Request<Streaming<pb::WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        self.quota.check_sound()?;
         let (out, mut answers) = mpsc::channel(QUEUE);
-        let session = Session { service: self.clone(), out, watches: HashMap::new(), next_id: 0 };
+        let shown = Credentials::of(&request);
+        let session = Session { service: self.clone(), shown, out, watches: HashMap::new(), next_id: 0 };
         tokio::spawn(session.run(request.into_inner()));
         Ok(Response::new(futures::stream::poll_fn(move |cx| answers.poll_recv(cx)).boxed()))
     }
@@ -48,9 +49,10 @@ struct Running {
     progress: mpsc::UnboundedSender<Share>,
 }
 
-/// One stream.
+/// One stream. Its watches are there until the client cancels them.
 struct Session {
     service: Service,
+    shown: Credentials,
     out: Out,
     watches: HashMap<i64, Running>,
     next_id: i64,
@@ -125,13 +127,20 @@ impl Session {
     }
 
     async fn create(&mut self, mut request: pb::WatchCreateRequest) -> Result<(), Status> {
-        self.watches.retain(|_, w| !w.progress.is_closed());
         if request.key.is_empty() {
             // The smallest key there is.
             request.key = b"\0".as_slice().into();
         }
         if request.start_revision < 0 {
             return self.refuse(status::compacted().message()).await;
+        }
+        let range = convert::key_range(request.key.clone(), request.range_end.clone());
+        if let Err(e) = self.service.caller(&self.shown).await.and_then(|c| c.check_read(&range)) {
+            return match e.code() {
+                // The store does not answer.
+                Code::Unavailable => Err(e),
+                code => self.refuse(&format!("rpc error: code = {code:?} desc = {}", e.message())).await,
+            };
         }
         let open = request.range_end[..] == b"\0"[..];
         if !request.range_end.is_empty() && !open && request.range_end <= request.key {
@@ -166,9 +175,13 @@ impl Session {
         Some(self.next_id - 1)
     }
 
-    /// The watch itself says that it has ended: after its last event.
+    /// The watch itself says that it has ended: after its last event. One that was ended by a compaction keeps its id until
+    /// now, as in etcd.
     async fn cancel(&mut self, id: i64) -> Result<(), Status> {
         if let Some(watch) = self.watches.remove(&id) {
+            if watch.progress.is_closed() {
+                return self.say(pb::WatchResponse { watch_id: id, canceled: true, ..Default::default() }).await;
+            }
             watch.cancel.cancel();
             // Its place is free when it is gone.
             watch.progress.closed().await;
@@ -178,9 +191,9 @@ impl Session {
 
     /// One answer for all watches, once the slowest has come to where the store was.
     async fn progress(&mut self) {
-        self.watches.retain(|_, w| !w.progress.is_closed());
-        let round = Round::new(self.watches.len());
-        for watch in self.watches.values() {
+        let running = || self.watches.values().filter(|w| !w.progress.is_closed());
+        let round = Round::new(running().count());
+        for watch in running() {
             if let Err(unsent) = watch.progress.send(Share::new(&round)) {
                 unsent.0.leave(&self.service, &self.out).await;
             }

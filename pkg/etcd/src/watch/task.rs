@@ -62,6 +62,8 @@ pub(super) struct Task {
     out: Out,
     id: i64,
     range: KeyRange,
+    /// The first revision that was asked for.
+    start: Revision,
     /// The first revision that has not been delivered.
     next: Revision,
     options: Options,
@@ -80,11 +82,23 @@ impl Task {
         out: Out,
         id: i64,
         range: KeyRange,
-        next: Revision,
+        start: Revision,
         options: Options,
         shares: mpsc::UnboundedReceiver<Share>,
     ) -> Self {
-        Task { service, out, id, range, next, options, shares, pending: Vec::new(), due: false, quiet: true }
+        Task {
+            service,
+            out,
+            id,
+            range,
+            start,
+            next: start,
+            options,
+            shares,
+            pending: Vec::new(),
+            due: false,
+            quiet: true,
+        }
     }
 
     pub async fn run(mut self, cancel: CancellationToken) {
@@ -97,7 +111,11 @@ impl Task {
         match end {
             End::Silent => {}
             End::Cancelled => self.say(answer).await,
-            End::Compacted(compact_revision) => self.say(pb::WatchResponse { compact_revision, ..answer }).await,
+            End::Compacted(compact_revision) => {
+                // etcd tells no other revision.
+                let header = Some(self.service.header(0));
+                let _ = self.out.send(Ok(pb::WatchResponse { header, compact_revision, ..answer })).await;
+            }
             End::Failed(status) => {
                 let _ = self.out.send(Err(status)).await;
             }
@@ -222,6 +240,12 @@ impl Task {
     }
 
     async fn progress(&mut self, rev: Revision) -> bool {
+        if rev + 1 < self.start {
+            // There is none before the watch begins. The stream's round ends without an answer, as in etcd.
+            self.due = false;
+            self.pending.clear();
+            return true;
+        }
         self.next = self.next.max(rev + 1);
         if std::mem::take(&mut self.due) {
             let header = Some(self.service.header(rev));

@@ -8,15 +8,20 @@
 
 mod api;
 mod client;
+mod differential;
 mod ours;
 #[allow(dead_code)]
 #[path = "../../../store/tests/conformance/postgres/server.rs"]
 mod postgres;
+mod raw;
+mod referee;
 mod referee;
 mod remote;
+mod script;
 #[path = "../../../store/tests/conformance/suite.rs"]
 mod suite;
 mod target;
+mod users;
 
 use client::GrpcStore;
 use isopod_base::clock::Clock;
@@ -135,4 +140,39 @@ async fn etcd_serves_the_api() {
             case(server.url.clone()).await;
         }
     }
+}
+
+const JWT: &str =
+    concat!("jwt,sign-method=HS256,ttl=5s,priv-key=", env!("CARGO_MANIFEST_DIR"), "/tests/conformance/token-key.txt");
+
+/// What the servers must be told for each. Older etcds answer some requests otherwise.
+fn scripts() -> Vec<(&'static str, Settings)> {
+    let plain = Settings { since: (3, 7), ..Settings::default() };
+    let mut all: Vec<_> = ["users", "permissions", "locks", "cluster", "watches"].map(|name| (name, plain)).into();
+    all.push(("jwt", Settings { token: Some(JWT), ..plain }));
+    all.push(("tokens", Settings { token_ttl: Some(3), ..plain }));
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scripts_are_answered_as_etcd_answers_them() {
+    let mut different = Vec::new();
+    for (name, settings) in scripts() {
+        let memory = Target::start(Arc::new(MemoryStore::default()), settings).await;
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(SqliteStore::open(dir.path(), Options::default()).unwrap());
+        let sqlite = Target::start(store.clone(), settings).await;
+        let etcd = async {
+            match referee::start(settings).await {
+                Some(etcd) => script::run(name, "etcd", &etcd.url).await,
+                None => Vec::new(),
+            }
+        };
+        let (memory, on_sqlite, etcd) =
+            tokio::join!(script::run(name, "memory", &memory.url), script::run(name, "sqlite", &sqlite.url), etcd);
+        different.extend([memory, on_sqlite, etcd].concat());
+        sqlite.stop().await;
+        store.close().await.unwrap();
+    }
+    assert!(different.is_empty(), "{}", different.join("\n"));
 }

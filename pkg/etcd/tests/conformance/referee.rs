@@ -1,7 +1,8 @@
 //! A real etcd of the test's own; it ends with its value.
 
 use crate::target::Settings;
-use etcd_client::Client;
+use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
+use isopod_pki::ServerPki;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -72,21 +73,71 @@ pub async fn start(settings: Settings) -> Option<Referee> {
         .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
         .args(["--initial-cluster", &format!("referee={peer}")])
         .args(["--quota-backend-bytes", &settings.quota.unwrap_or(0).to_string()])
+        .args(["--bcrypt-cost", "4"])
         .env("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH)
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     if let Some(interval) = settings.progress {
         command.arg(format!("--watch-progress-notify-interval={}ms", interval.as_millis()));
     }
-    let child = command.spawn().expect("its version was just asked");
-    let server = Referee { url, child, _dir: dir };
-    let deadline = Instant::now() + Duration::from_secs(30);
-    loop {
-        let answers = async { Client::connect([&server.url], None).await?.get("x", None).await };
-        match answers.await {
-            Ok(_) => return Some(server),
-            Err(e) => assert!(Instant::now() < deadline, "etcd does not answer within 30 s: {e}"),
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    if let Some(token) = settings.token {
+        command.args(["--auth-token", token]);
     }
+    if let Some(seconds) = settings.token_ttl {
+        command.args(["--auth-token-ttl", &seconds.to_string()]);
+    }
+    let server = Referee { url, child: command.spawn().expect("its version was just asked"), _dir: dir };
+    server.wait(None).await;
+    Some(server)
+}
+
+impl Referee {
+    async fn wait(&self, tls: Option<TlsOptions>) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let options = tls.map(|tls| ConnectOptions::new().with_tls(tls));
+        loop {
+            let answers = async { Client::connect([&self.url], options.clone()).await?.get("x", None).await };
+            match answers.await {
+                Ok(_) => return,
+                Err(e) => assert!(Instant::now() < deadline, "etcd does not answer within 30 s: {e}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// One that asks its clients for certificates of `pki`, whose files it puts into `folder`.
+pub async fn start_with_certificates(pki: &ServerPki, folder: &Path) -> Option<Referee> {
+    let program = program()?;
+    let file = |name: &str, pem: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, pem).unwrap();
+        path
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("https://127.0.0.1:{}", free_port());
+    let peer = format!("http://127.0.0.1:{}", free_port());
+    let child = Command::new(&program)
+        .args(["--name", "referee", "--bcrypt-cost", "4", "--client-cert-auth", "--data-dir"])
+        .arg(dir.path())
+        .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
+        .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+        .args(["--initial-cluster", &format!("referee={peer}")])
+        .arg("--cert-file")
+        .arg(file("etcd.crt", &pki.serving.cert_pem))
+        .arg("--key-file")
+        .arg(file("etcd.key", &pki.serving.key_pem))
+        .arg("--trusted-ca-file")
+        .arg(file("etcd-ca.crt", &pki.client_ca.cert_pem))
+        .env("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|e| panic!("{}: {e}", program.display()));
+    let server = Referee { url, child, _dir: dir };
+    let tls = TlsOptions::new()
+        .ca_certificate(Certificate::from_pem(&pki.server_ca.cert_pem))
+        .identity(Identity::from_pem(&pki.admin.cert_pem, &pki.admin.key_pem));
+    server.wait(Some(tls)).await;
+    Some(server)
 }

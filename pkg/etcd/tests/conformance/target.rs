@@ -1,6 +1,6 @@
 //! This server in the test's process, on a port of its own.
 
-use isopod_etcd::{Config, Listener, Service, serve};
+use isopod_etcd::{AuthConfig, Config, Listener, Service, TokenOptions, serve};
 use isopod_store::Store;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,9 @@ use tokio_util::sync::CancellationToken;
 pub struct Settings {
     pub quota: Option<i64>,
     pub progress: Option<Duration>,
+    /// `--auth-token`, and `--auth-token-ttl` in seconds.
+    pub token: Option<&'static str>,
+    pub token_ttl: Option<u64>,
     /// The etcd from which on the case holds.
     pub since: (u32, u32),
 }
@@ -25,7 +28,15 @@ pub struct Target {
 
 impl Target {
     pub async fn start(store: Arc<dyn Store>, settings: Settings) -> Self {
-        let mut config = Config { quota_backend_bytes: settings.quota.unwrap_or(0), ..Config::default() };
+        // Cheap passwords: these guard nothing.
+        let mut auth = AuthConfig { bcrypt_cost: 4, ..AuthConfig::default() };
+        if let Some(token) = settings.token {
+            auth.tokens = TokenOptions::parse(token).unwrap();
+        }
+        if let Some(seconds) = settings.token_ttl {
+            auth.token_ttl = Duration::from_secs(seconds);
+        }
+        let mut config = Config { quota_backend_bytes: settings.quota.unwrap_or(0), auth, ..Config::default() };
         if let Some(interval) = settings.progress {
             config.watch_progress_notify_interval = interval;
         }

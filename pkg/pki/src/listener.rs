@@ -1,0 +1,271 @@
+//! What an administrator may ask of a listener's TLS beyond a certificate: who may connect, with which versions and ciphers.
+
+use crate::tls::{certs, key, provider, roots};
+use crate::{Identity, PkiError};
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::client::verify_server_name;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::version::{TLS12, TLS13};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme, SupportedCipherSuite,
+    SupportedProtocolVersion,
+};
+use std::sync::Arc;
+
+/// By default: everybody, TLS 1.2 and 1.3, every cipher that is safe.
+#[derive(Clone, Debug, Default)]
+pub struct ListenerOptions {
+    /// Clients show a certificate of this CA.
+    pub client_ca_pem: Option<String>,
+    /// And none that stands here: a revocation list, PEM or DER.
+    pub revoked: Option<Vec<u8>>,
+    /// And one that is valid for one of these names, where there are any.
+    pub client_names: Vec<String>,
+    /// `TLS1.2` or `TLS1.3`.
+    pub min_version: Option<String>,
+    pub max_version: Option<String>,
+    /// Names as IANA has them; they choose among those of TLS 1.2, as in Go.
+    pub cipher_suites: Vec<String>,
+}
+
+impl ListenerOptions {
+    pub fn config(&self, name: &str, identity: &Identity) -> Result<ServerConfig, PkiError> {
+        let tls = |source| PkiError::Tls { name: name.to_owned(), source };
+        let mut provider = rustls::crypto::CryptoProvider::clone(&provider());
+        self.choose_ciphers(&mut provider.cipher_suites)?;
+        let versions = self.versions()?;
+        let builder =
+            ServerConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(&versions).map_err(tls)?;
+        let builder = match &self.client_ca_pem {
+            Some(pem) => builder.with_client_cert_verifier(self.verifier(name, pem)?),
+            None => builder.with_no_client_auth(),
+        };
+        let (certs, key) = (certs(name, &identity.cert_pem)?, key(name, &identity.key_pem)?);
+        let mut config = builder.with_single_cert(certs, key).map_err(tls)?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(config)
+    }
+
+    fn verifier(&self, name: &str, ca_pem: &str) -> Result<Arc<dyn ClientCertVerifier>, PkiError> {
+        let general = |e: rustls::server::VerifierBuilderError| PkiError::Tls {
+            name: name.to_owned(),
+            source: rustls::Error::General(e.to_string()),
+        };
+        let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(name, ca_pem)?), provider());
+        if let Some(bytes) = &self.revoked {
+            // Of a certificate whose issuer is not in the list nothing is said: it counts.
+            builder = builder
+                .with_crls([revocation_list(bytes)])
+                .only_check_end_entity_revocation()
+                .allow_unknown_revocation_status();
+        }
+        let verifier = builder.build().map_err(general)?;
+        if self.client_names.is_empty() {
+            return Ok(verifier);
+        }
+        let wrong = |n: &String| PkiError::Option(format!("{n} is no name that a certificate could be valid for"));
+        let names = self
+            .client_names
+            .iter()
+            .map(|n| ServerName::try_from(n.clone()).map_err(|_| wrong(n)))
+            .collect::<Result<_, _>>()?;
+        Ok(Arc::new(NamedClients { verifier, names }))
+    }
+
+    fn versions(&self) -> Result<Vec<&'static SupportedProtocolVersion>, PkiError> {
+        let number = |text: &Option<String>, default: usize| match text.as_deref() {
+            None | Some("") => Ok(default),
+            Some("TLS1.2") => Ok(0),
+            Some("TLS1.3") => Ok(1),
+            Some(other) => Err(PkiError::Option(format!("{other} is no version of TLS here: write TLS1.2 or TLS1.3"))),
+        };
+        let (min, max) = (number(&self.min_version, 0)?, number(&self.max_version, 1)?);
+        if min > max {
+            return Err(PkiError::Option("the lowest version of TLS is above the highest".into()));
+        }
+        Ok([&TLS12, &TLS13][min..=max].to_vec())
+    }
+
+    fn choose_ciphers(&self, suites: &mut Vec<SupportedCipherSuite>) -> Result<(), PkiError> {
+        if self.cipher_suites.is_empty() {
+            return Ok(());
+        }
+        let named = |s: &SupportedCipherSuite| format!("{:?}", s.suite());
+        let choice: Vec<String> = suites.iter().filter(|s| is_tls12(s)).map(named).collect();
+        if let Some(unknown) = self.cipher_suites.iter().find(|n| !choice.contains(n)) {
+            let choice = choice.join(", ");
+            return Err(PkiError::Option(format!("{unknown} is no cipher suite here: choose among {choice}")));
+        }
+        suites.retain(|s| !is_tls12(s) || self.cipher_suites.contains(&named(s)));
+        Ok(())
+    }
+}
+
+fn is_tls12(suite: &SupportedCipherSuite) -> bool {
+    matches!(suite, SupportedCipherSuite::Tls12(_))
+}
+
+fn revocation_list(bytes: &[u8]) -> CertificateRevocationListDer<'static> {
+    CertificateRevocationListDer::from_pem_slice(bytes).unwrap_or_else(|_| bytes.to_vec().into())
+}
+
+/// Lets in clients whose certificate is good and names one of these.
+#[derive(Debug)]
+struct NamedClients {
+    verifier: Arc<dyn ClientCertVerifier>,
+    names: Vec<ServerName<'static>>,
+}
+
+impl ClientCertVerifier for NamedClients {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.verifier.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let verified = self.verifier.verify_client_cert(end_entity, intermediates, now)?;
+        let certificate = ParsedCertificate::try_from(end_entity)?;
+        if self.names.iter().any(|n| verify_server_name(&certificate, n).is_ok()) {
+            return Ok(verified);
+        }
+        Err(CertificateError::ApplicationVerificationFailure.into())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify_tls12_signature(message, cert, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify_tls13_signature(message, cert, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.supported_verify_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ServerNames, ServerPki};
+    use rcgen::{
+        CertificateParams, CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, RevokedCertParams,
+        SerialNumber,
+    };
+    use rustls::{ClientConnection, ServerConnection};
+
+    fn pki() -> (tempfile::TempDir, ServerPki) {
+        let dir = tempfile::tempdir().unwrap();
+        let names = ServerNames { cluster_domain: "cluster.local".into(), ..Default::default() };
+        let pki = ServerPki::load_or_create(dir.path(), &names).unwrap();
+        (dir, pki)
+    }
+
+    fn shake_hands(server: ServerConfig, client: rustls::ClientConfig) -> Result<ServerConnection, rustls::Error> {
+        let mut c = ClientConnection::new(Arc::new(client), "localhost".try_into().unwrap()).unwrap();
+        let mut s = ServerConnection::new(Arc::new(server)).unwrap();
+        while c.is_handshaking() || s.is_handshaking() {
+            let mut buf = Vec::new();
+            c.write_tls(&mut buf).unwrap();
+            s.read_tls(&mut buf.as_slice()).unwrap();
+            s.process_new_packets()?;
+            let mut buf = Vec::new();
+            s.write_tls(&mut buf).unwrap();
+            c.read_tls(&mut buf.as_slice()).unwrap();
+            c.process_new_packets()?;
+        }
+        Ok(s)
+    }
+
+    fn client(pki: &ServerPki, identity: &Identity) -> rustls::ClientConfig {
+        crate::tls::client("test", Some(identity), &pki.server_ca.cert_pem, &["h2"]).unwrap()
+    }
+
+    #[test]
+    fn versions_and_ciphers_are_chosen() {
+        let (_dir, pki) = pki();
+        let old = ListenerOptions { max_version: Some("TLS1.2".into()), ..Default::default() };
+        let one = "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384";
+        let ciphers = ListenerOptions { cipher_suites: vec![one.into()], ..old.clone() };
+        for (options, wanted) in [(old, None), (ciphers, Some(one))] {
+            let config = options.config("test", &pki.serving).unwrap();
+            let done = shake_hands(config, client(&pki, &pki.admin)).unwrap();
+            assert_eq!(done.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_2));
+            let suite = format!("{:?}", done.negotiated_cipher_suite().unwrap().suite());
+            assert!(wanted.is_none_or(|w| w == suite), "{suite}");
+        }
+        let backwards = ListenerOptions {
+            min_version: Some("TLS1.3".into()),
+            max_version: Some("TLS1.2".into()),
+            ..Default::default()
+        };
+        assert!(backwards.config("test", &pki.serving).is_err());
+        let weak = ListenerOptions { cipher_suites: vec!["TLS_RSA_WITH_RC4_128_SHA".into()], ..Default::default() };
+        let refused = weak.config("test", &pki.serving).unwrap_err().to_string();
+        assert!(refused.contains(one), "{refused}");
+    }
+
+    #[test]
+    fn clients_are_chosen_by_name_and_revocation() {
+        let (_dir, pki) = pki();
+        let ca_key = KeyPair::generate().unwrap();
+        let mut ca_params = CertificateParams::new(Vec::new()).unwrap();
+        ca_params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let ca = ca_params.self_signed(&ca_key).unwrap();
+        let issuer = Issuer::new(ca_params, ca_key);
+        let leaf = |serial: u64, name: &str| {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+            params.serial_number = Some(SerialNumber::from(serial));
+            let cert = params.signed_by(&key, &issuer).unwrap();
+            Identity { cert_pem: cert.pem(), key_pem: key.serialize_pem() }
+        };
+        let (good, revoked, other) = (leaf(1, "db.example"), leaf(2, "db.example"), leaf(3, "web.example"));
+        let now = time::OffsetDateTime::now_utc();
+        let crl = CertificateRevocationListParams {
+            this_update: now,
+            next_update: now + time::Duration::days(1),
+            crl_number: SerialNumber::from(1u64),
+            issuing_distribution_point: None,
+            revoked_certs: vec![RevokedCertParams {
+                serial_number: SerialNumber::from(2u64),
+                revocation_time: now,
+                reason_code: None,
+                invalidity_date: None,
+            }],
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let crl = crl.signed_by(&issuer).unwrap();
+        let base = ListenerOptions { client_ca_pem: Some(ca.pem()), ..Default::default() };
+        let try_all = |options: &ListenerOptions| {
+            [&good, &revoked, &other].map(|identity| {
+                shake_hands(options.config("test", &pki.serving).unwrap(), client(&pki, identity)).is_ok()
+            })
+        };
+        assert_eq!(try_all(&base), [true, true, true]);
+        for bytes in [crl.pem().unwrap().into_bytes(), crl.der().to_vec()] {
+            let options = ListenerOptions { revoked: Some(bytes), ..base.clone() };
+            assert_eq!(try_all(&options), [true, false, true]);
+        }
+        let named = ListenerOptions { client_names: vec!["nobody".into(), "db.example".into()], ..base };
+        assert_eq!(try_all(&named), [true, true, false]);
+        assert!(shake_hands(named.config("test", &pki.serving).unwrap(), client(&pki, &pki.admin)).is_err());
+    }
+}
