@@ -20,7 +20,10 @@ use tokio_util::sync::CancellationToken;
 
 /// `notes`: what there is to tell of etcd's flags.
 pub async fn run(args: DatastoreArgs, notes: Vec<String>) -> anyhow::Result<()> {
-    isopod_base::logging::init(log_level(&args.log_level), args.log_json || args.log_format.as_deref() == Some("json"))?;
+    isopod_base::logging::init(
+        log_level(&args.log_level),
+        args.log_json || args.log_format.as_deref() == Some("json"),
+    )?;
     notes.iter().for_each(|note| tracing::warn!("{note}"));
     check_initial_cluster(&args)?;
     check_data_dir(&args.data.data_dir)?;
@@ -173,8 +176,7 @@ enum Address {
 }
 
 fn place(flag: &str, url: &str) -> anyhow::Result<Place> {
-    let wrong =
-        || format!("{flag}: {url}: write http://IP:PORT, https://IP:PORT, unix:///PATH or unixs:///PATH");
+    let wrong = || format!("{flag}: {url}: write http://IP:PORT, https://IP:PORT, unix:///PATH or unixs:///PATH");
     let (scheme, rest) = url.split_once("://").with_context(wrong)?;
     let address = match scheme {
         "http" | "https" => {

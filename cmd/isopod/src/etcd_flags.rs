@@ -36,8 +36,7 @@ const fn switch(name: &'static str, fate: Fate) -> Row {
 const NO_RAFT: &str = "there is one member and no Raft log";
 const NO_PEERS: &str = "there are no peers: nobody listens for them";
 const NO_BOLT: &str = "the data are not in a bbolt file";
-const NO_CLUSTER: &str =
-    "this datastore has one member: for several servers let each use one Postgres, or a real etcd, as its \
+const NO_CLUSTER: &str = "this datastore has one member: for several servers let each use one Postgres, or a real etcd, as its \
      --datastore-endpoint";
 const NO_GATEWAY: &str = "API v3 is served by gRPC alone";
 const LOGS: &str = "logs go to stderr, chosen by --log-level and --log-format";
@@ -143,8 +142,7 @@ const ROWS: &[Row] = &[
 /// Variables that are for etcd's program, not for what it serves.
 const FOREIGN: [&str; 2] = ["ETCD_UNSUPPORTED_ARCH", "ETCD_CONFIG_FILE"];
 /// What older etcds said for flags that `args.rs` has.
-const RENAMED: [(&str, &str); 1] =
-    [("experimental-watch-progress-notify-interval", "watch-progress-notify-interval")];
+const RENAMED: [(&str, &str); 1] = [("experimental-watch-progress-notify-interval", "watch-progress-notify-interval")];
 
 /// A command line that clap understands, and what there is to tell of it.
 #[derive(Debug, Default, PartialEq)]
@@ -353,14 +351,17 @@ mod tests {
         .unwrap();
         assert_eq!(args, "--name a --data-dir=/x --log-json -d /y");
         assert_eq!(notes.len(), 3, "{notes:?}");
-        let (args, notes) = run("--experimental-watch-progress-notify-interval=5s --experimental-anything 7", &[]).unwrap();
+        let (args, notes) =
+            run("--experimental-watch-progress-notify-interval=5s --experimental-anything 7", &[]).unwrap();
         assert_eq!((args.as_str(), notes.len()), ("--watch-progress-notify-interval=5s", 1));
         assert_eq!(run("--client-cert-auth --no-such-flag x", &[]).unwrap().0, "--client-cert-auth --no-such-flag x");
     }
 
     #[test]
     fn promises_that_are_not_kept_are_refused() {
-        for line in ["--auto-tls", "--discovery=https://x", "--force-new-cluster=true", "--host-whitelist=a", "--enable-v2"] {
+        for line in
+            ["--auto-tls", "--discovery=https://x", "--force-new-cluster=true", "--host-whitelist=a", "--enable-v2"]
+        {
             let e = run(line, &[]).unwrap_err().to_string();
             assert!(e.contains("is not possible"), "{line}: {e}");
         }

@@ -66,11 +66,7 @@ impl Service {
         })
     }
 
-    pub(crate) async fn txn_as(
-        &self,
-        shown: &Credentials,
-        request: pb::TxnRequest,
-    ) -> Result<pb::TxnResponse, Status> {
+    pub(crate) async fn txn_as(&self, shown: &Credentials, request: pb::TxnRequest) -> Result<pb::TxnResponse, Status> {
         check::txn(&request, self.config.max_txn_ops)?;
         self.check_size(&request)?;
         let _caller = self.permitted(shown, || requests::of_txn(&request)).await?;

@@ -93,7 +93,10 @@ impl pb::maintenance_server::Maintenance for Service {
         }))
     }
 
-    async fn defragment(&self, request: Request<pb::DefragmentRequest>) -> Result<Response<pb::DefragmentResponse>, Status> {
+    async fn defragment(
+        &self,
+        request: Request<pb::DefragmentRequest>,
+    ) -> Result<Response<pb::DefragmentResponse>, Status> {
         self.admin(&Credentials::of(&request)).await?;
         self.store.defragment().await.map_err(status::of)?;
         // etcd leaves the header out, here and where the leader moves.

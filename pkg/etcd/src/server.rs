@@ -3,10 +3,10 @@
 use crate::VERSION;
 use crate::auth::CommonName;
 use crate::metrics::Metrics;
+use crate::pb::DESCRIPTORS;
 use crate::pb::etcdserverpb as pb;
 use crate::pb::v3electionpb::election_server::ElectionServer;
 use crate::pb::v3lockpb::lock_server::LockServer;
-use crate::pb::DESCRIPTORS;
 use crate::service::{REQUEST_OVERHEAD, Service};
 use axum::Router;
 use axum::body::Body;

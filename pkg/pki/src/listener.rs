@@ -67,8 +67,11 @@ impl ListenerOptions {
             return Ok(verifier);
         }
         let wrong = |n: &String| PkiError::Option(format!("{n} is no name that a certificate could be valid for"));
-        let names =
-            self.client_names.iter().map(|n| ServerName::try_from(n.clone()).map_err(|_| wrong(n))).collect::<Result<_, _>>()?;
+        let names = self
+            .client_names
+            .iter()
+            .map(|n| ServerName::try_from(n.clone()).map_err(|_| wrong(n)))
+            .collect::<Result<_, _>>()?;
         Ok(Arc::new(NamedClients { verifier, names }))
     }
 
@@ -162,7 +165,10 @@ impl ClientCertVerifier for NamedClients {
 mod tests {
     use super::*;
     use crate::{ServerNames, ServerPki};
-    use rcgen::{CertificateParams, CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber};
+    use rcgen::{
+        CertificateParams, CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, RevokedCertParams,
+        SerialNumber,
+    };
     use rustls::{ClientConnection, ServerConnection};
 
     fn pki() -> (tempfile::TempDir, ServerPki) {

@@ -72,7 +72,9 @@ impl JwtOptions {
             (Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512, Some(key), _) => {
                 (Some(EncodingKey::from_secret(&key.bytes)), DecodingKey::from_secret(&key.bytes))
             }
-            (Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512, None, _) | (_, None, None) => return Err(missing()),
+            (Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512, None, _) | (_, None, None) => {
+                return Err(missing());
+            }
             (_, None, Some(public)) => (None, verifier(algorithm, public)?),
             (_, Some(private), None) => {
                 let (signer, verifier) = key_pair(algorithm, &private.bytes).ok_or_else(|| private.wrong())?;

@@ -20,9 +20,9 @@ use parking_lot::RwLock;
 pub(crate) use state::State;
 use std::sync::Arc;
 use std::time::Duration;
+use tokens::Tokens;
 use tokio::sync::OwnedRwLockReadGuard;
 use tokio::time::Instant;
-use tokens::Tokens;
 use tonic::{Request, Status};
 
 pub use tokens::{TokenError, TokenOptions};

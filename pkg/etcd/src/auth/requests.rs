@@ -1,11 +1,11 @@
 //! What a request about keys and leases needs, in the order in which etcd looks at it.
 
 use super::{Caller, Credentials};
+use crate::convert::key_range;
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::request_op::Request as Op;
 use crate::service::Service;
 use crate::status;
-use crate::convert::key_range;
 use isopod_store::{KeyRange, LeaseId, StoreError};
 use tonic::Status;
 

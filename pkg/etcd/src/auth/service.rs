@@ -36,10 +36,12 @@ impl pb::auth_server::Auth for Service {
         &self,
         request: Request<pb::AuthDisableRequest>,
     ) -> Result<Response<pb::AuthDisableResponse>, Status> {
-        let header = self.change(request, |state, _| {
-            state.disable();
-            Ok(())
-        }).await?;
+        let header = self
+            .change(request, |state, _| {
+                state.disable();
+                Ok(())
+            })
+            .await?;
         Ok(Response::new(pb::AuthDisableResponse { header }))
     }
 

@@ -49,13 +49,7 @@ struct Access {
 impl Default for State {
     /// etcd's counter begins at 1.
     fn default() -> Self {
-        State {
-            enabled: false,
-            revision: 1,
-            users: BTreeMap::new(),
-            roles: BTreeMap::new(),
-            access: HashMap::new(),
-        }
+        State { enabled: false, revision: 1, users: BTreeMap::new(), roles: BTreeMap::new(), access: HashMap::new() }
     }
 }
 

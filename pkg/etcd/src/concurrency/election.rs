@@ -31,18 +31,12 @@ fn leader_key(leader: Option<pb::LeaderKey>) -> Result<pb::LeaderKey, Status> {
 
 #[tonic::async_trait]
 impl pb::election_server::Election for Service {
-    async fn campaign(
-        &self,
-        request: Request<pb::CampaignRequest>,
-    ) -> Result<Response<pb::CampaignResponse>, Status> {
+    async fn campaign(&self, request: Request<pb::CampaignRequest>) -> Result<Response<pb::CampaignResponse>, Status> {
         let session = session(self, &request);
         session.campaign(request.into_inner()).await.map(Response::new).map_err(uncoded)
     }
 
-    async fn proclaim(
-        &self,
-        request: Request<pb::ProclaimRequest>,
-    ) -> Result<Response<pb::ProclaimResponse>, Status> {
+    async fn proclaim(&self, request: Request<pb::ProclaimRequest>) -> Result<Response<pb::ProclaimResponse>, Status> {
         let session = session(self, &request);
         let pb::ProclaimRequest { leader, value } = request.into_inner();
         let leader = leader_key(leader)?;

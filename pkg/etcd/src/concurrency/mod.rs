@@ -13,8 +13,8 @@ use crate::pb::mvccpb;
 use crate::service::Service;
 use crate::status;
 use bytes::Bytes;
-use isopod_store::{EventKind, KeyRange, Revision, Watch, WatchMessage, WatchRequest};
 use isopod_store::{Event, StoreError};
+use isopod_store::{EventKind, KeyRange, Revision, Watch, WatchMessage, WatchRequest};
 use std::sync::Arc;
 use tonic::Status;
 

@@ -64,7 +64,13 @@ impl Generator {
         self.rng.random_range(0..5)
     }
 
-    fn maybe(&mut self, fields: &mut Map<String, Json>, percent: u32, name: &str, value: impl FnOnce(&mut Self) -> Json) {
+    fn maybe(
+        &mut self,
+        fields: &mut Map<String, Json>,
+        percent: u32,
+        name: &str,
+        value: impl FnOnce(&mut Self) -> Json,
+    ) {
         if self.chance(percent) {
             let value = value(self);
             fields.insert(name.to_owned(), value);
@@ -131,9 +137,7 @@ impl Generator {
 
     fn txn(&mut self, depth: u32) -> Json {
         let compares: Vec<Json> = (0..self.rng.random_range(0..3)).map(|_| self.compare()).collect();
-        let branch = |g: &mut Self| -> Vec<Json> {
-            (0..g.rng.random_range(0..4)).map(|_| g.op(depth)).collect()
-        };
+        let branch = |g: &mut Self| -> Vec<Json> { (0..g.rng.random_range(0..4)).map(|_| g.op(depth)).collect() };
         let (success, failure) = (branch(self), branch(self));
         json!({ "compare": compares, "success": success, "failure": failure })
     }

@@ -9,6 +9,7 @@
 mod api;
 mod client;
 mod differential;
+mod etcdctl;
 mod ours;
 mod raw;
 mod referee;
@@ -108,11 +109,8 @@ async fn etcd_serves_the_api() {
     }
 }
 
-const JWT: &str = concat!(
-    "jwt,sign-method=HS256,ttl=5s,priv-key=",
-    env!("CARGO_MANIFEST_DIR"),
-    "/tests/conformance/token-key.txt"
-);
+const JWT: &str =
+    concat!("jwt,sign-method=HS256,ttl=5s,priv-key=", env!("CARGO_MANIFEST_DIR"), "/tests/conformance/token-key.txt");
 
 /// What the servers must be told for each. Older etcds answer some requests otherwise.
 fn scripts() -> Vec<(&'static str, Settings)> {

@@ -4,7 +4,9 @@ use bytes::{Buf, BufMut, Bytes};
 use futures::StreamExt;
 use http::uri::PathAndQuery;
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage, EnumDescriptor, Kind, MessageDescriptor, MethodDescriptor, ReflectMessage, Value};
+use prost_reflect::{
+    DescriptorPool, DynamicMessage, EnumDescriptor, Kind, MessageDescriptor, MethodDescriptor, ReflectMessage, Value,
+};
 use serde_json::{Map, Value as Json, json};
 use std::sync::LazyLock;
 use tonic::client::Grpc;
@@ -151,7 +153,9 @@ fn message(descriptor: &MessageDescriptor, json: &Json) -> DynamicMessage {
             .get_field_by_name(name)
             .unwrap_or_else(|| panic!("{} has no field {name}", descriptor.full_name()));
         let value = match value {
-            Json::Array(list) if field.is_list() => Value::List(list.iter().map(|v| scalar(&field.kind(), v)).collect()),
+            Json::Array(list) if field.is_list() => {
+                Value::List(list.iter().map(|v| scalar(&field.kind(), v)).collect())
+            }
             one => scalar(&field.kind(), one),
         };
         out.set_field(&field, value);
