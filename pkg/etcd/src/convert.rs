@@ -68,7 +68,11 @@ pub(crate) fn txn(r: pb::TxnRequest) -> Result<Txn, Status> {
 fn op(o: pb::RequestOp) -> Result<Op, Status> {
     use pb::request_op::Request;
     Ok(match o.request {
-        Some(Request::RequestRange(r)) => Op::Range(range(r)),
+        Some(Request::RequestRange(r)) => {
+            // Here, and only here, etcd takes a negative one for compacted.
+            let revision = r.revision;
+            Op::Range(RangeRequest { revision, ..range(r) })
+        }
         Some(Request::RequestPut(r)) => put(r),
         Some(Request::RequestDeleteRange(r)) => delete(r),
         Some(Request::RequestTxn(r)) => Op::Txn(Box::new(txn(r)?)),

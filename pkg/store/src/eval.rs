@@ -225,6 +225,9 @@ impl Draft<'_> {
         if req.revision > self.view.revision() {
             return Err(StoreError::FutureRevision { requested: req.revision, newest: self.view.revision() });
         }
+        if req.revision < 0 {
+            return Err(StoreError::Compacted { requested: req.revision, compacted: 0 });
+        }
         if req.revision > 0 || !self.writes.keys().any(|k| req.range.contains(k)) {
             return self.view.range(req);
         }

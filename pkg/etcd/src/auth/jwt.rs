@@ -200,3 +200,101 @@ impl Jwt {
         Some(Identity { name: shown.username, revision: shown.revision as u64 })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_lc_rs::encoding::{AsDer, EcPrivateKeyRfc5915Der, Pkcs8V1Der, PublicKeyX509Der};
+    use aws_lc_rs::rsa::KeySize;
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
+    fn pem(label: &str, der: &[u8]) -> Vec<u8> {
+        let text = STANDARD.encode(der);
+        let lines: Vec<&str> = text.as_bytes().chunks(64).map(|l| std::str::from_utf8(l).unwrap()).collect();
+        format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n")).into_bytes()
+    }
+
+    fn private(der: &[u8]) -> Vec<u8> {
+        pem("PRIVATE KEY", der)
+    }
+
+    fn public(der: &PublicKeyX509Der<'_>) -> Vec<u8> {
+        pem("PUBLIC KEY", der.as_ref())
+    }
+
+    /// Method, private key, public key.
+    fn keys() -> Vec<(&'static str, Vec<u8>, Option<Vec<u8>>)> {
+        let ec = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+        let p384 = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
+        let ed = Ed25519KeyPair::generate().unwrap();
+        let rsa = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
+        let old: EcPrivateKeyRfc5915Der<'_> = ec.private_key().as_der().unwrap();
+        let rsa_private: Pkcs8V1Der<'_> = rsa.as_der().unwrap();
+        let rsa_public = public(&rsa.public_key().as_der().unwrap());
+        let ec_public = public(&ec.public_key().as_der().unwrap());
+        vec![
+            ("ES256", private(ec.to_pkcs8v1().unwrap().as_ref()), Some(ec_public.clone())),
+            ("ES256", pem("EC PRIVATE KEY", old.as_ref()), Some(ec_public)),
+            ("ES384", private(p384.to_pkcs8v1().unwrap().as_ref()), Some(public(&p384.public_key().as_der().unwrap()))),
+            ("EdDSA", private(ed.to_pkcs8v1().unwrap().as_ref()), Some(public(&ed.public_key().as_der().unwrap()))),
+            ("RS256", private(rsa_private.as_ref()), Some(rsa_public.clone())),
+            ("PS512", private(rsa_private.as_ref()), Some(rsa_public)),
+            ("HS384", b"a secret of some length, as long as it takes".to_vec(), None),
+        ]
+    }
+
+    fn read(method: &str, files: &[(&str, &std::path::Path)]) -> Result<Jwt, TokenError> {
+        let mut options = HashMap::from([("sign-method", method)]);
+        options.extend(files.iter().map(|(name, path)| (*name, path.to_str().unwrap())));
+        JwtOptions::read(&options).map(Jwt::new)
+    }
+
+    #[test]
+    fn every_kind_of_key_signs_and_checks() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        let all = keys();
+        for (method, private, public) in &all {
+            std::fs::write(&a, private).unwrap();
+            let alone = read(method, &[("priv-key", &a)]).unwrap();
+            let token = alone.issue("alice", 7).unwrap();
+            let who = alone.identify(&token).unwrap();
+            assert_eq!((who.name.as_str(), who.revision), ("alice", 7), "{method}");
+            let mut forged = token.clone().into_bytes();
+            let at = token.rfind('.').unwrap() + 5;
+            forged[at] = if forged[at] == b'A' { b'B' } else { b'A' };
+            assert!(alone.identify(std::str::from_utf8(&forged).unwrap()).is_none(), "{method}: forged");
+            let Some(public) = public else { continue };
+            std::fs::write(&b, public).unwrap();
+            let checks = read(method, &[("pub-key", &b)]).unwrap();
+            assert!(checks.issue("alice", 7).is_none(), "{method}: it has no key to sign with");
+            assert!(checks.identify(&token).is_some(), "{method}");
+            assert!(read(method, &[("priv-key", &a), ("pub-key", &b)]).is_ok(), "{method}");
+        }
+        // Keys that do not belong together, and none.
+        std::fs::write(&a, &all[0].1).unwrap();
+        std::fs::write(
+            &b,
+            public(&EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap().public_key().as_der().unwrap()),
+        )
+        .unwrap();
+        assert!(matches!(read("ES256", &[("priv-key", &a), ("pub-key", &b)]), Err(TokenError::Mismatch)));
+        assert!(matches!(read("RS256", &[("priv-key", &a)]), Err(TokenError::Key { .. })));
+        assert!(matches!(read("RS256", &[]), Err(TokenError::MissingKey(_))));
+        assert!(matches!(read("ES512", &[("priv-key", &a)]), Err(TokenError::Method(_))));
+    }
+
+    #[test]
+    fn a_token_of_another_method_is_none() {
+        // What was public becomes no secret: a token that says HS256 is not checked with an RSA key.
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("k");
+        let rsa = keys().into_iter().find(|(m, ..)| *m == "RS256").unwrap();
+        let public_key = rsa.2.unwrap();
+        std::fs::write(&path, &public_key).unwrap();
+        let server = read("RS256", &[("pub-key", &path)]).unwrap();
+        let forger = read("HS256", &[("priv-key", &path)]).unwrap();
+        assert!(server.identify(&forger.issue("root", 1_000).unwrap()).is_none());
+    }
+}

@@ -129,6 +129,8 @@ pub(crate) struct Auth {
     /// Held for writing by a change.
     gate: Arc<tokio::sync::RwLock<()>>,
     loaded: RwLock<Loaded>,
+    /// One request reads the state anew for all that wait for it.
+    reloading: tokio::sync::Mutex<()>,
 }
 
 impl Auth {
@@ -141,18 +143,25 @@ impl Auth {
             certificates: config.certificates,
             gate: Arc::default(),
             loaded: RwLock::new(Loaded { state, at: Instant::now() }),
+            reloading: tokio::sync::Mutex::default(),
         })
     }
 
     /// The users, the roles and whether they count.
     pub async fn state(&self) -> Result<Arc<State>, Status> {
-        {
-            let loaded = self.loaded.read();
-            if loaded.at.elapsed() < FRESH {
-                return Ok(Arc::clone(&loaded.state));
-            }
+        if let Some(state) = self.fresh() {
+            return Ok(state);
         }
-        self.reload().await
+        let _one = self.reloading.lock().await;
+        match self.fresh() {
+            Some(state) => Ok(state),
+            None => self.reload().await,
+        }
+    }
+
+    fn fresh(&self) -> Option<Arc<State>> {
+        let loaded = self.loaded.read();
+        (loaded.at.elapsed() < FRESH).then(|| Arc::clone(&loaded.state))
     }
 
     async fn reload(&self) -> Result<Arc<State>, Status> {

@@ -20,6 +20,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 const KEYS: [&str; 10] = ["a", "aa", "ab", "b", "b/1", "b/2", "c", "d", "\u{7f}", "z"];
 const ENDS: [&str; 8] = ["", "", "", "\0", "b", "b0", "d", "a"];
+/// Transactions in transactions.
+const DEPTH: u32 = 2;
 /// What was written before a compaction or a cancellation has been told to the watches by then.
 const SETTLE: Duration = Duration::from_millis(250);
 
@@ -146,7 +148,8 @@ impl Generator {
         match self.rng.random_range(0..10) {
             0..4 => json!({ "request_put": self.put() }),
             4..7 => json!({ "request_range": self.range() }),
-            7 | 8 => {
+            // Nor does it compare what one nested transaction puts with what a later one deletes.
+            7 | 8 if depth == DEPTH => {
                 let mut delete = self.delete();
                 // etcd takes this end for the smallest key when it looks for duplicates, and lets a transaction put and
                 // delete one key; here it is refused.
@@ -166,7 +169,7 @@ impl Generator {
             0..30 => ("KV/Put", self.put()),
             30..52 => ("KV/Range", self.range()),
             52..62 => ("KV/DeleteRange", self.delete()),
-            62..84 => ("KV/Txn", self.txn(2)),
+            62..84 => ("KV/Txn", self.txn(DEPTH)),
             84..86 => ("KV/Compact", json!({ "revision": self.some_revision(), "physical": true })),
             86..89 => ("Lease/LeaseGrant", json!({ "ID": self.rng.random_range(1..5), "TTL": 10_000 })),
             89 => ("Lease/LeaseRevoke", json!({ "ID": self.lease() })),

@@ -9,6 +9,7 @@
 mod api;
 mod client;
 mod differential;
+mod etcdctl;
 mod ours;
 #[allow(dead_code)]
 #[path = "../../../store/tests/conformance/postgres/server.rs"]
