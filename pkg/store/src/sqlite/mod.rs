@@ -4,6 +4,7 @@
 //! one snapshot of the database and, where the range has ephemeral keys, the memory at the same revision.
 
 mod backend;
+mod checkpoint;
 mod lock;
 mod queries;
 mod reader;
@@ -16,14 +17,16 @@ use crate::machine::{Machine, Shared};
 use crate::*;
 use async_trait::async_trait;
 use bytes::Bytes;
+use checkpoint::Checkpoints;
 use lock::DirectoryLock;
 use queries::failed;
 use reader::{Readers, Snapshot, Split};
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::oneshot;
-use writer::{Reply, Request, Wal, Writer};
+use writer::{Reply, Request, Writer};
 
 /// See the module. Share it in an `Arc`; when the last one is dropped it closes by itself, without telling when.
 pub struct SqliteStore {
@@ -49,11 +52,12 @@ impl SqliteStore {
         let runtime = tokio::runtime::Handle::current();
         let lock = DirectoryLock::take(dir)?;
         let path = writer::database(dir);
-        let conn = schema::connect(&path, WRITER_CACHE_KIB, true)?;
+        let conn = schema::connect(&path, &options, WRITER_CACHE_KIB, true)?;
+        checkpoint::settle(&conn)?;
         schema::prepare(&conn, dir)?;
         let recovered = recovery::recover(conn, options.clone())?;
 
-        let readers = Readers::new(path);
+        let readers = Readers::new(path, options.clone());
         let shared = Shared::new(options.clone(), recovered.revision, recovered.compacted, recovered.leases);
         *shared.alarms.lock() = recovered.alarms;
         *shared.settings.lock() = recovered.settings;
@@ -62,13 +66,19 @@ impl SqliteStore {
         let damage = Arc::clone(&recovered.backend.damage);
         let (sender, requests) = std::sync::mpsc::channel();
         let sender = Arc::new(sender);
+        let checkpoints = Checkpoints {
+            readers: Arc::clone(&readers),
+            runtime: runtime.clone(),
+            writer: Arc::downgrade(&sender),
+            running: AtomicBool::new(false),
+            stopped: Arc::clone(&recovered.backend.stopped),
+        };
         let writer = Writer {
             machine: Machine { backend: recovered.backend, revision: recovered.revision, shared: Arc::clone(&shared) },
             requests,
-            readers: Arc::clone(&readers),
             runtime: runtime.clone(),
             lock,
-            wal: Arc::new(Wal::default()),
+            checkpoints: Arc::new(checkpoints),
             flush_due: false,
             compacting: Vec::new(),
             sender: Arc::downgrade(&sender),

@@ -4,7 +4,7 @@
 //! the reserved revisions were given to them is not known: the sequence jumps past the reservation, and what is left is
 //! stamped with the first revision of that new epoch, so that nobody takes an old value for a newer one.
 
-use super::backend::{BLOCK, EphemeralLease, SqliteBackend, alarm_name};
+use super::backend::{BLOCK, EphemeralLease, Open, SqliteBackend, alarm_name};
 use super::queries::{self, failed};
 use crate::leases::Leases;
 use crate::log::MemLog;
@@ -80,6 +80,10 @@ pub(crate) fn recover(conn: Connection, options: Options) -> Result<Recovered> {
         last_durable: last_durable.max(if moved { revision } else { 0 }),
         compacted_on_disk: compacted,
         damage: Arc::new(OnceLock::new()),
+        stopped: Arc::new(OnceLock::new()),
+        open: Open::default(),
+        unsettled: false,
+        gives_back: false,
         pages: 0,
         committed: false,
     };

@@ -1,13 +1,16 @@
 //! Opens the database file: its settings, its tables, its format version.
 
 use super::queries::failed;
-use crate::{Result, StoreError};
+use crate::{Options, Result, StoreError};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
 use std::time::Duration;
 
 /// "ISOP": tells our files from other SQLite files.
 const APPLICATION_ID: i32 = 0x4953_4f50;
+/// How long a statement waits for the lock of another connection.
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Raised when the tables change shape.
 pub(crate) const FORMAT: u32 = 2;
 
@@ -34,20 +37,33 @@ CREATE TABLE class (prefix BLOB PRIMARY KEY) WITHOUT ROWID, STRICT;
 const STEPS: [&str; FORMAT as usize - 1] =
     ["CREATE TABLE setting (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID, STRICT;"];
 
-/// `cache_kib` bounds the page cache of this connection; the kernel's page cache does the rest.
-pub(crate) fn connect(path: &Path, cache_kib: u32, create: bool) -> Result<Connection> {
+/// The writer's connection, which makes the file, or one of the readers'. `cache_kib` bounds its page cache; the kernel's does
+/// the rest.
+pub(crate) fn connect(path: &Path, options: &Options, cache_kib: u32, writer: bool) -> Result<Connection> {
     let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    if create {
+    if writer {
         flags |= OpenFlags::SQLITE_OPEN_CREATE;
     }
+    // FULL: the log is synced at every commit; with NORMAL a power cut loses acknowledged writes.
+    let synchronous = if options.no_fsync { "NORMAL" } else { "FULL" };
     let open = || -> rusqlite::Result<Connection> {
-        let conn = Connection::open_with_flags(path, flags)?;
-        conn.busy_timeout(Duration::from_secs(5))?;
-        // FULL: the log is synced at every commit; with NORMAL a power cut loses acknowledged writes.
+        let conn = match &options.vfs {
+            Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs.as_str())?,
+            None => Connection::open_with_flags(path, flags)?,
+        };
+        conn.busy_timeout(BUSY_TIMEOUT)?;
+        // The writer alone decides whether the log may be emptied into the file when the store closes.
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, !writer)?;
+        // Pages can be given back to the file system one by one only in a file that was made so, or vacuumed since. In an older
+        // one this would be a write.
+        if writer && conn.query_row("PRAGMA page_count", [], |r| r.get::<_, i64>(0))? == 0 {
+            conn.execute_batch("PRAGMA auto_vacuum = INCREMENTAL")?;
+        }
         // Checkpoints are started by the writer alone, beside the commits and not inside them.
         conn.execute_batch(&format!(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0;
-             PRAGMA journal_size_limit = 67108864; PRAGMA cache_size = -{cache_kib}; PRAGMA temp_store = MEMORY;"
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = {synchronous};
+             PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 67108864; PRAGMA cache_size = -{cache_kib};
+             PRAGMA temp_store = MEMORY;"
         ))?;
         conn.set_prepared_statement_cache_capacity(32);
         Ok(conn)
