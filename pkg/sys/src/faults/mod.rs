@@ -25,6 +25,8 @@ pub struct Faults {
     pub capacity: Option<u64>,
     /// Writes that are told that the disk is full.
     pub full: u32,
+    /// One change from now on, if it is a write, is told so.
+    pub full_at: Option<u64>,
     /// Writes that fail.
     pub write_errors: u32,
     /// Syncs that fail. As Linux has it, what was to be synced counts as written afterwards though it was not, and programs
@@ -236,13 +238,14 @@ impl State {
     /// How much of a write is let through, and how it fails if that is not all.
     fn write_fault(&mut self, id: FileId, name: &str, at: u64, len: usize) -> Result<(), (usize, Failure)> {
         self.change().map_err(|e| (0, e))?;
-        let Faults { capacity, full, write_errors, .. } = self.faults;
+        let Faults { capacity, full, full_at, write_errors, .. } = self.faults;
         let affected = self.affected(name);
         let grown = (at + len as u64).saturating_sub(self.contents.get(&id).map_or(0, |c| c.len));
         if grown > 0 && capacity.is_some_and(|c| self.size() + grown > c) {
             return Err((0, Failure::Full));
         }
         let failure = match () {
+            () if full_at == Some(self.changes - 1) => Failure::Full,
             () if affected && self.random.chance(full) => Failure::Full,
             () if affected && self.random.chance(write_errors) => Failure::Io,
             () => return Ok(()),
