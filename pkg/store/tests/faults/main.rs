@@ -7,6 +7,7 @@
 mod errors;
 mod ledger;
 mod power;
+mod quiet;
 
 use isopod_store::Options;
 use isopod_store::sqlite::SqliteStore;
@@ -23,9 +24,12 @@ pub struct Machine {
 
 impl Machine {
     pub fn new(seed: u64) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("faults-{}", NEXT.fetch_add(1, Ordering::SeqCst));
-        Machine { dir: tempfile::tempdir().unwrap(), disk: Disk::register(&name, None, seed).unwrap() }
+        Machine { dir: tempfile::tempdir().unwrap(), disk: Disk::register(&name(), None, seed).unwrap() }
+    }
+
+    /// Its power is never cut.
+    pub fn counting() -> Self {
+        Machine { dir: tempfile::tempdir().unwrap(), disk: Disk::register_counter(&name(), None).unwrap() }
     }
 
     pub fn open(&self, options: &Options) -> isopod_store::Result<SqliteStore> {
@@ -39,6 +43,12 @@ impl Machine {
         self.disk.cut_power(next.dir.path()).unwrap();
         next
     }
+}
+
+/// Each disk has its own.
+fn name() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("faults-{}", NEXT.fetch_add(1, Ordering::SeqCst))
 }
 
 /// A dropped store closes by itself: waits for its lock.
