@@ -6,6 +6,7 @@
 
 mod errors;
 mod ledger;
+mod log;
 mod power;
 mod quiet;
 
