@@ -7,6 +7,8 @@ pub mod cgroup;
 pub mod confined;
 pub mod conntrack;
 pub mod devices;
+#[cfg(feature = "faults")]
+pub mod faults;
 pub mod fdpass;
 pub mod file_watch;
 pub mod mount;

@@ -1,8 +1,10 @@
 //! The writer's side of the database: appends, the ephemeral class, compaction, one SQL transaction for each batch.
 //!
 //! Invariants: a revision given to an ephemeral key is covered by a reservation on disk before anyone hears of it; what a
-//! rolled back batch put into memory is taken out again; a flush writes leases before the keys that end with them.
+//! rolled back batch put into memory is taken out again; a flush writes leases before the keys that end with them; a commit
+//! of which nobody knows whether it reached the disk is undone there before anything else is acknowledged.
 
+use super::checkpoint::BEGIN_PAGES;
 use super::damage::Damage;
 use super::queries::{self, failed};
 use super::reader::{Split, merge};
@@ -12,15 +14,23 @@ use crate::*;
 use bytes::Bytes;
 use parking_lot::RwLock;
 use rusqlite::Connection;
-use rusqlite::config::DbConfig;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// How many revisions are reserved at a time: with one heartbeat in ten seconds, a write in a week.
 pub(crate) const BLOCK: i64 = 1 << 16;
 /// Rows that a compaction looks at in one step.
 const STEP: usize = 256;
+
+/// `PRAGMA auto_vacuum` of a file whose pages can be given back one by one.
+const INCREMENTAL: i64 = 2;
+/// Pages given back in one step.
+const GIVEN_BACK: i64 = 64;
+/// One page in so many may be free …
+const SPARE: i64 = 5;
+/// … and so many always: 4 MB.
+const MIN_SPARE: i64 = 1024;
 
 /// Under which an alarm stands in `meta`.
 pub(crate) fn alarm_name(alarm: Alarm) -> &'static str {
@@ -33,6 +43,16 @@ pub(crate) fn alarm_name(alarm: Alarm) -> &'static str {
 pub(crate) struct EphemeralLease {
     pub ttl: i64,
     pub on_disk: bool,
+}
+
+/// The SQL transaction that is open.
+#[derive(Default)]
+pub(crate) struct Open {
+    begun: Cell<bool>,
+    /// It is not one of reads alone.
+    wrote: Cell<bool>,
+    /// Why SQLite has rolled it back by itself.
+    lost: RefCell<Option<StoreError>>,
 }
 
 pub(crate) struct SqliteBackend {
@@ -57,21 +77,28 @@ pub(crate) struct SqliteBackend {
     pub compacted_on_disk: Revision,
     /// Once something is known here, nothing is written any more.
     pub damage: Arc<Damage>,
+    /// Set when the disk did not keep what a checkpoint wrote: no more writes until the store is opened anew.
+    pub stopped: Arc<OnceLock<StoreError>>,
+    pub open: Open,
+    /// The last commit failed, and what it wrote may be found after a crash unless another one takes its place.
+    pub unsettled: bool,
+    /// Pages that the last compaction freed are being given back to the file system.
+    pub gives_back: bool,
     /// Pages written since the last checkpoint began, roughly.
     pub pages: usize,
     /// True: a commit has reached the disk since the last look.
     pub committed: bool,
-    /// Something was written since the last commit.
-    pub writing: Cell<bool>,
 }
 
 impl SqliteBackend {
     fn begin(&self) -> Result<()> {
+        if let Some(stopped) = self.stopped.get() {
+            return Err(stopped.clone());
+        }
+        self.check_open()?;
         if self.conn.is_autocommit() {
-            if self.writing.get() {
-                return Err(self.lost());
-            }
             self.conn.execute_batch("BEGIN IMMEDIATE").map_err(failed("begin to write"))?;
+            self.open.begun.set(true);
         }
         Ok(())
     }
@@ -79,31 +106,59 @@ impl SqliteBackend {
     fn begin_write(&self) -> Result<()> {
         self.damage.check()?;
         self.begin()?;
-        self.writing.set(true);
+        self.open.wrote.set(true);
         Ok(())
     }
 
-    /// SQLite rolls a whole transaction back where it could not read or write; what was written in it is not there.
-    fn lost(&self) -> StoreError {
-        let source = std::io::Error::other("the database took the transaction back");
-        let lost = || StoreError::Backend { context: "cannot write".into(), source: Arc::new(source) };
-        self.damage.found().unwrap_or_else(lost)
+    /// After some errors SQLite rolls back by itself. What comes next must not begin anew: it would be committed without
+    /// what came before.
+    fn check_open(&self) -> Result<()> {
+        if !self.open.begun.get() || !self.conn.is_autocommit() {
+            return Ok(());
+        }
+        let lost = || StoreError::Backend {
+            context: "cannot write".into(),
+            source: Arc::new(std::io::Error::other("SQLite has rolled the transaction back")),
+        };
+        Err(self.open.lost.borrow().clone().unwrap_or_else(lost))
     }
 
-    /// Remembers damage that was met.
-    fn noted<T>(&self, result: Result<T>) -> Result<T> {
-        result.inspect_err(|e| self.damage.note(e))
+    /// Remembers damage that was met, and why the transaction is lost.
+    fn note<T>(&self, result: Result<T>) -> Result<T> {
+        if let Err(e) = &result {
+            self.damage.note(e);
+            if self.conn.is_autocommit() {
+                self.open.lost.borrow_mut().get_or_insert_with(|| e.clone());
+            }
+        }
+        result
     }
 
     fn end(&mut self) -> Result<()> {
+        self.check_open()?;
         if !self.conn.is_autocommit() {
-            self.noted(self.conn.execute_batch("COMMIT").map_err(failed("commit")))?;
-            self.committed = true;
-        } else if self.writing.get() {
-            return Err(self.lost());
+            if self.unsettled {
+                // A write, so that the log has another commit where the failed one may stand.
+                queries::set_meta(&self.conn, "settled", self.last_durable)?;
+            }
+            let done = self.conn.execute_batch("COMMIT").map_err(|e| self.commit_failed(e));
+            self.note(done)?;
+            (self.committed, self.unsettled) = (true, false);
+            self.open.begun.set(false);
+            self.open.wrote.set(false);
         }
-        self.writing.set(false);
         Ok(())
+    }
+
+    /// Where the disk is full, the end of the commit is missing; after any other error it may be there or not.
+    fn commit_failed(&mut self, e: rusqlite::Error) -> StoreError {
+        match failed("commit")(e) {
+            StoreError::Backend { context, source } => {
+                self.unsettled = true;
+                StoreError::Unavailable { context, source }
+            }
+            definite => definite,
+        }
     }
 
     fn append_durable(&mut self, rev: Revision, sub: u32, event: &Event) -> Result<()> {
@@ -185,11 +240,11 @@ impl SqliteBackend {
         Ok(())
     }
 
-    /// Flushes all and says on disk that nothing is missing. Of a damaged database everything stays as it is, for a repair.
+    /// Flushes all and says on disk that nothing is missing. A damaged database
+    /// is not written to.
     pub fn shut(&mut self, newest: Revision) -> Result<()> {
         if self.damage.found().is_some() {
-            let keep = self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
-            return keep.map(drop).map_err(failed("keep the write-ahead log"));
+            return Ok(());
         }
         while self.has_dirty() {
             self.flush(newest, 1024)?;
@@ -205,10 +260,11 @@ impl SqliteBackend {
     /// One step of the running compaction, inside the open SQL transaction.
     fn compact_step(&mut self) -> Result<()> {
         let Some((from, to)) = self.compaction else { return Ok(()) };
-        let next = self.noted(queries::compact_step(&self.conn, from, to, STEP))?;
+        let next = self.note(queries::compact_step(&self.conn, from, to, STEP))?;
         // The next compaction begins at the rows of this one's revision: their tombstones go then.
         queries::set_meta(&self.conn, "compacted_through", next.unwrap_or(queries::row_id(to, 0)))?;
         self.compaction = next.map(|id| (id, to));
+        self.gives_back |= next.is_none();
         self.pages += STEP / 4;
         Ok(())
     }
@@ -224,10 +280,46 @@ impl SqliteBackend {
         step
     }
 
-    /// Rewrites the file without its free pages.
+    /// Gives some of the file's free pages back to the file system, as a commit of its own. Many stay for what is written
+    /// next.
+    pub fn give_back(&mut self) -> Result<()> {
+        let number = |pragma: &str| self.conn.query_row(pragma, [], |r| r.get::<_, i64>(0));
+        let space = || -> rusqlite::Result<(i64, i64, i64)> {
+            Ok((number("PRAGMA auto_vacuum")?, number("PRAGMA page_count")?, number("PRAGMA freelist_count")?))
+        };
+        let (mode, all, free) = space().map_err(failed("read the database's size"))?;
+        let spare = (all / SPARE).max(MIN_SPARE);
+        // A file of an older version has no map of its pages until it is defragmented.
+        if mode != INCREMENTAL || free < spare + GIVEN_BACK {
+            self.gives_back = false;
+            return Ok(());
+        }
+        let step = self.begin_write().and_then(|()| self.vacuum_step()).and_then(|()| self.end());
+        if step.is_err() {
+            self.undo();
+        }
+        // The file itself becomes shorter with a checkpoint.
+        let last = free - GIVEN_BACK < spare + GIVEN_BACK;
+        self.pages += if last { BEGIN_PAGES } else { 2 * GIVEN_BACK as usize };
+        step
+    }
+
+    fn vacuum_step(&self) -> Result<()> {
+        let run = || -> rusqlite::Result<()> {
+            let mut step = self.conn.prepare_cached(&format!("PRAGMA incremental_vacuum({GIVEN_BACK})"))?;
+            let mut rows = step.query([])?;
+            while rows.next()?.is_some() {}
+            Ok(())
+        };
+        run().map_err(failed("give free pages back"))
+    }
+
+    /// Rewrites the file without its free pages, and with a map of its pages if it had none.
     pub fn defragment(&mut self) -> Result<()> {
         self.damage.check()?;
-        self.conn.execute_batch("VACUUM").map_err(failed("defragment the database"))?;
+        self.conn
+            .execute_batch("PRAGMA auto_vacuum = INCREMENTAL; VACUUM")
+            .map_err(failed("defragment the database"))?;
         // The new pages went through the write-ahead log, as long as the file itself.
         let checkpoint = || self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
         checkpoint().map_err(failed("shorten the write-ahead log"))?;
@@ -236,7 +328,9 @@ impl SqliteBackend {
     }
 
     fn undo(&self) {
-        self.writing.set(false);
+        self.open.begun.set(false);
+        self.open.wrote.set(false);
+        self.open.lost.take();
         if !self.conn.is_autocommit()
             && let Err(e) = self.conn.execute_batch("ROLLBACK")
         {
@@ -252,7 +346,7 @@ impl Backend for SqliteBackend {
         }
         // Inside the batch's SQL transaction from the first read on: no lock taken and dropped for each statement.
         self.begin()?;
-        self.noted(queries::get(&self.conn, key))
+        self.note(queries::get(&self.conn, key))
     }
 
     fn range(&self, req: &RangeRequest, newest: Revision) -> Result<RangeResponse> {
@@ -261,10 +355,9 @@ impl Backend for SqliteBackend {
         let mut answer = RangeResponse::default();
         if split.durable {
             self.begin()?;
-            answer = self.noted(if at < newest {
-                queries::range_at(&self.conn, req, at)
-            } else {
-                queries::range_newest(&self.conn, req)
+            answer = self.note(match at < newest {
+                true => queries::range_at(&self.conn, req, at),
+                false => queries::range_newest(&self.conn, req),
             })?;
         }
         if split.ephemeral {
@@ -282,7 +375,7 @@ impl Backend for SqliteBackend {
             } else {
                 self.append_durable(rev, sub, event)
             };
-            self.noted(appended)?;
+            self.note(appended)?;
         }
         Ok(())
     }
@@ -339,10 +432,14 @@ impl Backend for SqliteBackend {
     }
 
     fn commit(&mut self, newest: Revision) -> Result<()> {
-        if self.conn.is_autocommit()
-            && !self.writing.get()
-            && (self.options.ephemeral.is_empty() || newest <= self.reserved)
-        {
+        let is_covered = self.options.ephemeral.is_empty() || newest <= self.reserved;
+        if self.damage.found().is_some() && !self.open.wrote.get() && is_covered {
+            // Reads go on.
+            self.undo();
+            return Ok(());
+        }
+        self.check_open()?;
+        if self.conn.is_autocommit() && !self.unsettled && is_covered {
             return Ok(());
         }
         self.begin_write()?;

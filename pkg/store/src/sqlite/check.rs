@@ -8,8 +8,7 @@ use super::pages::Pages;
 use super::queries::{self, Stored, damaged, failed, row_revision, select, stored};
 use super::reader::Readers;
 use super::{schema, wal};
-use crate::{Result, StoreError};
-use rusqlite::config::DbConfig;
+use crate::{Options, Result, StoreError};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::path::Path;
 use std::sync::Arc;
@@ -193,9 +192,8 @@ fn noted<T>(result: Result<T>, damage: &mut Vec<String>) -> Result<Option<T>> {
 
 /// What SQLite and the rows themselves say.
 fn rows_of(files: &Files) -> Result<()> {
-    let conn = schema::connect(&files.database, CACHE_KIB)?;
-    // A check changes nothing.
-    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(failed("keep the write-ahead log"))?;
+    // As a reader: a check changes nothing.
+    let conn = schema::connect(&files.database, &Options::default(), CACHE_KIB, false)?;
     schema::check_format(&conn, &files.dir)?;
     structure(&conn)?;
     let mut place = Some(Place::default());

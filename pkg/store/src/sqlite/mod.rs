@@ -5,6 +5,7 @@
 
 mod backend;
 mod check;
+mod checkpoint;
 mod content;
 mod damage;
 mod draft;
@@ -30,6 +31,7 @@ use crate::machine::{Machine, Shared};
 use crate::*;
 use async_trait::async_trait;
 use bytes::Bytes;
+use checkpoint::Checkpoints;
 use damage::Damage;
 use files::Files;
 use lock::DirectoryLock;
@@ -38,9 +40,10 @@ use reader::{Readers, Snapshot, Split};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 use tokio::sync::oneshot;
-use writer::{Reply, Request, Wal, Writer};
+use writer::{Reply, Request, Writer};
 
 pub use content::{content, exists, seed};
 
@@ -77,13 +80,14 @@ impl SqliteStore {
         let mut lock = DirectoryLock::take(dir)?;
         let files = Files::of(dir);
         let damage = Arc::new(Damage::default());
-        schema::prepare(&files, lock.same_boot)?;
-        let conn = schema::connect(&files.database, WRITER_CACHE_KIB)?;
+        schema::prepare(&files, &options, lock.same_boot)?;
+        let conn = schema::connect(&files.database, &options, WRITER_CACHE_KIB, true)?;
+        checkpoint::settle(&conn)?;
         schema::check_format(&conn, dir)?;
         let recovered = recovery::recover(conn, options.clone(), Arc::clone(&damage))?;
         lock.opened()?;
 
-        let readers = Readers::new(files.database, Arc::clone(&damage));
+        let readers = Readers::new(files.database, options.clone(), Arc::clone(&damage));
         let shared = Shared::new(options.clone(), recovered.revision, recovered.compacted, recovered.leases);
         *shared.alarms.lock() = recovered.alarms;
         *shared.settings.lock() = recovered.settings;
@@ -92,13 +96,19 @@ impl SqliteStore {
             Arc::new(Snapshot { hub: Arc::clone(&shared.hub), memory: Arc::clone(&recovered.backend.memory), options });
         let (sender, requests) = std::sync::mpsc::channel();
         let sender = Arc::new(sender);
+        let checkpoints = Checkpoints {
+            readers: Arc::clone(&readers),
+            runtime: runtime.clone(),
+            writer: Arc::downgrade(&sender),
+            running: AtomicBool::new(false),
+            stopped: Arc::clone(&recovered.backend.stopped),
+        };
         let writer = Writer {
             machine: Machine { backend: recovered.backend, revision: recovered.revision, shared: Arc::clone(&shared) },
             requests,
-            readers: Arc::clone(&readers),
             runtime: runtime.clone(),
             lock,
-            wal: Arc::new(Wal::default()),
+            checkpoints: Arc::new(checkpoints),
             flush_due: false,
             compacting: Vec::new(),
             sender: Arc::downgrade(&sender),

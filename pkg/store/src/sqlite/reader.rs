@@ -10,9 +10,11 @@ use crate::select::select;
 use crate::*;
 use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 const CONNECTIONS: usize = 4;
 const CACHE_KIB: u32 = 256;
@@ -21,15 +23,49 @@ const EXPORT_PART: usize = 256;
 
 pub(crate) struct Readers {
     path: PathBuf,
+    options: Options,
     damage: Arc<Damage>,
     idle: Mutex<Vec<Connection>>,
     free: Arc<Semaphore>,
+    /// For syncs beside SQLite's. Kept open until every connection is closed (it stands after them): when a process closes a
+    /// file, its locks on it end, SQLite's too.
+    file: Option<File>,
+}
+
+/// No reads run, and new ones wait until this is dropped.
+pub(crate) struct Paused {
+    readers: Arc<Readers>,
+    _all: OwnedSemaphorePermit,
+}
+
+impl Paused {
+    /// Runs `f` nevertheless.
+    pub async fn run<R: Send + 'static>(&self, f: impl FnOnce(&Connection) -> Result<R> + Send + 'static) -> Result<R> {
+        let readers = Arc::clone(&self.readers);
+        tokio::task::spawn_blocking(move || readers.with(f)).await.unwrap_or(Err(StoreError::Closed))
+    }
 }
 
 impl Readers {
-    pub fn new(path: PathBuf, damage: Arc<Damage>) -> Arc<Self> {
+    /// Of a database that is there.
+    pub fn new(path: PathBuf, options: Options, damage: Arc<Damage>) -> Arc<Self> {
+        // Another layer than the file system's syncs its files itself.
+        let file = if options.vfs.is_none() { File::open(&path).ok() } else { None };
         let free = Arc::new(Semaphore::new(CONNECTIONS));
-        Arc::new(Readers { path, damage, idle: Mutex::new(Vec::new()), free })
+        Arc::new(Readers { path, options, damage, idle: Mutex::new(Vec::new()), free, file })
+    }
+
+    /// Waits for the reads that run, at most `wait`.
+    pub async fn pause(self: &Arc<Self>, wait: Duration) -> Option<Paused> {
+        let all = Arc::clone(&self.free).acquire_many_owned(CONNECTIONS as u32);
+        let all = tokio::time::timeout(wait, all).await.ok()?.ok()?;
+        Some(Paused { readers: Arc::clone(self), _all: all })
+    }
+
+    /// Sees to it that what was written to the database's file is on the disk.
+    pub fn sync_file(&self) -> Result<()> {
+        let synced = self.file.as_ref().map_or(Ok(()), |file| file.sync_data());
+        synced.map_err(|e| StoreError::Backend { context: "cannot sync the database".into(), source: Arc::new(e) })
     }
 
     /// Runs `f` with a connection on this thread. Only for those that hold a permit: [`Readers::close`] waits for them, so that
@@ -38,7 +74,7 @@ impl Readers {
         let idle = self.idle.lock().pop();
         let conn = match idle {
             Some(conn) => conn,
-            None => schema::connect(&self.path, CACHE_KIB)?,
+            None => schema::connect(&self.path, &self.options, CACHE_KIB, false)?,
         };
         let result = f(&conn).inspect_err(|e| self.damage.note(e));
         if !self.free.is_closed() {

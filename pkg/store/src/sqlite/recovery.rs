@@ -4,7 +4,7 @@
 //! the reserved revisions were given to them is not known: the sequence jumps past the reservation, and what is left is
 //! stamped with the first revision of that new epoch, so that nobody takes an old value for a newer one.
 
-use super::backend::{BLOCK, EphemeralLease, SqliteBackend, alarm_name};
+use super::backend::{BLOCK, EphemeralLease, Open, SqliteBackend, alarm_name};
 use super::damage::Damage;
 use super::queries::{self, failed};
 use crate::leases::Leases;
@@ -13,9 +13,8 @@ use crate::*;
 use bytes::Bytes;
 use parking_lot::RwLock;
 use rusqlite::{Connection, params};
-use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub(crate) struct Recovered {
     pub backend: SqliteBackend,
@@ -85,9 +84,12 @@ pub(crate) fn recover(conn: Connection, options: Options, damage: Arc<Damage>) -
         last_durable: last_durable.max(if moved { revision } else { 0 }),
         compacted_on_disk: compacted,
         damage,
+        stopped: Arc::new(OnceLock::new()),
+        open: Open::default(),
+        unsettled: false,
+        gives_back: false,
         pages: 0,
         committed: false,
-        writing: Cell::new(false),
     };
     Ok(Recovered { backend, revision, compacted, leases, alarms, settings, unclean })
 }

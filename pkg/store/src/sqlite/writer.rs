@@ -1,13 +1,14 @@
 //! The writer's thread. Group commit: whatever waits when a batch begins goes into it, and what comes while it is being
-//! synced makes the next one. Compaction goes in small steps between batches, checkpoints run beside them.
+//! synced makes the next one. Compaction goes in small steps between batches and with them, pages that it freed are given back
+//! to the file system while nobody waits, checkpoints run beside all that.
 
 use super::backend::SqliteBackend;
+use super::checkpoint::{BEGIN_PAGES, Checkpoints, is_failed_sync};
 use super::lock::DirectoryLock;
-use super::reader::Readers;
 use crate::machine::Machine;
 use crate::*;
 use bytes::Bytes;
-use std::sync::atomic::{AtomicBool, Ordering};
+use rusqlite::config::DbConfig;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Weak};
 use tokio::sync::oneshot;
@@ -27,6 +28,8 @@ pub(crate) enum Request {
     SetSetting(String, Option<Bytes>, Reply<()>),
     /// The time for a flush has come.
     Flush,
+    /// The write-ahead log is long and mostly copied.
+    RestartLog(oneshot::Sender<()>),
     Close(Reply<()>),
 }
 
@@ -34,31 +37,19 @@ pub(crate) enum Request {
 const BATCH: usize = 1024;
 /// Dirty keys written in one commit.
 const FLUSH: usize = 512;
-/// A checkpoint begins when about so many pages were written: 4 MB.
-const CHECKPOINT_PAGES: usize = 1000;
-/// The log may grow to this before commits wait for a checkpoint: 64 MB.
-const WAL_LIMIT_FRAMES: i64 = 16 << 10;
 
 pub(crate) struct Writer {
     pub machine: Machine<SqliteBackend>,
     pub requests: Receiver<Request>,
-    pub readers: Arc<Readers>,
     pub runtime: tokio::runtime::Handle,
     pub lock: DirectoryLock,
-    pub wal: Arc<Wal>,
+    pub checkpoints: Arc<Checkpoints>,
     /// A flush is on its way.
     pub flush_due: bool,
     /// Who waits for the end of the running compaction.
     pub compacting: Vec<Reply<()>>,
     /// For delayed requests; it does not keep a dropped store alive.
     pub sender: Weak<Sender<Request>>,
-}
-
-/// What the checkpoints tell the writer.
-#[derive(Default)]
-pub(crate) struct Wal {
-    running: AtomicBool,
-    too_long: AtomicBool,
 }
 
 impl Writer {
@@ -92,7 +83,13 @@ impl Writer {
                     }
                 },
                 Request::Defragment(reply) => {
-                    let _ = reply.send(self.machine.backend.defragment());
+                    let done = self.machine.backend.defragment();
+                    if let Err(e) = &done
+                        && is_failed_sync(e)
+                    {
+                        self.checkpoints.failed(e.clone());
+                    }
+                    let _ = reply.send(done);
                 }
                 Request::SetAlarm(alarm, raised, reply) => {
                     let _ = reply.send(self.machine.set_alarm(alarm, raised));
@@ -105,33 +102,50 @@ impl Writer {
                     let _ = done.send(());
                 }
                 Request::Flush => self.flush(),
+                Request::RestartLog(done) => {
+                    self.checkpoints.restart(&self.machine.backend.conn);
+                    let _ = done.send(());
+                }
             }
             self.after_commit();
         }
     }
 
-    /// The next request; while there is none, the compaction goes on.
+    /// The next request; while there is none, the compaction goes on, and then freed pages are given back.
     fn next(&mut self) -> Option<Request> {
-        while self.machine.backend.compaction.is_some() {
+        loop {
+            if self.machine.backend.compaction.is_none() {
+                for reply in self.compacting.drain(..) {
+                    let _ = reply.send(Ok(()));
+                }
+                if !self.machine.backend.gives_back {
+                    return self.requests.recv().ok();
+                }
+            }
             match self.requests.try_recv() {
                 Ok(request) => return Some(request),
                 Err(TryRecvError::Disconnected) => return None,
-                Err(TryRecvError::Empty) => {
-                    if let Err(e) = self.machine.backend.compact_idle() {
-                        tracing::warn!(error = %isopod_base::errors::Chain(&e), "the compaction stops until the next one");
-                        self.machine.backend.compaction = None;
-                        for reply in self.compacting.drain(..) {
-                            let _ = reply.send(Err(e.clone()));
-                        }
-                    }
-                    self.checkpoint();
-                }
+                Err(TryRecvError::Empty) => self.upkeep(),
             }
         }
-        for reply in self.compacting.drain(..) {
-            let _ = reply.send(Ok(()));
+    }
+
+    /// One small step of what is done while nobody waits.
+    fn upkeep(&mut self) {
+        let backend = &mut self.machine.backend;
+        if backend.compaction.is_none() {
+            if let Err(e) = backend.give_back() {
+                tracing::warn!(error = %isopod_base::errors::Chain(&e), "free pages stay in the database's file");
+                backend.gives_back = false;
+            }
+        } else if let Err(e) = backend.compact_idle() {
+            tracing::warn!(error = %isopod_base::errors::Chain(&e), "the compaction stops until the next one");
+            backend.compaction = None;
+            for reply in self.compacting.drain(..) {
+                let _ = reply.send(Err(e.clone()));
+            }
         }
-        self.requests.recv().ok()
+        self.checkpoint();
     }
 
     /// Runs the transactions that wait. Returns a request of another sort that came among them.
@@ -205,29 +219,9 @@ impl Writer {
         if self.machine.backend.damage.found().is_some() {
             return;
         }
-        if self.wal.too_long.swap(false, Ordering::SeqCst) {
-            let run = self.machine.backend.conn.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
-            if let Err(e) = run {
-                tracing::warn!(error = %e, "cannot shorten the write-ahead log");
-            }
+        if self.machine.backend.pages >= BEGIN_PAGES && self.checkpoints.start() {
+            self.machine.backend.pages = 0;
         }
-        if self.machine.backend.pages < CHECKPOINT_PAGES || self.wal.running.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        self.machine.backend.pages = 0;
-        let (readers, wal) = (Arc::clone(&self.readers), Arc::clone(&self.wal));
-        self.runtime.spawn(async move {
-            let frames = readers.run(|conn| {
-                let passive = || conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |r| r.get::<_, i64>(1));
-                passive().map_err(super::queries::failed("checkpoint the write-ahead log"))
-            });
-            match frames.await {
-                Err(crate::StoreError::Closed) => {}
-                Ok(frames) => wal.too_long.store(frames > WAL_LIMIT_FRAMES, Ordering::SeqCst),
-                Err(e) => tracing::warn!(error = %isopod_base::errors::Chain(&e), "the write-ahead log grows"),
-            }
-            wal.running.store(false, Ordering::SeqCst);
-        });
     }
 
     fn shut(mut self, reply: Option<Reply<()>>) {
@@ -235,6 +229,10 @@ impl Writer {
         let result = self.machine.backend.shut(newest);
         self.machine.shared.hub.close();
         self.machine.shared.leases_changed.notify_one();
+        // Of a damaged database everything stays as it is, for a repair.
+        let keep_log = self.checkpoints.stopped.get().is_some() || self.machine.backend.damage.found().is_some();
+        let kept = self.machine.backend.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, keep_log);
+        debug_assert!(kept.is_ok());
         // Closing the last connection empties the write-ahead log into the database.
         drop(self.machine);
         drop(self.lock);
