@@ -48,8 +48,8 @@ pub struct DataDir {
 /// Where the data are kept. The names are k3s's.
 #[derive(Args, Clone)]
 pub struct Datastore {
-    /// `sqlite` (in the data directory), sqlite:///DIRECTORY, `memory` (lost at exit), or an etcd cluster:
-    /// https://HOST:PORT,… A password in it is better given in the environment or the configuration file
+    /// `sqlite` (in the data directory), sqlite:///DIRECTORY, `memory` (lost at exit), postgres://USER@HOST:PORT/DATABASE, or
+    /// an etcd cluster: https://HOST:PORT,… A password in it is better given in the environment or the configuration file
     #[arg(
         long,
         default_value = "sqlite",

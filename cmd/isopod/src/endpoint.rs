@@ -8,14 +8,15 @@ use isopod_base::errors::Chain;
 use isopod_etcd::remote::{self, EtcdOptions, EtcdStore, User};
 use isopod_pki::{Identity, tls};
 use isopod_store::memory::MemoryStore;
+use isopod_store::postgres::{PostgresOptions, PostgresStore};
 use isopod_store::sqlite::SqliteStore;
 use isopod_store::{Options, Store, StoreError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-const FORMS: &str = "write sqlite, sqlite:///DIRECTORY, memory, or the endpoints of an etcd: \
-                     https://[USER:PASSWORD@]HOST:PORT,… or http://HOST:PORT,… or unix:///PATH";
+const FORMS: &str = "write sqlite, sqlite:///DIRECTORY, memory, postgres://USER:PASSWORD@HOST:PORT/DATABASE, or the \
+                     endpoints of an etcd: https://[USER:PASSWORD@]HOST:PORT,… or http://HOST:PORT,… or unix:///PATH";
 /// Where systems keep the authorities that they trust.
 const SYSTEM_CAS: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
@@ -31,6 +32,7 @@ pub enum Endpoint {
     Memory,
     /// In this directory; `None`: in the data directory.
     Sqlite(Option<PathBuf>),
+    Postgres(PostgresOptions),
     Etcd {
         endpoints: Vec<remote::Endpoint>,
         user: Option<User>,
@@ -49,6 +51,11 @@ impl Endpoint {
                 bail!("--datastore-endpoint: {text:?}: write the whole path: sqlite:///DIRECTORY");
             }
             return Ok(Endpoint::Sqlite(Some(directory.into())));
+        }
+        if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            let options = PostgresOptions::new(text);
+            options.check().context("--datastore-endpoint")?;
+            return Ok(Endpoint::Postgres(options));
         }
         let (mut endpoints, mut user) = (Vec::new(), None);
         for one in text.split(',') {
@@ -70,7 +77,7 @@ impl Endpoint {
 
     /// May other servers use the same data at the same time?
     pub fn is_shared(&self) -> bool {
-        matches!(self, Endpoint::Etcd { .. })
+        matches!(self, Endpoint::Etcd { .. } | Endpoint::Postgres(_))
     }
 
     /// Opens the store; one that is reached over a network is waited for. `default`: SQLite's directory if none is named.
@@ -86,7 +93,15 @@ impl Endpoint {
                 if endpoints.iter().any(|e| e.tls) {
                     options.tls = Some(Arc::new(client_tls(args)?));
                 }
-                Ok(Arc::new(reach(options).await?))
+                Ok(Arc::new(reach(async || EtcdStore::open(options.clone()).await).await?))
+            }
+            Endpoint::Postgres(place) => {
+                let mut place = place.clone();
+                place.ca_file.clone_from(&args.datastore_cafile);
+                place.cert_file.clone_from(&args.datastore_certfile);
+                place.key_file.clone_from(&args.datastore_keyfile);
+                let store = reach(async || PostgresStore::open(place.clone(), options.clone()).await).await?;
+                Ok(Arc::new(store))
             }
             _ => Ok(Arc::new(MemoryStore::new(options))),
         }
@@ -94,10 +109,10 @@ impl Endpoint {
 }
 
 /// A machine that boots before its database waits for it, and says so once.
-async fn reach(options: EtcdOptions) -> anyhow::Result<EtcdStore> {
+async fn reach<S>(open: impl AsyncFn() -> isopod_store::Result<S>) -> anyhow::Result<S> {
     let mut said = false;
     loop {
-        let away = match EtcdStore::open(options.clone()).await {
+        let away = match open().await {
             Err(e @ StoreError::Unavailable { .. }) => e,
             other => return other.context("cannot use the datastore"),
         };
@@ -165,6 +180,17 @@ mod tests {
         let Endpoint::Etcd { endpoints, user: None } = etcd else { panic!() };
         let urls: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
         assert_eq!(urls, ["https://a:2379", "https://[::1]:2379", "unix:///run/etcd.sock"]);
+    }
+
+    #[test]
+    fn postgres_endpoints() {
+        for url in ["postgres://me:pw@db:5432/k8s?sslmode=verify-full", "postgresql:///k8s?host=/run/postgresql"] {
+            let endpoint = Endpoint::parse(url).unwrap();
+            assert!(endpoint.is_shared() && endpoint.directory("/data".into()).is_none());
+            assert!(matches!(endpoint, Endpoint::Postgres(options) if options.url == url));
+        }
+        let error = format!("{:#}", Endpoint::parse("postgres://me:secret@db/k8s?sslmode=no").err().unwrap());
+        assert!(error.contains("--datastore-endpoint") && !error.contains("secret"), "{error}");
     }
 
     #[test]

@@ -42,6 +42,11 @@ impl PostgresOptions {
             read_connections: 4,
         }
     }
+
+    /// Can this be the place of a database? Asks nobody.
+    pub fn check(&self) -> Result<()> {
+        Server::new(self).map(drop)
+    }
 }
 
 /// Until when an unreachable server is tried again before the asker is told.
