@@ -1,4 +1,4 @@
-"""`isopod server` on a real etcd: a start before it, an outage, a hang, and two servers on one."""
+"""`isopod server` on a real etcd: a start before it, an outage, a hang, who may come in, and two servers on one."""
 
 import contextlib
 import glob
@@ -10,6 +10,7 @@ import subprocess
 import time
 
 from harness import HERE, Failure, deployment, run, wait
+from test_datastore import certificates
 
 URL, PEER = "http://127.0.0.1:2379", "http://127.0.0.1:2380"
 LEASES = ("kube-controller-manager", "kube-scheduler")
@@ -33,14 +34,17 @@ class Etcd:
     def __init__(self, cluster):
         self.cluster, self.program, self.process = cluster, program(cluster.tools), None
 
-    def start(self):
-        urls = ["--listen-client-urls", URL, "--advertise-client-urls", URL, "--listen-peer-urls", PEER]
+    def start(self, *flags, url=URL):
+        urls = ["--listen-client-urls", url, "--advertise-client-urls", url, "--listen-peer-urls", PEER, *flags]
         peers = ["--initial-advertise-peer-urls", PEER, "--initial-cluster", f"default={PEER}"]
         command = self.cluster.net.inside([self.program, "--data-dir", f"{self.cluster.dir}/etcd", *urls, *peers])
         env = dict(os.environ, ETCD_UNSUPPORTED_ARCH=os.uname().machine)
         with open(f"{self.cluster.dir}/etcd.log", "ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=env)
         return self
+
+    def ctl(self, *args):
+        return run(self.cluster.net.inside(["etcdctl", *args]), env=dict(os.environ, ETCDCTL_API="3")).stdout
 
     def signal(self, what):
         self.process.send_signal(what)
@@ -51,9 +55,9 @@ class Etcd:
 
 
 @contextlib.contextmanager
-def on_etcd(fresh):
+def on_etcd(fresh, *server_args):
     """A cluster without a node, and its etcd; neither runs yet."""
-    cluster = fresh(agent=False, server_args=["--datastore-endpoint", URL])
+    cluster = fresh(agent=False, server_args=server_args or ["--datastore-endpoint", URL])
     etcd = Etcd(cluster)
     try:
         yield cluster, etcd
@@ -116,7 +120,7 @@ def test_a_server_waits_for_its_etcd_and_outlives_its_outages(fresh):
         cluster.kubectl("create", "configmap", "one")
         assert "one" in cluster.kubectl("get", "configmaps", "-o", "name")
         # What is in etcd is etcd's own.
-        keys = run(cluster.net.inside(["etcdctl", "--endpoints", URL, "get", "/registry/configmaps/default/one", "--keys-only"]), env=dict(os.environ, ETCDCTL_API="3")).stdout
+        keys = etcd.ctl("--endpoints", URL, "get", "/registry/configmaps/default/one", "--keys-only")
         assert keys.strip() == "/registry/configmaps/default/one", keys
         watch = Watch(cluster)
         try:
@@ -149,6 +153,47 @@ def test_a_server_waits_for_its_etcd_and_outlives_its_outages(fresh):
         cluster.apply(deployment("web", "nothing", 2))
         wait("pods of the deployment", lambda: len(cluster.get("pods")["items"]) == 2, 60)
         assert cluster.server.poll() is None, cluster.log_tail()
+
+
+def ended(cluster):
+    """What a server says that does not start."""
+    cluster.start(wait_ready=False)
+    assert cluster.server.wait(30) != 0
+    return cluster.log_tail(5)
+
+
+def test_certificates_and_passwords(fresh):
+    with on_etcd(fresh) as (cluster, etcd):
+        certificates(cluster.dir)
+        own = {"cafile": "ca.crt", "certfile": "client.crt", "keyfile": "client.key"}
+        secure = ["--datastore-endpoint", "https://127.0.0.1:2379"]
+        for flag, file in own.items():
+            secure += [f"--datastore-{flag}", f"{cluster.dir}/{file}"]
+        files = {"cert-file": "server.crt", "key-file": "server.key", "trusted-ca-file": "ca.crt"}
+        tls = [f"--{flag}={cluster.dir}/{file}" for flag, file in files.items()]
+        etcd.start(*tls, "--client-cert-auth", url=secure[1])
+        cluster.server_args = secure
+        cluster.start()
+        cluster.kubectl("create", "configmap", "one")
+        cluster.stop()
+        etcd.kill()
+        # The same data, now for who knows a password. It stands in a file that others cannot read.
+        etcd.start()
+        wait("etcd", lambda: etcd.ctl("--endpoints", URL, "user", "add", "root:s3cret/"), 20)
+        etcd.ctl("--endpoints", URL, "user", "grant-role", "root", "root")
+        etcd.ctl("--endpoints", URL, "auth", "enable")
+        config = f"{cluster.dir}/config.yaml"
+        cluster.server_args = ["--config", config]
+        for password in ("wr0ng", "s3cret%2F"):
+            with open(config, "w") as f:
+                f.write(f"datastore-endpoint: http://root:{password}@127.0.0.1:2379\n")
+            if password == "wr0ng":
+                said = ended(cluster)
+                assert '"root"' in said and "authentication failed" in said, said
+            else:
+                cluster.start()
+        assert "one" in cluster.kubectl("get", "configmaps", "-o", "name")
+        assert "wr0ng" not in cluster.log_tail() and "s3cret" not in cluster.log_tail(), cluster.log_tail()
 
 
 def holders(ask):

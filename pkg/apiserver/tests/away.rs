@@ -231,11 +231,18 @@ async fn caches_begin_anew_when_what_they_missed_is_gone() {
 
 #[tokio::test]
 async fn a_restored_datastore_is_read_from_its_beginning() {
+    for watches_end in [true, false] {
+        restored(watches_end).await;
+    }
+}
+
+/// `watches_end`: those of the datastore that there was. Else nothing but the revision tells.
+async fn restored(watches_end: bool) {
     let store = Far::new();
     let s = TestServer::start_on(store.clone(), |_| {}).await;
     s.post(MAPS, map("newer-than-the-backup", "1")).await;
     assert_eq!(s.get(MAPS).await.json["items"].as_array().unwrap().len(), 1);
-    store.away.send_replace(true);
+    store.away.send_replace(watches_end);
     let backup = Arc::new(MemoryStore::new(Options::default()));
     let txn = Txn {
         success: vec![Op::put("/registry/configmaps/default/old", map("old", "1").to_string())],

@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// How long a read waits for the caches to get to where the store is.
 const BEHIND: Duration = Duration::from_secs(10);
@@ -38,6 +38,8 @@ pub struct Hub {
     caches: RwLock<BTreeMap<String, Arc<Cache>>>,
     revision: watch::Sender<Revision>,
     request_progress: RwLock<Arc<dyn Fn() + Send + Sync>>,
+    /// Somebody has seen that the store is behind what was read from it.
+    replaced: Arc<Notify>,
 }
 
 /// The prefix of a kind's keys, with its slash at the end.
@@ -96,8 +98,9 @@ impl Hub {
             caches: RwLock::default(),
             revision: watch::Sender::new(newest),
             request_progress: RwLock::new(watch.request_progress.clone()),
+            replaced: Arc::default(),
         });
-        tokio::spawn(run(Arc::downgrade(&hub), watch));
+        tokio::spawn(run(Arc::downgrade(&hub), hub.replaced.clone(), watch));
         Ok(hub)
     }
 
@@ -111,7 +114,8 @@ impl Hub {
         let seen = self.revision();
         let (newest, _) = self.store.revisions().await.map_err(store_status)?;
         if newest < seen {
-            // It was replaced by an older one: the caches begin anew as soon as their watch notices.
+            // It was replaced by an older one: the caches begin anew.
+            self.replaced.notify_one();
             return Err(away("the datastore is behind what was read from it before"));
         }
         match tokio::time::timeout(BEHIND, self.wait(newest)).await {
@@ -236,9 +240,12 @@ async fn open(store: &dyn Store, after: Revision) -> Result<Watch, StoreError> {
     store.watch(WatchRequest { range, start: after + 1 }).await
 }
 
-async fn run(hub: Weak<Hub>, mut watch: Watch) {
+async fn run(hub: Weak<Hub>, replaced: Arc<Notify>, mut watch: Watch) {
     loop {
-        let message = watch.receiver.recv().await;
+        let message = tokio::select! {
+            message = watch.receiver.recv() => message,
+            () = replaced.notified() => None,
+        };
         let Some(hub) = hub.upgrade() else { return };
         match message {
             Some(Ok(WatchMessage::Events(revision, events))) => hub.dispatch(revision, &events),
