@@ -50,6 +50,7 @@ impl SqliteStore {
     pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Self> {
         let dir = dir.as_ref();
         let runtime = tokio::runtime::Handle::current();
+        make_directory(dir)?;
         let lock = DirectoryLock::take(dir)?;
         let path = writer::database(dir);
         let conn = schema::connect(&path, &options, WRITER_CACHE_KIB, true)?;
@@ -135,6 +136,17 @@ impl SqliteStore {
         self.requests.send(request(reply)).map_err(|_| StoreError::Closed)?;
         answer.await.unwrap_or(Err(StoreError::Closed))
     }
+}
+
+/// A new directory survives a power cut once the one above it has been synced. SQLite syncs `dir` itself with its first file.
+fn make_directory(dir: &Path) -> Result<()> {
+    let run = || -> std::io::Result<()> {
+        let dir = std::path::absolute(dir)?;
+        let new: Vec<&Path> = dir.ancestors().take_while(|d| !d.exists()).collect();
+        std::fs::create_dir_all(&dir)?;
+        new.into_iter().filter_map(Path::parent).try_for_each(|above| std::fs::File::open(above)?.sync_all())
+    };
+    run().map_err(|e| StoreError::Backend { context: format!("cannot create {}", dir.display()), source: Arc::new(e) })
 }
 
 struct SqliteHistory {

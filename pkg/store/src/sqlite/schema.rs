@@ -44,8 +44,6 @@ pub(crate) fn connect(path: &Path, options: &Options, cache_kib: u32, writer: bo
     if writer {
         flags |= OpenFlags::SQLITE_OPEN_CREATE;
     }
-    // FULL: the log is synced at every commit; with NORMAL a power cut loses acknowledged writes.
-    let synchronous = if options.no_fsync { "NORMAL" } else { "FULL" };
     let open = || -> rusqlite::Result<Connection> {
         let conn = match &options.vfs {
             Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs.as_str())?,
@@ -59,11 +57,11 @@ pub(crate) fn connect(path: &Path, options: &Options, cache_kib: u32, writer: bo
         if writer && conn.query_row("PRAGMA page_count", [], |r| r.get::<_, i64>(0))? == 0 {
             conn.execute_batch("PRAGMA auto_vacuum = INCREMENTAL")?;
         }
+        // FULL: the log is synced at every commit; with NORMAL a power cut loses acknowledged writes.
         // Checkpoints are started by the writer alone, beside the commits and not inside them.
         conn.execute_batch(&format!(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = {synchronous};
-             PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 67108864; PRAGMA cache_size = -{cache_kib};
-             PRAGMA temp_store = MEMORY;"
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0;
+             PRAGMA journal_size_limit = 67108864; PRAGMA cache_size = -{cache_kib}; PRAGMA temp_store = MEMORY;"
         ))?;
         conn.set_prepared_statement_cache_capacity(32);
         Ok(conn)
