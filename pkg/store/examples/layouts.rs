@@ -276,7 +276,9 @@ fn main() {
     let number = |n: usize, default: usize| std::env::args().nth(n).map_or(default, |a| a.parse().unwrap());
     let (keys, updates) = (number(1, 10_000), number(2, 100_000));
     println!("{keys} keys, then {updates} updates of 1 kB, {BATCH} a commit:\n");
-    println!("| layout | puts/s | bytes a put | list of 10,000, ms | the same at an old revision, ms | compaction, s | MB after it |");
+    println!(
+        "| layout | puts/s | bytes a put | list of 10,000, ms | the same at an old revision, ms | compaction, s | MB after it |"
+    );
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     for layout in &LAYOUTS {
         measure(layout, keys, updates);

@@ -298,7 +298,9 @@ impl SqliteBackend {
 
     /// Rewrites the file without its free pages, and with a map of its pages if it had none.
     pub fn defragment(&mut self) -> Result<()> {
-        self.conn.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; VACUUM").map_err(failed("defragment the database"))?;
+        self.conn
+            .execute_batch("PRAGMA auto_vacuum = INCREMENTAL; VACUUM")
+            .map_err(failed("defragment the database"))?;
         // The new pages went through the write-ahead log, as long as the file itself.
         let checkpoint = || self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
         checkpoint().map_err(failed("shorten the write-ahead log"))?;
@@ -412,7 +414,10 @@ impl Backend for SqliteBackend {
 
     fn commit(&mut self, newest: Revision) -> Result<()> {
         self.check_open()?;
-        if self.conn.is_autocommit() && !self.unsettled && (self.options.ephemeral.is_empty() || newest <= self.reserved) {
+        if self.conn.is_autocommit()
+            && !self.unsettled
+            && (self.options.ephemeral.is_empty() || newest <= self.reserved)
+        {
             return Ok(());
         }
         self.begin()?;

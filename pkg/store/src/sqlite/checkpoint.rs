@@ -131,9 +131,7 @@ pub(crate) fn settle(conn: &Connection) -> Result<()> {
         false => Ok(()),
         true => Err(StoreError::Backend {
             context: "cannot copy the write-ahead log that the last run left".into(),
-            source: Arc::new(std::io::Error::other(
-                "another program has the database open: end it, and start again",
-            )),
+            source: Arc::new(std::io::Error::other("another program has the database open: end it, and start again")),
         }),
     }
 }

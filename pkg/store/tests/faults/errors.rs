@@ -19,11 +19,7 @@ const STEPS: u64 = 60;
 const RUNS: u64 = 4;
 
 fn options() -> Options {
-    Options {
-        ephemeral: vec![EPHEMERAL.into()],
-        clock: Clock::fake(Timestamp::UNIX_EPOCH),
-        ..Options::default()
-    }
+    Options { ephemeral: vec![EPHEMERAL.into()], clock: Clock::fake(Timestamp::UNIX_EPOCH), ..Options::default() }
 }
 
 async fn put(store: &SqliteStore, key: &str, value: impl Into<Bytes>) -> Result<Revision> {

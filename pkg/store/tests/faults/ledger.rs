@@ -96,7 +96,8 @@ impl Ledger {
         let leases = store.leases().await.unwrap();
         let lost = self.leases.iter().find(|id| !leases.contains(id));
         ensure!(lost.is_none(), "lease {lost:?} is lost");
-        let setting = store.setting("counter").await.unwrap().map_or(0, |v| String::from_utf8_lossy(&v).parse().unwrap());
+        let setting =
+            store.setting("counter").await.unwrap().map_or(0, |v| String::from_utf8_lossy(&v).parse().unwrap());
         let (acknowledged, asked) = self.setting;
         ensure!((acknowledged..=asked).contains(&setting), "setting {setting}, not {acknowledged} to {asked}");
         self.setting.0 = setting;

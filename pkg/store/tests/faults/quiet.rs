@@ -131,7 +131,12 @@ async fn bytes_written_for_each_write() {
     store.close().await.unwrap();
 
     assert_eq!(heartbeat, 0);
-    let bounds = [("create", create, 30_000), ("update", update, 36_000), ("together", together, 8_000), ("event", event, 15_000)];
+    let bounds = [
+        ("create", create, 30_000),
+        ("update", update, 36_000),
+        ("together", together, 8_000),
+        ("event", event, 15_000),
+    ];
     for (what, bytes, bound) in bounds {
         assert!(bytes <= bound, "{what}: {bytes} bytes, more than {bound}");
     }
