@@ -1,0 +1,92 @@
+//! Revisions that nobody was told are theirs: each must be a write whose outcome is unknown, or the end of a lease; and no
+//! write may stand there twice.
+
+use crate::eval::evaluate;
+use crate::knowledge::Knowledge;
+use crate::leases::could_end;
+use crate::log::Log;
+use crate::operations::Claims;
+use crate::{Event, History, Outcome, Request, Revision, Rule, Violation};
+use std::collections::HashMap;
+
+/// How many of the unknown writes happened.
+pub(crate) fn check(history: &History, log: &Log, known: &Knowledge<'_>, claims: &Claims) -> Result<usize, Violation> {
+    let mut matching = Matching { candidates: Vec::new(), taken: HashMap::new() };
+    for (rev, events) in log.from(log.base + 1).filter(|(rev, _)| !claims.contains_key(rev)) {
+        let end = lease_end(history, log, known, *rev, events);
+        if end == Some(Ok(())) {
+            continue;
+        }
+        matching.candidates.push(candidates(history, log, known, *rev, events));
+        if !matching.place(matching.candidates.len() - 1, &mut Vec::new()) {
+            if let Some(Err(early)) = end {
+                return Err(early);
+            }
+            let text =
+                format!("revision {rev}: nobody asked for {events:?}, or it was asked for once and happened twice");
+            return Err(Violation::new(Rule::Unasked, *rev, text));
+        }
+    }
+    Ok(matching.taken.len())
+}
+
+/// The unknown writes that would have done exactly this here.
+fn candidates(history: &History, log: &Log, known: &Knowledge<'_>, rev: Revision, events: &[Event]) -> Vec<usize> {
+    let fits = |index: &usize| {
+        let operation = &history.operations[*index];
+        let Request::Txn(txn) = &operation.request else { return false };
+        if operation.outcome != Outcome::Unknown || known.before(operation.invoked) >= rev {
+            return false;
+        }
+        let effect = evaluate(txn, log.at(rev - 1), rev);
+        effect.events.len() == events.len()
+            && effect.events.iter().zip(events).all(|(a, b)| (&a.kv, a.deleted) == (&b.kv, b.deleted))
+    };
+    (0..history.operations.len()).filter(fits).collect()
+}
+
+/// `Some`: these are the deletions of all keys of a lease. An error: its time had not come.
+fn lease_end(
+    history: &History,
+    log: &Log,
+    known: &Knowledge<'_>,
+    rev: Revision,
+    events: &[Event],
+) -> Option<Result<(), Violation>> {
+    let before = log.at(rev - 1);
+    let held = |e: &Event| if e.deleted { before.get(&e.kv.key).map(|kv| kv.lease) } else { None };
+    let lease = events.first().and_then(held).unwrap_or(0);
+    if lease == 0 || events.iter().any(|e| held(e) != Some(lease)) || before.attached(lease).count() != events.len() {
+        return None;
+    }
+    could_end(history, known, lease, rev)
+}
+
+/// A bipartite matching of revisions and writes, by augmenting paths.
+struct Matching {
+    /// Of each revision.
+    candidates: Vec<Vec<usize>>,
+    /// Which revision a write was placed at.
+    taken: HashMap<usize, usize>,
+}
+
+impl Matching {
+    /// Finds a write for the revision, where need be by placing others anew.
+    fn place(&mut self, revision: usize, tried: &mut Vec<usize>) -> bool {
+        for write in self.candidates[revision].clone() {
+            if tried.contains(&write) {
+                continue;
+            }
+            tried.push(write);
+            let free = match self.taken.get(&write) {
+                None => true,
+                Some(holder) => self.place(*holder, tried),
+            };
+            if free {
+                self.taken.insert(write, revision);
+                return true;
+            }
+        }
+        false
+    }
+}
