@@ -51,7 +51,7 @@ fn every_mutation_is_found() {
             assert_eq!(violation.rule, rule, "{name}, seed {seed}: {violation}");
             assert!(report(&history, &violation).contains(&violation.message));
         }
-        assert!(tried >= 5, "{name}: only {tried} histories could be broken so");
+        assert!(tried >= 3, "{name}: only {tried} histories could be broken so");
     }
 }
 
@@ -317,18 +317,19 @@ fn end_lease_early(history: &mut History) -> bool {
     let held = |kv: &Kv| kv.lease != 0 && !revoked.contains(&kv.lease);
     let ended = history.watches[0].notes.iter().find_map(|(_, note)| match note {
         Note::Events(_, events) if events.len() == 1 && events[0].deleted => {
-            events[0].prev.as_ref().filter(|kv| held(kv)).map(|kv| (kv.lease, events[0].kv.modified))
+            events[0].prev.as_ref().filter(|kv| held(kv)).map(|kv| (kv.lease, events[0].kv.modified, kv.key.clone()))
         }
         _ => None,
     });
-    let Some((lease, rev)) = ended else { return false };
+    let Some((lease, rev, key)) = ended else { return false };
     // It must have been the lease's end and not somebody's deletion.
     if history.operations.iter().any(|o| matches!(&o.outcome, Outcome::Answered(a) if a.wrote_at() == Some(rev))) {
         return false;
     }
-    let deletes = |o: &Operation| matches!(&o.request, Request::Txn(t) if t.success.iter().any(|s| matches!(s, Step::Delete { .. })));
-    history.operations.retain(|o| o.outcome != Outcome::Unknown || !deletes(o));
-    if check(history).is_err() {
+    // … nor something whose outcome is unknown.
+    let deletes = |s: &Step| matches!(s, Step::Delete { keys, .. } if keys.contains(&key));
+    let could = |o: &Operation| matches!(&o.request, Request::Txn(t) if t.success.iter().any(deletes));
+    if history.operations.iter().any(|o| o.outcome == Outcome::Unknown && could(o)) {
         return false;
     }
     for operation in &mut history.operations {
