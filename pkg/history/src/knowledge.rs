@@ -58,9 +58,11 @@ impl<'a> Knowledge<'a> {
         asked.chain(started.map(|e| e.revision + 1)).max().unwrap_or(0)
     }
 
-    /// The newest compaction that was acknowledged before `at`.
+    /// The newest compaction that was acknowledged before `at`, by the server that runs: one that has nothing to drop need
+    /// not outlive it.
     pub fn compacted_before(&self, at: Time) -> Revision {
-        let done = self.compactions.iter().filter(|c| c.acknowledged.is_some_and(|t| t < at));
+        let started = self.epochs.iter().map(|e| e.at).filter(|t| *t <= at).max().unwrap_or(0);
+        let done = self.compactions.iter().filter(|c| c.acknowledged.is_some_and(|t| t < at) && c.invoked >= started);
         done.map(|c| c.revision).max().unwrap_or(0)
     }
 }

@@ -8,16 +8,20 @@ fn answered(operation: &Operation) -> bool {
     matches!(operation.outcome, Outcome::Answered(_))
 }
 
-/// Before this time the lease cannot end by itself; `None`: nobody ever asked for it.
+/// Before this time the lease cannot end by itself, where it is looked at `by`; `None`: nobody had asked for it. An id may
+/// be used again after its lease has ended, so that of several grants the first counts.
 fn earliest_end(history: &History, lease: LeaseId, by: Time) -> Option<Time> {
-    let granted = |o: &&Operation| matches!(o.request, Request::Grant { lease: l, .. } if l == lease);
-    let mut grants = history.operations.iter().filter(granted).filter(|o| !matches!(o.outcome, Outcome::Refused(_)));
-    let grant = grants.next()?;
-    let Request::Grant { ttl, .. } = grant.request else { return None };
+    let granted = history.operations.iter().filter_map(|o| match o.request {
+        Request::Grant { lease: l, ttl, .. } if l == lease && o.invoked <= by => {
+            (!matches!(o.outcome, Outcome::Refused(_))).then_some((o.invoked, ttl))
+        }
+        _ => None,
+    });
+    let (first, ttl) = granted.min()?;
     let kept = history.operations.iter().filter(|o| {
         matches!(o.request, Request::KeepAlive { lease: l } if l == lease) && answered(o) && o.returned <= by
     });
-    Some(kept.map(|o| o.invoked).fold(grant.invoked, Time::max) + ttl)
+    Some(kept.map(|o| o.invoked).fold(first, Time::max) + ttl)
 }
 
 /// Could the lease have ended at `rev`? An error: its time had not come. `None`: nobody ever asked for such a lease.
@@ -47,7 +51,7 @@ pub(crate) fn could_end(
 pub(crate) fn check(history: &History, log: &Log) -> Result<(), Violation> {
     for (index, operation) in history.operations.iter().enumerate() {
         let found = match (&operation.request, &operation.outcome) {
-            (Request::Revoke { lease }, Outcome::Answered(_)) => revoked(history, log, *lease),
+            (Request::Revoke { lease }, Outcome::Answered(_)) => revoked(history, log, operation, *lease),
             (_, Outcome::Refused(Refusal::LeaseNotFound)) => not_found(history, operation),
             _ => Ok(()),
         };
@@ -56,14 +60,27 @@ pub(crate) fn check(history: &History, log: &Log) -> Result<(), Violation> {
     Ok(())
 }
 
-/// A crash may bring an ephemeral lease or key back.
-fn is_ephemeral(history: &History, key: &str) -> bool {
-    history.epochs.iter().any(|e| e.covers(key))
+/// Was the lease, or one of the same id, asked for so late that it may live after `revoked`?
+fn may_live_after(history: &History, lease: LeaseId, revoked: Time) -> bool {
+    history.operations.iter().any(|o| {
+        matches!(o.request, Request::Grant { lease: l, .. } if l == lease)
+            && !matches!(o.outcome, Outcome::Refused(_))
+            && o.returned > revoked
+    })
 }
 
-fn revoked(history: &History, log: &Log, lease: LeaseId) -> Result<(), Violation> {
-    let kept = log.at(log.last).attached(lease).find(|kv| !is_ephemeral(history, &kv.key));
-    match kept {
+/// A crash may bring an ephemeral lease back that was ended before it, with its keys.
+fn may_come_back(history: &History, lease: LeaseId) -> bool {
+    let ephemeral =
+        |o: &Operation| matches!(o.request, Request::Grant { lease: l, durable, .. } if l == lease && !durable);
+    history.epochs.iter().any(|e| !e.clean) && history.operations.iter().any(ephemeral)
+}
+
+fn revoked(history: &History, log: &Log, operation: &Operation, lease: LeaseId) -> Result<(), Violation> {
+    if may_live_after(history, lease, operation.invoked) || may_come_back(history, lease) {
+        return Ok(());
+    }
+    match log.at(log.last).attached(lease).next() {
         None => Ok(()),
         Some(kv) => {
             let text = format!("lease {lease} was revoked, and {} still has it at the end", kv.key);
@@ -101,7 +118,7 @@ fn not_found(history: &History, operation: &Operation) -> Result<(), Violation> 
     if !history.operations.iter().any(sure) || history.operations.iter().any(ended) {
         return Ok(());
     }
-    match earliest_end(history, lease, operation.returned) {
+    match earliest_end(history, lease, operation.invoked) {
         Some(earliest) if operation.returned < earliest => {
             let text = format!("lease {lease} is said not to be there; it had time until {earliest}");
             Err(Violation::new(Rule::WrongRefusal, 0, text))

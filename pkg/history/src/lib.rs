@@ -49,7 +49,7 @@ pub struct Summary {
 pub fn check(history: &History) -> Result<Summary, Violation> {
     let known = knowledge::Knowledge::of(history);
     let claims = operations::claims(history)?;
-    let log = log::Log::build(history, &claims)?;
+    let log = log::Log::build(history, &claims, &known)?;
     operations::check(history, &log, &known)?;
     let happened = unclaimed::check(history, &log, &known, &claims)?;
     leases::check(history, &log)?;

@@ -1,5 +1,6 @@
 //! The log: every transaction at its revision, as the witnesses tell it, and the state that it makes at each revision.
 
+use crate::knowledge::Knowledge;
 use crate::operations::Claims;
 use crate::{Event, History, Keys, Kv, Note, Request, Revision, Rule, Violation};
 use std::collections::{BTreeMap, btree_map};
@@ -49,7 +50,7 @@ fn visible(versions: &Versions, at: Revision) -> Option<&Kv> {
 }
 
 impl Log {
-    pub fn build(history: &History, claims: &Claims) -> Result<Self, Violation> {
+    pub fn build(history: &History, claims: &Claims, known: &Knowledge<'_>) -> Result<Self, Violation> {
         let told = gather(history)?;
         let mut log =
             Log { transactions: BTreeMap::new(), keys: BTreeMap::new(), base: history.base, last: history.base };
@@ -61,7 +62,9 @@ impl Log {
             while let Some(epoch) = epochs.next_if(|e| e.revision < rev) {
                 log.begin_epoch(epoch, history, claims)?;
             }
-            log.append(rev, events, history.alone)?;
+            // What ephemeral keys went through in the batch that a crash cut off, nobody was told.
+            let untold = |e: &crate::Epoch| !e.clean && e.revision > rev && known.first_known(rev) >= Some(e.at);
+            log.append(rev, events, history.alone && !history.epochs.iter().any(untold))?;
         }
         for epoch in epochs {
             log.begin_epoch(epoch, history, claims)?;
@@ -69,12 +72,12 @@ impl Log {
         Ok(log)
     }
 
-    fn append(&mut self, rev: Revision, events: Vec<Event>, alone: bool) -> Result<(), Violation> {
+    fn append(&mut self, rev: Revision, events: Vec<Event>, gapless: bool) -> Result<(), Violation> {
         let wrong = |rule, text: String| Violation::new(rule, rev, format!("revision {rev}: {text}"));
         if rev <= self.last {
             return Err(wrong(Rule::RevisionReused, format!("the store was at {} before it", self.last)));
         }
-        if alone && rev != self.last + 1 {
+        if gapless && rev != self.last + 1 {
             return Err(wrong(Rule::Gap, format!("nothing is known of the revisions after {}", self.last)));
         }
         for event in &events {
@@ -102,7 +105,11 @@ impl Log {
             let survivor = left.get(key.as_str()).copied();
             let from = if epoch.clean { Revision::MAX } else { self.kept_from(&key, history, claims) };
             let versions = self.keys.entry(key.clone()).or_default();
-            if !has_been(versions, survivor, from) {
+            let since = &versions[versions.partition_point(|(rev, _)| *rev <= from).saturating_sub(1)..];
+            // It fell back to what a lease held that has ended since, or nobody was told of the lease's end.
+            let ended = survivor.is_none() && since.iter().any(|(_, kv)| kv.as_ref().is_some_and(|kv| kv.lease != 0));
+            let untold = !epoch.clean && (ended || may_have_become(history, &key, survivor));
+            if !untold && !has_been(versions, survivor, from) {
                 return wrong(Rule::WrongSurvivor, format!("{key} is {survivor:?}, which it was not since {from}"));
             }
             if epoch.clean {
@@ -156,6 +163,19 @@ fn has_been(versions: &Versions, survivor: Option<&Kv>, from: Revision) -> bool 
     let first = versions.partition_point(|(rev, _)| *rev <= from);
     same(versions[..first].last().and_then(|(_, kv)| kv.as_ref()))
         || versions[first..].iter().any(|(_, kv)| same(kv.as_ref()))
+}
+
+/// Could a write that nobody was told of have made the key so, just before the crash?
+fn may_have_become(history: &History, key: &str, survivor: Option<&Kv>) -> bool {
+    let makes = |step: &crate::Step| match (step, survivor) {
+        (crate::Step::Put { key: put, value, .. }, Some(kv)) => put == key && *value == kv.value,
+        (crate::Step::Delete { keys, .. }, None) => keys.contains(key),
+        _ => false,
+    };
+    history.operations.iter().filter(|o| o.outcome == crate::Outcome::Unknown).any(|o| match &o.request {
+        Request::Txn(txn) => txn.success.iter().chain(&txn.failure).any(makes),
+        _ => false,
+    })
 }
 
 /// What the witnesses saw, each transaction once.

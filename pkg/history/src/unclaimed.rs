@@ -6,7 +6,7 @@ use crate::knowledge::Knowledge;
 use crate::leases::could_end;
 use crate::log::Log;
 use crate::operations::Claims;
-use crate::{Event, History, Outcome, Request, Revision, Rule, Violation};
+use crate::{Event, History, Outcome, Request, Revision, Rule, Txn, Violation};
 use std::collections::HashMap;
 
 /// How many of the unknown writes happened.
@@ -32,17 +32,36 @@ pub(crate) fn check(history: &History, log: &Log, known: &Knowledge<'_>, claims:
 
 /// The unknown writes that would have done exactly this here.
 fn candidates(history: &History, log: &Log, known: &Knowledge<'_>, rev: Revision, events: &[Event]) -> Vec<usize> {
+    let forgotten = forgotten(history, rev);
+    let untold = history.epochs.iter().any(|e| e.revision > rev && !e.clean && known.first_known(rev) >= Some(e.at));
     let fits = |index: &usize| {
         let operation = &history.operations[*index];
         let Request::Txn(txn) = &operation.request else { return false };
         if operation.outcome != Outcome::Unknown || known.before(operation.invoked) >= rev {
             return false;
         }
-        let effect = evaluate(txn, log.at(rev - 1), rev);
-        effect.events.len() == events.len()
-            && effect.events.iter().zip(events).all(|(a, b)| (&a.kv, a.deleted) == (&b.kv, b.deleted))
+        let before = log.at(rev - 1);
+        if same(evaluate(txn, before, rev).events.iter(), events) {
+            return true;
+        }
+        // What it compared and wrote of ephemeral keys may be forgotten: then either branch will do.
+        untold
+            && [&txn.success, &txn.failure].into_iter().any(|steps| {
+                let effect = evaluate(&Txn::of(steps.clone()), before, rev);
+                same(effect.events.iter().filter(|e| !forgotten(&e.kv.key)), events)
+            })
     };
     (0..history.operations.len()).filter(fits).collect()
+}
+
+/// A crash before anybody was told leaves no trace of what happened to ephemeral keys.
+fn forgotten(history: &History, rev: Revision) -> impl Fn(&str) -> bool {
+    let crash = history.epochs.iter().find(|e| e.revision > rev && !e.clean);
+    move |key| crash.is_some_and(|e| e.covers(key))
+}
+
+fn same<'a>(effect: impl Iterator<Item = &'a Event>, events: &[Event]) -> bool {
+    effect.map(|e| (&e.kv, e.deleted)).eq(events.iter().map(|e| (&e.kv, e.deleted)))
 }
 
 /// `Some`: these are the deletions of all keys of a lease. An error: its time had not come.
@@ -56,7 +75,12 @@ fn lease_end(
     let before = log.at(rev - 1);
     let held = |e: &Event| if e.deleted { before.get(&e.kv.key).map(|kv| kv.lease) } else { None };
     let lease = events.first().and_then(held).unwrap_or(0);
-    if lease == 0 || events.iter().any(|e| held(e) != Some(lease)) || before.attached(lease).count() != events.len() {
+    if lease == 0 || events.iter().any(|e| held(e) != Some(lease)) {
+        return None;
+    }
+    let forgotten = forgotten(history, rev);
+    let shown = before.attached(lease).filter(|kv| !forgotten(&kv.key)).count();
+    if events.len() != shown && events.len() != before.attached(lease).count() {
         return None;
     }
     could_end(history, known, lease, rev)

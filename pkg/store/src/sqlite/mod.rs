@@ -273,3 +273,6 @@ impl Store for SqliteStore {
         self.ask(Request::Close).await
     }
 }
+
+#[cfg(test)]
+pub(crate) mod testing;
