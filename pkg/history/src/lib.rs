@@ -51,8 +51,9 @@ pub fn check(history: &History) -> Result<Summary, Violation> {
     let claims = operations::claims(history)?;
     let log = log::Log::build(history, &claims, &known)?;
     operations::check(history, &log, &known)?;
-    let happened = unclaimed::check(history, &log, &known, &claims)?;
-    leases::check(history, &log)?;
+    let leases = leases::Leases::of(history);
+    let happened = unclaimed::check(history, &log, &known, &leases, &claims)?;
+    leases::check(history, &leases, &log)?;
     watches::check(history, &log, &known)?;
     let count = |f: fn(&Operation) -> bool| history.operations.iter().filter(|o| f(o)).count();
     Ok(Summary {

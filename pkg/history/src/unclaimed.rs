@@ -3,21 +3,32 @@
 
 use crate::eval::evaluate;
 use crate::knowledge::Knowledge;
-use crate::leases::could_end;
+use crate::leases::{Leases, could_end};
 use crate::log::Log;
 use crate::operations::Claims;
 use crate::{Event, History, Outcome, Request, Revision, Rule, Txn, Violation};
 use std::collections::HashMap;
 
 /// How many of the unknown writes happened.
-pub(crate) fn check(history: &History, log: &Log, known: &Knowledge<'_>, claims: &Claims) -> Result<usize, Violation> {
+pub(crate) fn check(
+    history: &History,
+    log: &Log,
+    known: &Knowledge<'_>,
+    leases: &Leases<'_>,
+    claims: &Claims,
+) -> Result<usize, Violation> {
+    let unknown = |i: &usize| {
+        let operation = &history.operations[*i];
+        operation.outcome == Outcome::Unknown && matches!(operation.request, Request::Txn(_))
+    };
+    let unknown: Vec<usize> = (0..history.operations.len()).filter(unknown).collect();
     let mut matching = Matching { candidates: Vec::new(), taken: HashMap::new() };
     for (rev, events) in log.from(log.base + 1).filter(|(rev, _)| !claims.contains_key(rev)) {
-        let end = lease_end(history, log, known, *rev, events);
+        let end = lease_end(history, log, known, leases, *rev, events);
         if end == Some(Ok(())) {
             continue;
         }
-        matching.candidates.push(candidates(history, log, known, *rev, events));
+        matching.candidates.push(candidates(history, log, known, &unknown, *rev, events));
         if !matching.place(matching.candidates.len() - 1, &mut Vec::new()) {
             if let Some(Err(early)) = end {
                 return Err(early);
@@ -31,13 +42,20 @@ pub(crate) fn check(history: &History, log: &Log, known: &Knowledge<'_>, claims:
 }
 
 /// The unknown writes that would have done exactly this here.
-fn candidates(history: &History, log: &Log, known: &Knowledge<'_>, rev: Revision, events: &[Event]) -> Vec<usize> {
+fn candidates(
+    history: &History,
+    log: &Log,
+    known: &Knowledge<'_>,
+    unknown: &[usize],
+    rev: Revision,
+    events: &[Event],
+) -> Vec<usize> {
     let forgotten = forgotten(history, rev);
     let untold = history.epochs.iter().any(|e| e.revision > rev && !e.clean && known.first_known(rev) >= Some(e.at));
     let fits = |index: &usize| {
         let operation = &history.operations[*index];
         let Request::Txn(txn) = &operation.request else { return false };
-        if operation.outcome != Outcome::Unknown || known.before(operation.invoked) >= rev {
+        if known.before(operation.invoked) >= rev {
             return false;
         }
         let before = log.at(rev - 1);
@@ -51,7 +69,7 @@ fn candidates(history: &History, log: &Log, known: &Knowledge<'_>, rev: Revision
                 same(effect.events.iter().filter(|e| !forgotten(&e.kv.key)), events)
             })
     };
-    (0..history.operations.len()).filter(fits).collect()
+    unknown.iter().copied().filter(fits).collect()
 }
 
 /// A crash before anybody was told leaves no trace of what happened to ephemeral keys.
@@ -69,6 +87,7 @@ fn lease_end(
     history: &History,
     log: &Log,
     known: &Knowledge<'_>,
+    leases: &Leases<'_>,
     rev: Revision,
     events: &[Event],
 ) -> Option<Result<(), Violation>> {
@@ -83,7 +102,7 @@ fn lease_end(
     if events.len() != shown && events.len() != before.attached(lease).count() {
         return None;
     }
-    could_end(history, known, lease, rev)
+    could_end(leases, known, lease, rev)
 }
 
 /// A bipartite matching of revisions and writes, by augmenting paths.
