@@ -69,7 +69,9 @@ tools:
 	@python3 hack/kubectl.py $(TOOLS) 32 37
 	@mkdir -p $(TOOLS)/bin && ln -sf ../kubectl-1.37 $(TOOLS)/bin/kubectl
 
+# The history checker's client needs protoc: tests have it.
 e2e: tools test-programs
+	cargo build --profile $(PROFILE) -p isopod-e2e-history
 	python3 e2e/run.py --isopod $(OUT)/$(PROFILE)/isopod --tools $(TOOLS) $(if $(ONLY),--only $(ONLY))
 
 # Upstream's programs are built once and kept; the list of known differences may only shrink.

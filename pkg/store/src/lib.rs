@@ -24,3 +24,6 @@ pub mod types;
 pub use eval::MAX_TXN_EVENTS;
 pub use options::Options;
 pub use types::*;
+
+#[cfg(test)]
+mod testing;

@@ -154,7 +154,11 @@ impl Session {
         let options = Options::new(&request);
         let range: KeyRange = convert::key_range(request.key, request.range_end);
         let next = if request.start_revision > 0 { request.start_revision } else { newest + 1 };
-        self.say(pb::WatchResponse { watch_id: id, created: true, ..Default::default() }).await?;
+        // The revision after which the watch begins, and not one that was reached meanwhile: who loses the watch before its
+        // first event goes on from here.
+        let header = Some(self.service.header(newest));
+        let created = pb::WatchResponse { header, watch_id: id, created: true, ..Default::default() };
+        let _ = self.out.send(Ok(created)).await;
         let (progress, shares) = mpsc::unbounded_channel();
         let cancel = CancellationToken::new();
         let task = Task::new(self.service.clone(), self.out.clone(), id, range, next, options, shares);

@@ -66,10 +66,12 @@ pub(crate) struct SqliteBackend {
     pub ephemeral_leases: HashMap<LeaseId, EphemeralLease>,
     /// Ended leases that still have a row.
     pub ended_leases: Vec<LeaseId>,
-    /// Ephemeral leases that this batch made durable, with what they were.
-    pub promoted: Vec<(LeaseId, EphemeralLease)>,
+    /// Ephemeral leases that this batch granted, ended or made durable, with what they were before.
+    pub leases_before: Vec<(LeaseId, Option<EphemeralLease>)>,
     /// Where the running compaction goes on, and its revision.
     pub compaction: Option<(i64, Revision)>,
+    /// How far memory is compacted when this batch is committed.
+    pub memory_compaction: Option<Revision>,
     /// What `compaction` and `compacted_on_disk` were before this batch.
     pub compaction_before: Option<(Option<(i64, Revision)>, Revision)>,
     /// Does the log have rows after the last compaction? If not, the next one writes nothing.
@@ -190,7 +192,7 @@ impl SqliteBackend {
             && let Some(lease) = self.ephemeral_leases.remove(&id)
         {
             queries::put_lease(&self.conn, id, lease.ttl, false)?;
-            self.promoted.push((id, lease));
+            self.leases_before.push((id, Some(lease)));
         }
         Ok(())
     }
@@ -382,7 +384,8 @@ impl Backend for SqliteBackend {
 
     fn grant(&mut self, id: LeaseId, ttl: i64, durability: Durability) -> Result<()> {
         if durability == Durability::Ephemeral {
-            self.ephemeral_leases.insert(id, EphemeralLease { ttl, on_disk: false });
+            let before = self.ephemeral_leases.insert(id, EphemeralLease { ttl, on_disk: false });
+            self.leases_before.push((id, before));
             return Ok(());
         }
         self.begin_write()?;
@@ -394,6 +397,7 @@ impl Backend for SqliteBackend {
             if lease.on_disk {
                 self.ended_leases.push(id);
             }
+            self.leases_before.push((id, Some(lease)));
             return Ok(());
         }
         self.begin_write()?;
@@ -414,7 +418,7 @@ impl Backend for SqliteBackend {
             self.compaction = Some((from, rev));
             self.compacted_on_disk = rev;
         }
-        self.memory.write().compact(rev);
+        self.memory_compaction = Some(rev);
         Ok(())
     }
 
@@ -436,10 +440,12 @@ impl Backend for SqliteBackend {
         if self.damage.found().is_some() && !self.open.wrote.get() && is_covered {
             // Reads go on.
             self.undo();
+            self.settle();
             return Ok(());
         }
         self.check_open()?;
         if self.conn.is_autocommit() && !self.unsettled && is_covered {
+            self.settle();
             return Ok(());
         }
         self.begin_write()?;
@@ -454,15 +460,22 @@ impl Backend for SqliteBackend {
             return Err(e);
         }
         self.reserved = reserved.unwrap_or(self.reserved);
-        self.promoted.clear();
         self.compaction_before = None;
+        self.settle();
         Ok(())
     }
 
     fn rollback(&mut self, newest: Revision) {
         self.undo();
         self.memory.write().truncate_after(newest);
-        self.ephemeral_leases.extend(self.promoted.drain(..));
+        self.memory_compaction = None;
+        for (id, before) in std::mem::take(&mut self.leases_before).into_iter().rev() {
+            self.ended_leases.retain(|ended| *ended != id);
+            match before {
+                Some(lease) => self.ephemeral_leases.insert(id, lease),
+                None => self.ephemeral_leases.remove(&id),
+            };
+        }
         if let Some((compaction, on_disk)) = self.compaction_before.take() {
             (self.compaction, self.compacted_on_disk) = (compaction, on_disk);
         }
@@ -470,6 +483,14 @@ impl Backend for SqliteBackend {
 }
 
 impl SqliteBackend {
+    /// The batch cannot be taken back any more.
+    fn settle(&mut self) {
+        self.leases_before.clear();
+        if let Some(rev) = self.memory_compaction.take() {
+            self.memory.write().compact(rev);
+        }
+    }
+
     /// Has this SQL transaction changed anything, or must it, to cover `newest`?
     fn writes_pending(&self, newest: Revision) -> bool {
         newest > self.reserved || self.last_durable == newest

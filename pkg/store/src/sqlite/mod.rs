@@ -81,7 +81,7 @@ impl SqliteStore {
         let mut lock = DirectoryLock::take(dir)?;
         let files = Files::of(dir);
         let damage = Arc::new(Damage::default());
-        schema::prepare(&files, &options, lock.same_boot)?;
+        schema::prepare(&files, lock.same_boot)?;
         let conn = schema::connect(&files.database, &options, WRITER_CACHE_KIB, true)?;
         checkpoint::settle(&conn)?;
         schema::check_format(&conn, dir)?;
@@ -308,3 +308,6 @@ impl Store for SqliteStore {
         self.ask(Request::Close).await
     }
 }
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -38,7 +38,7 @@ pub(crate) fn recover(conn: Connection, options: Options, damage: Arc<Damage>) -
     }
     let mut memory = MemLog::default();
     let mut dirty = BTreeSet::new();
-    let mut survivors = queries::all_ephemeral(&conn)?;
+    let mut survivors = without_orphans(&conn, queries::all_ephemeral(&conn)?)?;
     for kv in &mut survivors {
         if !clean || moved {
             kv.mod_revision = revision;
@@ -78,8 +78,9 @@ pub(crate) fn recover(conn: Connection, options: Options, damage: Arc<Damage>) -
         dirty,
         ephemeral_leases,
         ended_leases: Vec::new(),
-        promoted: Vec::new(),
+        leases_before: Vec::new(),
         compaction,
+        memory_compaction: None,
         compaction_before: None,
         last_durable: last_durable.max(if moved { revision } else { 0 }),
         compacted_on_disk: compacted,
@@ -92,6 +93,17 @@ pub(crate) fn recover(conn: Connection, options: Options, damage: Arc<Damage>) -
         committed: false,
     };
     Ok(Recovered { backend, revision, compacted, leases, alarms, settings, unclean })
+}
+
+/// A lease that a crash found ended durably has taken its keys with it, those too whose deletion was not flushed.
+fn without_orphans(conn: &Connection, survivors: Vec<KeyValue>) -> Result<Vec<KeyValue>> {
+    let leases: BTreeSet<LeaseId> = queries::leases(conn)?.into_iter().map(|(id, _, _)| id).collect();
+    let (kept, orphans): (Vec<KeyValue>, Vec<KeyValue>) =
+        survivors.into_iter().partition(|kv| kv.lease == 0 || leases.contains(&kv.lease));
+    for kv in orphans {
+        queries::delete_ephemeral(conn, &kv.key)?;
+    }
+    Ok(kept)
 }
 
 /// The revision to go on from, and whether the last end was a clean one.

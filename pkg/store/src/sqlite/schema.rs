@@ -66,11 +66,10 @@ pub(crate) fn connect_unchecked(path: &Path) -> Result<Connection> {
 
 /// Sees to it that there is a database of this format: makes a new one, brings an older one up to date, refuses one of another
 /// program or a newer version, and one whose write-ahead log is damaged.
-pub(crate) fn prepare(files: &Files, options: &Options, same_boot: bool) -> Result<()> {
+pub(crate) fn prepare(files: &Files, same_boot: bool) -> Result<()> {
     files.settle()?;
     let found = files.found()?;
     let log = super::wal::examine(files, same_boot)?;
-    // Without syncs a power cut may leave gaps in the log.
     if log.is_damaged() {
         return Err(StoreError::Corrupt(log.describe()));
     }
