@@ -2,6 +2,7 @@
 
 use super::queries::failed;
 use crate::{Result, StoreError};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
 use std::time::Duration;
@@ -50,6 +51,9 @@ pub(crate) fn connect(path: &Path, cache_kib: u32, create: bool) -> Result<Conne
              PRAGMA journal_size_limit = 67108864; PRAGMA cache_size = -{cache_kib}; PRAGMA temp_store = MEMORY;"
         ))?;
         conn.set_prepared_statement_cache_capacity(32);
+        // One plan a statement: without this, a statement whose parameters might tell the planner something is prepared anew
+        // each time it is bound, and every get and put is.
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         Ok(conn)
     };
     open().map_err(failed("open the database"))
@@ -90,4 +94,23 @@ fn migrate(conn: &Connection, from: usize) -> Result<()> {
     tracing::info!(from, to = FORMAT, "the database's format is brought up to date");
     let all = format!("BEGIN IMMEDIATE; {} PRAGMA user_version = {FORMAT}; COMMIT;", steps.concat());
     conn.execute_batch(&all).map_err(failed("bring the database's format up to date"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sqlite::queries;
+    use rusqlite::StatementStatus;
+
+    #[test]
+    fn statements_are_prepared_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let conn = connect(&dir.path().join("state.db"), 64, true).unwrap();
+        prepare(&conn, dir.path()).unwrap();
+        let mut statement = conn.prepare(queries::GET).unwrap();
+        for key in ["a", "b", "c"] {
+            assert!(!statement.exists([key.as_bytes()]).unwrap());
+        }
+        assert_eq!(statement.get_status(StatementStatus::RePrepare), 0);
+    }
 }
