@@ -63,14 +63,14 @@ pub(crate) struct SqliteBackend {
 impl SqliteBackend {
     fn begin(&self) -> Result<()> {
         if self.conn.is_autocommit() {
-            queries::run(&self.conn, "BEGIN IMMEDIATE").map_err(failed("begin to write"))?;
+            self.conn.execute_batch("BEGIN IMMEDIATE").map_err(failed("begin to write"))?;
         }
         Ok(())
     }
 
     fn end(&mut self) -> Result<()> {
         if !self.conn.is_autocommit() {
-            queries::run(&self.conn, "COMMIT").map_err(failed("commit"))?;
+            self.conn.execute_batch("COMMIT").map_err(failed("commit"))?;
             self.committed = true;
         }
         Ok(())

@@ -38,11 +38,6 @@ pub(crate) fn failed(what: &'static str) -> impl FnOnce(rusqlite::Error) -> Stor
     }
 }
 
-/// A statement without parameters and rows, prepared once.
-pub(crate) fn run(conn: &Connection, sql: &str) -> rusqlite::Result<()> {
-    conn.prepare_cached(sql)?.execute([]).map(drop)
-}
-
 fn key_value(row: &Row<'_>, key: usize, with_value: bool) -> rusqlite::Result<KeyValue> {
     let value = if with_value { blob(row, key + 5)? } else { Bytes::new() };
     let id: i64 = row.get(key + 1)?;
@@ -60,11 +55,10 @@ fn blob(row: &Row<'_>, i: usize) -> rusqlite::Result<Bytes> {
     Ok(Bytes::copy_from_slice(row.get_ref(i)?.as_blob().map_err(rusqlite::Error::from)?))
 }
 
-pub(crate) const GET: &str = "SELECT n.key, l.id, l.created, l.version, l.lease, l.value FROM newest n \
-                              CROSS JOIN log l ON l.id = n.id WHERE n.key = ?1 AND n.live";
-
 pub(crate) fn get(conn: &Connection, key: &[u8]) -> Result<Option<KeyValue>> {
-    let run = || conn.prepare_cached(GET)?.query_row([key], |row| key_value(row, 0, true)).optional();
+    let sql = "SELECT n.key, l.id, l.created, l.version, l.lease, l.value FROM newest n CROSS JOIN log l ON l.id = n.id \
+               WHERE n.key = ?1 AND n.live";
+    let run = || conn.prepare_cached(sql)?.query_row([key], |row| key_value(row, 0, true)).optional();
     run().map_err(failed("read a key"))
 }
 

@@ -99,7 +99,6 @@ fn migrate(conn: &Connection, from: usize) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sqlite::queries;
     use rusqlite::StatementStatus;
 
     #[test]
@@ -107,7 +106,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let conn = connect(&dir.path().join("state.db"), 64, true).unwrap();
         prepare(&conn, dir.path()).unwrap();
-        let mut statement = conn.prepare(queries::GET).unwrap();
+        let get = "SELECT l.id, l.value FROM newest n CROSS JOIN log l ON l.id = n.id WHERE n.key = ?1 AND n.live";
+        let mut statement = conn.prepare(get).unwrap();
         for key in ["a", "b", "c"] {
             assert!(!statement.exists([key.as_bytes()]).unwrap());
         }
