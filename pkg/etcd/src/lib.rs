@@ -10,6 +10,7 @@ mod bolt;
 mod check;
 mod cluster;
 pub mod compaction;
+mod codec;
 mod convert;
 mod kv;
 mod lease;

@@ -5,6 +5,7 @@
 
 mod backend;
 mod lock;
+mod points;
 mod queries;
 mod reader;
 mod recovery;
@@ -17,6 +18,7 @@ use crate::*;
 use async_trait::async_trait;
 use bytes::Bytes;
 use lock::DirectoryLock;
+use points::Points;
 use queries::failed;
 use reader::{Readers, Snapshot, Split};
 use std::path::Path;
@@ -30,6 +32,7 @@ pub struct SqliteStore {
     requests: Arc<Sender<Request>>,
     readers: Arc<Readers>,
     snapshot: Arc<Snapshot>,
+    points: Arc<Points>,
     shared: Arc<Shared>,
 }
 
@@ -76,7 +79,8 @@ impl SqliteStore {
         std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run()).map_err(|e| {
             StoreError::Backend { context: "cannot start the store's writer thread".into(), source: Arc::new(e) }
         })?;
-        let store = SqliteStore { requests: sender, readers, snapshot, shared };
+        let points = Points::new(Arc::clone(&readers), Arc::clone(&snapshot));
+        let store = SqliteStore { requests: sender, readers, snapshot, points, shared };
         store.start_expiry(&runtime);
         store.start_check(&runtime, damage);
         Ok(store)
@@ -152,6 +156,9 @@ impl Store for SqliteStore {
         self.shared.check_revision(req.revision)?;
         if !Split::of(&req.range, &self.shared.options).durable {
             return self.snapshot.range_memory(&req);
+        }
+        if req.range.is_single() && req.revision == 0 {
+            return self.points.range(req).await;
         }
         let snapshot = Arc::clone(&self.snapshot);
         self.readers.run(move |conn| snapshot.range(conn, &req)).await
