@@ -18,6 +18,10 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+/// Room for the newest values of a cluster of some size, which its API server lists when it starts. The store inside of a
+/// server needs less: its API server keeps what it lists.
+const CACHE_BYTES: usize = 64 << 20;
+
 pub async fn run(args: DatastoreArgs) -> anyhow::Result<()> {
     isopod_base::logging::init(&args.log_level, args.log_json)?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -61,7 +65,8 @@ async fn open(args: &DatastoreArgs) -> anyhow::Result<Arc<dyn Store>> {
         return Ok(Arc::new(MemoryStore::default()));
     }
     let paths = Paths::new(&args.data.data_dir)?;
-    Ok(Arc::new(SqliteStore::open(paths.store(), Options::default()).context("cannot open the datastore")?))
+    let options = Options { cache_bytes: CACHE_BYTES, ..Options::default() };
+    Ok(Arc::new(SqliteStore::open(paths.store(), options).context("cannot open the datastore")?))
 }
 
 fn config(args: &DatastoreArgs) -> anyhow::Result<Config> {

@@ -14,6 +14,8 @@ pub struct Options {
     pub watch_buffer: usize,
     /// How long ephemeral keys stay dirty at most while durable writes go on. An idle store flushes only when it closes.
     pub flush_interval: Duration,
+    /// How much of the newest values is kept in memory beside the database.
+    pub cache_bytes: usize,
 }
 
 impl Default for Options {
@@ -23,6 +25,7 @@ impl Default for Options {
             clock: Clock::system(),
             watch_buffer: 8192,
             flush_interval: Duration::from_secs(300),
+            cache_bytes: 4 << 20,
         }
     }
 }

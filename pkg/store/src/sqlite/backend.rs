@@ -5,6 +5,7 @@
 
 use super::queries::{self, failed};
 use super::reader::{Split, merge};
+use super::rows::Rows;
 use crate::log::MemLog;
 use crate::machine::Backend;
 use crate::*;
@@ -35,6 +36,9 @@ pub(crate) struct EphemeralLease {
 pub(crate) struct SqliteBackend {
     pub conn: Connection,
     pub memory: Arc<RwLock<MemLog>>,
+    pub rows: Arc<Rows>,
+    /// Durable events of this batch and the ids of their rows.
+    pub written: Vec<(i64, Event)>,
     pub options: Options,
     /// Revisions up to here may be given to ephemeral keys.
     pub reserved: Revision,
@@ -80,6 +84,7 @@ impl SqliteBackend {
         self.begin()?;
         self.promote_lease(event.kv.lease)?;
         queries::append(&self.conn, rev, sub, event)?;
+        self.written.push((queries::row_id(rev, sub), Event { prev: None, ..event.clone() }));
         self.pages += 4 + event.kv.value.len() / 4096;
         self.last_durable = rev;
         Ok(())
@@ -216,7 +221,7 @@ impl Backend for SqliteBackend {
         }
         // Inside the batch's SQL transaction from the first read on: no lock taken and dropped for each statement.
         self.begin()?;
-        queries::get(&self.conn, key)
+        self.rows.get(&self.conn, key)
     }
 
     fn range(&self, req: &RangeRequest, newest: Revision) -> Result<RangeResponse> {
@@ -321,11 +326,13 @@ impl Backend for SqliteBackend {
         self.reserved = reserved.unwrap_or(self.reserved);
         self.promoted.clear();
         self.compaction_before = None;
+        self.keep_written();
         Ok(())
     }
 
     fn rollback(&mut self, newest: Revision) {
         self.undo();
+        self.written.clear();
         self.memory.write().truncate_after(newest);
         self.ephemeral_leases.extend(self.promoted.drain(..));
         if let Some((compaction, on_disk)) = self.compaction_before.take() {
@@ -335,6 +342,15 @@ impl Backend for SqliteBackend {
 }
 
 impl SqliteBackend {
+    fn keep_written(&mut self) {
+        for (id, event) in self.written.drain(..) {
+            match event.kind {
+                EventKind::Put => self.rows.keep_copy(id, &event.kv),
+                EventKind::Delete => self.rows.forget(&event.kv.key),
+            }
+        }
+    }
+
     /// Has this SQL transaction changed anything, or must it, to cover `newest`?
     fn writes_pending(&self, newest: Revision) -> bool {
         newest > self.reserved || self.last_durable == newest

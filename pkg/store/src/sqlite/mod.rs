@@ -9,6 +9,7 @@ mod points;
 mod queries;
 mod reader;
 mod recovery;
+mod rows;
 mod schema;
 mod writer;
 
@@ -60,8 +61,12 @@ impl SqliteStore {
         let shared = Shared::new(options.clone(), recovered.revision, recovered.compacted, recovered.leases);
         *shared.alarms.lock() = recovered.alarms;
         *shared.settings.lock() = recovered.settings;
-        let snapshot =
-            Arc::new(Snapshot { hub: Arc::clone(&shared.hub), memory: Arc::clone(&recovered.backend.memory), options });
+        let snapshot = Arc::new(Snapshot {
+            hub: Arc::clone(&shared.hub),
+            memory: Arc::clone(&recovered.backend.memory),
+            rows: Arc::clone(&recovered.backend.rows),
+            options,
+        });
         let damage = Arc::clone(&recovered.backend.damage);
         let (sender, requests) = std::sync::mpsc::channel();
         let sender = Arc::new(sender);

@@ -97,7 +97,7 @@ impl Points {
         let transaction = conn.unchecked_transaction().map_err(failed("begin to read"))?;
         let newest = published.max(queries::last_revision(conn)?);
         let read = |req: &RangeRequest| {
-            let found = select(req, |plain| queries::range_newest(conn, plain))?;
+            let found = select(req, |plain| self.snapshot.rows.range(conn, plain))?;
             Ok(RangeResponse { revision: newest, ..found })
         };
         let answers = requests.iter().map(read).collect();

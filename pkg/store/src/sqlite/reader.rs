@@ -1,6 +1,7 @@
 //! Reads beside the writer: a few connections, used on blocking threads, each read in one snapshot of the database.
 
 use super::queries::{self, failed};
+use super::rows::Rows;
 use super::schema;
 use crate::hash::HistoryHasher;
 use crate::hub::{Committed, Hub};
@@ -110,6 +111,7 @@ pub(crate) fn merge(a: RangeResponse, b: RangeResponse, limit: usize) -> RangeRe
 pub(crate) struct Snapshot {
     pub hub: Arc<Hub>,
     pub memory: Arc<RwLock<MemLog>>,
+    pub rows: Arc<Rows>,
     pub options: Options,
 }
 
@@ -165,7 +167,7 @@ impl Snapshot {
         let mut answer = if req.revision > 0 && req.revision < last {
             queries::range_at(conn, req, req.revision)?
         } else {
-            queries::range_newest(conn, req)?
+            self.rows.range(conn, req)?
         };
         drop(transaction);
         // The snapshot may hold a commit that is not published yet: nobody may hear of it before the watchers can.

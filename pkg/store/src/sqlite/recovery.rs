@@ -6,6 +6,7 @@
 
 use super::backend::{BLOCK, EphemeralLease, SqliteBackend, alarm_name};
 use super::queries::{self, failed};
+use super::rows::Rows;
 use crate::leases::Leases;
 use crate::log::MemLog;
 use crate::*;
@@ -69,6 +70,8 @@ pub(crate) fn recover(conn: Connection, options: Options) -> Result<Recovered> {
     let backend = SqliteBackend {
         conn,
         memory: Arc::new(RwLock::new(memory)),
+        rows: Arc::new(Rows::new(options.cache_bytes)),
+        written: Vec::new(),
         options,
         reserved,
         dirty,
