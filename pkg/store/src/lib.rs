@@ -9,6 +9,7 @@
 mod eval;
 mod hash;
 mod hub;
+mod intervals;
 mod leases;
 mod log;
 mod machine;
