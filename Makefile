@@ -9,7 +9,7 @@ TOOLS := $(CACHE)/tools
 WITH_TOOLS = PATH="$(TOOLS)/bin:$$PATH"
 DATA_DIR ?= /var/lib/isopod
 
-.PHONY: help run build release test ci unit e2e verify lint fmt tools bench clean conformance conformance-ci ratchet
+.PHONY: help run build release test ci unit e2e verify lint fmt tools bench bench-store soak-store clean conformance conformance-ci ratchet
 help:
 	@echo "make run      build the release binary and run a whole cluster here (root; Ctrl-C stops the server)"
 	@echo "make build    the release binary: $(OUT)/release/isopod"
@@ -19,6 +19,8 @@ help:
 	@echo "make verify   regenerate the schema facts and compare them with what is committed (downloads modules)"
 	@echo "make conformance  upstream's conformance suite (root); SIG=apps FOCUS=regexp PARALLEL=4 RESUME=1 narrow it"
 	@echo "make bench    measure start, memory, disk, throughput (root)"
+	@echo "make soak-store   stock kube-apiserver on the datastore, both killed at random; MINUTES=30 DATASTORE=sqlite"
+	@echo "make bench-store  measure the datastore beside etcd and kine; PUTS=100000 KEYS=100000 make it shorter"
 
 build: release
 release: PROFILE = release
@@ -108,6 +110,24 @@ bench: PROFILE = release
 bench: test-programs oracle-program
 	python3 e2e/bench.py --isopod $(OUT)/release/isopod --tools $(TOOLS) --out $(CACHE)/bench.json \
 		--oracle $(CACHE)/oracle --upstream $$($(UPSTREAM))
+
+# Beside etcd and kine, which are built once. PUTS and KEYS make it shorter; ARGS=--help tells the rest.
+PUTS ?= 1000000
+KEYS ?= 1000000
+bench-store: PROFILE = release
+bench-store: tools binary
+	@hack/deps.sh bench-store
+	cargo build --profile release -p isopod-e2e-store-load
+	python3 e2e/bench-store/bench.py --isopod $(OUT)/release/isopod --load $(OUT)/release/isopod-e2e-store-load \
+		--upstream $$($(UPSTREAM)) --kine $$($(WITH_TOOLS) $(CURDIR)/e2e/bench-store/kine/build.sh $(CACHE)/upstream) \
+		--out $(CACHE)/bench-store.json --puts $(PUTS) --keys $(KEYS) $(ARGS)
+
+# Stock kube-apiserver on the datastore, both killed at random. DATASTORE=postgres; ARGS=--help tells the rest.
+DATASTORE ?= sqlite
+soak-store: MINUTES = 30
+soak-store: tools binary
+	@hack/deps.sh $(if $(filter postgres,$(DATASTORE)),bench-store,test)
+	python3 e2e/soak.py --isopod $(OUT)/$(PROFILE)/isopod --upstream $$($(UPSTREAM)) --datastore $(DATASTORE) --minutes $(MINUTES) $(ARGS)
 
 clean:
 	cargo clean

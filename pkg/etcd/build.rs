@@ -14,6 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // Keys and values are slices of the request as it came.
         .bytes(".")
         .skip_debug(["."])
+        .codec_path("crate::codec::SizedCodec")
         .compile_fds(descriptors)?;
     Ok(())
 }

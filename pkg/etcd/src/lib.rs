@@ -11,6 +11,7 @@ mod bolt;
 mod bolt_reader;
 mod check;
 mod cluster;
+mod codec;
 pub mod compaction;
 mod concurrency;
 mod convert;

@@ -5,6 +5,7 @@
 //! under that lock too, hence after what it covers. A live watcher always has one free place in its channel, kept for the
 //! error that ends it.
 
+use crate::intervals::Intervals;
 use crate::{Event, KeyRange, Result, Revision, StoreError, Watch, WatchMessage, WatchRequest};
 use async_trait::async_trait;
 use parking_lot::{Condvar, Mutex};
@@ -44,8 +45,15 @@ struct Inner {
     published: Revision,
     closed: bool,
     next_id: u64,
-    /// Watchers of the same range share the events that were picked for it.
-    groups: HashMap<KeyRange, Vec<Watcher>>,
+    groups: HashMap<u64, Group>,
+    ids: HashMap<KeyRange, u64>,
+    index: Intervals,
+}
+
+/// Watchers of the same range share the events that were picked for it.
+struct Group {
+    range: KeyRange,
+    watchers: Vec<Watcher>,
 }
 
 pub(crate) struct Hub {
@@ -56,7 +64,14 @@ pub(crate) struct Hub {
 
 impl Hub {
     pub fn new(published: Revision, buffer: usize) -> Self {
-        let inner = Inner { published, closed: false, next_id: 0, groups: HashMap::new() };
+        let inner = Inner {
+            published,
+            closed: false,
+            next_id: 0,
+            groups: HashMap::new(),
+            ids: HashMap::new(),
+            index: Intervals::default(),
+        };
         Hub { inner: Mutex::new(inner), moved: Condvar::new(), buffer }
     }
 
@@ -85,12 +100,7 @@ impl Hub {
     pub fn publish(&self, committed: &[Committed]) {
         let mut inner = self.inner.lock();
         for (rev, events) in committed {
-            inner.groups.retain(|range, watchers| {
-                if let Some(picked) = pick(range, events) {
-                    watchers.retain(|w| w.deliver(*rev, &picked));
-                }
-                !watchers.is_empty()
-            });
+            inner.deliver(*rev, events);
             inner.published = *rev;
         }
         self.moved.notify_all();
@@ -101,9 +111,7 @@ impl Hub {
     pub fn jump(&self, rev: Revision, end: Option<StoreError>) {
         let mut inner = self.inner.lock();
         if let Some(error) = end {
-            for watcher in inner.groups.drain().flat_map(|(_, watchers)| watchers) {
-                let _ = watcher.sender.try_send(Err(error.clone()));
-            }
+            inner.end(&error);
         }
         inner.published = inner.published.max(rev);
         self.moved.notify_all();
@@ -113,9 +121,7 @@ impl Hub {
     pub fn close(&self) {
         let mut inner = self.inner.lock();
         inner.closed = true;
-        for watcher in inner.groups.drain().flat_map(|(_, watchers)| watchers) {
-            let _ = watcher.sender.try_send(Err(StoreError::Closed));
-        }
+        inner.end(&StoreError::Closed);
         self.moved.notify_all();
     }
 
@@ -132,7 +138,7 @@ impl Hub {
         let watcher =
             Watcher { id: inner.next_id, sender: sender.clone(), start, wants_progress: Arc::clone(progress) };
         watcher.send_progress(inner.published);
-        inner.groups.entry(range.clone()).or_default().push(watcher);
+        inner.add(range, watcher);
         Ok(true)
     }
 
@@ -140,7 +146,8 @@ impl Hub {
         wants.store(true, Ordering::SeqCst);
         let inner = self.inner.lock();
         let mine = |w: &&Watcher| Arc::ptr_eq(&w.wants_progress, wants);
-        if let Some(watcher) = inner.groups.get(range).and_then(|ws| ws.iter().find(mine)) {
+        let group = inner.ids.get(range).and_then(|id| inner.groups.get(id));
+        if let Some(watcher) = group.and_then(|g| g.watchers.iter().find(mine)) {
             watcher.send_progress(inner.published);
         }
     }
@@ -163,6 +170,50 @@ impl Hub {
             }
         });
         Ok(Watch { receiver, request_progress })
+    }
+}
+
+impl Inner {
+    fn add(&mut self, range: &KeyRange, watcher: Watcher) {
+        let id = *self.ids.entry(range.clone()).or_insert(watcher.id);
+        let new = || Group { range: range.clone(), watchers: Vec::new() };
+        let group = self.groups.entry(id).or_insert_with(new);
+        if group.watchers.is_empty() {
+            self.index.insert(range, id);
+        } else if group.watchers.len().is_power_of_two() {
+            // Where nothing is written, nobody else notices that watchers are gone.
+            group.watchers.retain(|w| !w.sender.is_closed());
+        }
+        group.watchers.push(watcher);
+    }
+
+    /// Ends the live watches.
+    fn end(&mut self, error: &StoreError) {
+        for watcher in self.groups.drain().flat_map(|(_, group)| group.watchers) {
+            let _ = watcher.sender.try_send(Err(error.clone()));
+        }
+        self.ids.clear();
+        self.index = Intervals::default();
+    }
+
+    fn deliver(&mut self, rev: Revision, events: &Arc<[Event]>) {
+        let mut ids: Vec<u64> = events.iter().flat_map(|e| self.index.holding(&e.kv.key)).copied().collect();
+        if events.len() > 1 {
+            ids.sort_unstable();
+            ids.dedup();
+        }
+        for id in ids {
+            let Some(group) = self.groups.get_mut(&id) else { continue };
+            if let Some(picked) = pick(&group.range, events) {
+                group.watchers.retain(|w| w.deliver(rev, &picked));
+            }
+            if group.watchers.is_empty()
+                && let Some(group) = self.groups.remove(&id)
+            {
+                self.index.remove(&group.range, id);
+                self.ids.remove(&group.range);
+            }
+        }
     }
 }
 

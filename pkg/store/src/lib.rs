@@ -10,6 +10,7 @@ pub mod archive;
 mod eval;
 mod hash;
 mod hub;
+mod intervals;
 pub mod kine;
 mod leases;
 mod log;

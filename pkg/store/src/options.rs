@@ -16,6 +16,8 @@ pub struct Options {
     pub flush_interval: Duration,
     /// SQLite's name of the layer that files go through; `None`: its own.
     pub vfs: Option<String>,
+    /// How much of the newest values is kept in memory beside the database.
+    pub cache_bytes: usize,
 }
 
 impl Default for Options {
@@ -26,6 +28,7 @@ impl Default for Options {
             watch_buffer: 8192,
             flush_interval: Duration::from_secs(300),
             vfs: None,
+            cache_bytes: 4 << 20,
         }
     }
 }

@@ -17,6 +17,10 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+/// Room for the newest values of a cluster of some size, which its API server lists when it starts. The store inside of a
+/// server needs less: its API server keeps what it lists.
+const CACHE_BYTES: usize = 64 << 20;
+
 /// `notes`: what there is to tell of etcd's flags.
 pub async fn run(args: DatastoreArgs, notes: Vec<String>) -> anyhow::Result<()> {
     isopod_base::logging::init(
@@ -40,8 +44,9 @@ pub async fn run(args: DatastoreArgs, notes: Vec<String>) -> anyhow::Result<()> 
     }
     let endpoint = Endpoint::parse(&args.datastore.datastore_endpoint)?;
     let default = Paths::new(&args.data.data_dir)?.store();
+    let options = Options { cache_bytes: CACHE_BYTES, ..Options::default() };
     let store = tokio::select! {
-        opened = endpoint.open(&args.datastore, default.clone(), Options::default()) => opened?,
+        opened = endpoint.open(&args.datastore, default.clone(), options) => opened?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };

@@ -8,6 +8,7 @@ use super::checkpoint::BEGIN_PAGES;
 use super::damage::Damage;
 use super::queries::{self, failed};
 use super::reader::{Split, merge};
+use super::rows::Rows;
 use crate::log::MemLog;
 use crate::machine::Backend;
 use crate::*;
@@ -58,6 +59,9 @@ pub(crate) struct Open {
 pub(crate) struct SqliteBackend {
     pub conn: Connection,
     pub memory: Arc<RwLock<MemLog>>,
+    pub rows: Arc<Rows>,
+    /// Durable events of this batch and the ids of their rows.
+    pub written: Vec<(i64, Event)>,
     pub options: Options,
     /// Revisions up to here may be given to ephemeral keys.
     pub reserved: Revision,
@@ -167,6 +171,7 @@ impl SqliteBackend {
         self.begin_write()?;
         self.promote_lease(event.kv.lease)?;
         queries::append(&self.conn, rev, sub, event)?;
+        self.written.push((queries::row_id(rev, sub), Event { prev: None, ..event.clone() }));
         self.pages += 4 + event.kv.value.len() / 4096;
         self.last_durable = rev;
         Ok(())
@@ -348,7 +353,7 @@ impl Backend for SqliteBackend {
         }
         // Inside the batch's SQL transaction from the first read on: no lock taken and dropped for each statement.
         self.begin()?;
-        self.note(queries::get(&self.conn, key))
+        self.note(self.rows.get(&self.conn, key))
     }
 
     fn range(&self, req: &RangeRequest, newest: Revision) -> Result<RangeResponse> {
@@ -462,11 +467,13 @@ impl Backend for SqliteBackend {
         self.reserved = reserved.unwrap_or(self.reserved);
         self.compaction_before = None;
         self.settle();
+        self.keep_written();
         Ok(())
     }
 
     fn rollback(&mut self, newest: Revision) {
         self.undo();
+        self.written.clear();
         self.memory.write().truncate_after(newest);
         self.memory_compaction = None;
         for (id, before) in std::mem::take(&mut self.leases_before).into_iter().rev() {
@@ -488,6 +495,15 @@ impl SqliteBackend {
         self.leases_before.clear();
         if let Some(rev) = self.memory_compaction.take() {
             self.memory.write().compact(rev);
+        }
+    }
+
+    fn keep_written(&mut self) {
+        for (id, event) in self.written.drain(..) {
+            match event.kind {
+                EventKind::Put => self.rows.keep_copy(id, &event.kv),
+                EventKind::Delete => self.rows.forget(&event.kv.key),
+            }
         }
     }
 

@@ -13,11 +13,13 @@ mod files;
 mod lock;
 mod migrate;
 mod pages;
+mod points;
 mod queries;
 mod reader;
 mod records;
 mod recovery;
 mod repair;
+mod rows;
 mod schema;
 mod sums;
 mod wal;
@@ -35,6 +37,7 @@ use checkpoint::Checkpoints;
 use damage::Damage;
 use files::Files;
 use lock::DirectoryLock;
+use points::Points;
 use queries::failed;
 use reader::{Readers, Snapshot, Split};
 use std::collections::BTreeMap;
@@ -52,6 +55,7 @@ pub struct SqliteStore {
     requests: Arc<Sender<Request>>,
     readers: Arc<Readers>,
     snapshot: Arc<Snapshot>,
+    points: Arc<Points>,
     shared: Arc<Shared>,
 }
 
@@ -93,8 +97,12 @@ impl SqliteStore {
         *shared.alarms.lock() = recovered.alarms;
         *shared.settings.lock() = recovered.settings;
         damage.watch_over(Arc::downgrade(&shared));
-        let snapshot =
-            Arc::new(Snapshot { hub: Arc::clone(&shared.hub), memory: Arc::clone(&recovered.backend.memory), options });
+        let snapshot = Arc::new(Snapshot {
+            hub: Arc::clone(&shared.hub),
+            memory: Arc::clone(&recovered.backend.memory),
+            rows: Arc::clone(&recovered.backend.rows),
+            options,
+        });
         let (sender, requests) = std::sync::mpsc::channel();
         let sender = Arc::new(sender);
         let checkpoints = Checkpoints {
@@ -117,7 +125,8 @@ impl SqliteStore {
         std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run()).map_err(|e| {
             StoreError::Backend { context: "cannot start the store's writer thread".into(), source: Arc::new(e) }
         })?;
-        let store = SqliteStore { requests: sender, readers, snapshot, shared };
+        let points = Points::new(Arc::clone(&readers), Arc::clone(&snapshot));
+        let store = SqliteStore { requests: sender, readers, snapshot, points, shared };
         store.start_expiry(&runtime);
         if recovered.unclean {
             check::start(&runtime, &store.readers);
@@ -183,6 +192,9 @@ impl Store for SqliteStore {
         self.shared.check_revision(req.revision)?;
         if !Split::of(&req.range, &self.shared.options).durable {
             return self.snapshot.range_memory(&req);
+        }
+        if req.range.is_single() && req.revision == 0 {
+            return self.points.range(req).await;
         }
         let snapshot = Arc::clone(&self.snapshot);
         self.readers.run(move |conn| snapshot.range(conn, &req)).await

@@ -2,6 +2,7 @@
 
 use super::damage::Damage;
 use super::queries::{self, failed};
+use super::rows::Rows;
 use super::schema;
 use crate::hash::HistoryHasher;
 use crate::hub::{Committed, Hub};
@@ -179,6 +180,7 @@ pub(crate) fn send_entries(
 pub(crate) struct Snapshot {
     pub hub: Arc<Hub>,
     pub memory: Arc<RwLock<MemLog>>,
+    pub rows: Arc<Rows>,
     pub options: Options,
 }
 
@@ -234,7 +236,7 @@ impl Snapshot {
         let mut answer = if req.revision > 0 && req.revision < last {
             queries::range_at(conn, req, req.revision)?
         } else {
-            queries::range_newest(conn, req)?
+            self.rows.range(conn, req)?
         };
         drop(transaction);
         // The snapshot may hold a commit that is not published yet: nobody may hear of it before the watchers can.

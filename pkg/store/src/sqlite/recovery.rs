@@ -7,6 +7,7 @@
 use super::backend::{BLOCK, EphemeralLease, Open, SqliteBackend, alarm_name};
 use super::damage::Damage;
 use super::queries::{self, failed};
+use super::rows::Rows;
 use crate::leases::Leases;
 use crate::log::MemLog;
 use crate::*;
@@ -73,6 +74,8 @@ pub(crate) fn recover(conn: Connection, options: Options, damage: Arc<Damage>) -
     let backend = SqliteBackend {
         conn,
         memory: Arc::new(RwLock::new(memory)),
+        rows: Arc::new(Rows::new(options.cache_bytes)),
+        written: Vec::new(),
         options,
         reserved,
         dirty,
