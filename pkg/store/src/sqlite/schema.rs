@@ -113,8 +113,9 @@ mod tests {
     #[test]
     fn statements_are_prepared_once() {
         let dir = tempfile::tempdir().unwrap();
-        let conn = connect(&dir.path().join("state.db"), 64, true).unwrap();
-        prepare(&conn, dir.path()).unwrap();
+        let files = Files::of(dir.path());
+        prepare(&files, true).unwrap();
+        let conn = connect(&files.database, &Options::default(), 64, true).unwrap();
         let get = "SELECT l.id, l.value FROM newest n CROSS JOIN log l ON l.id = n.id WHERE n.key = ?1 AND n.live";
         let mut statement = conn.prepare(get).unwrap();
         for key in ["a", "b", "c"] {
