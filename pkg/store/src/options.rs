@@ -14,8 +14,6 @@ pub struct Options {
     pub watch_buffer: usize,
     /// How long ephemeral keys stay dirty at most while durable writes go on. An idle store flushes only when it closes.
     pub flush_interval: Duration,
-    /// Commits do not wait for the disk: after a power cut the last acknowledged writes may be missing. What is left is sound.
-    pub no_fsync: bool,
     /// SQLite's name of the layer that files go through; `None`: its own.
     pub vfs: Option<String>,
 }
@@ -27,7 +25,6 @@ impl Default for Options {
             clock: Clock::system(),
             watch_buffer: 8192,
             flush_interval: Duration::from_secs(300),
-            no_fsync: false,
             vfs: None,
         }
     }

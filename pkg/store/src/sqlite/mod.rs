@@ -73,10 +73,11 @@ impl SqliteStore {
 
     fn try_open(dir: &Path, options: Options) -> Result<Self> {
         let runtime = tokio::runtime::Handle::current();
+        make_directory(dir)?;
         let mut lock = DirectoryLock::take(dir)?;
         let files = Files::of(dir);
         let damage = Arc::new(Damage::default());
-        schema::prepare(&files, &options, lock.same_boot)?;
+        schema::prepare(&files, lock.same_boot)?;
         let conn = schema::connect(&files.database, &options, WRITER_CACHE_KIB, true)?;
         checkpoint::settle(&conn)?;
         schema::check_format(&conn, dir)?;
@@ -140,6 +141,17 @@ impl SqliteStore {
         self.requests.send(request(reply)).map_err(|_| StoreError::Closed)?;
         answer.await.unwrap_or(Err(StoreError::Closed))
     }
+}
+
+/// A new directory survives a power cut once the one above it has been synced. SQLite syncs `dir` itself with its first file.
+fn make_directory(dir: &Path) -> Result<()> {
+    let run = || -> std::io::Result<()> {
+        let dir = std::path::absolute(dir)?;
+        let new: Vec<&Path> = dir.ancestors().take_while(|d| !d.exists()).collect();
+        std::fs::create_dir_all(&dir)?;
+        new.into_iter().filter_map(Path::parent).try_for_each(|above| std::fs::File::open(above)?.sync_all())
+    };
+    run().map_err(|e| StoreError::Backend { context: format!("cannot create {}", dir.display()), source: Arc::new(e) })
 }
 
 struct SqliteHistory {

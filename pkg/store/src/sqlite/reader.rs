@@ -27,9 +27,8 @@ pub(crate) struct Readers {
     damage: Arc<Damage>,
     idle: Mutex<Vec<Connection>>,
     free: Arc<Semaphore>,
-    /// For syncs beside SQLite's. Kept open until every connection is closed (it stands after them): when a process closes a
-    /// file, its locks on it end, SQLite's too.
-    file: Option<File>,
+    /// For syncs beside SQLite's.
+    file: Mutex<Option<File>>,
 }
 
 /// No reads run, and new ones wait until this is dropped.
@@ -52,7 +51,7 @@ impl Readers {
         // Another layer than the file system's syncs its files itself.
         let file = if options.vfs.is_none() { File::open(&path).ok() } else { None };
         let free = Arc::new(Semaphore::new(CONNECTIONS));
-        Arc::new(Readers { path, options, damage, idle: Mutex::new(Vec::new()), free, file })
+        Arc::new(Readers { path, options, damage, idle: Mutex::new(Vec::new()), free, file: Mutex::new(file) })
     }
 
     /// Waits for the reads that run, at most `wait`.
@@ -64,7 +63,7 @@ impl Readers {
 
     /// Sees to it that what was written to the database's file is on the disk.
     pub fn sync_file(&self) -> Result<()> {
-        let synced = self.file.as_ref().map_or(Ok(()), |file| file.sync_data());
+        let synced = self.file.lock().as_ref().map_or(Ok(()), |file| file.sync_data());
         synced.map_err(|e| StoreError::Backend { context: "cannot sync the database".into(), source: Arc::new(e) })
     }
 
@@ -95,6 +94,11 @@ impl Readers {
             readers.with(f)
         });
         work.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Only once every connection is closed: when a process closes a file, its locks on it end, SQLite's too.
+    pub fn close_file(&self) {
+        self.file.lock().take();
     }
 
     /// No new reads; waits for those that run and closes the connections.

@@ -40,19 +40,17 @@ CREATE TABLE setting (name TEXT PRIMARY KEY, sum INTEGER NOT NULL, value BLOB NO
 /// The writer's connection or one of the readers'. `cache_kib` bounds its page cache; the kernel's does the rest.
 pub(crate) fn connect(path: &Path, options: &Options, cache_kib: u32, writer: bool) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    // FULL: the log is synced at every commit; with NORMAL a power cut loses acknowledged writes.
-    let synchronous = if options.no_fsync { "NORMAL" } else { "FULL" };
     let open = || -> rusqlite::Result<Connection> {
         let vfs = isopod_sys::sqlite::checked_vfs(options.vfs.as_deref())?;
         let conn = Connection::open_with_flags_and_vfs(path, flags, vfs)?;
         conn.busy_timeout(BUSY_TIMEOUT)?;
         // The writer alone decides whether the log may be emptied into the file when the store closes.
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, !writer)?;
+        // FULL: the log is synced at every commit; with NORMAL a power cut loses acknowledged writes.
         // Checkpoints are started by the writer alone, beside the commits and not inside them.
         conn.execute_batch(&format!(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = {synchronous};
-             PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 67108864; PRAGMA cache_size = -{cache_kib};
-             PRAGMA temp_store = MEMORY;"
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0;
+             PRAGMA journal_size_limit = 67108864; PRAGMA cache_size = -{cache_kib}; PRAGMA temp_store = MEMORY;"
         ))?;
         conn.set_prepared_statement_cache_capacity(32);
         Ok(conn)
@@ -68,12 +66,11 @@ pub(crate) fn connect_unchecked(path: &Path) -> Result<Connection> {
 
 /// Sees to it that there is a database of this format: makes a new one, brings an older one up to date, refuses one of another
 /// program or a newer version, and one whose write-ahead log is damaged.
-pub(crate) fn prepare(files: &Files, options: &Options, same_boot: bool) -> Result<()> {
+pub(crate) fn prepare(files: &Files, same_boot: bool) -> Result<()> {
     files.settle()?;
     let found = files.found()?;
     let log = super::wal::examine(files, same_boot)?;
-    // Without syncs a power cut may leave gaps in the log.
-    if log.is_damaged() && (same_boot || !options.no_fsync) {
+    if log.is_damaged() {
         return Err(StoreError::Corrupt(log.describe()));
     }
     match found {

@@ -235,6 +235,7 @@ impl Writer {
         debug_assert!(kept.is_ok());
         // Closing the last connection empties the write-ahead log into the database.
         drop(self.machine);
+        self.checkpoints.readers.close_file();
         drop(self.lock);
         // What still waits is dropped, which its asker sees as closed.
         drop(self.requests);

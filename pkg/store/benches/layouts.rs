@@ -1,7 +1,7 @@
 //! Ways to lay a history of keys out in SQLite, measured: ours (a log that holds each value once, and an index from key to newest
 //! row) against kine's single table, a table of current values beside one of history, and one table by key and revision.
 //!
-//! `cargo run --profile ci -p isopod-store --example layouts [keys] [updates]`; 10,000 and 100,000 by default. The same pragmas, the
+//! `cargo bench --profile ci -p isopod-store --bench layouts [keys] [updates]`; 10,000 and 100,000 by default. The same pragmas, the
 //! same batches and the same disk for all: it counts bytes and syncs and waits for none, so that times are those of the work.
 
 #![allow(clippy::unwrap_used)]
@@ -273,8 +273,9 @@ fn measure(layout: &Layout, keys: usize, updates: usize) {
 }
 
 fn main() {
-    let number = |n: usize, default: usize| std::env::args().nth(n).map_or(default, |a| a.parse().unwrap());
-    let (keys, updates) = (number(1, 10_000), number(2, 100_000));
+    // cargo adds `--bench`.
+    let given: Vec<usize> = std::env::args().filter_map(|a| a.parse().ok()).collect();
+    let (keys, updates) = (given.first().copied().unwrap_or(10_000), given.get(1).copied().unwrap_or(100_000));
     println!("{keys} keys, then {updates} updates of 1 kB, {BATCH} a commit:\n");
     println!(
         "| layout | puts/s | bytes a put | list of 10,000, ms | the same at an old revision, ms | compaction, s | MB after it |"

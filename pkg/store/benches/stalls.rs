@@ -1,7 +1,7 @@
 //! How long a put waits at most while the store does something large beside it: compacts a long history, gives the freed space
 //! back, serves slow reads, defragments. The figures of `docs/datastore.md`.
 //!
-//! `cargo run --profile ci -p isopod-store --example stalls [revisions]`, 500,000 by default; needs about 1 kB of disk a revision.
+//! `cargo bench --profile ci -p isopod-store --bench stalls [revisions]`, 500,000 by default; needs about 1 kB of disk a revision.
 
 #![allow(clippy::unwrap_used)]
 
@@ -98,7 +98,8 @@ async fn slow_reads(store: &Arc<SqliteStore>, time: Duration) {
 
 #[tokio::main]
 async fn main() {
-    let revisions: usize = std::env::args().nth(1).map_or(500_000, |n| n.parse().unwrap());
+    // cargo adds `--bench`.
+    let revisions: usize = std::env::args().find_map(|a| a.parse().ok()).unwrap_or(500_000);
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(SqliteStore::open(dir.path(), Options::default()).unwrap());
     let quarter = Duration::from_secs(8);
