@@ -24,8 +24,6 @@ pub(crate) const BLOCK: i64 = 1 << 16;
 /// Rows that a compaction looks at in one step.
 const STEP: usize = 256;
 
-/// `PRAGMA auto_vacuum` of a file whose pages can be given back one by one.
-const INCREMENTAL: i64 = 2;
 /// Pages given back in one step.
 const GIVEN_BACK: i64 = 64;
 /// One page in so many may be free …
@@ -291,13 +289,11 @@ impl SqliteBackend {
     /// next.
     pub fn give_back(&mut self) -> Result<()> {
         let number = |pragma: &str| self.conn.query_row(pragma, [], |r| r.get::<_, i64>(0));
-        let space = || -> rusqlite::Result<(i64, i64, i64)> {
-            Ok((number("PRAGMA auto_vacuum")?, number("PRAGMA page_count")?, number("PRAGMA freelist_count")?))
-        };
-        let (mode, all, free) = space().map_err(failed("read the database's size"))?;
+        let space =
+            || -> rusqlite::Result<(i64, i64)> { Ok((number("PRAGMA page_count")?, number("PRAGMA freelist_count")?)) };
+        let (all, free) = space().map_err(failed("read the database's size"))?;
         let spare = (all / SPARE).max(MIN_SPARE);
-        // A file of an older version has no map of its pages until it is defragmented.
-        if mode != INCREMENTAL || free < spare + GIVEN_BACK {
+        if free < spare + GIVEN_BACK {
             self.gives_back = false;
             return Ok(());
         }
@@ -321,12 +317,10 @@ impl SqliteBackend {
         run().map_err(failed("give free pages back"))
     }
 
-    /// Rewrites the file without its free pages, and with a map of its pages if it had none.
+    /// Rewrites the file without its free pages.
     pub fn defragment(&mut self) -> Result<()> {
         self.damage.check()?;
-        self.conn
-            .execute_batch("PRAGMA auto_vacuum = INCREMENTAL; VACUUM")
-            .map_err(failed("defragment the database"))?;
+        self.conn.execute_batch("VACUUM").map_err(failed("defragment the database"))?;
         // The new pages went through the write-ahead log, as long as the file itself.
         let checkpoint = || self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
         checkpoint().map_err(failed("shorten the write-ahead log"))?;

@@ -98,29 +98,3 @@ async fn what_a_compaction_frees_goes_back_to_the_file_system() {
     assert!(machine.disk.counts().bytes - counts.bytes < 200_000);
     store.close().await.unwrap();
 }
-
-/// A file of an older version gives nothing back by itself until it is defragmented.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_older_file_gives_space_back_once_it_was_defragmented() {
-    let machine = Machine::counting();
-    let vacuum = |sql: &str| {
-        let conn = rusqlite::Connection::open(machine.dir.path().join("state.db")).unwrap();
-        conn.execute_batch(sql).unwrap();
-        conn.query_row("PRAGMA auto_vacuum", [], |r| r.get::<_, i64>(0)).unwrap()
-    };
-    let store = machine.open(&Options::default()).unwrap();
-    store.close().await.unwrap();
-    assert_eq!(vacuum("PRAGMA journal_mode = DELETE; PRAGMA auto_vacuum = NONE; VACUUM"), 0);
-
-    let store = machine.open(&Options::default()).unwrap();
-    let newest = long_history(&store).await;
-    store.compact_physically(newest).await.unwrap();
-    wait_until_quiet(&machine).await;
-    let usage = store.usage().await.unwrap();
-    assert!(usage.size > 4 * usage.in_use, "{usage:?}");
-    store.defragment().await.unwrap();
-    let usage = store.usage().await.unwrap();
-    assert!(usage.size < 2 * usage.in_use, "{usage:?}");
-    store.close().await.unwrap();
-    assert_eq!(vacuum(""), 2);
-}
