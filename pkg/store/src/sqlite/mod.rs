@@ -22,7 +22,7 @@ use lock::DirectoryLock;
 use queries::failed;
 use reader::{Readers, Snapshot, Split};
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicI64};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::oneshot;
@@ -72,6 +72,7 @@ impl SqliteStore {
             runtime: runtime.clone(),
             writer: Arc::downgrade(&sender),
             running: AtomicBool::new(false),
+            limit: AtomicI64::new(checkpoint::LIMIT_FRAMES),
             stopped: Arc::clone(&recovered.backend.stopped),
         };
         let writer = Writer {
