@@ -9,12 +9,12 @@
 //! it, and the next start copies all of it again.
 
 use super::queries::failed;
-use super::reader::Readers;
+use super::reader::{Paused, Readers};
 use super::schema::BUSY_TIMEOUT;
 use super::writer::Request;
 use crate::{Result, StoreError};
 use rusqlite::{Connection, ffi};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -25,7 +25,7 @@ pub(crate) const BEGIN_PAGES: usize = 1000;
 /// A log of so many frames is to begin again: 16 MB.
 const RESTART_FRAMES: i64 = 4 << 10;
 /// From here on reads wait for that: 64 MB.
-const LIMIT_FRAMES: i64 = 16 << 10;
+pub(crate) const LIMIT_FRAMES: i64 = 16 << 10;
 /// New reads wait at most so long for those that run.
 const PAUSE: Duration = Duration::from_secs(2);
 
@@ -36,6 +36,8 @@ pub(crate) struct Checkpoints {
     /// To the writer; it does not keep a dropped store alive.
     pub writer: Weak<Sender<Request>>,
     pub running: AtomicBool,
+    /// From so many frames on reads wait; more after a read that did not end in time, as one whose answer nobody takes.
+    pub limit: AtomicI64,
     /// Set when the file could not be synced.
     pub stopped: Arc<OnceLock<StoreError>>,
 }
@@ -59,12 +61,10 @@ impl Checkpoints {
     async fn run(&self) -> Result<()> {
         let frames = self.readers.run(copy).await?;
         if frames < RESTART_FRAMES {
+            self.limit.store(LIMIT_FRAMES, Ordering::SeqCst);
             return Ok(());
         }
-        let paused = match frames < LIMIT_FRAMES {
-            true => None,
-            false => self.readers.pause(PAUSE).await,
-        };
+        let paused = self.pause(frames).await;
         let again = {
             let readers = Arc::clone(&self.readers);
             // What came during the first copy, and a sync that the writer does not have to wait for.
@@ -81,6 +81,17 @@ impl Checkpoints {
         // Closed meanwhile: then there is nothing left to do.
         let _ = done.await;
         Ok(())
+    }
+
+    async fn pause(&self, frames: i64) -> Option<Paused> {
+        if frames < self.limit.load(Ordering::SeqCst) {
+            return None;
+        }
+        let paused = self.readers.pause(PAUSE).await;
+        if paused.is_none() {
+            self.limit.store(2 * frames, Ordering::SeqCst);
+        }
+        paused
     }
 
     /// Lets the log begin again if no read stands in the way. The writer's part.

@@ -43,7 +43,7 @@ use reader::{Readers, Snapshot, Split};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicI64};
 use std::sync::mpsc::Sender;
 use tokio::sync::oneshot;
 use writer::{Reply, Request, Writer};
@@ -110,6 +110,7 @@ impl SqliteStore {
             runtime: runtime.clone(),
             writer: Arc::downgrade(&sender),
             running: AtomicBool::new(false),
+            limit: AtomicI64::new(checkpoint::LIMIT_FRAMES),
             stopped: Arc::clone(&recovered.backend.stopped),
         };
         let writer = Writer {

@@ -283,7 +283,7 @@ async fn live(seed: u64) -> Result<(), String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn nothing_acknowledged_is_lost_on_a_failing_disk() {
-    let seeds = seeds("ISOPOD_DISK_ERROR_SEEDS", 60);
+    let seeds = seeds("ISOPOD_DISK_ERROR_SEEDS", 40);
     let streams = (0..2).map(|stream| {
         tokio::spawn(async move {
             for seed in (stream..seeds).step_by(2) {
