@@ -210,6 +210,10 @@ pub struct DatastoreArgs {
 pub enum DatastoreCommand {
     /// Make a datastore of another program's: of k3s' (kine's) on SQLite, or of a snapshot of etcd's
     Import(ImportArgs),
+    /// Tell whether the datastore of a server that does not run is damaged
+    Check(DataDir),
+    /// Make a new datastore of what can be read of a damaged one, which is kept, and tell what cannot
+    Repair(DataDir),
 }
 
 #[derive(Args)]

@@ -13,6 +13,8 @@ pub mod mount;
 pub mod netlink;
 pub mod nft;
 pub mod process;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 pub mod terminal;
 pub mod volume;
 pub mod xattr;

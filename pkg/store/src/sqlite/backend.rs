@@ -3,6 +3,7 @@
 //! Invariants: a revision given to an ephemeral key is covered by a reservation on disk before anyone hears of it; what a
 //! rolled back batch put into memory is taken out again; a flush writes leases before the keys that end with them.
 
+use super::damage::Damage;
 use super::queries::{self, failed};
 use super::reader::{Split, merge};
 use crate::log::MemLog;
@@ -11,8 +12,10 @@ use crate::*;
 use bytes::Bytes;
 use parking_lot::RwLock;
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 /// How many revisions are reserved at a time: with one heartbeat in ten seconds, a write in a week.
 pub(crate) const BLOCK: i64 = 1 << 16;
@@ -52,32 +55,59 @@ pub(crate) struct SqliteBackend {
     /// Does the log have rows after the last compaction? If not, the next one writes nothing.
     pub last_durable: Revision,
     pub compacted_on_disk: Revision,
-    /// Set when the background check finds damage: no more writes.
-    pub damage: Arc<OnceLock<String>>,
+    /// Once something is known here, nothing is written any more.
+    pub damage: Arc<Damage>,
     /// Pages written since the last checkpoint began, roughly.
     pub pages: usize,
     /// True: a commit has reached the disk since the last look.
     pub committed: bool,
+    /// Something was written since the last commit.
+    pub writing: Cell<bool>,
 }
 
 impl SqliteBackend {
     fn begin(&self) -> Result<()> {
         if self.conn.is_autocommit() {
+            if self.writing.get() {
+                return Err(self.lost());
+            }
             self.conn.execute_batch("BEGIN IMMEDIATE").map_err(failed("begin to write"))?;
         }
         Ok(())
     }
 
+    fn begin_write(&self) -> Result<()> {
+        self.damage.check()?;
+        self.begin()?;
+        self.writing.set(true);
+        Ok(())
+    }
+
+    /// SQLite rolls a whole transaction back where it could not read or write; what was written in it is not there.
+    fn lost(&self) -> StoreError {
+        let source = std::io::Error::other("the database took the transaction back");
+        let lost = || StoreError::Backend { context: "cannot write".into(), source: Arc::new(source) };
+        self.damage.found().unwrap_or_else(lost)
+    }
+
+    /// Remembers damage that was met.
+    fn noted<T>(&self, result: Result<T>) -> Result<T> {
+        result.inspect_err(|e| self.damage.note(e))
+    }
+
     fn end(&mut self) -> Result<()> {
         if !self.conn.is_autocommit() {
-            self.conn.execute_batch("COMMIT").map_err(failed("commit"))?;
+            self.noted(self.conn.execute_batch("COMMIT").map_err(failed("commit")))?;
             self.committed = true;
+        } else if self.writing.get() {
+            return Err(self.lost());
         }
+        self.writing.set(false);
         Ok(())
     }
 
     fn append_durable(&mut self, rev: Revision, sub: u32, event: &Event) -> Result<()> {
-        self.begin()?;
+        self.begin_write()?;
         self.promote_lease(event.kv.lease)?;
         queries::append(&self.conn, rev, sub, event)?;
         self.pages += 4 + event.kv.value.len() / 4096;
@@ -91,7 +121,7 @@ impl SqliteBackend {
             self.dirty.insert(event.kv.key.clone());
             return Ok(());
         }
-        self.begin()?;
+        self.begin_write()?;
         self.promote_lease(event.kv.lease)?;
         match event.kind {
             EventKind::Put => queries::put_ephemeral(&self.conn, &event.kv),
@@ -130,7 +160,7 @@ impl SqliteBackend {
     }
 
     fn try_flush(&mut self, newest: Revision, limit: usize) -> Result<()> {
-        self.begin()?;
+        self.begin_write()?;
         for id in &self.ended_leases {
             queries::delete_lease(&self.conn, *id)?;
         }
@@ -155,13 +185,17 @@ impl SqliteBackend {
         Ok(())
     }
 
-    /// Flushes all and says on disk that nothing is missing.
+    /// Flushes all and says on disk that nothing is missing. Of a damaged database everything stays as it is, for a repair.
     pub fn shut(&mut self, newest: Revision) -> Result<()> {
+        if self.damage.found().is_some() {
+            let keep = self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+            return keep.map(drop).map_err(failed("keep the write-ahead log"));
+        }
         while self.has_dirty() {
             self.flush(newest, 1024)?;
         }
         if queries::meta(&self.conn, "clean")? != Some(newest) {
-            self.begin()?;
+            self.begin_write()?;
             queries::set_meta(&self.conn, "clean", newest)?;
             self.end()?;
         }
@@ -171,7 +205,7 @@ impl SqliteBackend {
     /// One step of the running compaction, inside the open SQL transaction.
     fn compact_step(&mut self) -> Result<()> {
         let Some((from, to)) = self.compaction else { return Ok(()) };
-        let next = queries::compact_step(&self.conn, from, to, STEP)?;
+        let next = self.noted(queries::compact_step(&self.conn, from, to, STEP))?;
         // The next compaction begins at the rows of this one's revision: their tombstones go then.
         queries::set_meta(&self.conn, "compacted_through", next.unwrap_or(queries::row_id(to, 0)))?;
         self.compaction = next.map(|id| (id, to));
@@ -182,7 +216,7 @@ impl SqliteBackend {
     /// A step of the compaction as a commit of its own, while nothing else waits.
     pub fn compact_idle(&mut self) -> Result<()> {
         let before = self.compaction;
-        let step = self.begin().and_then(|()| self.compact_step()).and_then(|()| self.end());
+        let step = self.begin_write().and_then(|()| self.compact_step()).and_then(|()| self.end());
         if step.is_err() {
             self.compaction = before;
             self.undo();
@@ -192,6 +226,7 @@ impl SqliteBackend {
 
     /// Rewrites the file without its free pages.
     pub fn defragment(&mut self) -> Result<()> {
+        self.damage.check()?;
         self.conn.execute_batch("VACUUM").map_err(failed("defragment the database"))?;
         // The new pages went through the write-ahead log, as long as the file itself.
         let checkpoint = || self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
@@ -201,6 +236,7 @@ impl SqliteBackend {
     }
 
     fn undo(&self) {
+        self.writing.set(false);
         if !self.conn.is_autocommit()
             && let Err(e) = self.conn.execute_batch("ROLLBACK")
         {
@@ -216,7 +252,7 @@ impl Backend for SqliteBackend {
         }
         // Inside the batch's SQL transaction from the first read on: no lock taken and dropped for each statement.
         self.begin()?;
-        queries::get(&self.conn, key)
+        self.noted(queries::get(&self.conn, key))
     }
 
     fn range(&self, req: &RangeRequest, newest: Revision) -> Result<RangeResponse> {
@@ -225,11 +261,11 @@ impl Backend for SqliteBackend {
         let mut answer = RangeResponse::default();
         if split.durable {
             self.begin()?;
-            answer = if at < newest {
-                queries::range_at(&self.conn, req, at)?
+            answer = self.noted(if at < newest {
+                queries::range_at(&self.conn, req, at)
             } else {
-                queries::range_newest(&self.conn, req)?
-            };
+                queries::range_newest(&self.conn, req)
+            })?;
         }
         if split.ephemeral {
             answer = merge(answer, self.memory.read().range(req, at)?, req.limit);
@@ -239,15 +275,14 @@ impl Backend for SqliteBackend {
     }
 
     fn append(&mut self, rev: Revision, events: &[Event], durability: Durability) -> Result<()> {
-        if let Some(damage) = self.damage.get() {
-            return Err(StoreError::Corrupt(damage.clone()));
-        }
+        self.damage.check()?;
         for (sub, event) in (0..).zip(events) {
-            if self.options.is_ephemeral(&event.kv.key) {
-                self.append_ephemeral(rev, sub, event, durability)?;
+            let appended = if self.options.is_ephemeral(&event.kv.key) {
+                self.append_ephemeral(rev, sub, event, durability)
             } else {
-                self.append_durable(rev, sub, event)?;
-            }
+                self.append_durable(rev, sub, event)
+            };
+            self.noted(appended)?;
         }
         Ok(())
     }
@@ -257,7 +292,7 @@ impl Backend for SqliteBackend {
             self.ephemeral_leases.insert(id, EphemeralLease { ttl, on_disk: false });
             return Ok(());
         }
-        self.begin()?;
+        self.begin_write()?;
         queries::put_lease(&self.conn, id, ttl, false)
     }
 
@@ -268,14 +303,14 @@ impl Backend for SqliteBackend {
             }
             return Ok(());
         }
-        self.begin()?;
+        self.begin_write()?;
         queries::delete_lease(&self.conn, id)
     }
 
     fn compact(&mut self, rev: Revision) -> Result<()> {
         // Without a durable row since the last compaction there is nothing on disk to drop: an idle store writes nothing.
         if self.last_durable > self.compacted_on_disk {
-            self.begin()?;
+            self.begin_write()?;
             queries::set_meta(&self.conn, "compacted", rev)?;
             self.compaction_before = Some((self.compaction, self.compacted_on_disk));
             let from = match self.compaction {
@@ -291,7 +326,7 @@ impl Backend for SqliteBackend {
     }
 
     fn set_alarm(&mut self, alarm: Alarm, raised: bool) -> Result<()> {
-        self.begin()?;
+        self.begin_write()?;
         match raised {
             true => queries::set_meta(&self.conn, alarm_name(alarm), 1),
             false => queries::clear_meta(&self.conn, alarm_name(alarm)),
@@ -299,15 +334,18 @@ impl Backend for SqliteBackend {
     }
 
     fn set_setting(&mut self, name: &str, value: Option<&[u8]>) -> Result<()> {
-        self.begin()?;
+        self.begin_write()?;
         queries::set_setting(&self.conn, name, value)
     }
 
     fn commit(&mut self, newest: Revision) -> Result<()> {
-        if self.conn.is_autocommit() && (self.options.ephemeral.is_empty() || newest <= self.reserved) {
+        if self.conn.is_autocommit()
+            && !self.writing.get()
+            && (self.options.ephemeral.is_empty() || newest <= self.reserved)
+        {
             return Ok(());
         }
-        self.begin()?;
+        self.begin_write()?;
         // A read-only batch stays one: neither a reservation nor a compaction step rides on it.
         let reserved = if self.writes_pending(newest) { self.reserve(newest)? } else { None };
         let before = self.compaction;

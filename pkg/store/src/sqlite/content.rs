@@ -5,26 +5,27 @@
 //! is only whole when [`seed`] has returned.
 
 use super::backend::alarm_name;
+use super::draft::Draft;
+use super::files::Files;
 use super::queries::{self, failed};
 use super::reader::send_entries;
-use super::{schema, writer};
+use super::schema;
 use crate::archive::{Content, State, start_thread};
 use crate::*;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
+use std::ffi::CStr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// Entries in a SQL transaction of [`seed`].
-const BATCH: usize = 4096;
 /// For the inner pages of the index, which keys reach in no order.
 const SEED_CACHE_KIB: u32 = 32 << 10;
 
 /// Is there a database in this directory?
 pub fn exists(dir: &Path) -> bool {
-    writer::database(dir).exists()
+    Files::of(dir).database.exists()
 }
 
 /// What the database in `dir` holds now. Its thread ends with the last entry, or when nobody takes them any more.
@@ -71,23 +72,21 @@ fn state(conn: &Connection) -> Result<State> {
 
 /// For reading alone. The write-ahead log stays as it is when this connection closes, whoever else has it open.
 fn connect(dir: &Path) -> Result<Connection> {
-    let path = writer::database(dir);
-    let open = || -> rusqlite::Result<(Connection, i64, i64)> {
+    let path = Files::of(dir).database;
+    let open = |vfs: Option<&CStr>| -> rusqlite::Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let conn = Connection::open_with_flags(&path, flags)?;
+        let conn = match vfs {
+            Some(vfs) => Connection::open_with_flags_and_vfs(&path, flags, vfs)?,
+            None => Connection::open_with_flags(&path, flags)?,
+        };
         conn.busy_timeout(Duration::from_secs(5))?;
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        let number = |pragma: &str| conn.query_row(pragma, [], |r| r.get::<_, i64>(0));
-        let (application, version) = (number("PRAGMA application_id")?, number("PRAGMA user_version")?);
-        Ok((conn, application, version))
+        Ok(conn)
     };
-    let (conn, application, version) = open().map_err(failed("open the database"))?;
-    if application == i64::from(schema::APPLICATION_ID) && version == i64::from(schema::FORMAT) {
-        return Ok(conn);
-    }
-    let ours = application == i64::from(schema::APPLICATION_ID);
-    let found = if ours { version.to_string() } else { "of another program".to_owned() };
-    Err(StoreError::Format { dir: dir.display().to_string(), found, supported: schema::FORMAT })
+    // What it is can be read without its checksums; by SQLite alone, whose locks end when this process closes the file itself.
+    schema::check_format(&open(None).map_err(failed("open the database"))?, dir)?;
+    let checked = isopod_sys::sqlite::checked_vfs(None).and_then(|vfs| open(Some(vfs)));
+    checked.map_err(failed("open the database"))
 }
 
 /// Makes the database of `dir`, which must have none, from a store's content. Runs on a thread that may wait. Nobody else
@@ -98,32 +97,20 @@ pub fn seed(dir: &Path, mut content: Content) -> Result<()> {
     if exists(dir) {
         return Err(cannot(std::io::Error::from(std::io::ErrorKind::AlreadyExists)));
     }
-    let conn = schema::connect(&writer::database(dir), SEED_CACHE_KIB, true)?;
-    schema::prepare(&conn, dir)?;
-    // What a crash leaves of it is thrown away: no log, no sync before the end.
-    conn.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN")
-        .map_err(failed("begin to write"))?;
+    let files = Files::of(dir);
+    let draft = Draft::begin(&files)?;
+    draft.conn.execute_batch(&format!("PRAGMA cache_size = -{SEED_CACHE_KIB}")).map_err(failed("begin to write"))?;
     let mut last = (0, 0);
-    let mut written = 0;
     while let Some(part) = content.export.entries.blocking_recv() {
         for entry in part? {
             // Keys that share a revision by a restart, not by a transaction, share its first place.
             let sub = if entry.revision == last.0 { entry.sub.max(last.1 + 1) } else { entry.sub };
             last = (entry.revision, sub);
-            queries::append(&conn, entry.revision, sub, &event(entry))?;
-            written += 1;
-            if written % BATCH == 0 {
-                conn.execute_batch("COMMIT; BEGIN").map_err(failed("commit"))?;
-            }
+            queries::append(&draft.conn, entry.revision, sub, &event(entry))?;
         }
     }
-    seed_state(&conn, &content)?;
-    conn.execute_batch("COMMIT").map_err(failed("commit"))?;
-    // FULL again: what follows syncs the file.
-    conn.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL").map_err(failed("commit"))?;
-    drop(conn);
-    let synced = std::fs::File::open(writer::database(dir)).and_then(|f| f.sync_all());
-    synced.and_then(|()| std::fs::File::open(dir)?.sync_all()).map_err(cannot)
+    seed_state(&draft.conn, &content)?;
+    draft.finish()
 }
 
 fn seed_state(conn: &Connection, content: &Content) -> Result<()> {

@@ -4,26 +4,41 @@
 //! one snapshot of the database and, where the range has ephemeral keys, the memory at the same revision.
 
 mod backend;
+mod check;
 mod content;
+mod damage;
+mod draft;
+mod files;
 mod lock;
+mod migrate;
+mod pages;
 mod queries;
 mod reader;
+mod records;
 mod recovery;
+mod repair;
 mod schema;
+mod sums;
+mod wal;
 mod writer;
+
+pub use check::check;
+pub use repair::{Repair, repair};
 
 use crate::hub::{Committed, History};
 use crate::machine::{Machine, Shared};
 use crate::*;
 use async_trait::async_trait;
 use bytes::Bytes;
+use damage::Damage;
+use files::Files;
 use lock::DirectoryLock;
 use queries::failed;
 use reader::{Readers, Snapshot, Split};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, OnceLock};
 use tokio::sync::oneshot;
 use writer::{Reply, Request, Wal, Writer};
 
@@ -47,23 +62,34 @@ impl SqliteStore {
     }
 
     /// Opens or creates `dir/state.db`, within a tokio runtime. Fails with [`StoreError::InUse`] while another process has
-    /// it open and with [`StoreError::Format`] when another version wrote it.
+    /// it open, with [`StoreError::Format`] when a newer version wrote it, and with [`StoreError::Corrupt`] when acknowledged
+    /// writes cannot be read back. An older version's is brought up to date.
     pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Self> {
         let dir = dir.as_ref();
-        let runtime = tokio::runtime::Handle::current();
-        let lock = DirectoryLock::take(dir)?;
-        let path = writer::database(dir);
-        let conn = schema::connect(&path, WRITER_CACHE_KIB, true)?;
-        schema::prepare(&conn, dir)?;
-        let recovered = recovery::recover(conn, options.clone())?;
+        Self::try_open(dir, options).map_err(|e| match e {
+            StoreError::Corrupt(text) => StoreError::Corrupt(format!("{text}; {}", damage::REMEDY)),
+            e => e,
+        })
+    }
 
-        let readers = Readers::new(path);
+    fn try_open(dir: &Path, options: Options) -> Result<Self> {
+        let runtime = tokio::runtime::Handle::current();
+        let mut lock = DirectoryLock::take(dir)?;
+        let files = Files::of(dir);
+        let damage = Arc::new(Damage::default());
+        schema::prepare(&files, lock.same_boot)?;
+        let conn = schema::connect(&files.database, WRITER_CACHE_KIB)?;
+        schema::check_format(&conn, dir)?;
+        let recovered = recovery::recover(conn, options.clone(), Arc::clone(&damage))?;
+        lock.opened()?;
+
+        let readers = Readers::new(files.database, Arc::clone(&damage));
         let shared = Shared::new(options.clone(), recovered.revision, recovered.compacted, recovered.leases);
         *shared.alarms.lock() = recovered.alarms;
         *shared.settings.lock() = recovered.settings;
+        damage.watch_over(Arc::downgrade(&shared));
         let snapshot =
             Arc::new(Snapshot { hub: Arc::clone(&shared.hub), memory: Arc::clone(&recovered.backend.memory), options });
-        let damage = Arc::clone(&recovered.backend.damage);
         let (sender, requests) = std::sync::mpsc::channel();
         let sender = Arc::new(sender);
         let writer = Writer {
@@ -82,7 +108,9 @@ impl SqliteStore {
         })?;
         let store = SqliteStore { requests: sender, readers, snapshot, shared };
         store.start_expiry(&runtime);
-        store.start_check(&runtime, damage);
+        if recovered.unclean {
+            check::start(&runtime, &store.readers);
+        }
         Ok(store)
     }
 
@@ -98,29 +126,6 @@ impl SqliteStore {
                     return;
                 }
             }
-        });
-    }
-
-    /// Looks for damage beside the work: a large database must not delay the start. After damage is found there are no more
-    /// writes, so that a backup is not overwritten by what follows from it.
-    fn start_check(&self, runtime: &tokio::runtime::Handle, damage: Arc<OnceLock<String>>) {
-        let readers = Arc::clone(&self.readers);
-        runtime.spawn(async move {
-            let found = readers.run(|conn| {
-                let check = || conn.query_row("PRAGMA quick_check(1)", [], |r| r.get::<_, String>(0));
-                check().map_err(failed("check the database"))
-            });
-            let text = match found.await {
-                Ok(ok) if ok == "ok" => return,
-                Err(StoreError::Closed) => return,
-                Ok(text) | Err(StoreError::Corrupt(text)) => text,
-                Err(e) => {
-                    tracing::warn!(error = %isopod_base::errors::Chain(&e), "the database was not checked");
-                    return;
-                }
-            };
-            tracing::error!(damage = text, "the database is damaged: restore a backup; nothing is written until then");
-            let _ = damage.set(text);
         });
     }
 

@@ -2,17 +2,20 @@
 //!
 //! A row's id is `revision << 20 | sub`. `log` holds each value once; `prev` chains a key's rows backwards. `newest` points
 //! from each key to its newest row; a deleted key stays there as not live until compaction, so that reads at old
-//! revisions find the chain.
+//! revisions find the chain. A row is proved by its checksum before anything in it is used, see `sums.rs`; only counts trust
+//! the checksums of the pages alone.
 
+use super::sums::{self, Head, Table};
 use crate::hash::{HistoryHasher, is_hashed};
 use crate::log::Logged;
 use crate::{
     Event, EventKind, HistoryEntry, KeyRange, KeyValue, RangeRequest, RangeResponse, Result, Revision, StoreError,
 };
 use bytes::Bytes;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, ToSql, params};
-use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use rusqlite::types::Type;
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Statement, ToSql, ffi, params};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::{Arc, LazyLock};
 
 pub(crate) const SUB_BITS: u32 = 20;
 
@@ -24,42 +27,111 @@ pub(crate) fn row_revision(id: i64) -> Revision {
     id >> SUB_BITS
 }
 
+pub(crate) fn row_sub(id: i64) -> u32 {
+    (id & ((1 << SUB_BITS) - 1)) as u32
+}
+
 /// The last id of revision `rev`.
 pub(crate) fn last_id(rev: Revision) -> i64 {
     row_id(rev + 1, 0) - 1
 }
 
+/// A row that is not as it was written, in an error of rusqlite's.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct DamagedRow(String);
+
+pub(super) fn damaged(text: String) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(0, Type::Null, Box::new(DamagedRow(text)))
+}
+
+/// What is damaged, if that is what the error says.
+fn damage(e: &rusqlite::Error) -> Option<String> {
+    use rusqlite::Error as E;
+    match e {
+        E::SqliteFailure(code, _) if code.extended_code == ffi::SQLITE_IOERR_DATA => {
+            Some(isopod_sys::sqlite::take_damage().map_or_else(|| e.to_string(), |d| d.to_string()))
+        }
+        E::SqliteFailure(code, _) if matches!(code.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            Some(e.to_string())
+        }
+        E::FromSqlConversionFailure(_, _, source) if source.is::<DamagedRow>() => Some(source.to_string()),
+        // The tables are strict: nothing of ours has another type than is read.
+        E::FromSqlConversionFailure(..)
+        | E::InvalidColumnType(..)
+        | E::IntegralValueOutOfRange(..)
+        | E::Utf8Error(..) => Some(format!("a row has a value of a wrong type: {e}")),
+        _ => None,
+    }
+}
+
 /// `what`, as in "cannot …".
 pub(crate) fn failed(what: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreError {
-    move |e| match e.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => StoreError::NoSpace,
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Corrupt(e.to_string()),
+    move |e| match (damage(&e), e.sqlite_error_code()) {
+        (Some(text), _) => StoreError::Corrupt(text),
+        (None, Some(ErrorCode::DiskFull)) => StoreError::NoSpace,
         _ => StoreError::Backend { context: format!("cannot {what}"), source: Arc::new(e) },
     }
 }
 
-fn key_value(row: &Row<'_>, key: usize, with_value: bool) -> rusqlite::Result<KeyValue> {
-    let value = if with_value { blob(row, key + 5)? } else { Bytes::new() };
-    let id: i64 = row.get(key + 1)?;
-    Ok(KeyValue {
-        key: blob(row, key)?,
-        value,
-        create_revision: row.get(key + 2)?,
-        mod_revision: row_revision(id),
-        version: row.get(key + 3)?,
-        lease: row.get(key + 4)?,
-    })
+/// A row of `log` that is proved.
+pub(super) struct Stored {
+    pub id: i64,
+    pub prev: i64,
+    pub put: bool,
+    pub kv: KeyValue,
+}
+
+/// What [`stored`] reads, from `log l`; the key comes from wherever the row was found by.
+const COLUMNS: &str = "l.id, l.prev, l.kind, l.created, l.version, l.lease, l.sum, {key}, l.value";
+
+pub(super) fn select(key: &str, rest: &str) -> String {
+    format!("SELECT {} {rest}", COLUMNS.replace("{key}", key))
+}
+
+pub(super) fn stored(row: &Row<'_>, with_value: bool) -> rusqlite::Result<Stored> {
+    let key = blob(row, 7)?;
+    let Some(id) = row.get(0)? else {
+        return Err(damaged(format!("the newest row of key {} is not there", key.escape_ascii())));
+    };
+    let (prev, kind) = (row.get(1)?, row.get(2)?);
+    let head = Head { id, prev, kind, created: row.get(3)?, version: row.get(4)?, lease: row.get(5)? };
+    let sum = row.get(6)?;
+    // Where it is not asked for, the value's pages are not read.
+    let value = if with_value { blob(row, 8)? } else { Bytes::new() };
+    if !head.is_proved(&key, sum) || (with_value && !sums::is_value_proved(&value, sum)) {
+        let (rev, key) = (row_revision(id), key.escape_ascii());
+        return Err(damaged(format!("the row of key {key} at revision {rev} does not match its checksum")));
+    }
+    let Head { created, version, lease, .. } = head;
+    let kv = KeyValue { key, value, create_revision: created, mod_revision: row_revision(id), version, lease };
+    Ok(Stored { id, prev, put: kind == PUT, kv })
+}
+
+/// Proves a row of another table.
+fn prove(found: i64, want: i64, what: &str) -> rusqlite::Result<()> {
+    if found == want { Ok(()) } else { Err(damaged(format!("{what} does not match its checksum"))) }
 }
 
 fn blob(row: &Row<'_>, i: usize) -> rusqlite::Result<Bytes> {
     Ok(Bytes::copy_from_slice(row.get_ref(i)?.as_blob().map_err(rusqlite::Error::from)?))
 }
 
+/// A key's newest row. The row itself tells whether the key lives: what `newest` says of it a check compares.
+fn newest_row(row: &Row<'_>, with_value: bool) -> rusqlite::Result<Option<KeyValue>> {
+    let Stored { put, kv, .. } = stored(row, with_value)?;
+    Ok(put.then_some(kv))
+}
+
+/// Newest rows, `newest n` being where they are looked up.
+fn select_newest(condition: &str) -> String {
+    select("n.key", &format!("FROM newest n LEFT JOIN log l ON l.id = n.id WHERE {condition}"))
+}
+
 pub(crate) fn get(conn: &Connection, key: &[u8]) -> Result<Option<KeyValue>> {
-    let sql = "SELECT n.key, l.id, l.created, l.version, l.lease, l.value FROM newest n CROSS JOIN log l ON l.id = n.id \
-               WHERE n.key = ?1 AND n.live";
-    let run = || conn.prepare_cached(sql)?.query_row([key], |row| key_value(row, 0, true)).optional();
-    run().map_err(failed("read a key"))
+    static SQL: LazyLock<String> = LazyLock::new(|| select_newest("n.key = ?1"));
+    let run = || conn.prepare_cached(&SQL)?.query_row([key], |row| newest_row(row, true)).optional();
+    Ok(run().map_err(failed("read a key"))?.flatten())
 }
 
 /// `AND key < ?2` where the range has an end.
@@ -82,20 +154,18 @@ pub(crate) fn range_newest(conn: &Connection, req: &RangeRequest) -> Result<Rang
     }
     let run = || -> rusqlite::Result<RangeResponse> {
         if !req.count_only {
-            let value = if req.keys_only { "" } else { ", l.value" };
             // Without a count, one more than asked tells whether there is more.
             let limit = match req.limit {
-                0 => String::new(),
-                n => format!("LIMIT {}", n.saturating_add(usize::from(req.uncounted)).min(i64::MAX as usize)),
+                0 => usize::MAX,
+                n => n.saturating_add(usize::from(req.uncounted)),
             };
-            let sql = format!(
-                "SELECT n.key, l.id, l.created, l.version, l.lease{value} FROM newest n CROSS JOIN log l ON l.id = n.id \
-                 WHERE n.live AND {{range}} ORDER BY n.key {limit}"
-            );
-            let mut statement = conn.prepare_cached(&bounded(&sql, "n.key", &req.range))?;
+            let sql = bounded(&select_newest("{range} ORDER BY n.key"), "n.key", &req.range);
+            let mut statement = conn.prepare_cached(&sql)?;
             let mut rows = statement.query(&args[..])?;
-            while let Some(row) = rows.next()? {
-                out.kvs.push(key_value(row, 0, !req.keys_only)?);
+            while out.kvs.len() < limit
+                && let Some(row) = rows.next()?
+            {
+                out.kvs.extend(newest_row(row, !req.keys_only)?);
             }
         }
         out.count = out.kvs.len() as u64;
@@ -123,70 +193,109 @@ pub(crate) fn range_at(conn: &Connection, req: &RangeRequest, at: Revision) -> R
     if let Some(end) = &end {
         args.push(end);
     }
-    let bound = last_id(at);
+    let compacted = meta(conn, "compacted")?.unwrap_or(0);
     let run = || -> rusqlite::Result<RangeResponse> {
         let mut out = RangeResponse::default();
-        let sql = bounded("SELECT id, live FROM newest WHERE {range} ORDER BY key", "key", &req.range);
+        let sql = bounded("SELECT key, id, live FROM newest WHERE {range} ORDER BY key", "key", &req.range);
         let mut keys = conn.prepare_cached(&sql)?;
-        let mut before = conn.prepare_cached("SELECT prev, kind FROM log WHERE id = ?1")?;
-        let mut fetch = conn.prepare_cached("SELECT key, id, created, version, lease, value FROM log WHERE id = ?1")?;
+        let mut by_id = conn.prepare_cached(&select("l.key", "FROM log l WHERE l.id = ?1"))?;
         let mut rows = keys.query(&args[..])?;
         while let Some(row) = rows.next()? {
-            let (mut id, live): (i64, bool) = (row.get(0)?, row.get(1)?);
-            if id <= bound && !live {
+            let (id, live): (i64, bool) = (row.get(1)?, row.get(2)?);
+            if id <= last_id(at) && !live {
                 continue;
             }
-            let walked = id > bound;
-            while id > bound {
-                id = before.query_row([id], |r| r.get(0)).optional()?.unwrap_or(0);
-            }
-            let deleted = |kind: Option<i64>| kind != Some(PUT);
-            if id == 0 || (walked && deleted(before.query_row([id], |r| r.get(1)).optional()?)) {
-                continue;
-            }
+            let is_full = req.limit != 0 && out.kvs.len() == req.limit;
+            let with_value = !req.keys_only && !req.count_only && !is_full;
+            let key = row.get_ref(0)?.as_blob()?;
+            let Some(kv) = visible_at(&mut by_id, key, id, at, compacted, with_value)? else { continue };
             out.count += 1;
             if req.count_only {
                 continue;
             }
-            if req.limit != 0 && out.kvs.len() == req.limit {
+            if is_full {
                 out.more = true;
                 if req.uncounted {
                     break;
                 }
                 continue;
             }
-            out.kvs.push(fetch.query_row([id], |r| key_value(r, 0, !req.keys_only))?);
+            out.kvs.push(kv);
         }
         Ok(out)
     };
     run().map_err(failed("read a range at an old revision"))
 }
 
-const PUT: i64 = 0;
+/// What a key was at revision `at`, its newest row being `id`.
+fn visible_at(
+    by_id: &mut Statement<'_>,
+    key: &[u8],
+    mut id: i64,
+    at: Revision,
+    compacted: Revision,
+    with_value: bool,
+) -> rusqlite::Result<Option<KeyValue>> {
+    let mut is_newest = true;
+    loop {
+        let row = by_id.query_row([id], |r| stored(r, with_value && id <= last_id(at))).optional()?;
+        match row {
+            Some(row) if row.kv.key != key => {
+                return Err(damaged(format!("the history of key {} leads to another one", key.escape_ascii())));
+            }
+            Some(row) if row.id <= last_id(at) => return Ok(row.put.then_some(row.kv)),
+            Some(Stored { prev: 0, .. }) => return Ok(None),
+            Some(row) => id = row.prev,
+            // Only a deletion before the last compaction is not kept while what comes after it is.
+            None if !is_newest && row_revision(id) < compacted => return Ok(None),
+            None => return Err(missing(id, key)),
+        }
+        is_newest = false;
+    }
+}
+
+fn missing(id: i64, key: &[u8]) -> rusqlite::Error {
+    damaged(format!("the row of key {} at revision {} is not there", key.escape_ascii(), row_revision(id)))
+}
+
+pub(crate) const PUT: i64 = 0;
 const DELETE: i64 = 1;
 
 pub(crate) fn append(conn: &Connection, rev: Revision, sub: u32, event: &Event) -> Result<()> {
     let id = row_id(rev, sub);
     let kv = &event.kv;
     let put = event.kind == EventKind::Put;
+    let newest = || conn.prepare_cached("SELECT id FROM newest WHERE key = ?1")?.query_row([&kv.key[..]], |r| r.get(0));
+    let head = Head {
+        id,
+        prev: newest().optional().map_err(failed("read a key"))?.unwrap_or(0),
+        kind: if put { PUT } else { DELETE },
+        created: kv.create_revision,
+        version: kv.version,
+        lease: kv.lease,
+    };
+    insert_newest(conn, &head, &kv.key, &kv.value)
+}
+
+/// A row that is its key's newest.
+pub(crate) fn insert_newest(conn: &Connection, head: &Head, key: &[u8], value: &[u8]) -> Result<()> {
     let run = || -> rusqlite::Result<()> {
-        let insert = "INSERT INTO log (id, prev, kind, created, version, lease, key, value) \
-                      VALUES (?1, coalesce((SELECT id FROM newest WHERE key = ?6), 0), ?2, ?3, ?4, ?5, ?6, ?7)";
-        conn.prepare_cached(insert)?.execute(params![
-            id,
-            if put { PUT } else { DELETE },
-            kv.create_revision,
-            kv.version,
-            kv.lease,
-            &kv.key[..],
-            &kv.value[..]
-        ])?;
+        insert_row(conn, head, key, value)?;
         let point = "INSERT INTO newest (key, id, live, lease) VALUES (?1, ?2, ?3, ?4) \
                      ON CONFLICT (key) DO UPDATE SET id = ?2, live = ?3, lease = ?4";
-        conn.prepare_cached(point)?.execute(params![&kv.key[..], id, put, kv.lease])?;
+        conn.prepare_cached(point)?.execute(params![key, head.id, head.kind == PUT, head.lease])?;
         Ok(())
     };
     run().map_err(failed("write a key"))
+}
+
+pub(crate) fn insert_row(conn: &Connection, head: &Head, key: &[u8], value: &[u8]) -> rusqlite::Result<()> {
+    let insert = "INSERT INTO log (id, prev, kind, created, version, lease, sum, key, value) \
+                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+    let Head { id, prev, kind, created, version, lease } = *head;
+    let sum = head.row_sum(key, value);
+    conn.prepare_cached(insert)?.execute(params![id, prev, kind, created, version, lease, sum, key, value])?;
+    Ok(())
 }
 
 /// Events of `range` in `[from, to]` and the revision through which they are complete: it stops between two transactions
@@ -198,19 +307,19 @@ pub(crate) fn history(
     to: Revision,
     soft_limit: usize,
 ) -> Result<(Vec<Logged>, Revision)> {
+    let compacted = meta(conn, "compacted")?.unwrap_or(0);
     let run = || -> rusqlite::Result<(Vec<Logged>, Revision)> {
-        let mut events = conn.prepare_cached(
-            "SELECT key, id, created, version, lease, value, kind, prev FROM log \
-             WHERE id >= ?1 AND id <= ?2 AND key >= ?3 AND (?4 IS NULL OR key < ?4) ORDER BY id",
-        )?;
-        let mut fetch =
-            conn.prepare_cached("SELECT key, id, created, version, lease, value FROM log WHERE id = ?1 AND kind = 0")?;
+        let mut events = conn.prepare_cached(&select(
+            "l.key",
+            "FROM log l WHERE l.id >= ?1 AND l.id <= ?2 AND l.key >= ?3 AND (?4 IS NULL OR l.key < ?4) ORDER BY l.id",
+        ))?;
+        let mut fetch = conn.prepare_cached(&select("l.key", "FROM log l WHERE l.id = ?1"))?;
         let (start, end) = bounds(range);
         let mut rows = events.query(params![row_id(from, 0), last_id(to), start, end])?;
         let mut out: Vec<Logged> = Vec::new();
         while let Some(row) = rows.next()? {
-            let id: i64 = row.get(1)?;
-            let rev = row_revision(id);
+            let row = stored(row, true)?;
+            let rev = row_revision(row.id);
             if let Some(last) = out.last()
                 && out.len() >= soft_limit
                 && last.rev != rev
@@ -218,10 +327,15 @@ pub(crate) fn history(
                 let through = last.rev;
                 return Ok((out, through));
             }
-            let prev = fetch.query_row([row.get::<_, i64>(7)?], |r| key_value(r, 0, true)).optional()?;
-            let kind = if row.get::<_, i64>(6)? == PUT { EventKind::Put } else { EventKind::Delete };
-            let sub = (id & ((1 << SUB_BITS) - 1)) as u32;
-            out.push(Logged { rev, sub, event: Event { kind, kv: key_value(row, 0, true)?, prev } });
+            let prev =
+                if row.prev == 0 { None } else { fetch.query_row([row.prev], |r| stored(r, true)).optional()? };
+            // What a compaction drops is of revisions before it.
+            if prev.is_none() && row.prev != 0 && row_revision(row.prev) >= compacted {
+                return Err(missing(row.prev, &row.kv.key));
+            }
+            let kind = if row.put { EventKind::Put } else { EventKind::Delete };
+            let prev = prev.filter(|p| p.put).map(|p| p.kv);
+            out.push(Logged { rev, sub: row_sub(row.id), event: Event { kind, kv: row.kv, prev } });
         }
         Ok((out, to))
     };
@@ -238,16 +352,12 @@ pub(crate) fn hash(conn: &Connection, hasher: &mut HistoryHasher, compacted: Rev
         while let Some(row) = rows.next()? {
             superseded.insert(row.get(0)?);
         }
-        let mut all =
-            conn.prepare("SELECT key, id, created, version, lease, value, kind FROM log WHERE id <= ?1 ORDER BY id")?;
+        let mut all = conn.prepare(&select("l.key", "FROM log l WHERE l.id <= ?1 ORDER BY l.id"))?;
         let mut rows = all.query([last_id(at)])?;
         while let Some(row) = rows.next()? {
-            let id: i64 = row.get(1)?;
-            let deleted = row.get::<_, i64>(6)? != PUT;
-            if is_hashed(row_revision(id), compacted, deleted, superseded.contains(&id)) {
-                let kv = key_value(row, 0, true)?;
-                let sub = (id & ((1 << SUB_BITS) - 1)) as u32;
-                hasher.add(row_revision(id), sub, &kv.key, (!deleted).then_some(&kv));
+            let Stored { id, put, kv, .. } = stored(row, true)?;
+            if is_hashed(row_revision(id), compacted, !put, superseded.contains(&id)) {
+                hasher.add(row_revision(id), row_sub(id), &kv.key, put.then_some(&kv));
             }
         }
         Ok(())
@@ -258,16 +368,15 @@ pub(crate) fn hash(conn: &Connection, hasher: &mut HistoryHasher, compacted: Rev
 /// Gives every row to `each`, in order, until it says that it is enough.
 pub(crate) fn all_entries(conn: &Connection, each: &mut dyn FnMut(HistoryEntry) -> bool) -> Result<()> {
     let mut run = || -> rusqlite::Result<()> {
-        let mut all = conn.prepare("SELECT key, id, created, version, lease, value, kind FROM log ORDER BY id")?;
+        let mut all = conn.prepare(&select("l.key", "FROM log l ORDER BY l.id"))?;
         let mut rows = all.query([])?;
         while let Some(row) = rows.next()? {
-            let id: i64 = row.get(1)?;
-            let kv = key_value(row, 0, true)?;
+            let Stored { id, put, kv, .. } = stored(row, true)?;
             let entry = HistoryEntry {
                 revision: row_revision(id),
-                sub: (id & ((1 << SUB_BITS) - 1)) as u32,
+                sub: row_sub(id),
                 key: kv.key.clone(),
-                kv: (row.get::<_, i64>(6)? == PUT).then_some(kv),
+                kv: put.then_some(kv),
             };
             if !each(entry) {
                 break;
@@ -286,22 +395,53 @@ pub(crate) fn last_revision(conn: &Connection) -> Result<Revision> {
 
 pub(crate) fn meta(conn: &Connection, name: &str) -> Result<Option<i64>> {
     let run = || {
-        conn.prepare_cached("SELECT value FROM meta WHERE name = ?1")?
-            .query_row([name], |r| r.get::<_, i64>(0))
+        conn.prepare_cached("SELECT value, sum FROM meta WHERE name = ?1")?
+            .query_row([name], |r| {
+                let value = r.get(0)?;
+                prove(r.get(1)?, meta_sum(name, value), &format!("the store's state {name:?}"))?;
+                Ok(value)
+            })
             .optional()
     };
     run().map_err(failed("read the store's state"))
 }
 
+/// Proves every row of `meta`.
+pub(crate) fn all_meta(conn: &Connection) -> Result<BTreeMap<String, i64>> {
+    let run = || -> rusqlite::Result<BTreeMap<String, i64>> {
+        let state = |r: &Row<'_>| {
+            let (name, value): (String, i64) = (r.get(0)?, r.get(1)?);
+            prove(r.get(2)?, meta_sum(&name, value), &format!("the store's state {name:?}"))?;
+            Ok((name, value))
+        };
+        conn.prepare("SELECT name, value, sum FROM meta")?.query_map([], state)?.collect()
+    };
+    run().map_err(failed("read the store's state"))
+}
+
+pub(crate) fn meta_sum(name: &str, value: i64) -> i64 {
+    sums::row(Table::Meta, [value], &[name.as_bytes()])
+}
+
 pub(crate) fn set_meta(conn: &Connection, name: &str, value: i64) -> Result<()> {
-    let sql = "INSERT INTO meta (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = ?2";
-    let run = || conn.prepare_cached(sql)?.execute(params![name, value]);
+    let sql = "INSERT INTO meta (name, value, sum) VALUES (?1, ?2, ?3) \
+               ON CONFLICT (name) DO UPDATE SET value = ?2, sum = ?3";
+    let run = || conn.prepare_cached(sql)?.execute(params![name, value, meta_sum(name, value)]);
     run().map_err(failed("write the store's state")).map(|_| ())
+}
+
+pub(crate) fn setting_sum(name: &str, value: &[u8]) -> i64 {
+    sums::row(Table::Setting, [], &[name.as_bytes(), value])
 }
 
 pub(crate) fn settings(conn: &Connection) -> Result<BTreeMap<String, Bytes>> {
     let run = || -> rusqlite::Result<BTreeMap<String, Bytes>> {
-        conn.prepare("SELECT name, value FROM setting")?.query_map([], |r| Ok((r.get(0)?, blob(r, 1)?)))?.collect()
+        let setting = |r: &Row<'_>| {
+            let (name, value): (String, Bytes) = (r.get(0)?, blob(r, 2)?);
+            prove(r.get(1)?, setting_sum(&name, &value), &format!("the setting {name:?}"))?;
+            Ok((name, value))
+        };
+        conn.prepare("SELECT name, sum, value FROM setting")?.query_map([], setting)?.collect()
     };
     run().map_err(failed("read the settings"))
 }
@@ -309,11 +449,38 @@ pub(crate) fn settings(conn: &Connection) -> Result<BTreeMap<String, Bytes>> {
 pub(crate) fn set_setting(conn: &Connection, name: &str, value: Option<&[u8]>) -> Result<()> {
     let run = || match value {
         Some(value) => {
-            conn.execute("INSERT OR REPLACE INTO setting (name, value) VALUES (?1, ?2)", params![name, value])
+            let sql = "INSERT OR REPLACE INTO setting (name, sum, value) VALUES (?1, ?2, ?3)";
+            conn.execute(sql, params![name, setting_sum(name, value), value])
         }
         None => conn.execute("DELETE FROM setting WHERE name = ?1", [name]),
     };
     run().map(drop).map_err(failed("write a setting"))
+}
+
+pub(crate) fn class_sum(prefix: &[u8]) -> i64 {
+    sums::row(Table::Class, [], &[prefix])
+}
+
+/// The prefixes of the ephemeral class that the store was last open with.
+pub(crate) fn classes(conn: &Connection) -> Result<BTreeSet<Vec<u8>>> {
+    let class = |r: &Row<'_>| {
+        let prefix: Vec<u8> = r.get(0)?;
+        prove(r.get(1)?, class_sum(&prefix), "an ephemeral prefix")?;
+        Ok(prefix)
+    };
+    let run = || -> rusqlite::Result<BTreeSet<Vec<u8>>> {
+        conn.prepare("SELECT prefix, sum FROM class")?.query_map([], class)?.collect()
+    };
+    run().map_err(failed("read the ephemeral prefixes"))
+}
+
+pub(crate) fn put_class(conn: &Connection, prefix: &[u8]) -> Result<()> {
+    let sql = "INSERT INTO class (prefix, sum) VALUES (?1, ?2)";
+    conn.execute(sql, params![prefix, class_sum(prefix)]).map(drop).map_err(failed("write the ephemeral prefixes"))
+}
+
+pub(crate) fn clear_classes(conn: &Connection) -> Result<()> {
+    conn.execute("DELETE FROM class", []).map(drop).map_err(failed("write the ephemeral prefixes"))
 }
 
 pub(crate) fn clear_meta(conn: &Connection, name: &str) -> Result<()> {
@@ -321,9 +488,14 @@ pub(crate) fn clear_meta(conn: &Connection, name: &str) -> Result<()> {
     run().map_err(failed("write the store's state")).map(|_| ())
 }
 
+pub(crate) fn ephemeral_sum(kv: &KeyValue) -> i64 {
+    let numbers = [kv.mod_revision, kv.create_revision, kv.version, kv.lease];
+    sums::row(Table::Ephemeral, numbers, &[&kv.key, &kv.value])
+}
+
 pub(crate) fn put_ephemeral(conn: &Connection, kv: &KeyValue) -> Result<()> {
-    let sql = "INSERT OR REPLACE INTO ephemeral (key, modified, created, version, lease, value) \
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    let sql = "INSERT OR REPLACE INTO ephemeral (key, modified, created, version, lease, sum, value) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
     let run = || {
         conn.prepare_cached(sql)?.execute(params![
             &kv.key[..],
@@ -331,6 +503,7 @@ pub(crate) fn put_ephemeral(conn: &Connection, kv: &KeyValue) -> Result<()> {
             kv.create_revision,
             kv.version,
             kv.lease,
+            ephemeral_sum(kv),
             &kv.value[..]
         ])
     };
@@ -343,12 +516,22 @@ pub(crate) fn delete_ephemeral(conn: &Connection, key: &[u8]) -> Result<()> {
 }
 
 pub(crate) fn all_ephemeral(conn: &Connection) -> Result<Vec<KeyValue>> {
+    let kept = |row: &Row<'_>| {
+        let kv = KeyValue {
+            key: blob(row, 0)?,
+            mod_revision: row.get(1)?,
+            create_revision: row.get(2)?,
+            version: row.get(3)?,
+            lease: row.get(4)?,
+            value: blob(row, 6)?,
+        };
+        prove(row.get(5)?, ephemeral_sum(&kv), &format!("the row of ephemeral key {}", kv.key.escape_ascii()))?;
+        Ok(kv)
+    };
     let run = || -> rusqlite::Result<Vec<KeyValue>> {
         let mut statement =
-            conn.prepare("SELECT key, modified, created, version, lease, value FROM ephemeral ORDER BY key")?;
-        let rows =
-            statement.query_map([], |row| Ok(KeyValue { mod_revision: row.get(1)?, ..key_value(row, 0, true)? }))?;
-        rows.collect()
+            conn.prepare("SELECT key, modified, created, version, lease, sum, value FROM ephemeral ORDER BY key")?;
+        statement.query_map([], kept)?.collect()
     };
     run().map_err(failed("read the ephemeral keys"))
 }
@@ -356,16 +539,24 @@ pub(crate) fn all_ephemeral(conn: &Connection) -> Result<Vec<KeyValue>> {
 /// `(id, ttl, ephemeral)` of every lease.
 pub(crate) fn leases(conn: &Connection) -> Result<Vec<(i64, i64, bool)>> {
     let run = || -> rusqlite::Result<Vec<(i64, i64, bool)>> {
-        let mut statement = conn.prepare("SELECT id, ttl, ephemeral FROM lease")?;
-        let rows = statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
+        let mut statement = conn.prepare("SELECT id, ttl, ephemeral, sum FROM lease")?;
+        let rows = statement.query_map([], |r| {
+            let (id, ttl, ephemeral) = (r.get(0)?, r.get(1)?, r.get(2)?);
+            prove(r.get(3)?, lease_sum(id, ttl, ephemeral), &format!("lease {id}"))?;
+            Ok((id, ttl, ephemeral))
+        })?;
         rows.collect()
     };
     run().map_err(failed("read the leases"))
 }
 
+pub(crate) fn lease_sum(id: i64, ttl: i64, ephemeral: bool) -> i64 {
+    sums::row(Table::Lease, [id, ttl, i64::from(ephemeral)], &[])
+}
+
 pub(crate) fn put_lease(conn: &Connection, id: i64, ttl: i64, ephemeral: bool) -> Result<()> {
-    let sql = "INSERT OR REPLACE INTO lease (id, ttl, ephemeral) VALUES (?1, ?2, ?3)";
-    let run = || conn.prepare_cached(sql)?.execute(params![id, ttl, ephemeral]);
+    let sql = "INSERT OR REPLACE INTO lease (id, ttl, ephemeral, sum) VALUES (?1, ?2, ?3, ?4)";
+    let run = || conn.prepare_cached(sql)?.execute(params![id, ttl, ephemeral, lease_sum(id, ttl, ephemeral)]);
     run().map_err(failed("write a lease")).map(|_| ())
 }
 
@@ -377,9 +568,9 @@ pub(crate) fn delete_lease(conn: &Connection, id: i64) -> Result<()> {
 /// Durable keys and the leases that they end with.
 pub(crate) fn leased_keys(conn: &Connection) -> Result<Vec<(i64, Bytes)>> {
     let run = || -> rusqlite::Result<Vec<(i64, Bytes)>> {
-        let mut statement = conn.prepare("SELECT lease, key FROM newest WHERE lease <> 0")?;
-        let rows = statement.query_map([], |r| Ok((r.get(0)?, blob(r, 1)?)))?;
-        rows.collect()
+        let mut statement = conn.prepare(&select_newest("n.lease <> 0"))?;
+        let rows = statement.query_map([], |r| Ok(newest_row(r, false)?.map(|kv| (kv.lease, kv.key))))?;
+        rows.filter_map(Result::transpose).collect()
     };
     run().map_err(failed("read the leases' keys"))
 }
@@ -388,25 +579,25 @@ pub(crate) fn leased_keys(conn: &Connection) -> Result<Vec<(i64, Bytes)>> {
 /// `to`. Returns where the next step begins; `None`: done. Rows of revision `to` itself stay, a watch may start there.
 pub(crate) fn compact_step(conn: &Connection, from: i64, to: Revision, rows: usize) -> Result<Option<i64>> {
     let run = || -> rusqlite::Result<Option<i64>> {
-        let mut scan =
-            conn.prepare_cached("SELECT id, prev, kind FROM log WHERE id >= ?1 AND id <= ?2 ORDER BY id LIMIT ?3")?;
-        let found: Vec<(i64, i64, i64)> = scan
-            .query_map(params![from, last_id(to), rows as i64], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
+        let sql = select("l.key", "FROM log l WHERE l.id >= ?1 AND l.id <= ?2 ORDER BY l.id LIMIT ?3");
+        let mut scan = conn.prepare_cached(&sql)?;
+        let found: Vec<Stored> = scan
+            .query_map(params![from, last_id(to), rows as i64], |r| stored(r, false))?
             .collect::<rusqlite::Result<_>>()?;
         let mut drop_row = conn.prepare_cached("DELETE FROM log WHERE id = ?1")?;
         let mut drop_key = conn.prepare_cached(
             "DELETE FROM newest WHERE key = (SELECT key FROM log WHERE id = ?1) AND id = ?1 AND NOT live",
         )?;
-        for (id, prev, kind) in &found {
+        for Stored { id, prev, put, .. } in &found {
             if *prev != 0 && row_revision(*prev) < to {
                 drop_row.execute([prev])?;
             }
-            if *kind == DELETE && row_revision(*id) < to {
+            if !*put && row_revision(*id) < to {
                 drop_key.execute([id])?;
                 drop_row.execute([id])?;
             }
         }
-        Ok(found.last().filter(|_| found.len() == rows).map(|(id, _, _)| id + 1))
+        Ok(found.last().filter(|_| found.len() == rows).map(|row| row.id + 1))
     };
     run().map_err(failed("compact the history"))
 }

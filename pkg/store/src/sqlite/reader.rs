@@ -1,5 +1,6 @@
 //! Reads beside the writer: a few connections, used on blocking threads, each read in one snapshot of the database.
 
+use super::damage::Damage;
 use super::queries::{self, failed};
 use super::schema;
 use crate::hash::HistoryHasher;
@@ -20,13 +21,15 @@ const EXPORT_PART: usize = 256;
 
 pub(crate) struct Readers {
     path: PathBuf,
+    damage: Arc<Damage>,
     idle: Mutex<Vec<Connection>>,
     free: Arc<Semaphore>,
 }
 
 impl Readers {
-    pub fn new(path: PathBuf) -> Arc<Self> {
-        Arc::new(Readers { path, idle: Mutex::new(Vec::new()), free: Arc::new(Semaphore::new(CONNECTIONS)) })
+    pub fn new(path: PathBuf, damage: Arc<Damage>) -> Arc<Self> {
+        let free = Arc::new(Semaphore::new(CONNECTIONS));
+        Arc::new(Readers { path, damage, idle: Mutex::new(Vec::new()), free })
     }
 
     /// Runs `f` with a connection on this thread. Only for those that hold a permit: [`Readers::close`] waits for them, so that
@@ -35,9 +38,9 @@ impl Readers {
         let idle = self.idle.lock().pop();
         let conn = match idle {
             Some(conn) => conn,
-            None => schema::connect(&self.path, CACHE_KIB, false)?,
+            None => schema::connect(&self.path, CACHE_KIB)?,
         };
-        let result = f(&conn);
+        let result = f(&conn).inspect_err(|e| self.damage.note(e));
         if !self.free.is_closed() {
             self.idle.lock().push(conn);
         }

@@ -5,6 +5,7 @@
 //! stamped with the first revision of that new epoch, so that nobody takes an old value for a newer one.
 
 use super::backend::{BLOCK, EphemeralLease, SqliteBackend, alarm_name};
+use super::damage::Damage;
 use super::queries::{self, failed};
 use crate::leases::Leases;
 use crate::log::MemLog;
@@ -12,8 +13,9 @@ use crate::*;
 use bytes::Bytes;
 use parking_lot::RwLock;
 use rusqlite::{Connection, params};
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 pub(crate) struct Recovered {
     pub backend: SqliteBackend,
@@ -22,9 +24,11 @@ pub(crate) struct Recovered {
     pub leases: Leases,
     pub alarms: BTreeSet<Alarm>,
     pub settings: BTreeMap<String, Bytes>,
+    /// The last process did not close it: it is looked at for damage.
+    pub unclean: bool,
 }
 
-pub(crate) fn recover(conn: Connection, options: Options) -> Result<Recovered> {
+pub(crate) fn recover(conn: Connection, options: Options, damage: Arc<Damage>) -> Result<Recovered> {
     conn.execute_batch("BEGIN IMMEDIATE").map_err(failed("begin to write"))?;
     let compacted = queries::meta(&conn, "compacted")?.unwrap_or(0);
     let last_durable = queries::last_revision(&conn)?;
@@ -45,6 +49,7 @@ pub(crate) fn recover(conn: Connection, options: Options) -> Result<Recovered> {
     }
     memory.forget_history_through(revision);
     let mut reserved = revision;
+    let unclean = queries::meta(&conn, "clean")?.is_none() && revision > 1;
     queries::clear_meta(&conn, "clean")?;
     if options.ephemeral.is_empty() {
         queries::clear_meta(&conn, "reserved")?;
@@ -79,11 +84,12 @@ pub(crate) fn recover(conn: Connection, options: Options) -> Result<Recovered> {
         compaction_before: None,
         last_durable: last_durable.max(if moved { revision } else { 0 }),
         compacted_on_disk: compacted,
-        damage: Arc::new(OnceLock::new()),
+        damage,
         pages: 0,
         committed: false,
+        writing: Cell::new(false),
     };
-    Ok(Recovered { backend, revision, compacted, leases, alarms, settings })
+    Ok(Recovered { backend, revision, compacted, leases, alarms, settings, unclean })
 }
 
 /// The revision to go on from, and whether the last end was a clean one.
@@ -101,12 +107,7 @@ fn newest_revision(conn: &Connection, compacted: Revision, last_durable: Revisio
 
 /// Moves keys whose class has changed since the store was last open, at revision `rev`. True: there were such classes.
 fn move_classes(conn: &Connection, options: &Options, rev: Revision) -> Result<bool> {
-    let stored: BTreeSet<Vec<u8>> = {
-        let run = || -> rusqlite::Result<BTreeSet<Vec<u8>>> {
-            conn.prepare("SELECT prefix FROM class")?.query_map([], |r| r.get(0))?.collect()
-        };
-        run().map_err(failed("read the ephemeral prefixes"))?
-    };
+    let stored = queries::classes(conn)?;
     let wanted: BTreeSet<Vec<u8>> = options.ephemeral.iter().map(|p| p.to_vec()).collect();
     if stored == wanted {
         return Ok(false);
@@ -133,14 +134,10 @@ fn move_classes(conn: &Connection, options: &Options, rev: Revision) -> Result<b
             conn.execute(&sql, params![prefix, end]).map_err(failed("move keys to the ephemeral class"))?;
         }
     }
-    let run = || -> rusqlite::Result<()> {
-        conn.execute("DELETE FROM class", [])?;
-        for prefix in &wanted {
-            conn.execute("INSERT INTO class (prefix) VALUES (?1)", [prefix])?;
-        }
-        Ok(())
-    };
-    run().map_err(failed("write the ephemeral prefixes"))?;
+    queries::clear_classes(conn)?;
+    for prefix in &wanted {
+        queries::put_class(conn, prefix)?;
+    }
     Ok(!stored.is_empty() || queries::last_revision(conn)? > 0)
 }
 

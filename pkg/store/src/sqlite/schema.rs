@@ -1,6 +1,8 @@
 //! Opens the database file: its settings, its tables, its format version.
 
+use super::files::{Files, Found};
 use super::queries::failed;
+use super::{draft, migrate};
 use crate::{Result, StoreError};
 use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
@@ -8,40 +10,36 @@ use std::time::Duration;
 
 /// "ISOP": tells our files from other SQLite files.
 pub(crate) const APPLICATION_ID: i32 = 0x4953_4f50;
-/// Raised when the tables change shape.
-pub(crate) const FORMAT: u32 = 2;
+/// Raised when the tables change shape. 3: checksums on rows and pages.
+pub(crate) const FORMAT: u32 = 3;
 
-const TABLES: &str = "
-CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID, STRICT;
+/// `sum` is the row's checksum, see `sums.rs`.
+pub(crate) const TABLES: &str = "
+CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL, sum INTEGER NOT NULL) WITHOUT ROWID, STRICT;
 -- Values stand last: a look at the small columns does not read overflow pages.
 CREATE TABLE log (
   id INTEGER PRIMARY KEY, prev INTEGER NOT NULL, kind INTEGER NOT NULL, created INTEGER NOT NULL,
-  version INTEGER NOT NULL, lease INTEGER NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL
+  version INTEGER NOT NULL, lease INTEGER NOT NULL, sum INTEGER NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL
 ) STRICT;
 CREATE TABLE newest (
   key BLOB PRIMARY KEY, id INTEGER NOT NULL, live INTEGER NOT NULL, lease INTEGER NOT NULL
 ) WITHOUT ROWID, STRICT;
 CREATE INDEX newest_lease ON newest (lease) WHERE lease <> 0;
-CREATE TABLE lease (id INTEGER PRIMARY KEY, ttl INTEGER NOT NULL, ephemeral INTEGER NOT NULL) STRICT;
+CREATE TABLE lease (id INTEGER PRIMARY KEY, ttl INTEGER NOT NULL, ephemeral INTEGER NOT NULL, sum INTEGER NOT NULL) STRICT;
 CREATE TABLE ephemeral (
   key BLOB PRIMARY KEY, modified INTEGER NOT NULL, created INTEGER NOT NULL, version INTEGER NOT NULL,
-  lease INTEGER NOT NULL, value BLOB NOT NULL
+  lease INTEGER NOT NULL, sum INTEGER NOT NULL, value BLOB NOT NULL
 ) WITHOUT ROWID, STRICT;
-CREATE TABLE class (prefix BLOB PRIMARY KEY) WITHOUT ROWID, STRICT;
+CREATE TABLE class (prefix BLOB PRIMARY KEY, sum INTEGER NOT NULL) WITHOUT ROWID, STRICT;
+CREATE TABLE setting (name TEXT PRIMARY KEY, sum INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID, STRICT;
 ";
 
-/// What each format has beyond the one before, from the second on: how an older database becomes a new one.
-const STEPS: [&str; FORMAT as usize - 1] =
-    ["CREATE TABLE setting (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID, STRICT;"];
-
 /// `cache_kib` bounds the page cache of this connection; the kernel's page cache does the rest.
-pub(crate) fn connect(path: &Path, cache_kib: u32, create: bool) -> Result<Connection> {
-    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    if create {
-        flags |= OpenFlags::SQLITE_OPEN_CREATE;
-    }
+pub(crate) fn connect(path: &Path, cache_kib: u32) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let open = || -> rusqlite::Result<Connection> {
-        let conn = Connection::open_with_flags(path, flags)?;
+        let vfs = isopod_sys::sqlite::checked_vfs(None)?;
+        let conn = Connection::open_with_flags_and_vfs(path, flags, vfs)?;
         conn.busy_timeout(Duration::from_secs(5))?;
         // FULL: the log is synced at every commit; with NORMAL a power cut loses acknowledged writes.
         // Checkpoints are started by the writer alone, beside the commits and not inside them.
@@ -55,39 +53,46 @@ pub(crate) fn connect(path: &Path, cache_kib: u32, create: bool) -> Result<Conne
     open().map_err(failed("open the database"))
 }
 
-/// Makes the tables in a new file; refuses a file of another program or version.
-pub(crate) fn prepare(conn: &Connection, dir: &Path) -> Result<()> {
-    let number =
-        |pragma: &str| conn.query_row(pragma, [], |r| r.get::<_, i64>(0)).map_err(failed("read the database's format"));
-    let application = number("PRAGMA application_id")?;
-    let version = number("PRAGMA user_version")?;
-    let tables = number("SELECT count(*) FROM sqlite_schema")?;
-    if tables == 0 && application == 0 && version == 0 {
-        let steps = STEPS.concat();
-        let create = format!(
-            "BEGIN IMMEDIATE; {TABLES} {steps} PRAGMA application_id = {APPLICATION_ID}; \
-             PRAGMA user_version = {FORMAT}; COMMIT;"
-        );
-        return conn.execute_batch(&create).map_err(failed("create the tables"));
-    }
-    let found = if application == i64::from(APPLICATION_ID) {
-        if (1..=i64::from(FORMAT)).contains(&version) {
-            return migrate(conn, version as usize);
-        }
-        version.to_string()
-    } else {
-        "of another program".to_owned()
-    };
-    Err(StoreError::Format { dir: dir.display().to_string(), found, supported: FORMAT })
+/// Opens a database of a format before 3.
+pub(crate) fn connect_unchecked(path: &Path) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_with_flags(path, flags).map_err(failed("open the old database"))
 }
 
-/// Takes a database of an older format to this one, all or nothing.
-fn migrate(conn: &Connection, from: usize) -> Result<()> {
-    let steps = &STEPS[from - 1..];
-    if steps.is_empty() {
-        return Ok(());
+/// Sees to it that there is a database of this format: makes a new one, brings an older one up to date, refuses one of another
+/// program or a newer version, and one whose write-ahead log is damaged.
+pub(crate) fn prepare(files: &Files, same_boot: bool) -> Result<()> {
+    files.settle()?;
+    let found = files.found()?;
+    let log = super::wal::examine(files, same_boot)?;
+    if log.is_damaged() {
+        return Err(StoreError::Corrupt(log.describe()));
     }
-    tracing::info!(from, to = FORMAT, "the database's format is brought up to date");
-    let all = format!("BEGIN IMMEDIATE; {} PRAGMA user_version = {FORMAT}; COMMIT;", steps.concat());
-    conn.execute_batch(&all).map_err(failed("bring the database's format up to date"))
+    match found {
+        Found::Nothing => draft::Draft::begin(files)?.finish(),
+        Found::Unchecked => migrate::migrate(files),
+        Found::Checked => Ok(()),
+    }
+}
+
+/// Refuses a database of another format than this one.
+pub(crate) fn check_format(conn: &Connection, dir: &Path) -> Result<()> {
+    match format(conn)? {
+        Some(FORMAT) => Ok(()),
+        found => Err(wrong_format(dir, found)),
+    }
+}
+
+/// The version of the format; `None`: it is of another program.
+pub(crate) fn format(conn: &Connection) -> Result<Option<u32>> {
+    let number =
+        |pragma: &str| conn.query_row(pragma, [], |r| r.get::<_, i64>(0)).map_err(failed("read the database's format"));
+    let ours = number("PRAGMA application_id")? == i64::from(APPLICATION_ID);
+    let version = number("PRAGMA user_version")?;
+    Ok(u32::try_from(version).ok().filter(|_| ours))
+}
+
+pub(crate) fn wrong_format(dir: &Path, found: Option<u32>) -> StoreError {
+    let found = found.map_or_else(|| "of another program".to_owned(), |v| v.to_string());
+    StoreError::Format { dir: dir.display().to_string(), found, supported: FORMAT }
 }

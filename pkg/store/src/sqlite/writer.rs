@@ -7,7 +7,6 @@ use super::reader::Readers;
 use crate::machine::Machine;
 use crate::*;
 use bytes::Bytes;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Weak};
@@ -203,6 +202,9 @@ impl Writer {
     }
 
     fn checkpoint(&mut self) {
+        if self.machine.backend.damage.found().is_some() {
+            return;
+        }
         if self.wal.too_long.swap(false, Ordering::SeqCst) {
             let run = self.machine.backend.conn.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
             if let Err(e) = run {
@@ -244,9 +246,4 @@ impl Writer {
             tracing::error!(error = %isopod_base::errors::Chain(&e), "cannot flush the store");
         }
     }
-}
-
-/// The database's file.
-pub(crate) fn database(dir: &std::path::Path) -> PathBuf {
-    dir.join("state.db")
 }

@@ -31,6 +31,10 @@ fn crash(dir: &Path) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(dir).unwrap() {
         let entry = entry.unwrap();
+        // Memory that the store shares with itself: copied at another moment than the log it would contradict it.
+        if entry.file_name() == "state.db-shm" {
+            continue;
+        }
         std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
     }
     copy
@@ -195,10 +199,10 @@ async fn one_process_at_a_time_and_one_format() {
     assert!(matches!(&error, StoreError::InUse { holder, .. } if *holder == std::process::id().to_string()), "{error}");
     store.close().await.unwrap();
     let file = dir.path().join("state.db");
-    let mut bytes = std::fs::read(&file).unwrap();
-    // `user_version` is a big-endian number at offset 60 of the header (SQLite file format, 1.3).
-    bytes[60..64].copy_from_slice(&99u32.to_be_bytes());
-    std::fs::write(&file, bytes).unwrap();
+    let vfs = isopod_sys::sqlite::checked_vfs(None).unwrap();
+    let newer = rusqlite::Connection::open_with_flags_and_vfs(&file, rusqlite::OpenFlags::default(), vfs).unwrap();
+    newer.execute_batch("PRAGMA user_version = 99").unwrap();
+    drop(newer);
     let error = SqliteStore::open(dir.path(), Options::default()).err().unwrap();
     assert!(matches!(&error, StoreError::Format { found, .. } if found == "99"), "{error}");
     std::fs::write(&file, vec![7u8; 8192]).unwrap();
@@ -207,26 +211,14 @@ async fn one_process_at_a_time_and_one_format() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn settings_survive_a_restart_and_an_older_format_has_none() {
+async fn settings_survive_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     {
         let store = SqliteStore::open(dir.path(), Options::default()).unwrap();
-        store.txn(Txn { success: vec![Op::put("a", "1")], ..Default::default() }).await.unwrap();
         store.set_setting("users", Some("root".into())).await.unwrap();
         store.close().await.unwrap();
     }
-    {
-        let store = SqliteStore::open(dir.path(), Options::default()).unwrap();
-        assert_eq!(store.setting("users").await.unwrap().as_deref(), Some(&b"root"[..]));
-        store.close().await.unwrap();
-    }
-    // As the first format left it.
-    let conn = rusqlite::Connection::open(dir.path().join("state.db")).unwrap();
-    conn.execute_batch("DROP TABLE setting; PRAGMA user_version = 1").unwrap();
-    drop(conn);
     let store = SqliteStore::open(dir.path(), Options::default()).unwrap();
-    assert_eq!(store.setting("users").await.unwrap(), None);
-    assert_eq!(store.range(RangeRequest::new(KeyRange::key("a"))).await.unwrap().count, 1);
-    store.set_setting("users", Some("again".into())).await.unwrap();
+    assert_eq!(store.setting("users").await.unwrap().as_deref(), Some(&b"root"[..]));
     store.close().await.unwrap();
 }
