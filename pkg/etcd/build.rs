@@ -1,4 +1,4 @@
-//! Generates the messages and the services from `proto/`, in Rust alone: no `protoc` is needed.
+//! Generates the messages, the services and their clients from `proto/`, in Rust alone: no `protoc` is needed.
 
 use prost::Message as _;
 use std::error::Error;
@@ -10,7 +10,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
-        .build_client(false)
         .build_transport(false)
         // Keys and values are slices of the request as it came.
         .bytes(".")

@@ -45,6 +45,31 @@ pub struct DataDir {
     pub data_dir: PathBuf,
 }
 
+/// Where the data are kept. The names are k3s's.
+#[derive(Args, Clone)]
+pub struct Datastore {
+    /// `sqlite` (in the data directory), sqlite:///DIRECTORY, `memory` (lost at exit), or an etcd cluster:
+    /// https://HOST:PORT,… A password in it is better given in the environment or the configuration file
+    #[arg(
+        long,
+        default_value = "sqlite",
+        env = "ISOPOD_DATASTORE_ENDPOINT",
+        hide_env_values = true,
+        value_name = "URL",
+        help_heading = "Datastore"
+    )]
+    pub datastore_endpoint: String,
+    /// CA of the datastore's certificate, PEM [default: the system's]
+    #[arg(long, value_name = "FILE", help_heading = "Datastore")]
+    pub datastore_cafile: Option<PathBuf>,
+    /// Certificate to show to the datastore, PEM
+    #[arg(long, requires = "datastore_keyfile", value_name = "FILE", help_heading = "Datastore")]
+    pub datastore_certfile: Option<PathBuf>,
+    /// Its key, PEM
+    #[arg(long, requires = "datastore_certfile", value_name = "FILE", help_heading = "Datastore")]
+    pub datastore_keyfile: Option<PathBuf>,
+}
+
 #[derive(Args)]
 pub struct ServerArgs {
     #[command(flatten)]
@@ -71,9 +96,8 @@ pub struct ServerArgs {
     /// Further name or address in the API server's certificate (repeatable)
     #[arg(long, value_name = "NAME", help_heading = "API server")]
     pub tls_san: Vec<String>,
-    /// `sqlite` (in the data directory) or `memory` (lost at exit)
-    #[arg(long, default_value = "sqlite", value_parser = ["sqlite", "memory"], help_heading = "API server")]
-    pub datastore_endpoint: String,
+    #[command(flatten)]
+    pub datastore: Datastore,
 
     /// Run no scheduler: bind pods with one of your own
     #[arg(long, help_heading = "Control plane")]
@@ -145,9 +169,8 @@ pub struct DatastoreArgs {
     pub command: Option<DatastoreCommand>,
     #[command(flatten)]
     pub data: DataDir,
-    /// `sqlite` (in the data directory) or `memory` (lost at exit)
-    #[arg(long, default_value = "sqlite", value_parser = ["sqlite", "memory"])]
-    pub datastore_endpoint: String,
+    #[command(flatten)]
+    pub datastore: Datastore,
     /// Name of this member
     #[arg(long, default_value = "default", value_name = "NAME")]
     pub name: String,
@@ -240,6 +263,8 @@ pub struct ImportArgs {
 pub struct BackupArgs {
     #[command(flatten)]
     pub data: DataDir,
+    #[command(flatten)]
+    pub datastore: Datastore,
     /// Where to write it: a file, a directory, or - [default: isopod-backup-TIME.isopod in this directory]
     #[arg(long, short = 'o', value_name = "FILE")]
     pub output: Option<PathBuf>,

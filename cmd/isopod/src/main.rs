@@ -9,6 +9,7 @@ mod claim;
 mod cleanup;
 mod config;
 mod datastore;
+mod endpoint;
 mod image;
 mod node;
 mod paths;

@@ -6,6 +6,7 @@
 use crate::admin_config::AdminConfig;
 use crate::args::ServerArgs;
 use crate::claim::Lock;
+use crate::endpoint::Endpoint;
 use crate::paths::Paths;
 use crate::wire::{self, Cluster, Settings};
 use crate::{SHIM, node};
@@ -22,7 +23,12 @@ pub async fn run(args: Box<ServerArgs>) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let settings = settings(*args)?;
-    let claimed = wire::claim(&settings).await?;
+    // The datastore may not be there yet.
+    let claimed = tokio::select! {
+        claimed = wire::claim(&settings) => claimed?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     let (pki, held) = match write_keys(&settings) {
         Ok(done) => done,
         Err(e) => {
@@ -77,7 +83,8 @@ fn settings(args: ServerArgs) -> anyhow::Result<Settings> {
     if !args.disable_agent {
         Registries::load(&args.private_registry).context("mend the file, or name another with --private-registry")?;
     }
-    Ok(Settings { args, paths, node_name, node_ip, advertise, service_ip, cluster_dns, shim: SHIM })
+    let datastore = Endpoint::parse(&args.datastore.datastore_endpoint)?;
+    Ok(Settings { args, datastore, paths, node_name, node_ip, advertise, service_ip, cluster_dns, shim: SHIM })
 }
 
 /// Loads or makes the keys and writes the kubeconfig, whose claim it returns.

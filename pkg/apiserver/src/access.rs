@@ -18,6 +18,9 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
 
+/// How long a decision waits for what the authorizers have yet to learn.
+const BEHIND: Duration = Duration::from_secs(10);
+
 /// Group, resource and kind of what the authorizers look at.
 const FOLLOWED: [(&str, &str, &str); 8] = [
     ("rbac.authorization.k8s.io", "clusterroles", "ClusterRole"),
@@ -79,8 +82,13 @@ impl Access {
         Ok(())
     }
 
-    /// Waits until everything that is committed at `revision` is known. True: there was something to wait for.
+    /// Waits until everything that is committed at `revision` is known, but not without end. True: there was something to wait
+    /// for.
     pub(crate) async fn wait(&self, revision: Revision) -> bool {
+        tokio::time::timeout(BEHIND, self.reach(revision)).await.unwrap_or(true)
+    }
+
+    async fn reach(&self, revision: Revision) -> bool {
         let mut known = self.revision.subscribe();
         if *known.borrow_and_update() >= revision {
             return false;
@@ -167,9 +175,11 @@ async fn follow(access: Weak<Access>, store: Arc<dyn Store>, followed: Followed,
                     newer
                 });
             }
-            Some(Err(StoreError::Closed)) | None => return,
-            Some(Err(e)) => {
-                tracing::warn!(error = %Chain(&e), "the authorizers lost track of the datastore; reading it again");
+            Some(Err(StoreError::Closed)) => return,
+            ended => {
+                if let Some(Err(e)) = &ended {
+                    tracing::warn!(error = %Chain(e), "the authorizers lost track of the datastore; reading it again");
+                }
                 match refill(&access, &*store, &followed).await {
                     Some(new) => watch = new,
                     None => return,

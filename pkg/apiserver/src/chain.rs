@@ -153,8 +153,11 @@ async fn handle(
     let find = || server.registry.load().get(&info.group, &info.version, &info.resource).cloned();
     let mut kind = find();
     if kind.as_ref().is_none_or(|k| k.schema.custom) {
-        definitions::fresh(server).await?;
-        kind = find();
+        match definitions::fresh(server).await {
+            // With the datastore away, what was served before still is, as far as its caches go.
+            Err(e) if kind.is_none() => return Err(e),
+            _ => kind = find(),
+        }
     }
     let Some(kind) = kind else { return Err(no_such_path()) };
     if !kind.namespaced && !info.namespace.is_empty() && info.resource != "namespaces" {

@@ -33,7 +33,12 @@ pub fn start(server: &Arc<ApiServer>) {
 /// Compacts `before` and returns the newest revision. `None`: there is no server or no store any more.
 async fn compact(server: &Weak<ApiServer>, before: Revision) -> Option<Revision> {
     let store = server.upgrade()?.config.store.clone();
-    let (newest, oldest) = store.revisions().await.ok()?;
+    let (newest, oldest) = match store.revisions().await {
+        Ok(revisions) => revisions,
+        Err(StoreError::Closed) => return None,
+        // It is away: what was newest one interval ago was so still longer ago when it is back.
+        Err(_) => return Some(before),
+    };
     if before > oldest && newest > before {
         match store.compact(before).await {
             Ok(()) => tracing::debug!(revision = before, "compacted the datastore"),

@@ -16,6 +16,8 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct Config {
     pub store: Arc<dyn Store>,
+    /// Other API servers may use the same data.
+    pub shared_store: bool,
     /// Every served version of every built-in resource.
     pub kinds: Vec<Arc<Kind>>,
     pub authorizer: Arc<dyn Authorizer>,
@@ -46,6 +48,7 @@ impl Config {
     pub fn new(store: Arc<dyn Store>, kinds: Vec<Arc<Kind>>, authorizer: Arc<dyn Authorizer>) -> Self {
         Config {
             store,
+            shared_store: false,
             kinds,
             authorizer,
             authenticators: Vec::new(),

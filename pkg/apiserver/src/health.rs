@@ -12,6 +12,9 @@ use std::time::Duration;
 /// How long the caches may take to get to where the store is.
 const CACHES: Duration = Duration::from_secs(2);
 
+/// `--etcd-healthcheck-timeout`.
+const DATASTORE: Duration = Duration::from_secs(2);
+
 const ENDPOINTS: [&str; 3] = ["/healthz", "/livez", "/readyz"];
 
 /// The checks of an endpoint, in order. What upstream's hooks do after the start is done here by one bootstrap.
@@ -39,7 +42,9 @@ pub fn paths() -> impl Iterator<Item = String> {
 
 async fn passes(server: &ApiServer, check: &str) -> bool {
     match check {
-        "etcd" | "etcd-readiness" => server.config.store.revisions().await.is_ok(),
+        "etcd" | "etcd-readiness" => {
+            matches!(tokio::time::timeout(DATASTORE, server.config.store.revisions()).await, Ok(Ok(_)))
+        }
         // Reads are served from the caches: they must get to where the store is now.
         "informer-sync" => matches!(tokio::time::timeout(CACHES, server.hub.fresh()).await, Ok(Ok(_))),
         hook if hook.starts_with("poststarthook/") => server.bootstrapped.load(Ordering::Acquire),

@@ -2,7 +2,7 @@
 
 use crate::ApiServer;
 use crate::cache::entry::Entry;
-use crate::cache::{prefix_of, store_status};
+use crate::cache::{prefix_of, store_status, write_status};
 use crate::encode::served;
 use bytes::Bytes;
 use isopod_api::Status;
@@ -15,8 +15,12 @@ use std::sync::Arc;
 
 /// The key of an object: `/registry/pods/default/web`.
 pub fn key(kind: &Kind, namespace: &str, name: &str) -> String {
-    let prefix = prefix_of(kind);
-    if kind.namespaced { format!("{prefix}{namespace}/{name}") } else { format!("{prefix}{name}") }
+    format!("{}{}", prefix_of(kind), path_of(kind, namespace, name))
+}
+
+/// The key of an object below that of its kind.
+fn path_of(kind: &Kind, namespace: &str, name: &str) -> String {
+    if kind.namespaced { format!("{namespace}/{name}") } else { name.to_owned() }
 }
 
 /// The newest committed state of one object.
@@ -75,7 +79,7 @@ impl ApiServer {
         revision: Revision,
     ) -> Result<Arc<Entry>, Status> {
         let stored_kind = self.registry.load().stored(kind);
-        let path = if kind.namespaced { format!("{namespace}/{name}") } else { name.to_owned() };
+        let path = path_of(kind, namespace, name);
         let entry = Entry::new(&stored_kind, &path, stored, revision);
         entry.map(Arc::new).map_err(|e| Status::internal(Chain(&e)))
     }
@@ -88,11 +92,24 @@ impl ApiServer {
         name: &str,
     ) -> Result<Option<Arc<Entry>>, Status> {
         let stored_kind = self.registry.load().stored(kind);
-        let Some(cache) = self.hub.running(&stored_kind) else {
+        if self.hub.running(&stored_kind).is_none() {
             return Ok(self.current(kind, namespace, name).await?.map(|c| c.entry));
-        };
-        self.hub.fresh().await?;
-        Ok(cache.get(&if kind.namespaced { format!("{namespace}/{name}") } else { name.to_owned() }))
+        }
+        let (cache, _) = self.hub.fresh_cache(&stored_kind).await?;
+        Ok(cache.get(&path_of(kind, namespace, name)))
+    }
+
+    /// Reads an object as it is at hand in the cache, if one runs, else from the store.
+    pub(crate) async fn get_cached(
+        &self,
+        kind: &Arc<Kind>,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<Entry>>, Status> {
+        match self.hub.running(&self.registry.load().stored(kind)) {
+            Some(cache) => Ok(cache.get(&path_of(kind, namespace, name))),
+            None => Ok(self.current(kind, namespace, name).await?.map(|c| c.entry)),
+        }
     }
 
     /// An object by resource, for the server's own use (admission, allocation).
@@ -112,8 +129,7 @@ impl ApiServer {
     pub async fn read_all(&self, group: &str, resource: &str, namespace: &str) -> Result<Vec<Value>, Status> {
         let Some(kind) = self.registry.load().resource(group, resource).cloned() else { return Ok(Vec::new()) };
         let stored_kind = self.registry.load().stored(&kind);
-        let cache = self.hub.cache(&stored_kind).await?;
-        self.hub.fresh().await?;
+        let (cache, _) = self.hub.fresh_cache(&stored_kind).await?;
         let snapshot = cache.snapshot();
         let wanted = |e: &&Arc<Entry>| namespace.is_empty() || e.namespace() == namespace;
         Ok(snapshot.entries.values().filter(wanted).map(|e| served(&kind, &e.body)).collect())
@@ -137,7 +153,7 @@ impl ApiServer {
         let mut success = vec![first];
         success.extend(change.also);
         let txn = Txn { compare, success, failure: Vec::new(), durability: change.durability };
-        let answer = self.config.store.txn(txn).await.map_err(store_status)?;
+        let answer = self.config.store.txn(txn).await.map_err(write_status)?;
         Ok(answer.succeeded.then_some(answer.revision))
     }
 

@@ -3,7 +3,7 @@
 use crate::admission::resource_quota::Turns;
 use crate::admission::{self, Plugin};
 use crate::allocate::cidr::Cidr;
-use crate::allocate::kubernetes_service;
+use crate::allocate::{kubernetes_service, peers};
 use crate::authn::PeerCertificates;
 use crate::cache::Hub;
 use crate::config::Config;
@@ -104,6 +104,7 @@ impl ApiServer {
         });
         definitions::start(&server).await.map_err(StartError::Definitions)?;
         compaction::start(&server);
+        peers::start(&server);
         Ok(server)
     }
 

@@ -1,4 +1,4 @@
-//! Clients of the API server: transports, API calls, shared informers, work queues, events, leases and the agent's end of
+//! Clients of the API server: transports, API calls, shared informers, work queues, events, leases, leader election and the agent's end of
 //! the tunnel.
 //!
 //! Invariants: nobody above this crate can tell whether the API server is in this process or behind TLS; nothing here knows
@@ -6,6 +6,7 @@
 
 pub mod calls;
 pub mod discovery;
+pub mod election;
 pub mod error;
 pub mod events;
 mod https;

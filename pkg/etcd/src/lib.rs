@@ -1,4 +1,5 @@
-//! The etcd v3 API over a [`isopod_store::Store`]: who speaks to etcd can speak to this.
+//! The etcd v3 API over a [`isopod_store::Store`]: who speaks to etcd can speak to this. And the way back: [`remote`], a store
+//! that is a real etcd.
 //!
 //! Invariants:
 //! - Codes and messages of errors are etcd's: clients tell errors apart by them.
@@ -17,6 +18,7 @@ mod lease;
 mod maintenance;
 mod metrics;
 mod quota;
+pub mod remote;
 mod server;
 mod service;
 mod snapshot;

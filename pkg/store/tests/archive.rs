@@ -208,7 +208,9 @@ async fn a_damaged_archive_makes_no_store() {
     let e = seeded(dir.path(), content).await.unwrap_err();
     let text = isopod_base::errors::Chain(&e).to_string();
     assert!(text.starts_with("cannot read the backup: the backup's block ") && text.contains("damaged"), "{text}");
+    assert!(!sqlite::exists(dir.path()), "there is none of a part");
     // Where a database is, none is made.
+    seeded(dir.path(), Content::of(&store).await.unwrap()).await.unwrap();
     let e = seeded(dir.path(), Content::of(&store).await.unwrap()).await.unwrap_err();
     assert!(isopod_base::errors::Chain(&e).to_string().contains("exists"), "{e}");
 }

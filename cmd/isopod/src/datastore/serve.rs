@@ -1,14 +1,13 @@
 //! `isopod datastore` itself: the store alone, behind etcd's API.
 
 use crate::args::{DatastoreArgs, duration};
+use crate::endpoint::Endpoint;
 use crate::paths::Paths;
 use anyhow::{Context, bail};
 use isopod_etcd::compaction::{self, AutoCompaction};
 use isopod_etcd::{Config, Listener, Service};
 use isopod_pki::{Identity, tls};
-use isopod_store::memory::MemoryStore;
-use isopod_store::sqlite::SqliteStore;
-use isopod_store::{Options, Store};
+use isopod_store::Options;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -29,8 +28,15 @@ pub async fn run(args: DatastoreArgs) -> anyhow::Result<()> {
     for place in &places {
         listeners.push(listen(place, tls.as_ref()).await?);
     }
-    let store = open(&args).await?;
-    let service = Service::new(Arc::clone(&store), config(&args)?).await.context("cannot read the datastore")?;
+    let endpoint = Endpoint::parse(&args.datastore.datastore_endpoint)?;
+    let default = Paths::new(&args.data.data_dir)?.store();
+    let store = tokio::select! {
+        opened = endpoint.open(&args.datastore, default.clone(), Options::default()) => opened?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    let config = config(&args, endpoint.directory(default));
+    let service = Service::new(Arc::clone(&store), config).await.context("cannot read the datastore")?;
     let stop = CancellationToken::new();
     let compacting = tokio::spawn(compaction::run(Arc::clone(&store), auto_compaction, stop.clone()));
     println!("Datastore ready  {}", args.listen_client_urls.join(" "));
@@ -56,15 +62,7 @@ pub async fn run(args: DatastoreArgs) -> anyhow::Result<()> {
     closed
 }
 
-async fn open(args: &DatastoreArgs) -> anyhow::Result<Arc<dyn Store>> {
-    if args.datastore_endpoint == "memory" {
-        return Ok(Arc::new(MemoryStore::default()));
-    }
-    let paths = Paths::new(&args.data.data_dir)?;
-    Ok(Arc::new(SqliteStore::open(paths.store(), Options::default()).context("cannot open the datastore")?))
-}
-
-fn config(args: &DatastoreArgs) -> anyhow::Result<Config> {
+fn config(args: &DatastoreArgs, directory: Option<PathBuf>) -> Config {
     let advertised = if args.advertise_client_urls.is_empty() {
         args.listen_client_urls.clone()
     } else {
@@ -81,11 +79,11 @@ fn config(args: &DatastoreArgs) -> anyhow::Result<Config> {
         keepalive_timeout: args.grpc_keepalive_timeout,
         ..Config::default()
     };
-    if args.datastore_endpoint == "sqlite" {
+    if let Some(directory) = directory {
         // Room for the data is there.
-        config.temporary_files = Paths::new(&args.data.data_dir)?.store();
+        config.temporary_files = directory;
     }
-    Ok(config)
+    config
 }
 
 fn tls_config(args: &DatastoreArgs) -> anyhow::Result<Option<Arc<rustls::ServerConfig>>> {

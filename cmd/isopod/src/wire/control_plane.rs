@@ -3,19 +3,20 @@
 use super::Settings;
 use anyhow::{Context, bail};
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use isopod_api::UserInfo;
 use isopod_apiserver::{Access, ApiServer, ClientCertificate, Config};
 use isopod_auth::token;
 use isopod_base::clock::Clock;
 use isopod_base::supervisor::Supervisor;
+use isopod_client::election::{Election, Timing};
 use isopod_client::views::Node;
 use isopod_client::{Change, Informers, ListScope};
 use isopod_pki::ServerPki;
-use isopod_store::memory::MemoryStore;
-use isopod_store::sqlite::SqliteStore;
 use isopod_store::{Options, Store};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 /// Keys that wear out an SD card when they are written to it: Events, and the nodes' heartbeats.
 const EPHEMERAL: [&str; 2] = ["/registry/events/", "/registry/leases/kube-node-lease/"];
@@ -36,6 +37,7 @@ impl ControlPlane {
         let mut config = Config::new(store.clone(), isopod_kinds::table::builtin(), access.authorizer());
         let args = &settings.args;
         config.access = Some(access);
+        config.shared_store = settings.datastore.is_shared();
         config.authenticators = vec![Arc::new(ClientCertificate)];
         config.tokens = Some(Arc::new(tokens(settings, pki)?));
         config.service_cidr.clone_from(&args.service_cidr);
@@ -70,7 +72,13 @@ impl ControlPlane {
         }
         if !settings.args.disable_scheduler {
             let (client, time, stop) = (self.client(isopod_scheduler::USER), clock.clone(), parts.token());
-            parts.keep("scheduler", move || isopod_scheduler::run(client.clone(), time.clone(), stop.clone()));
+            let election = elect(settings, &client, clock, "kube-scheduler");
+            parts.keep("scheduler", move || {
+                let (client, time) = (client.clone(), time.clone());
+                in_turn(election.clone(), stop.clone(), move |stop| {
+                    isopod_scheduler::run(client.clone(), time.clone(), stop).boxed()
+                })
+            });
         }
     }
 
@@ -82,10 +90,14 @@ impl ControlPlane {
             ..Default::default()
         };
         let (api, time, stop) = (self.api.clone(), clock.clone(), parts.token());
+        let election = elect(settings, &self.client(isopod_controllers::MANAGER), clock, "kube-controller-manager");
         parts.keep("controllers", move || {
-            let api = api.clone();
-            let factory = move |user: &str| isopod_client::in_process(api.service(), identity(user));
-            isopod_controllers::run(factory, options.clone(), time.clone(), stop.clone()).boxed()
+            let (api, options, time) = (api.clone(), options.clone(), time.clone());
+            in_turn(election.clone(), stop.clone(), move |stop| {
+                let api = api.clone();
+                let factory = move |user: &str| isopod_client::in_process(api.service(), identity(user));
+                isopod_controllers::run(factory, options.clone(), time.clone(), stop).boxed()
+            })
         });
     }
 
@@ -117,6 +129,23 @@ impl ControlPlane {
     }
 }
 
+/// A candidate for upstream's lease; `None` where no other server can be: a single one writes nothing while nothing happens.
+fn elect(settings: &Settings, client: &kube::Client, clock: &Clock, lease: &str) -> Option<Election> {
+    let candidate = || Election::new(client.clone(), clock.clone(), lease, &settings.node_name, Timing::default());
+    settings.datastore.is_shared().then(candidate)
+}
+
+/// Runs the work, while it leads if there is an election, until `stop`.
+async fn in_turn<F>(election: Option<Election>, stop: CancellationToken, work: F)
+where
+    F: Fn(CancellationToken) -> BoxFuture<'static, ()>,
+{
+    match election {
+        Some(election) => election.lead(stop, work).await,
+        None => work(stop).await,
+    }
+}
+
 /// The user that a name stands for, with the groups that such names have.
 fn identity(user: &str) -> UserInfo {
     match user.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
@@ -129,16 +158,10 @@ fn identity(user: &str) -> UserInfo {
     }
 }
 
-pub fn open_store(settings: &Settings, clock: Clock) -> anyhow::Result<Arc<dyn Store>> {
+pub async fn open_store(settings: &Settings, clock: Clock) -> anyhow::Result<Arc<dyn Store>> {
     let ephemeral = EPHEMERAL.iter().map(|p| p.as_bytes().into()).collect();
     let options = Options { ephemeral, clock, ..Default::default() };
-    if settings.args.datastore_endpoint == "memory" {
-        return Ok(Arc::new(MemoryStore::new(options)));
-    }
-    let dir = settings.paths.store();
-    let store =
-        SqliteStore::open(&dir, options).with_context(|| format!("cannot open the datastore in {}", dir.display()))?;
-    Ok(Arc::new(store))
+    settings.datastore.open(&settings.args.datastore, settings.paths.store(), options).await
 }
 
 fn tokens(settings: &Settings, pki: &ServerPki) -> anyhow::Result<token::Tokens> {

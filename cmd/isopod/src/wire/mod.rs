@@ -5,6 +5,7 @@ mod node;
 
 use crate::args::ServerArgs;
 use crate::claim::{self, Lock};
+use crate::endpoint::Endpoint;
 use crate::paths::Paths;
 use crate::probe;
 use anyhow::Context;
@@ -24,6 +25,7 @@ use tokio::net::TcpListener;
 /// What was decided before anything was started.
 pub struct Settings {
     pub args: ServerArgs,
+    pub datastore: Endpoint,
     pub paths: Paths,
     pub node_name: String,
     pub node_ip: IpAddr,
@@ -71,7 +73,7 @@ pub async fn claim(settings: &Settings) -> anyhow::Result<Claimed> {
     // Beside the rest, which does not wait for the kernel.
     let probing = (!settings.args.disable_agent)
         .then(|| tokio::task::spawn_blocking(move || probe::require(probe::NODE, &place)));
-    let store = control_plane::open_store(settings, clock.clone())?;
+    let store = control_plane::open_store(settings, clock.clone()).await?;
     let places = async {
         let claimed = claim_places(settings).await?;
         if let Some(probing) = probing {

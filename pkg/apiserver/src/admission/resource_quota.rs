@@ -93,8 +93,7 @@ pub async fn charge_quotas(
 
 /// The quotas of a namespace as they are now.
 async fn quotas(server: &ApiServer, kind: &Arc<Kind>, namespace: &str) -> Result<Vec<Value>, Status> {
-    let cache = server.hub.cache(kind).await?;
-    server.hub.fresh().await?;
+    let (cache, _) = server.hub.fresh_cache(kind).await?;
     let prefix = format!("{namespace}/");
     let snapshot = cache.snapshot();
     let all = snapshot.entries.range(Arc::<str>::from(prefix.as_str())..);

@@ -1,5 +1,6 @@
-//! The `default/kubernetes` service and its endpoints: how pods reach the API server.
+//! The `default/kubernetes` service and its endpoints: how pods reach the API servers.
 
+use super::peers;
 use crate::ApiServer;
 use crate::candidate::update::Edit;
 use crate::pipeline;
@@ -10,33 +11,47 @@ use serde_json::{Value, json};
 pub async fn reconcile(server: &ApiServer) -> Result<(), Status> {
     let config = &server.config;
     let first = server.service_cidr.nth(0).ok_or_else(|| Status::internal("the service CIDR is too small"))?;
-    let address = config.advertise_address;
-    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
-    let meta = |labels: Value| json!({"name": "kubernetes", "namespace": "default", "labels": labels});
     let service = json!({
         "apiVersion": "v1", "kind": "Service",
-        "metadata": meta(json!({"component": "apiserver", "provider": "kubernetes"})),
+        "metadata": metadata(json!({"component": "apiserver", "provider": "kubernetes"})),
         "spec": {"clusterIP": first.to_string(), "type": "ClusterIP", "sessionAffinity": "None",
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": config.port}]},
     });
+    ensure(server, service, &["spec"]).await?;
+    let address = config.advertise_address;
+    if address.is_loopback() {
+        tracing::warn!(%address, "pods cannot reach the API server: it is advertised at a loopback address");
+    }
+    publish(server).await
+}
+
+fn metadata(labels: Value) -> Value {
+    json!({"name": "kubernetes", "namespace": "default", "labels": labels})
+}
+
+/// Creates or corrects the Endpoints and the EndpointSlice: every API server that lives. No endpoint is a loopback address.
+pub async fn publish(server: &ApiServer) -> Result<(), Status> {
+    let config = &server.config;
+    let address = config.advertise_address;
+    if address.is_loopback() {
+        return Ok(());
+    }
+    let all = peers::addresses(server).await?;
+    let addresses: Vec<Value> = all.iter().map(|ip| json!({"ip": ip})).collect();
+    let ready: Vec<Value> = all.iter().map(|ip| json!({"addresses": [ip], "conditions": {"ready": true}})).collect();
     let endpoints = json!({
         "apiVersion": "v1", "kind": "Endpoints",
-        "metadata": meta(json!({"endpointslice.kubernetes.io/skip-mirror": "true"})),
-        "subsets": [{"addresses": [{"ip": address.to_string()}],
+        "metadata": metadata(json!({"endpointslice.kubernetes.io/skip-mirror": "true"})),
+        "subsets": [{"addresses": addresses,
             "ports": [{"name": "https", "port": config.port, "protocol": "TCP"}]}],
     });
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-        "metadata": meta(json!({"kubernetes.io/service-name": "kubernetes"})),
-        "addressType": family,
-        "endpoints": [{"addresses": [address.to_string()], "conditions": {"ready": true}}],
+        "metadata": metadata(json!({"kubernetes.io/service-name": "kubernetes"})),
+        "addressType": if address.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": ready,
         "ports": [{"name": "https", "port": config.port, "protocol": "TCP"}],
     });
-    ensure(server, service, &["spec"]).await?;
-    if address.is_loopback() {
-        tracing::warn!(%address, "pods cannot reach the API server: it is advertised at a loopback address");
-        return Ok(());
-    }
     for (object, fields) in [(endpoints, &["subsets"][..]), (slice, &["endpoints", "ports"])] {
         ensure(server, object, fields).await?;
     }

@@ -3,6 +3,7 @@
 
 pub mod cidr;
 pub mod kubernetes_service;
+pub mod peers;
 pub mod service;
 
 use crate::ApiServer;

@@ -6,6 +6,8 @@
 //!   taken its events in and handed them to its watchers.
 //! - Fresh reads: [`Hub::fresh`] returns when everything that was committed before the call is in the caches.
 //! - All events of one transaction enter a cache at once.
+//! - A cache that may have missed something is dropped, and so is whoever read from it: [`Hub::fresh_cache`] never gives out
+//!   one that was dropped before its content was known to be fresh.
 
 pub mod entry;
 pub mod resource;
@@ -22,6 +24,12 @@ use std::ops::Bound;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
+
+/// How long a read waits for the caches to get to where the store is.
+const BEHIND: Duration = Duration::from_secs(10);
+/// When to try again to watch a store that is away: this, then twice as long each time, up to the other.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Feeds every cache from one watch.
 pub struct Hub {
@@ -42,12 +50,28 @@ pub fn store_status(e: StoreError) -> Status {
     match e {
         StoreError::Compacted { .. } => Status::expired("The resourceVersion for the provided list is too old."),
         StoreError::FutureRevision { requested, newest } => too_large(requested, newest),
-        other @ StoreError::Unavailable { .. } => Status::service_unavailable(Chain(&other).to_string()),
-        StoreError::Closed => Status::service_unavailable("the datastore is shutting down"),
+        other @ StoreError::Unavailable { .. } => away(Chain(&other)),
+        StoreError::Closed => away("the datastore is shutting down"),
         e => {
             tracing::error!(error = %Chain(&e), "the datastore failed");
             Status::internal(Chain(&e))
         }
+    }
+}
+
+/// 503: nothing was done, and soon it may be.
+pub fn away(why: impl std::fmt::Display) -> Status {
+    let mut status = Status::service_unavailable(why.to_string());
+    status.details.get_or_insert_default().retry_after_seconds = 1;
+    status
+}
+
+/// As [`store_status`], of a write. Nobody knows whether one without an answer was made, and clients repeat by themselves what
+/// comes with a time to retry after: so there is none.
+pub fn write_status(e: StoreError) -> Status {
+    match e {
+        unknown @ StoreError::Unavailable { .. } => Status::timeout(Chain(&unknown), 0),
+        e => store_status(e),
     }
 }
 
@@ -84,9 +108,28 @@ impl Hub {
 
     /// Waits until all that is committed now is in the caches, and returns that revision.
     pub async fn fresh(&self) -> Result<Revision, Status> {
+        let seen = self.revision();
         let (newest, _) = self.store.revisions().await.map_err(store_status)?;
-        self.wait(newest).await;
-        Ok(newest)
+        if newest < seen {
+            // It was replaced by an older one: the caches begin anew as soon as their watch notices.
+            return Err(away("the datastore is behind what was read from it before"));
+        }
+        match tokio::time::timeout(BEHIND, self.wait(newest)).await {
+            Ok(()) => Ok(newest),
+            Err(_) => Err(away("the caches do not get to where the datastore is")),
+        }
+    }
+
+    /// The cache of a stored kind with everything in it that is committed now, and that revision.
+    pub async fn fresh_cache(&self, kind: &Arc<Kind>) -> Result<(Arc<Cache>, Revision), Status> {
+        loop {
+            let cache = self.cache(kind).await?;
+            let revision = self.fresh().await?;
+            // One that was dropped meanwhile has not got the events that were waited for.
+            if !cache.is_expired() {
+                return Ok((cache, revision));
+            }
+        }
     }
 
     /// Waits for a revision that is committed.
@@ -205,7 +248,8 @@ async fn run(hub: Weak<Hub>, mut watch: Watch) {
                 if let Some(Err(e)) = &ended {
                     tracing::warn!(error = %Chain(e), "the watch of the datastore ended; starting it again");
                 }
-                match reopen(&hub).await {
+                let gone = matches!(ended, Some(Err(StoreError::Compacted { .. } | StoreError::FutureRevision { .. })));
+                match reopen(&hub, gone).await {
                     Some(new) => watch = new,
                     None => return,
                 }
@@ -214,28 +258,35 @@ async fn run(hub: Weak<Hub>, mut watch: Watch) {
     }
 }
 
-/// Starts the hub's watch again where it ended, or, when the history is gone, at the newest revision with empty caches.
-async fn reopen(hub: &Hub) -> Option<Watch> {
+/// Starts the hub's watch again where it ended, or, when that history is gone, at the newest revision with empty caches. Tries
+/// until the store is closed.
+async fn reopen(hub: &Hub, mut gone: bool) -> Option<Watch> {
+    let mut pause = FIRST_PAUSE;
     loop {
-        let watch = match open(&*hub.store, hub.revision()).await {
-            Err(StoreError::Compacted { .. } | StoreError::FutureRevision { .. }) => {
-                let (newest, _) = hub.store.revisions().await.ok()?;
-                hub.reset();
-                hub.revision.send_replace(newest);
-                open(&*hub.store, newest).await
-            }
-            other => other,
-        };
-        match watch {
+        match again(hub, gone).await {
             Ok(watch) => {
                 *hub.request_progress.write() = watch.request_progress.clone();
                 return Some(watch);
             }
             Err(StoreError::Closed) => return None,
+            Err(StoreError::Compacted { .. } | StoreError::FutureRevision { .. }) if !gone => gone = true,
             Err(e) => {
-                tracing::error!(error = %Chain(&e), "cannot watch the datastore; trying again");
-                tokio::time::sleep(Duration::from_millis(500)).await;
+                if pause == FIRST_PAUSE {
+                    tracing::error!(error = %Chain(&e), "cannot watch the datastore; trying until it answers");
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
     }
+}
+
+async fn again(hub: &Hub, gone: bool) -> Result<Watch, StoreError> {
+    let (newest, _) = hub.store.revisions().await?;
+    // A datastore that was restored from a backup, or has lost its last commits, is behind what was seen.
+    if gone || newest < hub.revision() {
+        hub.reset();
+        hub.revision.send_replace(newest);
+    }
+    open(&*hub.store, hub.revision()).await
 }

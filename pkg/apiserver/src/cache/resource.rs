@@ -202,6 +202,11 @@ impl Cache {
         content.watchers.clear();
     }
 
+    /// It may have missed something, now or later.
+    pub fn is_expired(&self) -> bool {
+        self.content.lock().expired
+    }
+
     pub fn get(&self, key: &str) -> Option<Arc<Entry>> {
         self.content.lock().entries.get(key).cloned()
     }

@@ -67,8 +67,7 @@ async fn clean(
 /// Deletes every object and waits until the last one is gone, whoever holds it.
 async fn delete_all(server: &ApiServer, kind: &Arc<Kind>) -> Result<(), Status> {
     loop {
-        let cache = server.hub.cache(kind).await?;
-        server.hub.fresh().await?;
+        let (cache, _) = server.hub.fresh_cache(kind).await?;
         let (mut changes, snapshot) = cache.subscribe_with_snapshot(Filter::default());
         if snapshot.entries.is_empty() {
             return Ok(());

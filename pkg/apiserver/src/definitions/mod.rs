@@ -60,8 +60,7 @@ pub async fn start(server: &Arc<ApiServer>) -> Result<(), Status> {
 /// Everything that is committed now is served when this returns.
 pub async fn fresh(server: &ApiServer) -> Result<(), Status> {
     let Some(kind) = definition_kind(server) else { return Ok(()) };
-    let cache = server.hub.cache(&kind).await?;
-    server.hub.fresh().await?;
+    let (cache, _) = server.hub.fresh_cache(&kind).await?;
     take_in(server, &kind, &cache.snapshot().entries);
     Ok(())
 }
@@ -135,7 +134,14 @@ async fn follow(weak: Weak<ApiServer>) {
         let Some(server) = weak.upgrade() else { return };
         let stop = server.stop.clone();
         let Some(kind) = definition_kind(&server) else { return };
-        let Ok(cache) = server.hub.cache(&kind).await else { return };
+        let Ok(cache) = server.hub.cache(&kind).await else {
+            // The store is away.
+            drop(server);
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN) => continue,
+                () = stop.cancelled() => return,
+            }
+        };
         let (mut changes, snapshot) = cache.subscribe_with_snapshot(Filter::default());
         take_in(&server, &kind, &snapshot.entries);
         let mut behind = act(&server, &kind).await;

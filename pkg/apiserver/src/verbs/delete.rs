@@ -48,8 +48,7 @@ pub async fn delete_collection(server: &ApiServer, call: &Call, body: Body) -> R
         call.kind.hooks.delete_warnings(options.propagation.is_some() || options.orphan_dependents.is_some());
     call.intent(&WriteOptions::default()).warn(warnings);
     let stored_kind = call.stored_kind(server);
-    let cache = server.hub.cache(&stored_kind).await?;
-    let revision = server.hub.fresh().await?;
+    let (cache, revision) = server.hub.fresh_cache(&stored_kind).await?;
     let snapshot = cache.snapshot();
     let entries: Vec<_> = snapshot.entries.values().filter(|e| filter.matches(&stored_kind, e)).cloned().collect();
     for entry in &entries {

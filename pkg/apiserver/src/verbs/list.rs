@@ -35,7 +35,13 @@ pub async fn read(
     filter: &Filter,
     options: &ListOptions,
 ) -> Result<List, Status> {
-    let cache = server.hub.cache(kind).await?;
+    let newest = options.continue_token.is_empty() && options.resource_version.is_none();
+    // Looked at before the content: what comes in between must not count as seen.
+    let at_hand = server.hub.revision();
+    let (cache, revision) = match newest {
+        true => server.hub.fresh_cache(kind).await?,
+        false => (server.hub.cache(kind).await?, at_hand),
+    };
     let page = Page { cache: &cache, kind, filter, limit: options.limit };
     if !options.continue_token.is_empty() {
         if options.resource_version.is_some_and(|v| v != 0) {
@@ -44,8 +50,8 @@ pub async fn read(
         let token = Continue::decode(&options.continue_token)?;
         // A negative revision means: the rest of the list, as it is now.
         if token.revision < 0 {
-            let revision = server.hub.fresh().await?;
-            return Ok(page.of_snapshot(&cache.snapshot(), revision, &token.start));
+            let (cache, revision) = server.hub.fresh_cache(kind).await?;
+            return Ok(Page { cache: &cache, ..page }.of_snapshot(&cache.snapshot(), revision, &token.start));
         }
         return page.at(server, token.revision, &token.start).await.map_err(|e| match e.code {
             410 => outdated(token),
@@ -53,21 +59,17 @@ pub async fn read(
         });
     }
     match (options.resource_version, options.version_match) {
-        (None, _) => {
-            let revision = server.hub.fresh().await?;
-            Ok(page.of_snapshot(&cache.snapshot(), revision, ""))
-        }
+        (None, _) => Ok(page.of_snapshot(&cache.snapshot(), revision, "")),
         // What is at hand is sent whole: from its cache, which has no Events, upstream has never kept a limit.
-        (Some(0), _) if kind.storage.gvk.kind == "Event" => {
-            Ok(page.of_snapshot(&cache.snapshot(), server.hub.revision(), ""))
-        }
-        (Some(0), _) => Ok(Page { limit: 0, ..page }.of_snapshot(&cache.snapshot(), server.hub.revision(), "")),
+        (Some(0), _) if kind.storage.gvk.kind == "Event" => Ok(page.of_snapshot(&cache.snapshot(), revision, "")),
+        (Some(0), _) => Ok(Page { limit: 0, ..page }.of_snapshot(&cache.snapshot(), revision, "")),
         (Some(revision), Some(Match::Exact)) => page.at(server, revision, "").await,
         // Without a match, a limit has always meant the exact revision.
         (Some(revision), None) if options.limit > 0 => page.at(server, revision, "").await,
         (Some(revision), _) => {
             server.hub.wait_for_client(revision).await?;
-            Ok(page.of_snapshot(&cache.snapshot(), server.hub.revision(), ""))
+            let (cache, revision) = server.hub.fresh_cache(kind).await?;
+            Ok(Page { cache: &cache, ..page }.of_snapshot(&cache.snapshot(), revision, ""))
         }
     }
 }
@@ -132,11 +134,11 @@ impl Page<'_> {
 
     /// At exactly this revision.
     async fn at(&self, server: &ApiServer, revision: Revision, start: &str) -> Result<List, Status> {
-        let newest = server.hub.fresh().await?;
+        let (cache, newest) = server.hub.fresh_cache(&self.cache.kind).await?;
         if revision > newest {
             return Err(too_large(revision, newest));
         }
-        let snapshot = self.cache.snapshot();
+        let snapshot = cache.snapshot();
         // Nothing has changed since: the content is that of the revision.
         if snapshot.revision <= revision {
             return Ok(self.of_entries(&snapshot, revision, start));

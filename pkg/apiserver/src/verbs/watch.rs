@@ -5,6 +5,7 @@
 
 use super::Call;
 use crate::ApiServer;
+use crate::cache::away;
 use crate::cache::entry::{Entry, Filter};
 use crate::cache::resource::{Cache, Change};
 use crate::cache::watcher::{Delivery, EventType, History};
@@ -52,7 +53,11 @@ pub async fn watch(server: &Arc<ApiServer>, mut call: Call) -> Result<Response, 
     let options = ListOptions::parse(&call.query, true)?;
     let filter = call.filter()?;
     let kind = call.stored_kind(server);
-    let cache = server.hub.cache(&kind).await?;
+    // Nothing said means the newest; 0 means what is there.
+    let cache = match options.resource_version {
+        None => server.hub.fresh_cache(&kind).await?.0,
+        Some(_) => server.hub.cache(&kind).await?,
+    };
     let mut encoder = Encoder { kind: call.kind.clone(), form: form.clone(), headers_sent: false, now: call.now };
     let socket = match transport(&call.parts.headers) {
         Some(Transport::WebSocket) => Some(accept(&mut call, &form)),
@@ -61,11 +66,11 @@ pub async fn watch(server: &Arc<ApiServer>, mut call: Call) -> Result<Response, 
     let started = start(server, &cache, &filter, &options).await;
     let mut stream = match (started, &socket) {
         (Ok(started), _) => Stream::new(server, cache, filter, &options, started, encoder),
-        (Err(status), None) => {
+        (Err(status), None) if status.code != 503 => {
             let frame = encoder.error(&status);
             return Ok(response(&form, Body::from(frame)));
         }
-        (Err(status), Some(_)) => return Err(status),
+        (Err(status), _) => return Err(status),
     };
     stream.single = socket.is_some();
     let stream = futures::stream::unfold(stream, |mut s| async move {
@@ -131,22 +136,24 @@ async fn start(
         (Some(initial), _) => initial,
         (None, v) => v.unwrap_or(0) == 0,
     };
-    // As with lists: nothing said means the newest, 0 means what is there, a number means at least that. What follows a
-    // revision that is still to come is waited for by the watch itself.
-    match version {
-        None => drop(server.hub.fresh().await?),
-        Some(v) if v > 0 && from_state => server.hub.wait_for_client(v).await?,
-        Some(_) => {}
+    // A number means at least that. What follows a revision that is still to come is waited for by the watch itself.
+    if let Some(v) = version.filter(|v| *v > 0 && from_state) {
+        server.hub.wait_for_client(v).await?;
     }
     if from_state {
+        // Looked at before the content: what comes in between is an event.
+        let reached = server.hub.revision();
         let (receiver, snapshot) = cache.subscribe_with_snapshot(filter.clone());
+        if cache.is_expired() {
+            return Err(away("the caches begin anew"));
+        }
         let prefix = filter.key_prefix(&cache.kind);
         let under = snapshot
             .entries
             .range(Arc::<str>::from(prefix.as_str())..)
             .take_while(|(k, _)| k.starts_with(prefix.as_str()));
         let initial = under.map(|(_, e)| e).filter(|e| filter.matches(&cache.kind, e)).cloned().collect();
-        let revision = snapshot.revision.max(if version == Some(0) { 0 } else { server.hub.revision() });
+        let revision = snapshot.revision.max(if version == Some(0) { 0 } else { reached });
         let wants_end = options.send_initial_events == Some(true) && options.bookmarks;
         let initial_end = wants_end.then_some(revision);
         return Ok(Started { receiver, initial, missed: VecDeque::new(), initial_end, revision });
@@ -252,7 +259,11 @@ impl Stream {
         match self.started.receiver.try_recv() {
             Ok((ty, change)) => return Some(self.encoder.change(ty, &change)),
             // Ended for being too slow, or the cache starts anew: the client comes again from where it was.
-            Err(mpsc::error::TryRecvError::Disconnected) => self.ended = true,
+            // It may have missed something: there is no revision that it has certainly reached.
+            Err(mpsc::error::TryRecvError::Disconnected) => {
+                self.ended = true;
+                return None;
+            }
             Err(mpsc::error::TryRecvError::Empty) => {}
         }
         // Everything up to the bookmark's revision was queued before the revision was read.

@@ -10,6 +10,7 @@ mod api;
 mod client;
 mod ours;
 mod referee;
+mod remote;
 #[path = "../../../store/tests/conformance/suite.rs"]
 mod suite;
 mod target;
