@@ -3,18 +3,21 @@
 //! Invariants: nothing of a running server is touched or waited for; a backup appears under its name only when it is whole and
 //! on the disk; it is readable by its owner only, as the keys in it are.
 
-use crate::args::BackupArgs;
+use crate::args::{BackupArgs, Datastore};
+use crate::endpoint::Endpoint;
 use crate::paths::Paths;
 use crate::replace::file_time;
 use anyhow::{Context, bail};
 use indicatif::DecimalBytes;
 use isopod_store::archive::{self, ArchivedFile, Content, Header};
 use isopod_store::sqlite;
+use isopod_store::{Options, Store};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
 const PREFIX: &str = "isopod-backup-";
@@ -22,28 +25,49 @@ const SUFFIX: &str = ".isopod";
 
 pub async fn run(args: BackupArgs) -> anyhow::Result<()> {
     let paths = Paths::new(&args.data.data_dir)?;
-    if !sqlite::exists(&paths.store()) {
-        bail!(
-            "there is no datastore in {}; say with --data-dir where the server has its data",
-            paths.store().display()
-        );
+    let (content, store) = content(&args.datastore, &paths).await?;
+    let lacks_memory = content.reserved > 0;
+    let backup = Backup { keys: keys(&paths)?, source: source(&paths, store.is_some()), content };
+    let written = write(args.output, backup, lacks_memory).await;
+    if let Some(store) = store {
+        store.close().await.context("cannot close the datastore")?;
     }
-    let backup = Backup { keys: keys(&paths)?, source: source(&paths), content: sqlite::content(&paths.store())? };
-    let lacks_memory = backup.content.reserved > 0;
-    if args.output.as_deref() == Some(Path::new("-")) {
-        let header = to_stdout(backup).await?;
-        eprintln!("{}", described(&header, "standard output", lacks_memory));
-        return Ok(());
-    }
-    let target = target(args.output)?;
-    let (header, size) = to_file(&target, backup).await?;
-    println!("{}", described(&header, &format!("{}, {}", target.display(), DecimalBytes(size)), lacks_memory));
-    if let Some(keep) = args.keep {
+    if let (Some(target), Some(keep)) = (written?, args.keep) {
         for gone in prune(target.parent().unwrap_or(Path::new("/")), keep as usize)? {
             println!("Removed {}", gone.display());
         }
     }
     Ok(())
+}
+
+/// What the datastore holds now. SQLite's is read beside whoever has it open; a shared one is opened as a server would, and
+/// returned.
+async fn content(args: &Datastore, paths: &Paths) -> anyhow::Result<(Content, Option<Arc<dyn Store>>)> {
+    let endpoint = Endpoint::parse(&args.datastore_endpoint)?;
+    if let Some(dir) = endpoint.directory(paths.store()) {
+        if !sqlite::exists(&dir) {
+            bail!("there is no datastore in {}; say with --data-dir where the server has its data", dir.display());
+        }
+        return Ok((sqlite::content(&dir)?, None));
+    }
+    if !endpoint.is_shared() {
+        bail!("what a server keeps in its memory alone cannot be backed up from outside");
+    }
+    let store = endpoint.open(args, paths.store(), Options::default()).await?;
+    Ok((Content::of(&*store).await?, Some(store)))
+}
+
+/// Says what was written, and returns where if it is a file.
+async fn write(output: Option<PathBuf>, backup: Backup, lacks_memory: bool) -> anyhow::Result<Option<PathBuf>> {
+    if output.as_deref() == Some(Path::new("-")) {
+        let header = to_stdout(backup).await?;
+        eprintln!("{}", described(&header, "standard output", lacks_memory));
+        return Ok(None);
+    }
+    let target = target(output)?;
+    let (header, size) = to_file(&target, backup).await?;
+    println!("{}", described(&header, &format!("{}, {}", target.display(), DecimalBytes(size)), lacks_memory));
+    Ok(Some(target))
 }
 
 /// What goes into the file.
@@ -72,9 +96,11 @@ fn described(header: &Header, place: &str, lacks_memory: bool) -> String {
     text
 }
 
-fn source(paths: &Paths) -> String {
+/// In words, and without the endpoint: it may have a password in it.
+fn source(paths: &Paths, shared: bool) -> String {
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    format!("sqlite in {} on {}", paths.data.display(), host.trim())
+    let datastore = if shared { "a shared datastore and the keys" } else { "the datastore" };
+    format!("{datastore} in {} on {}", paths.data.display(), host.trim())
 }
 
 /// The keys that are there: a datastore without a server has none.

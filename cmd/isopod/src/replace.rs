@@ -77,7 +77,7 @@ impl Place {
     }
 
     fn put(&self, server: &Path, incoming: &Path, keys: bool) -> anyhow::Result<Option<PathBuf>> {
-        let aside = server.join(format!("replaced-{}", file_time()));
+        let aside = free_name(server);
         let mut moved = None;
         // The keys first: a server that starts in between makes none of its own.
         let tls = keys.then(|| (incoming.join("tls"), self.paths.tls()));
@@ -95,6 +95,14 @@ impl Place {
         File::open(server)?.sync_all()?;
         Ok(moved)
     }
+}
+
+/// Where what is replaced goes. Two replacements may fall into one second.
+fn free_name(server: &Path) -> PathBuf {
+    let first = server.join(format!("replaced-{}", file_time()));
+    let others = (2..).map(|n| PathBuf::from(format!("{}-{n}", first.display())));
+    let mut names = std::iter::once(first.clone()).chain(others);
+    names.find(|p| !p.exists()).unwrap_or(first)
 }
 
 /// Now, in UTC, as it stands in names of files.
@@ -165,6 +173,8 @@ mod tests {
         assert_eq!(fs::read_to_string(&service_key).unwrap(), "two");
         assert_eq!(fs::read_to_string(aside.join("tls/service.key")).unwrap(), "one");
         assert!(aside.join("db/state.db").exists() && sqlite::exists(&paths.store()));
+        let again = place.fill(empty_content(), &[]).unwrap().unwrap();
+        assert!(again != aside && again.join("db/state.db").exists(), "also within the same second");
         drop(place);
         fs::remove_dir_all(dir).unwrap();
     }

@@ -208,6 +208,7 @@ async fn a_damaged_archive_makes_no_store() {
     let e = seeded(dir.path(), content).await.unwrap_err();
     let text = isopod_base::errors::Chain(&e).to_string();
     assert!(text.starts_with("cannot read the backup: the backup's block ") && text.contains("damaged"), "{text}");
+    assert!(!sqlite::exists(dir.path()), "there is none of a part");
     // What was begun is not taken for a database; where there is one, none is made.
     seeded(dir.path(), Content::of(&store).await.unwrap()).await.unwrap();
     let e = seeded(dir.path(), Content::of(&store).await.unwrap()).await.unwrap_err();
