@@ -170,7 +170,7 @@ impl Generator {
             30..52 => ("KV/Range", self.range()),
             52..62 => ("KV/DeleteRange", self.delete()),
             62..84 => ("KV/Txn", self.txn(DEPTH)),
-            84..86 => ("KV/Compact", json!({ "revision": self.some_revision(), "physical": true })),
+            84..86 => ("KV/Compact", json!({ "revision": self.some_revision().max(1), "physical": true })),
             86..89 => ("Lease/LeaseGrant", json!({ "ID": self.rng.random_range(1..5), "TTL": 10_000 })),
             89 => ("Lease/LeaseRevoke", json!({ "ID": self.lease() })),
             90..92 => ("Lease/LeaseTimeToLive", json!({ "ID": self.lease(), "keys": self.chance(70) })),
