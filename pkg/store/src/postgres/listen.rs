@@ -3,6 +3,7 @@
 use super::connect::{Attempts, CONNECT, STATEMENT, Server, in_time};
 use super::writer::{Asked, Progress, Request};
 use crate::Revision;
+use isopod_base::errors::Chain;
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Executor, Row};
 use std::sync::atomic::Ordering;
@@ -33,26 +34,38 @@ impl Waker {
 
 /// Runs until the store is closed or dropped.
 pub(crate) async fn run(server: Arc<Server>, waker: Waker) {
-    let mut attempts = Attempts::since(Instant::now());
+    let mut state = State { attempts: Attempts::since(Instant::now()), away: false };
     while waker.wake() {
-        match hear(&server, &waker, &mut attempts).await {
+        match hear(&server, &waker, &mut state).await {
             Ok(()) => return,
             Err(e) => {
-                tracing::debug!(error = %e, "the connection that hears of other servers' writes is lost");
-                tokio::time::sleep(attempts.endless_pause()).await;
+                if !std::mem::replace(&mut state.away, true) {
+                    tracing::warn!(error = %Chain(&e), "Postgres at {} is away: it is tried again until it is back", server.name);
+                }
+                tokio::time::sleep(state.attempts.endless_pause()).await;
             }
         }
     }
 }
 
+struct State {
+    attempts: Attempts,
+    /// It has been said that nobody answers.
+    away: bool,
+}
+
 /// Ends when the connection does, or, without an error, with the store.
-async fn hear(server: &Server, waker: &Waker, attempts: &mut Attempts) -> sqlx::Result<()> {
-    let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT).idle_timeout(None).max_lifetime(None);
-    let pool = pool.connect_lazy_with(server.options());
+async fn hear(server: &Server, waker: &Waker, state: &mut State) -> sqlx::Result<()> {
+    let pool = PgPoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);
+    // Whether it takes long is said here, if at all.
+    let pool = pool.acquire_timeout(CONNECT).acquire_slow_threshold(CONNECT * 2).connect_lazy_with(server.options());
     let mut listener = in_time(CONNECT, PgListener::connect_with(&pool)).await?;
     listener.eager_reconnect(false);
     in_time(STATEMENT, listener.listen(&server.schema)).await?;
-    *attempts = Attempts::since(Instant::now());
+    state.attempts = Attempts::since(Instant::now());
+    if std::mem::take(&mut state.away) {
+        tracing::info!("Postgres at {} is back", server.name);
+    }
     // What was committed before it listened.
     if !waker.wake() {
         return Ok(());
