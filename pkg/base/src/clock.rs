@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// Tells the wall time and waits. Clone it freely.
@@ -12,7 +12,7 @@ pub struct Clock(Inner);
 #[derive(Clone)]
 enum Inner {
     System,
-    Steady(Timestamp, std::time::Instant),
+    Steady(Timestamp, Instant),
     Fake(Arc<Mutex<Timestamp>>, watch::Sender<()>),
 }
 
@@ -21,9 +21,13 @@ impl Clock {
         Clock(Inner::System)
     }
 
-    /// The wall time of now, and from there on what really passes: it does not jump when the machine's clock is set.
-    pub fn steady() -> Self {
-        Clock(Inner::Steady(Timestamp::now(), std::time::Instant::now()))
+    /// Begins with what this clock says and goes on evenly, whatever an operator or NTP does to the wall time: for how long
+    /// something may live, and not for what people are shown. A fake clock stays the same one.
+    pub fn steady(&self) -> Self {
+        match &self.0 {
+            Inner::System => Clock(Inner::Steady(Timestamp::now(), Instant::now())),
+            Inner::Steady(..) | Inner::Fake(..) => self.clone(),
+        }
     }
 
     /// A clock that stands until [`Clock::advance`] moves it.
@@ -34,7 +38,7 @@ impl Clock {
     pub fn now(&self) -> Timestamp {
         match &self.0 {
             Inner::System => Timestamp::now(),
-            Inner::Steady(start, began) => *start + began.elapsed(),
+            Inner::Steady(began, at) => *began + at.elapsed(),
             Inner::Fake(t, _) => *t.lock().unwrap_or_else(|e| e.into_inner()),
         }
     }
@@ -74,6 +78,21 @@ impl Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_steady_clock_goes_on() {
+        let clock = Clock::system().steady();
+        let (began, other) = (clock.now(), clock.clone());
+        clock.sleep_until(began + Duration::from_millis(20)).await;
+        assert!(other.now() >= began + Duration::from_millis(20), "a clone is the same clock");
+        let fake = Clock::fake(Timestamp::UNIX_EPOCH);
+        fake.steady().advance(Duration::from_secs(1));
+        assert_eq!(
+            fake.now(),
+            Timestamp::UNIX_EPOCH + Duration::from_secs(1),
+            "a fake clock stays the one that is driven"
+        );
+    }
 
     #[tokio::test]
     async fn a_sleeper_wakes_when_the_fake_clock_passes_its_deadline() {

@@ -44,6 +44,8 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub fn new(options: Options, revision: Revision, compacted: Revision, leases: Leases) -> Arc<Self> {
+        // A lease must not end early because somebody sets the machine's clock.
+        let options = Options { clock: options.clock.steady(), ..options };
         Arc::new(Shared {
             hub: Arc::new(Hub::new(revision, options.watch_buffer)),
             leases: Mutex::new(leases),

@@ -70,7 +70,7 @@ impl PostgresStore {
     pub async fn open(place: PostgresOptions, options: Options) -> Result<Self> {
         let server = Arc::new(Server::new(&place)?);
         // The machine's clock may be set while leases run.
-        let options = Options { clock: Clock::steady(), ..options };
+        let options = Options { clock: Clock::system().steady(), ..options };
         let (sender, requests) = tokio::sync::mpsc::unbounded_channel();
         let sender = Arc::new(sender);
         let progress = Arc::new(Progress { published: watch::Sender::new(0), follows: Default::default() });
