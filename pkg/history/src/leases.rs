@@ -92,14 +92,14 @@ fn may_live_after(leases: &Leases<'_>, lease: LeaseId, revoked: Time) -> bool {
     })
 }
 
-/// A crash may bring an ephemeral lease back that was ended before it, with its keys.
-fn may_come_back(leases: &Leases<'_>, lease: LeaseId) -> bool {
+/// A crash may take an ephemeral lease away, and may bring one back that was ended before it, with its keys.
+fn may_come_and_go(leases: &Leases<'_>, lease: LeaseId) -> bool {
     let ephemeral = |o: &Operation| matches!(o.request, Request::Grant { durable: false, .. });
     leases.after_a_crash && leases.of_lease(lease).any(ephemeral)
 }
 
 fn revoked(leases: &Leases<'_>, log: &Log, operation: &Operation, lease: LeaseId) -> Result<(), Violation> {
-    if may_live_after(leases, lease, operation.invoked) || may_come_back(leases, lease) {
+    if may_live_after(leases, lease, operation.invoked) || may_come_and_go(leases, lease) {
         return Ok(());
     }
     match log.at(log.last).attached(lease).next() {
@@ -133,7 +133,8 @@ fn not_found(leases: &Leases<'_>, operation: &Operation) -> Result<(), Violation
     let ended = |o: &Operation| {
         matches!(o.request, Request::Revoke { .. }) && o.invoked <= operation.returned && o != operation
     };
-    if !leases.of_lease(lease).any(sure) || leases.of_lease(lease).any(ended) {
+    let uncertain = leases.of_lease(lease).any(ended) || may_come_and_go(leases, lease);
+    if uncertain || !leases.of_lease(lease).any(sure) {
         return Ok(());
     }
     match earliest_end(leases, lease, operation.invoked) {
