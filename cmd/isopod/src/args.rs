@@ -305,6 +305,8 @@ pub struct ImportArgs {
 pub struct BackupArgs {
     #[command(flatten)]
     pub data: DataDir,
+    #[command(flatten)]
+    pub datastore: Datastore,
     /// Where to write it: a file, a directory, or - [default: isopod-backup-TIME.isopod in this directory]
     #[arg(long, short = 'o', value_name = "FILE")]
     pub output: Option<PathBuf>,

@@ -45,6 +45,7 @@ use listen::Waker;
 use parking_lot::RwLock;
 use pool::Pool;
 use queries::Moment;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::mpsc::UnboundedSender;
@@ -490,6 +491,10 @@ impl Store for PostgresStore {
             Box::pin(async move { queries::setting(conn, &name).await })
         });
         read.await
+    }
+
+    async fn settings(&self) -> Result<BTreeMap<String, Bytes>> {
+        self.reader.pool.run("read the settings", |conn| Box::pin(queries::settings(conn))).await
     }
 
     async fn set_setting(&self, name: &str, value: Option<Bytes>) -> Result<()> {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 pub(crate) const SUB_BITS: u32 = 20;
 
@@ -421,6 +421,11 @@ pub(crate) async fn keep_alive(conn: &mut PgConnection, ids: &[LeaseId]) -> sqlx
 pub(crate) async fn setting(conn: &mut PgConnection, name: &str) -> sqlx::Result<Option<Bytes>> {
     let row = sqlx::query("SELECT value FROM setting WHERE name = $1").bind(name).fetch_optional(conn).await?;
     row.as_ref().map(|r| blob(r, 0)).transpose()
+}
+
+pub(crate) async fn settings(conn: &mut PgConnection) -> sqlx::Result<BTreeMap<String, Bytes>> {
+    let rows = sqlx::query("SELECT name, value FROM setting").fetch_all(conn).await?;
+    rows.iter().map(|r| Ok((r.try_get(0)?, blob(r, 1)?))).collect()
 }
 
 pub(crate) async fn alarm_bits(conn: &mut PgConnection) -> sqlx::Result<i32> {

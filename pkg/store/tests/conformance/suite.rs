@@ -831,6 +831,7 @@ async fn settings(s: Subject) {
         s.store.set_setting(name, Some(Bytes::from_static(value))).await.unwrap();
         assert_eq!(s.store.setting(name).await.unwrap().as_deref(), Some(value), "{name}");
     }
+    assert_eq!(s.store.settings().await.unwrap().into_keys().collect::<Vec<_>>(), ["a", "b"]);
     s.store.set_setting("b", None).await.unwrap();
     assert_eq!(s.store.setting("b").await.unwrap(), None);
     assert_eq!(s.store.revisions().await.unwrap().0, base, "a setting is no change of the keys");
