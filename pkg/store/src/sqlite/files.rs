@@ -83,15 +83,14 @@ impl Files {
         let n = (1..).find(is_free).unwrap_or(1);
         let mut kept = Vec::new();
         for path in [&self.database, &self.log] {
+            if std::fs::metadata(path).map_or(0, |m| m.len()) == 0 {
+                continue;
+            }
             let copy = named(path, n);
-            match std::fs::hard_link(path, &copy) {
-                Err(e) if e.kind() == ErrorKind::NotFound => continue,
-                // Not every file system has links.
-                Err(_) => {
-                    std::fs::copy(path, &copy).map_err(|e| failed("copy", path, e))?;
-                    File::open(&copy).and_then(|f| f.sync_all()).map_err(|e| failed("sync", &copy, e))?;
-                }
-                Ok(()) => {}
+            // Not every file system has links.
+            if std::fs::hard_link(path, &copy).is_err() {
+                std::fs::copy(path, &copy).map_err(|e| failed("copy", path, e))?;
+                File::open(&copy).and_then(|f| f.sync_all()).map_err(|e| failed("sync", &copy, e))?;
             }
             kept.push(copy);
         }

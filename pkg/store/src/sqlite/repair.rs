@@ -181,17 +181,11 @@ impl Salvage {
             ) => {
                 let head = Head { id, prev: *prev, kind: *kind, created: *created, version: *version, lease: *lease };
                 if head.row_sum(key, value) == *sum {
-                    self.last = self.last.max(row_revision(id));
-                    let candidate = Candidate { id, page, put: *kind == queries::PUT, certain };
-                    self.log.entry(Bytes::copy_from_slice(key)).or_default().push(candidate);
+                    self.take_row(&head, key, page, certain);
                 }
             }
             (None, [Blob(key), Number(id), Number(live), Number(_)]) => {
-                self.last = self.last.max(row_revision(*id));
-                let newest = self.newest.entry(Bytes::copy_from_slice(key)).or_default();
-                if (*id, certain) > (newest.id, newest.certain) {
-                    *newest = Newest { id: *id, live: *live != 0, certain };
-                }
+                self.take_newest(key, Newest { id: *id, live: *live != 0, certain });
             }
             (None, [Text(name), Number(value), Number(sum)]) if queries::meta_sum(name, *value) == *sum => {
                 self.meta.insert(name.clone(), *value);
@@ -233,6 +227,20 @@ impl Salvage {
                 self.settings.insert(name.clone(), value.clone());
             }
             _ => {}
+        }
+    }
+
+    fn take_row(&mut self, head: &Head, key: &[u8], page: u32, certain: bool) {
+        self.last = self.last.max(row_revision(head.id));
+        let candidate = Candidate { id: head.id, page, put: head.kind == queries::PUT, certain };
+        self.log.entry(Bytes::copy_from_slice(key)).or_default().push(candidate);
+    }
+
+    fn take_newest(&mut self, key: &[u8], found: Newest) {
+        self.last = self.last.max(row_revision(found.id));
+        let newest = self.newest.entry(Bytes::copy_from_slice(key)).or_default();
+        if (found.id, found.certain) > (newest.id, newest.certain) {
+            *newest = found;
         }
     }
 
