@@ -21,7 +21,7 @@ from harness import Failure, run, wait
 SECONDS = int(os.environ.get("ISOPOD_HISTORY_SECONDS", "12"))
 PORT, PROXY = 2379, 2380
 # The program takes `--datastore-endpoint postgres://…`.
-POSTGRES = False
+POSTGRES = True
 
 
 class Server:

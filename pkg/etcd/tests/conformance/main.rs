@@ -16,7 +16,6 @@ mod ours;
 mod postgres;
 mod raw;
 mod referee;
-mod referee;
 mod remote;
 mod script;
 #[path = "../../../store/tests/conformance/suite.rs"]
