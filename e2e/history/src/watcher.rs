@@ -43,7 +43,7 @@ impl Watcher {
             let log = self.follow(log, stream, if witness { None } else { Some(life) }, &stop).await;
             next = log.notes.iter().fold(next, |next, (_, note)| told(next, note));
             let compacted = log.notes.iter().any(|(_, note)| matches!(note, Note::Compacted(_)));
-            if compacted && !witness || !witness && self.rng.random_bool(0.3) {
+            if !witness && (compacted || self.rng.random_bool(0.3)) {
                 keys = self.keys();
                 // Something that is certain to be there still, or something that may have been compacted.
                 next = if self.rng.random_bool(0.5) { 0 } else { self.past() };
