@@ -8,7 +8,7 @@
 //! have dropped what it could not write, and says so once: a second sync that succeeds proves nothing. The log holds all of
 //! it, and the next start copies all of it again.
 
-use super::queries::failed;
+use super::queries::{self, failed};
 use super::reader::{Paused, Readers};
 use super::schema::BUSY_TIMEOUT;
 use super::writer::Request;
@@ -135,14 +135,18 @@ fn copy(conn: &Connection) -> Result<i64> {
 }
 
 /// Empties the log that a process left which did not end cleanly. That process may have been told that a sync failed: then the
-/// log as we read it is not the log on the disk, and no commit may build on it.
+/// log as we read it is not the log on the disk, and no commit may build on it. One that ended cleanly leaves a log only where
+/// somebody else reads it, as a backup does.
 pub(crate) fn settle(conn: &Connection) -> Result<()> {
     let busy = || conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |r| r.get::<_, bool>(0));
     match busy().map_err(failed("copy the write-ahead log that the last run left"))? {
         false => Ok(()),
+        true if queries::meta(conn, "clean")?.is_some() => Ok(()),
         true => Err(StoreError::Backend {
             context: "cannot copy the write-ahead log that the last run left".into(),
-            source: Arc::new(std::io::Error::other("another program has the database open: end it, and start again")),
+            source: Arc::new(std::io::Error::other(
+                "another program reads the database (a backup?): let it end, or end it, and start again",
+            )),
         }),
     }
 }

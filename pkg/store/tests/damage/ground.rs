@@ -8,7 +8,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 pub fn open(dir: &Path) -> Result<SqliteStore> {
-    SqliteStore::open(dir, Options { ephemeral: vec!["e/".into()], ..Options::default() })
+    // What is kept in memory would hide what the files are like.
+    SqliteStore::open(dir, Options { ephemeral: vec!["e/".into()], cache_bytes: 0, ..Options::default() })
 }
 
 pub async fn get(store: &SqliteStore, key: &str) -> Result<Option<KeyValue>> {
