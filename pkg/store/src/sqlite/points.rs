@@ -85,6 +85,9 @@ impl Points {
             let answers = self.read(conn, &requests);
             let answers = answers.unwrap_or_else(|e| vec![Err(e); requests.len()]);
             for (answer, reply) in answers.into_iter().zip(replies) {
+                if let Err(e) = &answer {
+                    self.readers.note(e);
+                }
                 // Who went away does not want its answer.
                 let _ = reply.send(answer);
             }

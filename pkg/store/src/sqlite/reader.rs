@@ -97,6 +97,11 @@ impl Readers {
         work.await.unwrap_or(Err(StoreError::Closed))
     }
 
+    /// An error of a read that was made among others.
+    pub fn note(&self, error: &StoreError) {
+        self.damage.note(error);
+    }
+
     /// Only once every connection is closed: when a process closes a file, its locks on it end, SQLite's too.
     pub fn close_file(&self) {
         self.file.lock().take();
