@@ -189,7 +189,16 @@ def test_maintenance(fresh):
         d.ctl("alarm", "disarm")
         assert d.ctl("put", "k", "again") == "OK\n" and d.ctl("alarm", "list") == ""
         auth = d.ctl("auth", "enable", check=False, full=True)
-        assert auth.returncode != 0 and "--client-cert-auth" in auth.stderr, auth
+        assert auth.returncode != 0 and "root user does not exist" in auth.stderr, auth
+        d.ctl("user", "add", "root:secret")
+        d.ctl("user", "grant-role", "root", "root")
+        d.ctl("auth", "enable")
+        assert "user name is empty" in d.ctl("get", "k", check=False, full=True).stderr
+        assert d.ctl("--user", "root:secret", "get", "k", "--print-value-only") == "again\n"
+        wrong = d.ctl("--user", "root:wrong", "get", "k", check=False, full=True)
+        assert "authentication failed, invalid user ID or password" in wrong.stderr, wrong
+        d.ctl("--user", "root:secret", "auth", "disable")
+        assert d.ctl("get", "k", "--print-value-only") == "again\n"
 
 
 def test_a_snapshot_becomes_a_real_etcd(fresh):

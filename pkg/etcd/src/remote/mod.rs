@@ -25,6 +25,7 @@ use cluster::{Channel, Cluster, Repeat, client};
 use error::{about, backend};
 use isopod_store::*;
 use revisions::Revisions;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -328,6 +329,10 @@ impl Store for EtcdStore {
     /// etcd's API has no place for one, so nobody has set it.
     async fn setting(&self, _: &str) -> Result<Option<Bytes>> {
         Ok(None)
+    }
+
+    async fn settings(&self) -> Result<BTreeMap<String, Bytes>> {
+        Ok(BTreeMap::new())
     }
 
     async fn set_setting(&self, _: &str, _: Option<Bytes>) -> Result<()> {
