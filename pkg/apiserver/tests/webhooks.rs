@@ -1,0 +1,269 @@
+//! Webhooks and admission policies, as clients and webhooks see them.
+
+#![allow(clippy::unwrap_used)]
+
+use base64::Engine;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use isopod_testkit::TestServer;
+use serde_json::{Value, json};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
+const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
+
+/// A webhook server: what it was asked is kept, what it answers is given.
+struct Hooks {
+    url: String,
+    ca: String,
+    asked: Arc<Mutex<Vec<Value>>>,
+}
+
+type Answer = fn(path: &str, request: &Value) -> Value;
+
+async fn hooks(answer: Answer) -> Hooks {
+    isopod_pki::tls::install_provider();
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let config = rustls::ServerConfig::builder().with_no_client_auth();
+    let config = config.with_single_cert(vec![made.cert.der().clone()], key.into()).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://127.0.0.1:{}", listener.local_addr().unwrap().port());
+    let ca = base64::engine::general_purpose::STANDARD.encode(made.cert.pem());
+    let asked: Arc<Mutex<Vec<Value>>> = Arc::default();
+    let (acceptor, kept) = (TlsAcceptor::from(Arc::new(config)), asked.clone());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, kept) = (acceptor.clone(), kept.clone());
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let serve = service_fn(move |request: Request<Incoming>| respond(request, answer, kept.clone()));
+                let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), serve).await;
+            });
+        }
+    });
+    Hooks { url, ca, asked }
+}
+
+async fn respond(
+    request: Request<Incoming>,
+    answer: Answer,
+    asked: Arc<Mutex<Vec<Value>>>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let path = request.uri().path().to_owned();
+    let body = request.into_body().collect().await.unwrap().to_bytes();
+    let review: Value = serde_json::from_slice(&body).unwrap();
+    let mut response = answer(&path, &review["request"]);
+    response["uid"] = review["request"]["uid"].clone();
+    let said = json!({"apiVersion": review["apiVersion"], "kind": "AdmissionReview", "response": response});
+    let mut request = review["request"].clone();
+    request["path"] = path.into();
+    asked.lock().unwrap().push(request);
+    Ok(Response::new(Full::new(said.to_string().into())))
+}
+
+impl Hooks {
+    /// A webhook for config maps; `more` overrides.
+    fn hook(&self, path: &str, more: Value) -> Value {
+        let mut hook = json!({
+            "name": format!("{}.example.com", path.trim_start_matches('/')),
+            "clientConfig": {"url": format!("{}{path}", self.url), "caBundle": self.ca},
+            "rules": [{"operations": ["*"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]}],
+            "admissionReviewVersions": ["v1"],
+            "sideEffects": "None",
+        });
+        for (key, value) in more.as_object().unwrap() {
+            hook[key] = value.clone();
+        }
+        hook
+    }
+
+    fn taken(&self) -> Vec<Value> {
+        std::mem::take(&mut self.asked.lock().unwrap())
+    }
+
+    fn paths(&self) -> Vec<String> {
+        self.taken().iter().map(|r| r["path"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+async fn configure(s: &TestServer, resource: &str, webhooks: Vec<Value>) {
+    let configuration = json!({"metadata": {"name": resource}, "webhooks": webhooks});
+    let made = s.post(&format!("{GROUP}/{resource}"), configuration).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+}
+
+fn config_map(name: &str, data: Value) -> Value {
+    json!({"metadata": {"name": name}, "data": data})
+}
+
+fn patch(operations: Value) -> Value {
+    let patch = base64::engine::general_purpose::STANDARD.encode(operations.to_string());
+    json!({"allowed": true, "patchType": "JSONPatch", "patch": patch})
+}
+
+#[tokio::test]
+async fn objects_are_changed_one_after_another_and_shown_again() {
+    let hooks = hooks(|path, request| match path {
+        "/first" if request["operation"] == "CREATE" && request["object"]["data"]["second"].is_null() => {
+            patch(json!([{"op": "add", "path": "/data/first", "value": "yes"}]))
+        }
+        "/second" if request["operation"] == "CREATE" => {
+            patch(json!([{"op": "add", "path": "/data/second", "value": "after-".to_owned() + request["object"]["data"]["first"].as_str().unwrap()}]))
+        }
+        _ => json!({"allowed": true, "warnings": [format!("seen by {path}")]}),
+    })
+    .await;
+    let s = TestServer::start().await;
+    let first = hooks.hook("/first", json!({"reinvocationPolicy": "IfNeeded"}));
+    configure(&s, "mutatingwebhookconfigurations", vec![first, hooks.hook("/second", json!({}))]).await;
+    let made = s.post(CONFIG_MAPS, config_map("a", json!({"own": "1"}))).await;
+    assert_eq!(made.json["data"], json!({"own": "1", "first": "yes", "second": "after-yes"}), "{}", made.text);
+    assert_eq!(
+        hooks.paths(),
+        ["/first", "/second", "/first"],
+        "the first is asked again, the second does not want that"
+    );
+    // Nothing of it is written by a dry run, and an update is asked about with what there was.
+    let mut changed = made.json.clone();
+    changed["data"]["own"] = "2".into();
+    let updated = s.put(&format!("{CONFIG_MAPS}/a"), changed).await;
+    assert_eq!(updated.code, 200, "{}", updated.text);
+    let asked = hooks.taken();
+    let request = &asked[0];
+    assert_eq!((&request["operation"], &request["name"]), (&json!("UPDATE"), &json!("a")));
+    assert_eq!((&request["oldObject"]["data"]["own"], &request["object"]["data"]["own"]), (&json!("1"), &json!("2")));
+    assert_eq!(request["requestKind"], json!({"group": "", "version": "v1", "kind": "ConfigMap"}));
+    assert_eq!(request["options"]["kind"], "UpdateOptions");
+    assert_eq!(s.delete(&format!("{CONFIG_MAPS}/a")).await.code, 200);
+    let asked = hooks.taken();
+    assert_eq!(asked[0]["operation"], "DELETE");
+    assert_eq!((&asked[0]["object"], &asked[0]["oldObject"]["data"]["own"]), (&Value::Null, &json!("2")));
+}
+
+#[tokio::test]
+async fn refusals_failures_and_who_is_not_asked() {
+    let hooks = hooks(|_, request| {
+        let bad = request["object"]["data"]["bad"] == "yes" || request["operation"] == "DELETE";
+        let status = json!({"code": 418, "reason": "Teapot", "message": "no coffee"});
+        if bad { json!({"allowed": false, "status": status}) } else { json!({"allowed": true}) }
+    })
+    .await;
+    let s = TestServer::start().await;
+    let dead = json!({"url": "https://127.0.0.1:9/", "caBundle": hooks.ca});
+    let conditions =
+        json!([{"name": "not-skipped", "expression": "!request.name.startsWith('skip') || object.data.zzz == ''"}]);
+    let webhooks = vec![
+        hooks.hook("/check", json!({"sideEffects": "NoneOnDryRun", "matchConditions": conditions})),
+        hooks.hook("/dead", json!({"clientConfig": dead, "failurePolicy": "Ignore"})),
+        hooks.hook("/selected", json!({"clientConfig": dead, "objectSelector": {"matchLabels": {"strict": "yes"}}})),
+    ];
+    configure(&s, "validatingwebhookconfigurations", webhooks).await;
+    assert_eq!(s.post(CONFIG_MAPS, config_map("good", json!({}))).await.code, 201);
+    let refused = s.post(CONFIG_MAPS, config_map("a", json!({"bad": "yes"}))).await;
+    let why = "admission webhook \"check.example.com\" denied the request: no coffee";
+    assert_eq!((refused.code, &refused.json["message"], &refused.json["reason"]), (418, &json!(why), &json!("Teapot")));
+    assert_eq!(s.delete(&format!("{CONFIG_MAPS}/good")).await.code, 418);
+    let mut strict = config_map("b", json!({}));
+    strict["metadata"]["labels"] = json!({"strict": "yes"});
+    let failed = s.post(CONFIG_MAPS, strict).await;
+    let text = failed.json["message"].as_str().unwrap();
+    assert!(
+        failed.code == 500
+            && text.contains("failed calling webhook \"selected.example.com\": failed to call webhook: Post"),
+        "{text}"
+    );
+    hooks.taken();
+    // A condition that fails where it does not hold otherwise refuses, as failures do here.
+    let unclear = s.post(CONFIG_MAPS, config_map("skip", json!({"bad": "yes"}))).await;
+    assert!(unclear.code == 403 && unclear.text.contains("no such key: zzz"), "{}", unclear.text);
+    let skipped = s.post(CONFIG_MAPS, config_map("skip", json!({"bad": "yes", "zzz": "x"}))).await;
+    assert_eq!((skipped.code, hooks.taken().len()), (201, 0), "{}", skipped.text);
+    // What configures webhooks can always be taken away.
+    assert_eq!(
+        s.delete(&format!("{GROUP}/validatingwebhookconfigurations/validatingwebhookconfigurations")).await.code,
+        200
+    );
+    assert_eq!(s.delete(&format!("{CONFIG_MAPS}/good")).await.code, 200);
+}
+
+async fn policy(s: &TestServer, kind: &str, spec: Value, binding: Value) {
+    let resource = format!("{kind}admissionpolicies");
+    let made = s.post(&format!("{GROUP}/{resource}"), json!({"metadata": {"name": "p"}, "spec": spec})).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    let mut spec = json!({"policyName": "p"});
+    spec.as_object_mut().unwrap().extend(binding.as_object().unwrap().clone());
+    let made = s
+        .post(&format!("{GROUP}/{kind}admissionpolicybindings"), json!({"metadata": {"name": "b"}, "spec": spec}))
+        .await;
+    assert_eq!(made.code, 201, "{}", made.text);
+}
+
+fn config_maps() -> Value {
+    json!({"resourceRules": [{"operations": ["CREATE", "UPDATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]}]})
+}
+
+#[tokio::test]
+async fn policies_check_with_parameters_and_variables() {
+    let s = TestServer::start().await;
+    assert_eq!(s.post(CONFIG_MAPS, config_map("limits", json!({"most": "2"}))).await.code, 201);
+    let spec = json!({
+        "matchConstraints": config_maps(), "paramKind": {"apiVersion": "v1", "kind": "ConfigMap"},
+        "variables": [{"name": "n", "expression": "has(object.data) ? object.data.size() : 0"}],
+        "matchConditions": [{"name": "others", "expression": "object.metadata.name != 'free'"}],
+        "validations": [
+            {"expression": "variables.n <= int(params.data.most)", "messageExpression": "'has ' + string(variables.n)", "reason": "Forbidden"},
+            {"expression": "authorizer.group('').resource('pods').namespace('default').check('get').allowed()"},
+            {"expression": "namespaceObject.metadata.name == 'default' && oldObject == null || request.operation == 'UPDATE'"},
+        ],
+    });
+    let reference = json!({"paramRef": {"name": "limits", "namespace": "default", "parameterNotFoundAction": "Deny"}, "validationActions": ["Deny"]});
+    policy(&s, "validating", spec, reference).await;
+    let three = json!({"a": "1", "b": "2", "c": "3"});
+    assert_eq!(s.post(CONFIG_MAPS, config_map("small", json!({"a": "1"}))).await.code, 201);
+    assert_eq!(s.post(CONFIG_MAPS, config_map("free", three.clone())).await.code, 201);
+    let refused = s.post(CONFIG_MAPS, config_map("large", three.clone())).await;
+    let why = "configmaps \"large\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: has 3";
+    assert_eq!(
+        (refused.code, &refused.json["message"], &refused.json["reason"]),
+        (403, &json!(why), &json!("Forbidden"))
+    );
+    // A parameter that is gone refuses everything, as the binding says.
+    assert_eq!(s.delete(&format!("{CONFIG_MAPS}/limits")).await.code, 200);
+    let refused = s.post(CONFIG_MAPS, config_map("any", json!({}))).await;
+    assert!(
+        refused.code == 422 && refused.text.contains("failed to configure binding: no params found"),
+        "{}",
+        refused.text
+    );
+}
+
+#[tokio::test]
+async fn policies_change_objects() {
+    let s = TestServer::start().await;
+    let apply = "Object{metadata: Object.metadata{labels: {'made-by': request.userInfo.username}}}";
+    let patch =
+        "has(object.data) ? [JSONPatch{op: 'add', path: '/data/' + jsonpatch.escapeKey('a/b'), value: 'c'}] : []";
+    let spec = json!({
+        "matchConstraints": config_maps(), "reinvocationPolicy": "Never", "failurePolicy": "Fail",
+        "mutations": [
+            {"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": apply}},
+            {"patchType": "JSONPatch", "jsonPatch": {"expression": patch}},
+        ],
+    });
+    policy(&s, "mutating", spec, json!({})).await;
+    // A key with a slash is no valid key: what policies make is validated as what clients send.
+    let refused = s.post(CONFIG_MAPS, config_map("a", json!({"x": "1"}))).await;
+    assert!(refused.code == 422 && refused.text.contains("a/b"), "{}", refused.text);
+    let made = s.post(CONFIG_MAPS, json!({"metadata": {"name": "a", "labels": {"own": "1"}}})).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    let labels = &made.json["metadata"]["labels"];
+    assert!(labels["own"] == "1" && labels["made-by"].is_string(), "{labels}");
+}
