@@ -63,7 +63,8 @@ fn report(repair: &Repair) -> String {
         repair.older.iter().map(|(key, had, lost)| format!("{} is at revision {had}, {lost} is lost", text(key)));
     name(&mut lines, "older", older);
     name(&mut lines, "perhaps older, or deleted since", repair.unsure.iter().map(|key| text(key)));
-    name(&mut lines, "has an hour again, its time is lost: lease", repair.leases.iter());
+    let leases = repair.leases.iter().map(|id| format!("lease {id}"));
+    name(&mut lines, "has an hour again, its time is lost", leases);
     for path in &repair.kept {
         lines.push(format!("kept: {}", path.display()));
     }
