@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import zlib
 
 from harness import pod, run, wait
 
@@ -124,12 +125,13 @@ def test_a_data_directory_of_another_version(fresh):
     cluster = fresh(agent=False).start()
     try:
         cluster.stop()
-        import sqlite3
-
-        db = sqlite3.connect(f"{cluster.data}/server/db/state.db")
-        db.execute("PRAGMA user_version = 999")
-        db.commit()
-        db.close()
+        # As a newer program would have written it: the version stands in the first page, whose last four bytes are its checksum.
+        with open(f"{cluster.data}/server/db/state.db", "r+b") as f:
+            page = bytearray(f.read(4096))
+            page[60:64] = (999).to_bytes(4, "big")
+            page[-4:] = zlib.crc32((1).to_bytes(4, "little") + page[:-4]).to_bytes(4, "little")
+            f.seek(0)
+            f.write(page)
         text = server(cluster, "--data-dir", cluster.data, "--disable-agent", "--write-kubeconfig", cluster.kubeconfig)
         assert "version" in text and "999" in text, text
     finally:
