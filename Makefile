@@ -61,7 +61,9 @@ lint: $(DENY)/bin/cargo-deny
 	ISOPOD_SHIM=$(OUT)/ci/isopod-shim cargo clippy --profile ci --workspace --all-targets -- -D warnings
 	$(DENY)/bin/cargo-deny --locked check --hide-inclusion-graph licenses bans sources
 
+# Upstream's etcd is the referee of the datastore's tests.
 unit: tools
+	@$(UPSTREAM) >/dev/null
 	cargo build --profile ci -p isopod-shim
 	ISOPOD_SHIM=$(OUT)/ci/isopod-shim $(WITH_TOOLS) cargo test --profile ci --workspace
 

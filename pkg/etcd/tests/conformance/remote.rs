@@ -25,6 +25,11 @@ async fn connect(url: &str) -> EtcdStore {
     EtcdStore::open(reach(&[url])).await.unwrap()
 }
 
+/// The store refuses older ones.
+fn usable() -> Settings {
+    Settings { since: (3, 6), ..Settings::default() }
+}
+
 fn memory() -> Arc<dyn Store> {
     Arc::new(MemoryStore::default())
 }
@@ -100,7 +105,7 @@ async fn memory_conforms_as_a_remote_store() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn etcd_conforms_as_a_remote_store() {
-    let Some(server) = referee::start(Settings::default()).await else { return };
+    let Some(server) = referee::start(usable()).await else { return };
     for (name, case) in suite::cases() {
         println!("etcd: {name}");
         let store: Arc<dyn Store> = Arc::new(connect(&server.url).await);
@@ -271,7 +276,7 @@ async fn a_slow_reader_misses_nothing_and_holds_nobody_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn users_log_in_and_log_in_again() {
-    let Some(server) = referee::start(Settings::default()).await else { return };
+    let Some(server) = referee::start(usable()).await else { return };
     let mut admin = etcd_client::Client::connect([&server.url], None).await.unwrap();
     admin.user_add("root", "secret", None).await.unwrap();
     admin.user_grant_role("root", "root").await.unwrap();
@@ -467,7 +472,7 @@ async fn nothing_is_lost_or_done_twice_on_a_network_that_breaks_all_the_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn etcd_says_progress_after_the_history_that_a_watch_reads() {
-    let Some(server) = referee::start(Settings::default()).await else { return };
+    let Some(server) = referee::start(usable()).await else { return };
     let store = connect(&server.url).await;
     let first = put(&store, "w/a", "0").await.unwrap();
     for n in 0..1500 {
