@@ -34,9 +34,10 @@ pub fn port_name(service: &Value, number: i64) -> Option<String> {
     Some(found["name"].as_str().unwrap_or_default().to_owned())
 }
 
-/// A ready endpoint of a service's port, any of them. `None`: there is none.
+/// A ready endpoint of a service's port: any pod of it, else anything else. `None`: there is none.
 pub async fn endpoint(server: &ApiServer, namespace: &str, name: &str, port: &str) -> Result<Option<Endpoint>, Status> {
     let slices = server.read_all("discovery.k8s.io", "endpointslices", namespace).await?;
+    let mut other = None;
     for slice in slices.iter().filter(|s| s["metadata"]["labels"]["kubernetes.io/service-name"] == name) {
         let mut ports = slice["ports"].as_array().into_iter().flatten();
         let Some(number) = ports.find(|p| p["name"].as_str().unwrap_or_default() == port) else { continue };
@@ -45,11 +46,15 @@ pub async fn endpoint(server: &ApiServer, namespace: &str, name: &str, port: &st
         let start = if endpoints.is_empty() { 0 } else { rand::rng().random_range(0..endpoints.len()) };
         for endpoint in endpoints[start..].iter().chain(&endpoints[..start]) {
             if let Some((node, ip)) = ready(server, namespace, endpoint).await? {
-                return Ok(Some(Endpoint { node, ip, port: number }));
+                let found = Endpoint { node, ip, port: number };
+                if found.node.is_some() {
+                    return Ok(Some(found));
+                }
+                other = other.or(Some(found));
             }
         }
     }
-    Ok(None)
+    Ok(other)
 }
 
 /// Node and address of an endpoint that is ready. One that says it is a pod must be that pod.
