@@ -1,6 +1,7 @@
 //! `/metrics`, under upstream's names.
 
 use crate::ApiServer;
+use crate::conversion::ConversionMetrics;
 use crate::request::RequestInfo;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -52,6 +53,7 @@ pub struct Metrics {
     in_flight: Family<InFlightLabels, Gauge>,
     objects: Family<ResourceLabels, Gauge>,
     watchers: Family<ResourceLabels, Gauge>,
+    pub conversion: ConversionMetrics,
 }
 
 impl Default for Metrics {
@@ -68,7 +70,8 @@ impl Default for Metrics {
         registry.register("apiserver_resource_objects", "Objects in the watch cache by resource", objects.clone());
         let watchers = Family::<ResourceLabels, Gauge>::default();
         registry.register("apiserver_longrunning_requests", "Watches that run now by resource", watchers.clone());
-        Metrics { registry, requests, durations, in_flight, objects, watchers }
+        let conversion = ConversionMetrics::register(&mut registry);
+        Metrics { registry, requests, durations, in_flight, objects, watchers, conversion }
     }
 }
 

@@ -192,7 +192,7 @@ async fn mutate_by(hook: &Hook, subject: &Subject<'_>, view: &View, new: Option<
     let patched = json_patch(&shown, &Value::Array(answer.patch)).map_err(|e| internal(e.to_string()))?;
     let changed = patched != shown;
     if changed {
-        let made = subject.accept(view, patched).map_err(Failure::Refused)?;
+        let made = subject.accept(view, patched).await.map_err(Failure::Refused)?;
         *new = made;
     }
     Ok(changed)
