@@ -211,8 +211,14 @@ async fn a_failure_is_told_and_harms_no_other_version() {
         let s = server(&webhook, path).await;
         stays(&s, path).await;
         let got = s.get(&format!("{}/a", foos("v2"))).await;
-        assert_eq!((got.code, &got.json["message"]), (500, &json!(why)), "{}", got.text);
-        assert_eq!(s.get(&foos("v2")).await.code, 500);
+        let told = got.json["message"].as_str().unwrap();
+        assert!(
+            got.code == 500 && told.ends_with(why) && told.contains("/example.com/foos/default/a,"),
+            "{}",
+            got.text
+        );
+        let list = s.get(&foos("v2")).await;
+        assert_eq!((list.code, &list.json["reason"]), (500, &json!("StorageReadError")), "{}", list.text);
         assert_eq!(s.get(&foos("v1")).await.code, 200);
         // A webhook that is mended is used at once.
         let mut mended = s.get(&format!("{CRDS}/foos.example.com")).await.json;

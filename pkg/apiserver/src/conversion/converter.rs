@@ -50,13 +50,14 @@ impl Converter {
         Converter { versions, callout, turn: tokio::sync::Mutex::default() }
     }
 
-    /// The objects in a version. The error is for the client.
-    pub async fn convert(&self, server: &ApiServer, objects: Vec<Value>, version: &str) -> Result<Vec<Value>, String> {
+    /// The objects in a version.
+    pub async fn convert(&self, server: &ApiServer, objects: Vec<Value>, version: &str) -> Result<Vec<Value>, Failed> {
         for object in &objects {
             let from = self.versions.version_of(object);
             if !self.versions.has(from) {
                 let group = &self.versions.group;
-                return Err(format!("request to convert CR from an invalid group/version: {group}/{from}"));
+                let message = format!("request to convert CR from an invalid group/version: {group}/{from}");
+                return Err(Failed { fault: Fault::Call, message });
             }
         }
         let mut objects = match (&self.versions.webhook, &self.callout) {
@@ -80,7 +81,7 @@ impl Converter {
         callout: &Result<Callout, String>,
         mut objects: Vec<Value>,
         version: &str,
-    ) -> Result<Vec<Value>, String> {
+    ) -> Result<Vec<Value>, Failed> {
         let places: Vec<usize> = objects
             .iter()
             .enumerate()
@@ -95,7 +96,7 @@ impl Converter {
         let answered = call(server, webhook, callout, &asked, &api_version).await;
         let fault = answered.as_ref().err().map(|e| e.fault);
         server.metrics.conversion.observe(&webhook.definition, [&from, version], fault, began.elapsed());
-        for (place, object) in places.into_iter().zip(answered.map_err(|e| e.message)?) {
+        for (place, object) in places.into_iter().zip(answered?) {
             objects[place] = object;
         }
         Ok(objects)

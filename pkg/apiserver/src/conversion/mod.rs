@@ -8,6 +8,7 @@
 
 mod converter;
 mod metrics;
+mod undecodable;
 
 pub use converter::Conversions;
 pub use metrics::ConversionMetrics;
@@ -19,9 +20,10 @@ use converter::Converter;
 use futures::{StreamExt, TryStreamExt};
 use isopod_api::Status;
 use isopod_kinds::Kind;
-use isopod_kinds::custom::Versions;
+use isopod_kinds::custom::{Fault, Versions};
 use serde_json::Value;
 use std::sync::Arc;
+use undecodable::Undecodable;
 
 /// About as many bytes go into one call, and as many calls are made side by side, where many objects are converted.
 const CALL_BYTES: usize = 1 << 20;
@@ -37,21 +39,20 @@ pub fn converts(kind: &Kind) -> bool {
     several(kind).is_some()
 }
 
-fn failure(message: String) -> Status {
-    let mut status = Status::new(500, "", message);
-    status.details = None;
-    status
-}
-
 impl ApiServer {
     /// The entry's object in the version of `kind`.
     pub(crate) async fn view(&self, kind: &Arc<Kind>, entry: &Arc<Entry>) -> Result<Arc<Entry>, Status> {
+        self.seen(kind, entry).await.map_err(|e| e.of_object())
+    }
+
+    async fn seen(&self, kind: &Arc<Kind>, entry: &Arc<Entry>) -> Result<Arc<Entry>, Undecodable> {
         let Some(versions) = several(kind).filter(|_| !entry.is_of(kind)) else { return Ok(entry.clone()) };
         let cell = entry.view_cell(&kind.gvk.version);
         let make = || async {
             let converter = self.conversions.of(kind, versions);
-            let made = converter.convert(self, vec![entry.unrevised()], &kind.gvk.version).await.map_err(failure)?;
-            made.first().and_then(|value| entry.converted(kind, value)).ok_or_else(|| unreadable(entry))
+            let made = converter.convert(self, vec![entry.unrevised()], &kind.gvk.version).await;
+            let made = made.map_err(|e| Undecodable::new(kind, entry, e.message))?;
+            made.first().and_then(|value| entry.converted(kind, value)).ok_or_else(|| no_object(kind, entry))
         };
         cell.get_or_try_init(make).await.cloned()
     }
@@ -68,10 +69,10 @@ impl ApiServer {
             let converter = self.conversions.of(kind, versions);
             let _turn = converter.turn.lock().await;
             let wanted: Vec<Arc<Entry>> = lacking().cloned().collect();
-            self.convert_all(kind, &converter, wanted).await?;
+            self.convert_all(kind, &converter, wanted).await.map_err(|e| e.of_list(kind))?;
         }
         for entry in &mut entries {
-            *entry = self.view(kind, entry).await?;
+            *entry = self.seen(kind, entry).await.map_err(|e| e.of_list(kind))?;
         }
         Ok(entries)
     }
@@ -81,18 +82,35 @@ impl ApiServer {
         kind: &Arc<Kind>,
         converter: &Converter,
         entries: Vec<Arc<Entry>>,
-    ) -> Result<(), Status> {
-        let calls = portions(entries).into_iter().map(|portion| async move {
-            let values = portion.iter().map(|e| e.unrevised()).collect();
-            let made = converter.convert(self, values, &kind.gvk.version).await.map_err(failure)?;
-            for (entry, value) in portion.iter().zip(&made) {
-                let view = entry.converted(kind, value).ok_or_else(|| unreadable(entry))?;
-                // Someone who needed this one alone may have been first.
-                let _ = entry.view_cell(&kind.gvk.version).set(view);
-            }
-            Ok(())
-        });
+    ) -> Result<(), Undecodable> {
+        let calls = portions(entries).into_iter().map(|portion| self.convert_portion(kind, converter, portion));
         futures::stream::iter(calls).buffer_unordered(CALLS).try_collect().await
+    }
+
+    async fn convert_portion(
+        &self,
+        kind: &Arc<Kind>,
+        converter: &Converter,
+        portion: Vec<Arc<Entry>>,
+    ) -> Result<(), Undecodable> {
+        let values = portion.iter().map(|e| e.unrevised()).collect();
+        let made = match converter.convert(self, values, &kind.gvk.version).await {
+            Ok(made) => made,
+            Err(e) if e.fault == Fault::Call => return Err(Undecodable::new(kind, &portion[0], e.message)),
+            // One by one, they tell which of them it is.
+            Err(_) => {
+                for entry in &portion {
+                    self.seen(kind, entry).await?;
+                }
+                return Ok(());
+            }
+        };
+        for (entry, value) in portion.iter().zip(&made) {
+            let view = entry.converted(kind, value).ok_or_else(|| no_object(kind, entry))?;
+            // Someone who needed this one alone may have been first.
+            let _ = entry.view_cell(&kind.gvk.version).set(view);
+        }
+        Ok(())
     }
 
     /// A change as watchers of the version of `kind` see it.
@@ -114,13 +132,20 @@ impl ApiServer {
     pub(crate) async fn convert(&self, kind: &Kind, object: Value, version: &str) -> Result<Value, Status> {
         let Some(versions) = several(kind) else { return Ok(object) };
         let converter = self.conversions.of(kind, versions);
-        let made = converter.convert(self, vec![object], version).await.map_err(failure)?;
+        let made = converter.convert(self, vec![object], version).await.map_err(|e| plain(e.message))?;
         made.into_iter().next().ok_or_else(|| Status::internal("the conversion of an object made none"))
     }
 }
 
-fn unreadable(entry: &Entry) -> Status {
-    Status::internal(format!("what {} was converted to is no object", entry.key))
+fn no_object(kind: &Kind, entry: &Entry) -> Undecodable {
+    Undecodable::new(kind, entry, "what it was converted to is no object".to_owned())
+}
+
+/// An error that is no `Status` upstream.
+fn plain(message: String) -> Status {
+    let mut status = Status::new(500, "", message);
+    status.details = None;
+    status
 }
 
 /// What goes into one call each.
