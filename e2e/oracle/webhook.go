@@ -105,7 +105,7 @@ func convert(object map[string]any, desired, how string) {
 		meta["generation"] = 7
 		meta["finalizers"] = []any{"example.com/never"}
 	case "mislabels":
-		meta["labels"] = map[string]any{"of": "not a label", "and": "neither!"}
+		meta["labels"] = map[string]any{"of": "not a label"}
 	case "misannotates":
 		meta["annotations"] = map[string]any{"not an annotation": ""}
 	case "unlabels":

@@ -216,9 +216,8 @@ impl Migrator {
 async fn touch(calls: &Calls, found: &Discovered, meta: &Meta) -> Result<(), isopod_client::Error> {
     let same = json!({"apiVersion": found.resource.api_version(), "kind": found.kind,
         "metadata": {"resourceVersion": meta.resource_version}});
-    let touched =
-        calls.patch::<Value>(&meta.namespace, &meta.name, None, Patch::Merge(same), &Preconditions::default());
-    match touched.await {
+    let always = Preconditions::default();
+    match calls.patch::<Value>(&meta.namespace, &meta.name, None, Patch::Merge(same), &always).await {
         Err(e) if !e.is_conflict() && !e.is_not_found() => Err(e),
         _ => Ok(()),
     }
