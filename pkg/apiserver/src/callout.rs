@@ -4,6 +4,7 @@
 //! service table is needed here.
 
 mod pool;
+mod trust;
 
 pub use pool::Pool;
 
@@ -16,9 +17,8 @@ use http::{HeaderValue, Method, Request, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use isopod_api::Status;
 use pool::{Sender, Unanswered};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::io;
@@ -53,7 +53,7 @@ impl Callout {
         let bundle = config["caBundle"].as_str().unwrap_or_default();
         let pem = base64::engine::general_purpose::STANDARD.decode(bundle).map_err(|e| format!("caBundle: {e}"))?;
         let digest: [u8; 32] = Sha256::digest(&pem).into();
-        let mut tls = trusting(&pem)?;
+        let mut tls = trust::client(&pem)?;
         if let Some(service) = config["service"].as_object() {
             let text = |key: &str| service.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
             let (namespace, name) = (text("namespace"), text("name"));
@@ -183,19 +183,6 @@ fn question(body: &Bytes) -> Request<Full<Bytes>> {
         request.headers_mut().insert(name, HeaderValue::from_static(value));
     }
     request
-}
-
-/// A client that trusts these certificates, or where there are none what the machine trusts.
-fn trusting(pem: &[u8]) -> Result<ClientConfig, String> {
-    let mut roots = RootCertStore::empty();
-    if pem.is_empty() {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    }
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|e| format!("caBundle: {e}"))?;
-        roots.add(certificate).map_err(|e| format!("caBundle: {e}"))?;
-    }
-    Ok(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
 }
 
 #[cfg(test)]
