@@ -83,7 +83,9 @@ fn embedded_resource(map: &Map<String, Value>, path: &Path, errors: &mut FieldEr
         match map.get(key) {
             None => errors.push(FieldError::required(&at, "")),
             Some(Value::String(s)) if s.is_empty() => errors.push(FieldError::invalid(&at, "", "must not be empty")),
-            Some(Value::String(s)) => errors.extend(type_fault(key, s).map(|m| FieldError::invalid(&at, s.as_str(), m))),
+            Some(Value::String(s)) => {
+                errors.extend(type_fault(key, s).map(|m| FieldError::invalid(&at, s.as_str(), m)))
+            }
             Some(other) => errors.push(FieldError::invalid(&at, other.clone(), "must be a string")),
         }
     }
@@ -117,7 +119,10 @@ mod tests {
             "type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true}}}));
         for (inner, wanted) in [
             (json!({"apiVersion": "v1", "kind": "Pod"}), vec![]),
-            (json!({"kind": ""}), vec!["inner.apiVersion: Required value", "inner.kind: Invalid value: \"\": must not be empty"]),
+            (
+                json!({"kind": ""}),
+                vec!["inner.apiVersion: Required value", "inner.kind: Invalid value: \"\": must not be empty"],
+            ),
             (
                 json!({"apiVersion": "a/b/c", "kind": "Pod"}),
                 vec!["inner.apiVersion: Invalid value: \"a/b/c\": unexpected GroupVersion string: a/b/c"],
@@ -127,7 +132,8 @@ mod tests {
                 vec!["inner.metadata.name: Invalid value: \"a/b\": may not contain '/'"],
             ),
         ] {
-            let errors: Vec<String> = embedded(&json!({"inner": inner}), &object).iter().map(ToString::to_string).collect();
+            let errors: Vec<String> =
+                embedded(&json!({"inner": inner}), &object).iter().map(ToString::to_string).collect();
             assert_eq!(errors, wanted, "{inner}");
         }
     }

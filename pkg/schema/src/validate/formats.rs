@@ -113,7 +113,8 @@ pub fn duration_nanos(text: &str) -> Option<i64> {
     let mut total: Option<i64> = None;
     for part in PART.as_ref()?.captures_iter(text) {
         let (count, unit) = (part[1].parse::<i64>().ok()?, part[2].to_lowercase());
-        let is_named = |names: &&[&str]| names.contains(&unit.as_str()) || names.last().is_some_and(|n| unit.starts_with(n));
+        let is_named =
+            |names: &&[&str]| names.contains(&unit.as_str()) || names.last().is_some_and(|n| unit.starts_with(n));
         for (nanos, _) in UNITS.iter().filter(|(_, names)| is_named(names)) {
             total = Some(total.unwrap_or_default().wrapping_add(count.wrapping_mul(*nanos)));
         }

@@ -202,11 +202,15 @@ impl Run {
             Ok(Val::Bool(true)) => return,
             Ok(_) => return self.broken(rule, path, stated, value, selves, ratchet),
             Err(e) if e.starts_with("no such overload") => {
-                format!("'{e}': call arguments did not match a supported operator, function or macro signature for rule: {name}")
+                format!(
+                    "'{e}': call arguments did not match a supported operator, function or macro signature for rule: {name}"
+                )
             }
             Err(e) if e == TOO_EXPENSIVE => {
                 self.over = true;
-                format!("'{e}': no further validation rules will be run due to call cost exceeds limit for rule: {name}")
+                format!(
+                    "'{e}': no further validation rules will be run due to call cost exceeds limit for rule: {name}"
+                )
             }
             Err(e) => format!("{e} evaluating rule: {name}"),
         };

@@ -114,9 +114,7 @@ impl Shape {
                 let fields = map.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), known(k, v)));
                 Val::Message(OBJECT.into(), Arc::new(fields.collect()))
             }
-            (Form::Map(shape), Value::Object(map)) => {
-                Val::map(map.iter().map(|(k, v)| (k.as_str(), shape.value(v))))
-            }
+            (Form::Map(shape), Value::Object(map)) => Val::map(map.iter().map(|(k, v)| (k.as_str(), shape.value(v)))),
             (Form::Object(_) | Form::Map(_), _) => fault("expected a map for the provided schema with type=object"),
             (Form::List(shape, order), Value::Array(items)) => {
                 let items: Arc<[Val]> = items.iter().map(|v| shape.value(v)).collect();
@@ -210,7 +208,11 @@ mod tests {
             (json!({"type": "string", "format": "duration"}), json!("1m"), "Duration(1m)"),
             (json!({"type": "string", "format": "date"}), json!("2024-02-29"), "Timestamp(2024-02-29T00:00:00Z)"),
             (json!({"type": "string", "nullable": true}), Value::Null, "Null"),
-            (json!({"type": "string"}), Value::Null, "Fault(\"invalid data, got null for schema with nullable=false\")"),
+            (
+                json!({"type": "string"}),
+                Value::Null,
+                "Fault(\"invalid data, got null for schema with nullable=false\")",
+            ),
             (json!({"type": "integer"}), json!("x"), "Fault(\"invalid data, expected int, got string\")"),
         ] {
             assert_eq!(shown(&schema, &value), wanted);
@@ -219,7 +221,8 @@ mod tests {
 
     #[test]
     fn resources_have_a_type_and_a_name() {
-        let schema = json!({"type": "object", "properties": {"metadata": {"type": "object"}, "n": {"type": "integer"}}});
+        let schema =
+            json!({"type": "object", "properties": {"metadata": {"type": "object"}, "n": {"type": "integer"}}});
         let object = |resource| {
             let value = json!({"kind": "A", "metadata": {"name": "x", "uid": "u"}, "n": null, "more": 1});
             Shape::new(&schema, resource).value(&value).to_json()

@@ -6,7 +6,8 @@ use serde_json::json;
 /// What the rules of `schema`, which is that of `spec`, say of a spec and of the change from another one.
 fn judge(schema: &Value, new: &Value, old: Option<&Value>) -> Judgement {
     let root = json!({"type": "object", "properties": {"spec": schema}});
-    let of = |spec: &Value| json!({"apiVersion": "example.com/v1", "kind": "Foo", "metadata": {"name": "x"}, "spec": spec});
+    let of =
+        |spec: &Value| json!({"apiVersion": "example.com/v1", "kind": "Foo", "metadata": {"name": "x"}, "spec": spec});
     let (new, old) = (of(new), old.map(of));
     let change = old.as_ref().map(|old| Correlated::new(&new, old, &root));
     Rules::new(&root).expect("there are rules").judge(&new, old.as_ref(), change.as_ref())
@@ -82,15 +83,9 @@ fn errors_say_what_the_rule_says() {
             json!({"rule": "self.n > 2", "message": "m", "messageExpression": "'n is ' + string(self.n)"}),
             "spec: Invalid value: n is 1",
         ),
-        (
-            json!({"rule": "self.n > 2", "message": "m", "messageExpression": "string(1 / 0)"}),
-            "spec: Invalid value: m",
-        ),
+        (json!({"rule": "self.n > 2", "message": "m", "messageExpression": "string(1 / 0)"}), "spec: Invalid value: m"),
         (json!({"rule": "self.n > 2", "message": "m", "messageExpression": "' '"}), "spec: Invalid value: m"),
-        (
-            json!({"rule": "self.n > 2", "message": "m", "reason": "FieldValueForbidden"}),
-            "spec: Forbidden: m",
-        ),
+        (json!({"rule": "self.n > 2", "message": "m", "reason": "FieldValueForbidden"}), "spec: Forbidden: m"),
         (json!({"rule": "self.n > 2", "message": "m", "reason": "FieldValueRequired"}), "spec: Required value: m"),
         (json!({"rule": "self.n > 2", "reason": "FieldValueDuplicate"}), "spec: Duplicate value"),
         (
@@ -159,7 +154,8 @@ fn transitions() {
     assert_eq!(errors(&grows, &json!({"n": 1}), Some(&json!({"n": 2}))).len(), 1);
     assert_eq!(errors(&grows, &json!({"n": 3}), Some(&json!({"n": 2}))), [""; 0]);
     let optional = json!({"rule": "!oldSelf.hasValue() ? self == 1 : self > oldSelf.value()", "optionalOldSelf": true});
-    let schema = json!({"type": "object", "properties": {"n": {"type": "integer", "x-kubernetes-validations": [optional]}}});
+    let schema =
+        json!({"type": "object", "properties": {"n": {"type": "integer", "x-kubernetes-validations": [optional]}}});
     for (new, old, count) in [(1, None, 0), (2, None, 1), (2, Some(1), 0), (2, Some(3), 1)] {
         let old = old.map(|n| json!({"n": n}));
         assert_eq!(errors(&schema, &json!({"n": new}), old.as_ref()).len(), count, "{new} {old:?}");
@@ -204,12 +200,16 @@ fn budgets_end_the_evaluation() {
         )]
     );
     // Each call stays within its limit; all of them do not.
-    let items = ruled(json!({"type": "array", "items": {"type": "integer"}}), &["self.all(a, self.all(b, a + b >= 0))"]);
+    let items =
+        ruled(json!({"type": "array", "items": {"type": "integer"}}), &["self.all(a, self.all(b, a + b >= 0))"]);
     let all = json!({"type": "array", "items": items});
     let row: Value = (0..300).collect();
     let told = errors(&all, &(0..40).map(|_| row.clone()).collect(), None);
     assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].ends_with("failed due to running out of cost budget, no further validation rules will be run"), "{told:?}");
+    assert!(
+        told[0].ends_with("failed due to running out of cost budget, no further validation rules will be run"),
+        "{told:?}"
+    );
 }
 
 #[test]
