@@ -7,7 +7,9 @@ mod columns;
 mod hooks;
 mod jsonpath;
 mod review;
+mod rules;
 pub mod status;
+mod validation;
 mod versions;
 
 pub use columns::CustomColumn;
@@ -20,7 +22,7 @@ use crate::table::version_priority;
 use hooks::{Custom, ScaleFields};
 use isopod_api::Gvk;
 use serde_json::Value;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The kinds of a definition under its accepted names. The stored version is among them even when it is not served.
 pub fn kinds(definition: &Value) -> Vec<Arc<Kind>> {
@@ -67,6 +69,7 @@ fn kind(definition: &Value, version: &Value, versions: &Arc<Versions>) -> Kind {
             deprecation: deprecation(definition, version),
             terminating: is_terminating(definition),
             versions: versions.clone(),
+            rules: OnceLock::new(),
         }),
         columns: Columns::Custom(columns::of(version.list("additionalPrinterColumns")).into()),
         version_priority: version_priority(name),
