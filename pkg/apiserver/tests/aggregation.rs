@@ -242,11 +242,9 @@ async fn connections_are_taken_over() {
     s.post(SERVICES, api_service(&ext, json!({}))).await;
     available(&s, "v1alpha1.wardle.example.com", "Passed").await;
     let listening = s.listen().await;
-    let config = kube::Config::from_custom_kubeconfig(
-        kube::config::Kubeconfig::read_from(&listening.kubeconfig).unwrap(),
-        &Default::default(),
-    );
-    let tls = config.await.unwrap().rustls_client_config().unwrap();
+    let read = kube::config::Kubeconfig::read_from(&listening.kubeconfig).unwrap();
+    let config = kube::Config::from_custom_kubeconfig(read, &Default::default()).await.unwrap();
+    let tls = config.rustls_client_config().unwrap();
     let stream = tokio::net::TcpStream::connect(listening.url.trim_start_matches("https://")).await.unwrap();
     let name = "localhost".try_into().unwrap();
     let mut stream = tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, stream).await.unwrap();
