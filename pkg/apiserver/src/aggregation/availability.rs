@@ -140,7 +140,8 @@ async fn check(server: &ApiServer, remote: &Remote) -> Verdict {
             return ("False", "MissingEndpoints", m);
         }
     }
-    let host = format!("{}:{}", service.text("spec.clusterIP"), remote.port);
+    let address = if service.text("spec.type") == "ExternalName" { "spec.externalName" } else { "spec.clusterIP" };
+    let host = format!("{}:{}", service.text(address), remote.port);
     match answers(server, remote, &host).await {
         Ok(()) => ("True", "Passed", "all checks passed".into()),
         Err(why) => ("False", "FailedDiscoveryCheck", why),

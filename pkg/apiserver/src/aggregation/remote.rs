@@ -276,7 +276,8 @@ fn handshake_error(e: &io::Error, host: &str) -> String {
     let tls = e.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
     let Some(rustls::Error::InvalidCertificate(why)) = tls else { return format!("tls: {e}") };
     let why = match why {
-        C::UnknownIssuer => "certificate signed by unknown authority".to_owned(),
+        // An issuer of that name is trusted, with another key.
+        C::UnknownIssuer | C::BadSignature => "certificate signed by unknown authority".to_owned(),
         C::NotValidForName | C::NotValidForNameContext { .. } => format!("certificate is not valid for {host}"),
         C::Expired | C::ExpiredContext { .. } => "certificate has expired or is not yet valid".to_owned(),
         other => format!("{other:?}"),
