@@ -20,7 +20,7 @@ help:
 	@echo "make conformance  upstream's conformance suite (root); SIG=apps FOCUS=regexp PARALLEL=4 RESUME=1 narrow it"
 	@echo "make bench    measure start, memory, disk, throughput (root)"
 	@echo "make soak-store   stock kube-apiserver on the datastore, both killed at random; MINUTES=30 DATASTORE=sqlite"
-	@echo "make bench-store  measure the datastore beside etcd and kine; PUTS=100000 KEYS=100000 make it shorter"
+	@echo "make bench-store  measure the datastore beside etcd and kine, half an hour; PUTS=100000 KEYS=100000 make it shorter"
 
 build: release
 release: PROFILE = release
