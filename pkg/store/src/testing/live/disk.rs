@@ -124,10 +124,12 @@ impl Life {
         if self.rng.random_bool(0.5) {
             self.machine.disk.stop();
         }
-        let closed = watching.end(&*store).await;
-        self.ended = match (closed, self.machine.disk.has_power()) {
-            (Ok(()), true) => Ended::Clean,
-            (_, false) => Ended::Crashed,
+        let power = self.machine.disk.has_power();
+        let closed = watching.end(&*store, power).await;
+        self.ended = match (closed, power) {
+            (Ok(()), _) => Ended::Clean,
+            (Err(_), false) => Ended::Crashed,
+            // The power may have gone when the end was on the disk already.
             (Err(_), true) => Ended::Unsure,
         };
         Ok(())
@@ -163,7 +165,7 @@ impl Life {
         self.recorder.begin_epoch(&*store, clean).await.unwrap();
         let watching = watchers::start(&store, &self.recorder, seed);
         self.recorder.last_writes(&*store).await;
-        watching.end(&*store).await.unwrap();
+        watching.end(&*store, true).await.unwrap();
         self.recorder.take()
     }
 }

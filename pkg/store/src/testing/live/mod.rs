@@ -3,6 +3,8 @@
 //! disk that fails under all of them. A seed decides what is asked for and what fails, not how the threads meet.
 
 mod disk;
+mod fork;
+mod postgres;
 mod recorder;
 mod watchers;
 
@@ -20,7 +22,7 @@ const CLIENTS: u32 = 5;
 const WATCHERS: u32 = 4;
 
 fn options(clock: &Clock) -> Options {
-    Options { ephemeral: vec![EPHEMERAL.into()], clock: clock.clone(), watch_buffer: 64, ..Options::default() }
+    Options { ephemeral: vec![EPHEMERAL.into()], clock: clock.clone(), watch_buffer: 4096, ..Options::default() }
 }
 
 /// Panics with what the checker found.
@@ -46,7 +48,7 @@ async fn histories_in_memory() {
             client.await.unwrap();
         }
         recorder.last_writes(&*store).await;
-        watching.end(&*store).await.unwrap();
+        watching.end(&*store, true).await.unwrap();
         let summary = judge("memory", seed, &recorder.take());
         assert!(summary.transactions > 50 && summary.events > 50, "{summary:?}");
     }

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 pub(crate) struct Recorder {
@@ -23,6 +23,7 @@ pub(crate) struct Recorder {
     newest: AtomicI64,
     /// What the witnesses of durable and of ephemeral keys go on from: everything before has been seen.
     pub witnessed: [AtomicI64; 2],
+    pub may_compact: AtomicBool,
 }
 
 impl Recorder {
@@ -40,6 +41,7 @@ impl Recorder {
             history: Mutex::new(History { base: 1, alone: true, ..History::default() }),
             newest: AtomicI64::new(1),
             witnessed: [AtomicI64::new(2), AtomicI64::new(2)],
+            may_compact: AtomicBool::new(true),
         }
     }
 
@@ -102,7 +104,8 @@ impl Recorder {
                 }
             };
             // The witnesses must be able to go on from where they are.
-            if matches!(request, Request::Compact { revision } if revision > self.witnessed()) {
+            let may = |through| self.may_compact.load(Ordering::SeqCst) && through <= self.witnessed();
+            if matches!(request, Request::Compact { revision } if !may(revision)) {
                 continue;
             }
             self.ask(store, client, request).await;

@@ -47,11 +47,14 @@ pub(crate) fn start(store: &Arc<dyn Store>, recorder: &Arc<Recorder>, seed: u64)
 
 impl Watching {
     /// Lets the witnesses see everything that anybody was told, and closes the store. The history of ephemeral keys goes with
-    /// the process.
-    pub async fn end(self, store: &dyn Store) -> Result<()> {
+    /// the process; that of durable ones is there for the next one, and without power perhaps only then.
+    pub async fn end(self, store: &dyn Store, power: bool) -> Result<()> {
         let seen = async {
             let through = self.recorder.newest();
-            while self.recorder.witnessed.iter().any(|next| next.load(Ordering::SeqCst) <= through) {
+            while self.recorder.witnessed[usize::from(!power)..]
+                .iter()
+                .any(|next| next.load(Ordering::SeqCst) <= through)
+            {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
@@ -69,9 +72,7 @@ impl Watcher {
     async fn run(mut self) {
         while !self.ends.load(Ordering::SeqCst) {
             let (keys, start) = match self.witness {
-                Some(n) => {
-                    (Keys::prefix([DURABLE, EPHEMERAL][n]), self.recorder.witnessed[n].load(Ordering::SeqCst))
-                }
+                Some(n) => (Keys::prefix([DURABLE, EPHEMERAL][n]), self.recorder.witnessed[n].load(Ordering::SeqCst)),
                 None => (self.keys(), if self.rng.random_bool(0.5) { 0 } else { self.past() }),
             };
             let log = WatchLog {
@@ -103,12 +104,16 @@ impl Watcher {
     }
 
     async fn follow(&mut self, mut log: WatchLog) -> WatchLog {
+        if log.start == 0 {
+            // A server of several begins where it has got to: let that be what is known.
+            let _ = self.store.revisions().await;
+        }
         let request = WatchRequest { range: convert::range(&log.keys), start: log.start };
         let mut watch = match self.store.watch(request).await {
             Ok(watch) => watch,
             Err(e) => {
                 self.note(&mut log, ended(&e));
-                tokio::task::yield_now().await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
                 return log;
             }
         };
