@@ -62,13 +62,15 @@ lint: $(DENY)/bin/cargo-deny
 	ISOPOD_SHIM=$(OUT)/ci/isopod-shim cargo clippy --profile ci --workspace --all-targets -- -D warnings
 	$(DENY)/bin/cargo-deny --locked check --hide-inclusion-graph licenses bans sources
 
-# The oldest Postgres that is supported, and the newest.
+# The oldest Postgres that is supported, and the newest. The packages have no pg_basebackup, and the system's is too old for 18.
 postgres-versions:
 	@hack/deps.sh test
-	set -e; for programs in $$(python3 hack/postgres.py $(TOOLS) 13 18); do \
-	  $$programs/postgres --version; \
-	  ISOPOD_POSTGRES=$$programs cargo test --profile ci -p isopod-store --test conformance postgres:: ; \
-	  ISOPOD_POSTGRES=$$programs cargo test --profile ci -p isopod-store --lib live::postgres ; \
+	set -e; for major in 13 18; do \
+	  programs=$$(python3 hack/postgres.py $(TOOLS) $$major); $$programs/postgres --version; \
+	  skip=; [ $$major = 13 ] || skip="--skip failover --skip switchover"; \
+	  export ISOPOD_POSTGRES=$$programs; \
+	  cargo test --profile ci -p isopod-store --test conformance postgres:: -- $$skip; \
+	  cargo test --profile ci -p isopod-store --lib live::postgres -- $$skip; \
 	done
 
 # Upstream's etcd is the referee of the datastore's tests.

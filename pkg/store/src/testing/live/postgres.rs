@@ -93,7 +93,7 @@ async fn histories_of_two_servers_on_a_postgres_that_is_restarted() {
     }
     running.work(300).await;
     let summary = judge("restarts", 1, &running.end().await);
-    assert!(summary.transactions > 100 && summary.events > 100, "{summary:?}");
+    assert!(summary.transactions > 20 && summary.events > 20, "{summary:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
@@ -117,7 +117,7 @@ async fn histories_through_a_switchover_that_loses_nothing() {
     let at = first_told(&history, first).unwrap();
     history.epochs.push(Epoch { at, revision: first, clean: false, prefixes: Vec::new(), left: Vec::new() });
     let summary = judge("a switchover", 2, &history);
-    assert!(summary.transactions > 100 && summary.events > 100, "{summary:?}");
+    assert!(summary.transactions > 20 && summary.events > 20, "{summary:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
@@ -143,5 +143,5 @@ async fn histories_through_a_failover_that_loses_commits() {
     running.work(1000).await;
     let (before, after) = split(running.end().await, Failover { base, first, began, ended });
     let (before, after) = (judge("before the failover", 3, &before), judge("after the failover", 3, &after));
-    assert!(before.transactions > 50 && after.transactions > 50, "{before:?} {after:?}");
+    assert!(before.transactions > 20 && after.transactions > 20, "{before:?} {after:?}");
 }
