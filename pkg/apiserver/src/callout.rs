@@ -7,6 +7,7 @@ mod pool;
 mod trust;
 
 pub use pool::Pool;
+pub use trust::roots;
 
 use crate::ApiServer;
 use crate::services;

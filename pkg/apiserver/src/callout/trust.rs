@@ -13,23 +13,31 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// A client that trusts these certificates, or where there are none what the machine trusts.
 pub fn client(pem: &[u8]) -> Result<ClientConfig, String> {
-    let mut roots = RootCertStore::empty();
+    let roots = roots(pem)?;
     if pem.is_empty() {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         return Ok(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth());
     }
-    let mut bundle = Vec::new();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|e| format!("caBundle: {e}"))?;
-        roots.add(certificate.clone()).map_err(|e| format!("caBundle: {e}"))?;
-        bundle.push(certificate);
-    }
+    let bundle = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+    let bundle = bundle.map_err(|e| format!("caBundle: {e}"))?;
     let builder = ClientConfig::builder();
     let provider = builder.crypto_provider().clone();
     let by_chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
     let by_chain = by_chain.map_err(|e| format!("caBundle: {e}"))?;
     let verifier = Arc::new(Bundle { by_chain, bundle });
     Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+}
+
+/// These certificates, or where there are none what the machine trusts.
+pub fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    if pem.is_empty() {
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    }
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|e| format!("caBundle: {e}"))?;
+        roots.add(certificate).map_err(|e| format!("caBundle: {e}"))?;
+    }
+    Ok(roots)
 }
 
 #[derive(Debug)]

@@ -100,6 +100,7 @@ fn take_in(server: &ApiServer, kind: &Kind, entries: &Entries) {
         let all: Vec<Arc<Kind>> = known.values().flat_map(|k| k.kinds.iter().cloned()).collect();
         server.conversions.retain(&all);
         server.registry.store(Arc::new(Registry::new(server.config.kinds.iter().cloned().chain(all))));
+        server.aggregation.registry_changed.notify_one();
     }
     state.known = known;
     state.seen = entries.clone();
