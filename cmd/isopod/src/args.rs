@@ -1,6 +1,7 @@
 //! The command line. Where a flag means what a k3s flag means, it has the k3s name. Every flag of `server` is also a key
 //! of the configuration file (see `config.rs`).
 
+use crate::audit_flags::AuditArgs;
 use clap::{Args, Parser, Subcommand};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -98,6 +99,9 @@ pub struct ServerArgs {
     pub tls_san: Vec<String>,
     #[command(flatten)]
     pub datastore: Datastore,
+
+    #[command(flatten)]
+    pub audit: AuditArgs,
 
     /// Run no scheduler: bind pods with one of your own
     #[arg(long, help_heading = "Control plane")]

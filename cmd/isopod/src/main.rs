@@ -3,6 +3,7 @@
 
 mod admin_config;
 mod args;
+mod audit_flags;
 mod backup;
 mod check;
 mod claim;

@@ -1,6 +1,7 @@
 //! What an API server is made from. Everything that it uses is given here: nothing is read from the environment.
 
 use crate::access::Access;
+use crate::audit::Audit;
 use crate::authn::Authenticator;
 use isopod_auth::Authorizer;
 use isopod_auth::token::Tokens;
@@ -23,6 +24,8 @@ pub struct Config {
     pub authorizer: Arc<dyn Authorizer>,
     /// Asked in order; the first that knows the credentials decides.
     pub authenticators: Vec<Arc<dyn Authenticator>>,
+    /// Records requests.
+    pub audit: Option<Arc<Audit>>,
     /// Whether requests without credentials are served as `system:anonymous`.
     pub anonymous_auth: bool,
     /// Signs and checks service-account tokens; without it `serviceaccounts/token` answers 501.
@@ -52,6 +55,7 @@ impl Config {
             kinds,
             authorizer,
             authenticators: Vec::new(),
+            audit: None,
             anonymous_auth: true,
             tokens: None,
             access: None,

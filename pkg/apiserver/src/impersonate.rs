@@ -1,13 +1,19 @@
 //! `Impersonate-User` and its companions: a user who may acts as another one.
 
 use crate::ApiServer;
+use crate::audit::Trail;
 use crate::chain::check;
 use http::HeaderMap;
 use isopod_api::{Status, UserInfo, user};
 use isopod_auth::Attributes;
 
 /// The user that the request acts as.
-pub async fn apply(server: &ApiServer, headers: &HeaderMap, requestor: UserInfo) -> Result<UserInfo, Status> {
+pub async fn apply(
+    server: &ApiServer,
+    headers: &HeaderMap,
+    requestor: UserInfo,
+    trail: &Trail,
+) -> Result<UserInfo, Status> {
     let all = |name: &str| {
         let values = headers.get_all(name).into_iter().filter_map(|v| v.to_str().ok());
         values.map(str::to_owned).collect::<Vec<_>>()
@@ -65,6 +71,7 @@ pub async fn apply(server: &ApiServer, headers: &HeaderMap, requestor: UserInfo)
     if !acts_as.in_group(everyone) {
         acts_as.groups.push(everyone.into());
     }
+    trail.impersonated(&acts_as, "");
     Ok(acts_as)
 }
 

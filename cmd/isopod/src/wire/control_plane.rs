@@ -5,6 +5,7 @@ use anyhow::{Context, bail};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use isopod_api::UserInfo;
+use isopod_apiserver::audit::Audit;
 use isopod_apiserver::{Access, ApiServer, ClientCertificate, Config};
 use isopod_auth::token;
 use isopod_base::clock::Clock;
@@ -38,6 +39,7 @@ impl ControlPlane {
         let args = &settings.args;
         config.access = Some(access);
         config.shared_store = settings.datastore.is_shared();
+        config.audit = Audit::open(&args.audit.settings())?;
         config.authenticators = vec![Arc::new(ClientCertificate)];
         config.tokens = Some(Arc::new(tokens(settings, pki)?));
         config.service_cidr.clone_from(&args.service_cidr);
@@ -125,6 +127,9 @@ impl ControlPlane {
 
     pub async fn close(&self) -> anyhow::Result<()> {
         self.api.stop();
+        if let Some(audit) = &self.api.config.audit {
+            audit.close().await;
+        }
         self.store.close().await.context("cannot close the datastore")
     }
 }
