@@ -148,9 +148,10 @@ async fn authorized(
             return Err(Refusal::Unauthenticated(status));
         }
     };
-    trail.judge(&info.attributes(&user), &parts);
+    let attributes = info.attributes(&user);
+    trail.judge(&attributes, &parts);
     trail.received().await?;
-    let user = impersonate::apply(server, &parts.headers, user, &trail).await?;
+    let user = impersonate::apply(server, &parts.headers, &attributes, &trail).await?;
     let _slot = if info.is_long_running() { None } else { Some(server.in_flight(&info)?) };
     authorize(server, &info, &user, &trail).await.map_err(Refusal::Forbidden)?;
 

@@ -1,7 +1,7 @@
 //! `/metrics`, under upstream's names.
 
-use crate::{ApiServer, audit};
 use crate::request::RequestInfo;
+use crate::{ApiServer, audit};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;

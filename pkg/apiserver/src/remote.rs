@@ -145,10 +145,7 @@ impl Remote {
     }
 }
 
-fn client(
-    tls: ClientConfig,
-    name: Option<ServerName<'static>>,
-) -> Client<HttpsConnector<HttpConnector>, Full<Bytes>> {
+fn client(tls: ClientConfig, name: Option<ServerName<'static>>) -> Client<HttpsConnector<HttpConnector>, Full<Bytes>> {
     let mut builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
     if let Some(name) = name {
         builder = builder.with_server_name_resolver(FixedServerNameResolver::new(name));

@@ -204,7 +204,10 @@ mod tests {
         assert_eq!(one, json!({"metadata": {"name": "a"}}));
         let mut list = json!({"items": [object], "rows": [{"object": object}]});
         drop_managed_fields(&mut list);
-        assert_eq!(list, json!({"items": [{"metadata": {"name": "a"}}], "rows": [{"object": {"metadata": {"name": "a"}}}]}));
+        assert_eq!(
+            list,
+            json!({"items": [{"metadata": {"name": "a"}}], "rows": [{"object": {"metadata": {"name": "a"}}}]})
+        );
     }
 
     #[test]

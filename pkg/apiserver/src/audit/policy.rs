@@ -270,7 +270,9 @@ mod tests {
     use isopod_api::UserInfo;
 
     fn policy(rules: &str) -> Result<Policy, String> {
-        Policy::parse(&format!("apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n{rules}"))
+        Policy::parse(&format!(
+            "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n{rules}"
+        ))
     }
 
     fn pods(subresource: &str) -> Attributes {

@@ -40,8 +40,11 @@ impl Trail {
     /// The trail of a request that has just come in.
     pub fn begin(audit: Option<&Arc<Audit>>, id: &str, received: Timestamp) -> Self {
         Trail(audit.map(|audit| {
-            let event =
-                Event { id: id.to_owned(), request_received_timestamp: time::format_micro(received), ..Event::default() };
+            let event = Event {
+                id: id.to_owned(),
+                request_received_timestamp: time::format_micro(received),
+                ..Event::default()
+            };
             Arc::new(Record { audit: audit.clone(), verdict: OnceLock::new(), event: Mutex::new(event) })
         }))
     }
@@ -291,8 +294,7 @@ fn user_agent(headers: &HeaderMap) -> String {
 /// The client's address as proxies tell it, and that of who is connected.
 fn source_ips(headers: &HeaderMap, peer: Option<IpAddr>) -> Vec<String> {
     let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let mut ips: Vec<IpAddr> =
-        header("x-forwarded-for").split(',').filter_map(|ip| ip.trim().parse().ok()).collect();
+    let mut ips: Vec<IpAddr> = header("x-forwarded-for").split(',').filter_map(|ip| ip.trim().parse().ok()).collect();
     if let Ok(real) = header("x-real-ip").trim().parse::<IpAddr>()
         && !ips.contains(&real)
     {

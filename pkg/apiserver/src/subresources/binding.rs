@@ -1,8 +1,8 @@
 //! `pods/binding`: the scheduler assigns a pod to a node.
 
 use crate::ApiServer;
-use crate::audit::Shown;
 use crate::admission::{Operation, webhook};
+use crate::audit::Shown;
 use crate::candidate::update::Raw;
 use crate::encode::{self, body, decode};
 use crate::metadata;

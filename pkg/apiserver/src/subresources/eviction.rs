@@ -1,8 +1,8 @@
 //! `pods/eviction`: a delete that disruption budgets may refuse (`registry/core/pod/rest/eviction.go`).
 
 use crate::ApiServer;
-use crate::audit::Shown;
 use crate::admission::{Operation, webhook};
+use crate::audit::Shown;
 use crate::candidate::update::{Edit, Raw};
 use crate::deletion;
 use crate::encode::{self, body, decode};

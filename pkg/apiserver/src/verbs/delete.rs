@@ -31,7 +31,10 @@ async fn parse(call: &Call, body: Body) -> Result<DeleteOptions, Status> {
     let bytes = decode::read(body).await?;
     let options = DeleteOptions::parse(&call.parts.headers, &call.query, &bytes)?;
     if !bytes.is_empty() {
-        call.trail.request_value(&options.shown());
+        let mut shown = options.shown();
+        // Upstream has its internal version written there.
+        shown["apiVersion"] = "meta.k8s.io/__internal".into();
+        call.trail.request_value(&shown);
     }
     Ok(options)
 }

@@ -182,7 +182,10 @@ impl Notes {
         }
         if !self.failures.is_empty() {
             self.failures.truncate(MAX_FAILURES);
-            trail.annotate("validation.policy.admission.k8s.io/validation_failure", Value::from(self.failures).to_string());
+            trail.annotate(
+                "validation.policy.admission.k8s.io/validation_failure",
+                Value::from(self.failures).to_string(),
+            );
         }
     }
 }
