@@ -2,6 +2,7 @@
 //! of the configuration file (see `config.rs`).
 
 use crate::audit_flags::AuditArgs;
+use crate::auth_flags::AuthArgs;
 use clap::{Args, Parser, Subcommand};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -100,6 +101,8 @@ pub struct ServerArgs {
     #[command(flatten)]
     pub datastore: Datastore,
 
+    #[command(flatten)]
+    pub auth: AuthArgs,
     #[command(flatten)]
     pub audit: AuditArgs,
 

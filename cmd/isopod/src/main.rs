@@ -4,6 +4,7 @@
 mod admin_config;
 mod args;
 mod audit_flags;
+mod auth_flags;
 mod backup;
 mod check;
 mod claim;

@@ -43,6 +43,7 @@ mod reviews;
 mod server;
 mod services;
 mod subresources;
+pub mod tokens;
 mod tunnel;
 mod unread;
 mod verbs;

@@ -165,8 +165,9 @@ fn validate(
         match batching {
             b if b.buffer_size == 0 => return wrong("buffer size", &b.buffer_size),
             b if b.max_size == 0 => return wrong("max batch size", &b.max_size),
-            // Not a comparison with zero alone: NaN is no rate.
-            b if b.throttle && !(b.throttle_qps > 0.0) => return wrong("throttle QPS", &b.throttle_qps),
+            b if b.throttle && (b.throttle_qps.is_nan() || b.throttle_qps <= 0.0) => {
+                return wrong("throttle QPS", &b.throttle_qps);
+            }
             b if b.throttle && b.throttle_burst == 0 => return wrong("throttle burst", &b.throttle_burst),
             _ => {}
         }
