@@ -103,13 +103,14 @@ impl Throttle {
     }
 
     async fn turn(&mut self) {
-        let Some(every) = self.every else { return };
-        let now = Instant::now();
+        sleep_until(self.next(Instant::now())).await;
+    }
+
+    /// Takes a token: when the batch may go.
+    fn next(&mut self, now: Instant) -> Instant {
+        let Some(every) = self.every else { return now };
         self.full_at = self.full_at.max(now) + every;
-        let ready = self.full_at.checked_sub(every * self.burst).unwrap_or(now);
-        if ready > now {
-            sleep_until(ready).await;
-        }
+        self.full_at.checked_sub(every * self.burst).unwrap_or(now).max(now)
     }
 }
 
@@ -140,31 +141,32 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn batches_are_full_or_late_and_close_sends_the_rest() {
         let kept = Arc::new(Kept::default());
         let sink = Batched::start(kept.clone(), settings(), Counters::default());
         sink.take((0..5).map(|_| Arc::new(Event::default())).collect()).await;
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!(*kept.0.lock(), [2, 2]);
-        tokio::time::sleep(Duration::from_secs(31)).await;
-        assert_eq!(*kept.0.lock(), [2, 2, 1]);
-        sink.take(vec![Arc::default()]).await;
         sink.close().await;
-        assert_eq!(*kept.0.lock(), [2, 2, 1, 1]);
+        assert_eq!(*kept.0.lock(), [2, 2, 1]);
         sink.take(vec![Arc::default()]).await;
         let lost = sink.counters.errors.get_or_create(&super::super::PluginLabels { plugin: "buffered" }).get();
         assert_eq!(lost, 1);
+        let late = Batching { max_wait: Duration::from_millis(1), ..settings() };
+        let sink = Batched::start(kept.clone(), late, Counters::default());
+        sink.take(vec![Arc::default()]).await;
+        while kept.0.lock().len() < 4 {
+            tokio::task::yield_now().await;
+        }
+        sink.close().await;
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_throttle_lets_a_burst_through_and_then_its_rate() {
+    #[test]
+    fn the_throttle_lets_a_burst_through_and_then_its_rate() {
         let mut throttle =
             Throttle::new(&Batching { throttle: true, throttle_qps: 10.0, throttle_burst: 3, ..settings() });
-        let start = Instant::now();
-        for _ in 0..5 {
-            throttle.turn().await;
-        }
-        assert_eq!(start.elapsed(), Duration::from_millis(200));
+        let now = throttle.full_at;
+        let waits: Vec<u128> = (0..5).map(|_| (throttle.next(now) - now).as_millis()).collect();
+        assert_eq!(waits, [0, 0, 0, 100, 200]);
+        assert_eq!(throttle.next(now + Duration::from_secs(9)), now + Duration::from_secs(9));
     }
 }
