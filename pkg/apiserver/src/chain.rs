@@ -148,15 +148,17 @@ async fn authorized(
             return Err(Refusal::Unauthenticated(status));
         }
     };
-    let attributes = info.attributes(&user);
+    let mut attributes = info.attributes(&user);
     trail.judge(&attributes, &parts);
     trail.received().await?;
-    let user = impersonate::apply(server, &parts.headers, &attributes, &trail).await?;
+    if let Some(other) = impersonate::apply(server, &parts.headers, &attributes, &trail).await? {
+        attributes.user = other;
+    }
     let _slot = if info.is_long_running() { None } else { Some(server.in_flight(&info)?) };
-    authorize(server, &info, &user, &trail).await.map_err(Refusal::Forbidden)?;
+    authorize(server, &attributes, &trail).await.map_err(Refusal::Forbidden)?;
 
     let long = info.is_long_running();
-    let handled = handle(server, info, query, parts, user, body, warnings, trail);
+    let handled = handle(server, info, query, parts, attributes.user, body, warnings, trail);
     if long {
         return Ok(handled.await?);
     }
@@ -210,16 +212,15 @@ pub fn no_such_path() -> Status {
 }
 
 /// 403 unless an authorizer allows it.
-async fn authorize(server: &ApiServer, info: &RequestInfo, user: &UserInfo, trail: &Trail) -> Result<(), Status> {
-    let attributes = info.attributes(user);
-    let decision = decide(server, &attributes).await;
+async fn authorize(server: &ApiServer, attributes: &Attributes, trail: &Trail) -> Result<(), Status> {
+    let decision = decide(server, attributes).await;
     let (word, reason) = match &decision {
         Decision::Allow(reason) => ("allow", reason),
         Decision::Deny(reason) | Decision::NoOpinion(reason) => ("forbid", reason),
     };
     trail.annotate("authorization.k8s.io/decision", word);
     trail.annotate("authorization.k8s.io/reason", reason.as_str());
-    allowed(&attributes, decision)
+    allowed(attributes, decision)
 }
 
 /// What the authorizer says. It refuses only what it would refuse with all that is committed by now: a right that was

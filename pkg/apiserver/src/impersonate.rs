@@ -8,20 +8,20 @@ use http::HeaderMap;
 use isopod_api::{Status, UserInfo, user};
 use isopod_auth::Attributes;
 
-/// The user that the request acts as. `attributes` are the request's own.
+/// The user that the request acts as. `None`: its sender. `attributes` are the request's own.
 pub async fn apply(
     server: &ApiServer,
     headers: &HeaderMap,
     attributes: &Attributes,
     trail: &Trail,
-) -> Result<UserInfo, Status> {
-    let Some(wanted) = wanted(headers)? else { return Ok(attributes.user.clone()) };
+) -> Result<Option<UserInfo>, Status> {
+    let Some(wanted) = wanted(headers)? else { return Ok(None) };
     let mut denied = None;
     for mode in Mode::ALL.into_iter().filter(|m| m.is_for(&wanted, &attributes.user)) {
         match (Check { server, mode, attributes }).run(&wanted).await {
             Ok(acts_as) => {
                 trail.impersonated(&acts_as, &mode.constraint());
-                return Ok(acts_as);
+                return Ok(Some(acts_as));
             }
             Err(status) => denied = denied.or(Some(status)),
         }
