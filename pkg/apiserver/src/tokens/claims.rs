@@ -78,7 +78,9 @@ impl Mappings {
     /// From one entry of `jwt`.
     pub fn new(jwt: &Value) -> Result<Self, String> {
         let mappings = jwt.at("claimMappings");
-        let extra = |e: &Value| Ok((e.text("key").to_owned(), Expression::new(e.text("valueExpression"))?));
+        let extra = |e: &Value| -> Result<_, String> {
+            Ok((e.text("key").to_owned(), Expression::new(e.text("valueExpression"))?))
+        };
         Ok(Mappings {
             claim_rules: rules(jwt.list("claimValidationRules"))?,
             user_rules: rules(jwt.list("userValidationRules"))?,

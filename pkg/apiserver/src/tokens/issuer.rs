@@ -49,7 +49,7 @@ impl Issuer {
         };
         let authority = issuer.text("certificateAuthority");
         let pem = (!authority.is_empty()).then_some(authority.as_bytes());
-        let uri = discovery.parse().map_err(|e| format!("{discovery:?}: {e}"))?;
+        let uri = discovery.parse::<http::Uri>().map_err(|e| format!("{discovery:?}: {e}"))?;
         let remote = Remote::trusting(uri, pem).map_err(|e| Chain(&e).to_string())?;
         Ok(Issuer {
             discovery,
@@ -171,7 +171,7 @@ impl Issuer {
     }
 
     async fn read(&self, url: &str) -> Result<Value, String> {
-        let uri = url.parse().map_err(|e| format!("{url:?}: {e}"))?;
+        let uri = url.parse::<http::Uri>().map_err(|e| format!("{url:?}: {e}"))?;
         match self.remote.get(&uri, TIMEOUT).await {
             Ok((200, bytes)) => serde_json::from_slice(&bytes).map_err(|e| format!("{url}: {e}")),
             Ok((code, _)) => Err(format!("{url}: the answer is {code}")),
