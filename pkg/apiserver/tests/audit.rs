@@ -63,7 +63,7 @@ fn guarded(config: &mut Config, settings: &Settings) {
 }
 
 fn admin() -> UserInfo {
-    UserInfo { uid: "1".into(), ..UserInfo::new("admin", &["system:masters", "system:authenticated"]) }
+    UserInfo { uid: "1".into(), ..UserInfo::new("admin", &["system:masters"]) }
 }
 
 /// Sends a request to the end of its answer.

@@ -30,6 +30,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use std::sync::Arc;
+use tokio_util::task::TaskTracker;
 
 /// Takes events.
 #[async_trait]
@@ -45,6 +46,8 @@ trait Sink: Send + Sync {
 pub struct Audit {
     policy: Policy,
     sinks: Vec<Box<dyn Sink>>,
+    /// Last events of answers that end while nobody waits for them.
+    ending: TaskTracker,
     pub(crate) counters: Counters,
 }
 
@@ -62,6 +65,8 @@ impl Audit {
 
     /// Sends what is still on its way.
     pub async fn close(&self) {
+        self.ending.close();
+        self.ending.wait().await;
         join_all(self.sinks.iter().map(|s| s.close())).await;
     }
 }

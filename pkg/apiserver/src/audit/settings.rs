@@ -14,6 +14,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::task::TaskTracker;
 
 /// Whether requests wait for their events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +107,7 @@ impl Settings {
         if let Some(webhook) = &self.webhook {
             sinks.push(webhook.sink(&counters)?);
         }
-        Ok((!sinks.is_empty()).then_some(Audit { policy, sinks, counters }))
+        Ok((!sinks.is_empty()).then_some(Audit { policy, sinks, ending: TaskTracker::new(), counters }))
     }
 }
 

@@ -258,7 +258,7 @@ impl End {
     fn of(record: Arc<Record>) -> Self {
         End(Some(Arc::new(move |kept| {
             let record = record.clone();
-            tokio::spawn(async move { record.complete(kept).await });
+            record.audit.ending.clone().spawn(async move { record.complete(kept).await });
         })))
     }
 

@@ -81,7 +81,15 @@ mod tests {
         std::fs::write(file.path(), "abc,jane,7,\"dev, ops\"\n\ndef,joe,\"8\"\n,nobody,9\n").unwrap();
         let tokens = StaticTokens::read(file.path()).unwrap().0;
         assert_eq!(tokens.len(), 2);
-        assert_eq!(tokens["abc"], UserInfo { uid: "7".into(), ..UserInfo::new("jane", &["dev", "ops"]) });
+        assert_eq!(
+            tokens["abc"],
+            UserInfo {
+                name: "jane".into(),
+                uid: "7".into(),
+                groups: vec!["dev".into(), "ops".into()],
+                ..Default::default()
+            }
+        );
         assert_eq!(tokens["def"].uid, "8");
         std::fs::write(file.path(), "abc,jane\n").unwrap();
         assert!(StaticTokens::read(file.path()).is_err());
