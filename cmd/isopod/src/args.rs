@@ -3,6 +3,7 @@
 
 use crate::audit_flags::AuditArgs;
 use crate::auth_flags::AuthArgs;
+use crate::front_proxy::FrontProxyArgs;
 use clap::{Args, Parser, Subcommand};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -98,6 +99,8 @@ pub struct ServerArgs {
     /// Further name or address in the API server's certificate (repeatable)
     #[arg(long, value_name = "NAME", help_heading = "API server")]
     pub tls_san: Vec<String>,
+    #[command(flatten)]
+    pub front_proxy: FrontProxyArgs,
     #[command(flatten)]
     pub datastore: Datastore,
 

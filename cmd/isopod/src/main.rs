@@ -13,6 +13,7 @@ mod config;
 mod datastore;
 mod endpoint;
 mod etcd_flags;
+mod front_proxy;
 mod image;
 mod node;
 mod paths;

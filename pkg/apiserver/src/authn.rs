@@ -2,6 +2,7 @@
 //! its certificate and token, and never carries that extension (see `server.rs`).
 
 use crate::ApiServer;
+use crate::aggregation::front_proxy::ProxyCertificates;
 use http::request::Parts;
 use isopod_api::{Status, UserInfo};
 use isopod_base::errors::Chain;
@@ -71,7 +72,13 @@ impl ApiServer {
         }
         let paths = &self.config.anonymous_paths;
         let path = paths.is_empty() || paths.iter().any(|p| p == request.uri.path());
-        if self.config.anonymous_auth && path { Ok(UserInfo::anonymous()) } else { Err(Status::unauthorized()) }
+        // A front proxy that speaks for nobody is nobody itself.
+        let strange = request.extensions.get::<ProxyCertificates>().is_some() && peer.0.is_empty();
+        if self.config.anonymous_auth && path && !strange {
+            Ok(UserInfo::anonymous())
+        } else {
+            Err(Status::unauthorized())
+        }
     }
 
     async fn bearer(&self, token: &str) -> Result<UserInfo, Status> {
