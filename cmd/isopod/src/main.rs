@@ -3,6 +3,8 @@
 
 mod admin_config;
 mod args;
+mod audit_flags;
+mod auth_flags;
 mod backup;
 mod check;
 mod claim;
@@ -11,6 +13,7 @@ mod config;
 mod datastore;
 mod endpoint;
 mod etcd_flags;
+mod front_proxy;
 mod image;
 mod node;
 mod paths;

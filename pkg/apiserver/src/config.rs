@@ -1,7 +1,11 @@
 //! What an API server is made from. Everything that it uses is given here: nothing is read from the environment.
 
 use crate::access::Access;
+use crate::aggregation;
+use crate::aggregation::FrontProxy;
+use crate::audit::Audit;
 use crate::authn::Authenticator;
+use crate::tokens::{ServiceAccounts, TokenSource};
 use isopod_auth::Authorizer;
 use isopod_auth::token::Tokens;
 use isopod_base::clock::Clock;
@@ -23,8 +27,14 @@ pub struct Config {
     pub authorizer: Arc<dyn Authorizer>,
     /// Asked in order; the first that knows the credentials decides.
     pub authenticators: Vec<Arc<dyn Authenticator>>,
+    /// Records requests.
+    pub audit: Option<Arc<Audit>>,
     /// Whether requests without credentials are served as `system:anonymous`.
     pub anonymous_auth: bool,
+    /// The paths that these are served on; none: all.
+    pub anonymous_paths: Vec<String>,
+    /// Who knows bearer tokens, asked in order.
+    pub token_sources: Vec<Arc<dyn TokenSource>>,
     /// Signs and checks service-account tokens; without it `serviceaccounts/token` answers 501.
     pub tokens: Option<Arc<Tokens>>,
     /// What the RBAC and node authorizers know: followed from the store, asked for rules and against escalation.
@@ -38,6 +48,10 @@ pub struct Config {
     pub clock: Clock,
     /// How the server speaks to kubelets through the tunnel: its client certificate and the CA of their serving certificates.
     pub kubelet_tls: Option<Arc<rustls::ClientConfig>>,
+    /// How extension API servers know this one.
+    pub aggregation: aggregation::Settings,
+    /// Whom this server takes for a proxy in front of it.
+    pub front_proxy: Option<Arc<FrontProxy>>,
     /// Objects that are created at start if they are not there.
     pub bootstrap: Vec<Value>,
     pub max_requests_in_flight: usize,
@@ -52,7 +66,10 @@ impl Config {
             kinds,
             authorizer,
             authenticators: Vec::new(),
+            audit: None,
             anonymous_auth: true,
+            anonymous_paths: Vec::new(),
+            token_sources: vec![Arc::new(ServiceAccounts)],
             tokens: None,
             access: None,
             service_cidr: "10.43.0.0/16".into(),
@@ -61,6 +78,8 @@ impl Config {
             port: 6443,
             clock: Clock::system(),
             kubelet_tls: None,
+            aggregation: aggregation::Settings::default(),
+            front_proxy: None,
             bootstrap: Vec::new(),
             max_requests_in_flight: 400,
             max_mutating_requests_in_flight: 200,

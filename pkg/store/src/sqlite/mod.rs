@@ -6,6 +6,7 @@
 mod backend;
 mod check;
 mod checkpoint;
+mod compaction;
 mod content;
 mod damage;
 mod draft;
