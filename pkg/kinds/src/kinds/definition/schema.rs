@@ -3,9 +3,11 @@
 use super::field_path::follow;
 use super::{Rules, defaults, structural};
 use crate::access::{Access, is_empty};
-use crate::cel::{self, Scope};
+use crate::cel::Declared;
+use crate::cel::check::{Environment, Library, Type, check};
 use isopod_api::{FieldError, FieldErrors, Path};
 use serde_json::Value;
+use std::sync::Arc;
 
 const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
 const REASONS: [&str; 4] = ["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
@@ -288,14 +290,14 @@ impl Place<'_> {
         if rules.is_empty() || !self.open_api(s, path).is_empty() {
             return errs;
         }
-        let scope =
-            Scope { roots: vec!["self", "oldSelf"], of_self: Some(s), root_object: self.root, ..Scope::default() };
-        for (i, r) in rules.iter().enumerate() {
+        let Some(declared) = Declared::of(s, self.root || s.flag("x-kubernetes-embedded-resource")) else {
+            return errs;
+        };
+        for (i, r) in rules.iter().enumerate().filter(|(_, r)| !r.text("rule").trim().is_empty()) {
             let p = path.child("x-kubernetes-validations").index(i);
-            for f in ["rule", "messageExpression"].iter().filter(|f| !r.text(f).is_empty()) {
-                let fault = cel::check(r.text(f), &scope);
-                errs.extend(fault.map(|m| in_go_names(r, FieldError::invalid(&p.child(f), "", m))));
-            }
+            let environment = surroundings(&declared, r.flag("optionalOldSelf"));
+            let fault = rule_fault(r, &environment);
+            errs.extend(fault.map(|(f, m)| in_go_names(r, FieldError::invalid(&p.child(f), "", m))));
         }
         errs
     }
@@ -312,6 +314,30 @@ impl Place<'_> {
         }
         errs
     }
+}
+
+/// What rules can speak of.
+fn surroundings(declared: &Declared, optional: bool) -> Environment {
+    let (this, objects) = declared.object_types("selfType");
+    let old = if optional { Type::optional(this.clone()) } else { this.clone() };
+    Environment::new(Library::New).objects(Arc::new(objects)).variable("self", this).variable("oldSelf", old)
+}
+
+/// The field that is wrong, and why. Of the message nothing is told where the rule is wrong.
+fn rule_fault(rule: &Value, environment: &Environment) -> Option<(&'static str, String)> {
+    match check(rule.text("rule"), environment) {
+        Err(e) => return Some(("rule", format!("compilation failed: {e}"))),
+        Ok(c) if *c.result() != Type::Bool => return Some(("rule", "cel expression must evaluate to a bool".into())),
+        Ok(_) => {}
+    }
+    let message = rule.text("messageExpression");
+    let why = match check(message, environment) {
+        _ if message.is_empty() => return None,
+        Err(e) => format!("messageExpression compilation failed: {e}"),
+        Ok(c) if *c.result() != Type::Text => "messageExpression must evaluate to a string".into(),
+        Ok(_) => return None,
+    };
+    Some(("messageExpression", why))
 }
 
 /// Shows the rule as Go marshals its internal struct.
