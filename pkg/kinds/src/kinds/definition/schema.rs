@@ -1,13 +1,11 @@
 //! The OpenAPI schemas of a definition: what they may say at all.
 
+use super::expressions::{self, Costs};
 use super::field_path::follow;
 use super::{Rules, defaults, structural};
 use crate::access::{Access, is_empty};
-use crate::cel::Declared;
-use crate::cel::check::{Environment, Library, Type, check};
 use isopod_api::{FieldError, FieldErrors, Path};
 use serde_json::Value;
-use std::sync::Arc;
 
 const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
 const REASONS: [&str; 4] = ["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
@@ -140,7 +138,9 @@ pub(super) fn validation(validation: &Value, status: bool, rules: &Rules, path: 
     let place = Place { rules, no_defaults: None, inside_meta: false, root: true };
     errs.extend(place.open_api(schema, &path));
     if sound {
-        errs.extend(place.expressions(schema, &path));
+        let mut costs = Costs::new(&rules.accepted, schema);
+        errs.extend(place.expressions(schema, Some(1), &mut costs, &path));
+        errs.extend(costs.faults(&path));
     }
     if errs.is_empty() {
         errs.extend(unsupported.map(|why| FieldError::invalid(&path, "", why)));
@@ -276,28 +276,21 @@ impl Place<'_> {
         errs
     }
 
-    /// The expressions of rules, in schemas that have no other faults.
-    fn expressions(&self, s: &Value, path: &Path) -> FieldErrors {
+    /// The expressions of rules, in schemas that have no other faults. `count`: how often the schema's value can stand in a
+    /// resource, if that is bounded.
+    fn expressions(&self, s: &Value, count: Option<u64>, costs: &mut Costs<'_>, path: &Path) -> FieldErrors {
         let mut errs = Vec::new();
         let below = Place { root: false, ..self.clone() };
+        let inner = count.zip(expressions::most_children(s)).map(|(a, b)| a.saturating_mul(b));
         for f in ["additionalProperties", "items"].iter().filter(|f| s.at(f).is_object()) {
-            errs.extend(below.expressions(s.at(f), &path.child(f)));
+            errs.extend(below.expressions(s.at(f), inner, costs, &path.child(f)));
         }
         for (name, property) in s.entries("properties") {
-            errs.extend(below.expressions(property, &path.child("properties").key(name)));
+            errs.extend(below.expressions(property, inner, costs, &path.child("properties").key(name)));
         }
-        let rules = s.list("x-kubernetes-validations");
-        if rules.is_empty() || !self.open_api(s, path).is_empty() {
-            return errs;
-        }
-        let Some(declared) = Declared::of(s, self.root || s.flag("x-kubernetes-embedded-resource")) else {
-            return errs;
-        };
-        for (i, r) in rules.iter().enumerate().filter(|(_, r)| !r.text("rule").trim().is_empty()) {
-            let p = path.child("x-kubernetes-validations").index(i);
-            let environment = surroundings(&declared, r.flag("optionalOldSelf"));
-            let fault = rule_fault(r, &environment);
-            errs.extend(fault.map(|(f, m)| in_go_names(r, FieldError::invalid(&p.child(f), "", m))));
+        let has_rules = !s.list("x-kubernetes-validations").is_empty();
+        if has_rules && self.open_api(s, path).is_empty() {
+            errs.extend(costs.rules(s, self.root, count, path));
         }
         errs
     }
@@ -314,45 +307,6 @@ impl Place<'_> {
         }
         errs
     }
-}
-
-/// What rules can speak of.
-fn surroundings(declared: &Declared, optional: bool) -> Environment {
-    let (this, objects) = declared.object_types("selfType");
-    let old = if optional { Type::optional(this.clone()) } else { this.clone() };
-    Environment::new(Library::New).objects(Arc::new(objects)).variable("self", this).variable("oldSelf", old)
-}
-
-/// The field that is wrong, and why. Of the message nothing is told where the rule is wrong.
-fn rule_fault(rule: &Value, environment: &Environment) -> Option<(&'static str, String)> {
-    match check(rule.text("rule"), environment) {
-        Err(e) => return Some(("rule", format!("compilation failed: {e}"))),
-        Ok(c) if *c.result() != Type::Bool => return Some(("rule", "cel expression must evaluate to a bool".into())),
-        Ok(_) => {}
-    }
-    let message = rule.text("messageExpression");
-    let why = match check(message, environment) {
-        _ if message.is_empty() => return None,
-        Err(e) => format!("messageExpression compilation failed: {e}"),
-        Ok(c) if *c.result() != Type::Text => "messageExpression must evaluate to a string".into(),
-        Ok(_) => return None,
-    };
-    Some(("messageExpression", why))
-}
-
-/// Shows the rule as Go marshals its internal struct.
-fn in_go_names(rule: &Value, mut e: FieldError) -> FieldError {
-    let fields = [
-        ("Rule", Value::from(rule.text("rule"))),
-        ("Message", Value::from(rule.text("message"))),
-        ("MessageExpression", Value::from(rule.text("messageExpression"))),
-        ("Reason", rule.at("reason").clone()),
-        ("FieldPath", Value::from(rule.text("fieldPath"))),
-        ("OptionalOldSelf", rule.at("optionalOldSelf").clone()),
-    ];
-    let shown = fields.map(|(name, value)| format!("{name:?}:{value}")).join(",");
-    e.shown = Some(isopod_schema::json::html_escaped(&format!("{{{shown}}}")));
-    e
 }
 
 fn type_must_be(s: &Value, wanted: &str, because: &str, path: &Path) -> FieldErrors {

@@ -31,18 +31,18 @@ impl Estimator<'_> {
         given: &[Given<'_>],
         argument_costs: &[Range],
     ) -> Estimate {
-        let sum = argument_costs.iter().copied().fold(Range::of(0), Range::add);
+        let sum = argument_costs.iter().copied().fold(Range::of(0), Range::plus);
         match (overload, argument_costs) {
             // Of `&&` and `||` the second side may not be looked at.
             ("logical_and" | "logical_or", [left, right]) => {
-                return Estimate { cost: Range { min: left.min, max: left.add(*right).max }, size: None };
+                return Estimate { cost: Range { min: left.min, max: left.plus(*right).max }, size: None };
             }
             ("conditional", [test, yes, no]) => {
                 let size = unknown(&given[1]).union(unknown(&given[2]));
                 if let Some(entries) = self.common_entries(&given[1], &given[2]) {
                     self.entries.insert(id, entries);
                 }
-                return Estimate { cost: test.add(yes.union(*no)), size: Some(size) };
+                return Estimate { cost: test.plus(yes.union(*no)), size: Some(size) };
             }
             _ => {}
         }
@@ -51,7 +51,7 @@ impl Estimator<'_> {
             .or_else(|| self.of_library(function, overload, target, given))
             .or_else(|| self.standard(id, overload, target, given))
             .unwrap_or(Estimate { cost: ONE, size: None });
-        Estimate { cost: estimate.cost.add(sum), size: estimate.size }
+        Estimate { cost: estimate.cost.plus(sum), size: estimate.size }
     }
 
     fn common_entries(&self, a: &Given<'_>, b: &Given<'_>) -> Option<Entries> {
@@ -88,13 +88,13 @@ impl Estimator<'_> {
             ("starts_with_string" | "ends_with_string", _, [a]) => costs(unknown(a).times(STRING)),
             ("in_list", _, [_, list]) => costs(unknown(list)),
             ("matches_string", Some(text), [pattern]) | ("matches", None, [text, pattern]) => {
-                costs(unknown(text).add(ONE).times(STRING).multiply(unknown(pattern).times(REGEX)))
+                costs(unknown(text).plus(ONE).times(STRING).multiply(unknown(pattern).times(REGEX)))
             }
             ("contains_string", Some(t), [part]) => {
                 costs(unknown(t).times(STRING).multiply(unknown(part).times(STRING)))
             }
             ("add_string" | "add_bytes" | "add_list", _, [a, b]) => {
-                let size = unknown(a).add(unknown(b));
+                let size = unknown(a).plus(unknown(b));
                 if let Some(entries) = self.common_entries(a, b) {
                     self.entries.insert(id, entries);
                 }
@@ -110,7 +110,7 @@ impl Estimator<'_> {
 
     /// cel-go's `ext/lists.go` and `ext/sets.go`.
     fn of_lists(&self, overload: &str, target: Option<&Given<'_>>, given: &[Given<'_>]) -> Option<Estimate> {
-        let made = |factor: f64, size: Range| sized(size.times(factor).add(ONE).add(Range::of(LIST)), size);
+        let made = |factor: f64, size: Range| sized(size.times(factor).plus(ONE).plus(Range::of(LIST)), size);
         let squared = |factor: f64, size: Range| made(factor, size.multiply(size));
         let by_type = |overload: &str| {
             if ["list_string_", "list_bytes_"].iter().any(|p| overload.starts_with(p)) { 2.0 + STRING } else { 2.0 }
@@ -130,10 +130,10 @@ impl Estimator<'_> {
                 squared(by_type(sort), self.sized_of(keys))
             }
             ("list_sets_contains_list" | "list_sets_intersects_list", _, [a, b]) => {
-                costs(self.sized_of(a).multiply(self.sized_of(b)).add(ONE))
+                costs(self.sized_of(a).multiply(self.sized_of(b)).plus(ONE))
             }
             ("list_sets_equivalent_list", _, [a, b]) => {
-                costs(self.sized_of(a).multiply(self.sized_of(b)).times(2.0).add(ONE))
+                costs(self.sized_of(a).multiply(self.sized_of(b)).times(2.0).plus(ONE))
             }
             _ => None,
         }
@@ -161,7 +161,7 @@ impl Estimator<'_> {
             ("ip", ..) if overload == "cidr_ip" => costs(ONE),
             ("fieldSelector" | "labelSelector", _, [a]) => {
                 let size = self.sized_of(a);
-                costs(Range::of(LIST).add(size.times(STRING)).add(size.times(0.5).times(50.0)))
+                costs(Range::of(LIST).plus(size.times(STRING)).plus(size.times(0.5).times(50.0)))
             }
             ("isSorted" | "sum" | "max" | "min" | "indexOf" | "lastIndexOf" | "includes", Some(t), _) => {
                 costs(self.traversal(function, t))
@@ -186,7 +186,7 @@ impl Estimator<'_> {
             }
             ("find" | "findAll", Some(t), [pattern, ..]) => {
                 let size = self.sized_of(t);
-                let cost = size.add(ONE).times(STRING).multiply(self.sized_of(pattern).times(REGEX));
+                let cost = size.plus(ONE).times(STRING).multiply(self.sized_of(pattern).times(REGEX));
                 sized(cost, Range { min: 0, max: size.max })
             }
             ("ip.isCanonical", _, [a, ..]) => costs(self.sized_of(a).times(2.0 * STRING)),
@@ -214,7 +214,7 @@ impl Estimator<'_> {
         let size = self.sized_of(t);
         match self.element(t) {
             Some(e) if matches!(e.of, Type::Text | Type::Bytes) => {
-                size.multiply(ONE.add(self.sized_of(&e).times(STRING)))
+                size.multiply(ONE.plus(self.sized_of(&e).times(STRING)))
             }
             Some(_) => size.multiply(ONE),
             None if function == "includes" => size.multiply(ONE),
@@ -227,7 +227,7 @@ impl Estimator<'_> {
         let mut size = self.element(t).map_or(Range::of(0), |e| count.multiply(self.sized_of(&e)));
         if let Some(by) = by {
             let gaps = Range { min: count.min.saturating_sub(1), max: count.max.saturating_sub(1) };
-            size = size.add(self.sized_of(by).multiply(gaps));
+            size = size.plus(self.sized_of(by).multiply(gaps));
         }
         size
     }
@@ -235,12 +235,12 @@ impl Estimator<'_> {
     fn contains_address(&self, function: &str, overload: &str, other: &Given<'_>) -> Range {
         // Four bytes or sixteen.
         let bytes = Range { min: 4, max: 16 };
-        let mut cost = bytes.add(bytes).times(STRING);
+        let mut cost = bytes.plus(bytes).times(STRING);
         if function == "containsCIDR" {
-            cost = cost.add(bytes.times(STRING)).add(ONE);
+            cost = cost.plus(bytes.times(STRING)).plus(ONE);
         }
         if matches!(overload, "cidr_contains_ip_string" | "cidr_contains_cidr_string") {
-            cost = cost.add(self.sized_of(other).times(STRING));
+            cost = cost.plus(self.sized_of(other).times(STRING));
         }
         cost
     }
@@ -339,5 +339,5 @@ fn replaced(text: Range, from: Range, to: Range) -> Range {
     } else {
         count.min = divided(text.min, from.max);
     }
-    count.multiply(to).add(kept)
+    count.multiply(to).plus(kept)
 }

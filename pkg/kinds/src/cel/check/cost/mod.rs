@@ -108,7 +108,7 @@ impl<'a> Estimator<'a> {
             What::Select { of, field, .. } => {
                 let mut sum = self.cost(*of);
                 if matches!(self.type_of(*of), Type::Map(..) | Type::Object(_) | Type::Param(_)) {
-                    sum = sum.add(Range::of(1));
+                    sum = sum.plus(Range::of(1));
                 }
                 let path = self.path_below(*of, field);
                 self.paths.insert(id, path);
@@ -119,17 +119,17 @@ impl<'a> Estimator<'a> {
                 let all: Vec<Id> = items.iter().map(|i| i.value).collect();
                 let (sum, value) = self.elements(&all);
                 self.entries.insert(id, Entries { of_list: true, key: Range::of(1), value });
-                sum.add(Range::of(10))
+                sum.plus(Range::of(10))
             }
             What::Map(pairs) => {
                 let (keys, key) = self.elements(&pairs.iter().map(|p| p.key).collect::<Vec<_>>());
                 let (values, value) = self.elements(&pairs.iter().map(|p| p.value).collect::<Vec<_>>());
                 self.entries.insert(id, Entries { of_list: false, key, value });
-                keys.add(values).add(Range::of(30))
+                keys.plus(values).plus(Range::of(30))
             }
             What::Message { fields, .. } => {
                 let all = fields.iter().map(|f| self.cost(f.value));
-                all.fold(Range::of(0), Range::add).add(Range::of(40))
+                all.fold(Range::of(0), Range::plus).plus(Range::of(40))
             }
             What::Fold(fold) if self.binds(fold) => self.bind(id, fold),
             What::Fold(fold) => self.fold(id, fold),
@@ -141,7 +141,7 @@ impl<'a> Estimator<'a> {
         let mut size = Range { min: if all.is_empty() { 0 } else { u64::MAX }, max: 0 };
         let mut sum = Range::of(0);
         for id in all {
-            sum = sum.add(self.cost(*id));
+            sum = sum.plus(self.cost(*id));
             size = size.union(self.size_or_unknown(*id));
         }
         (sum, size)
@@ -179,25 +179,25 @@ impl<'a> Estimator<'a> {
     }
 
     fn bind(&mut self, id: Id, f: &Fold) -> Range {
-        let mut sum = self.cost(f.range).add(self.cost(f.init));
+        let mut sum = self.cost(f.range).plus(self.cost(f.init));
         self.push_value(&f.accumulator, f.init);
-        sum = sum.add(self.cost(f.result));
+        sum = sum.plus(self.cost(f.result));
         self.locals.pop();
         self.copy_sizes(id, f.result);
         sum
     }
 
     fn fold(&mut self, id: Id, f: &Fold) -> Range {
-        let mut sum = self.cost(f.range).add(self.cost(f.init));
+        let mut sum = self.cost(f.range).plus(self.cost(f.init));
         self.push_value(&f.accumulator, f.init);
         let outside = self.locals.len();
         self.push_elements(f);
-        let each = self.cost(f.condition).add(self.cost(f.step));
+        let each = self.cost(f.condition).plus(self.cost(f.step));
         self.locals.truncate(outside);
-        sum = sum.add(self.cost(f.result));
+        sum = sum.plus(self.cost(f.result));
         self.locals.pop();
         let count = self.size_or_unknown(f.range);
-        sum = sum.add(count.multiply(each));
+        sum = sum.plus(count.multiply(each));
         match self.what(f.init) {
             What::Literal(_) => {
                 if let Some(size) = self.size(f.init) {
@@ -297,7 +297,7 @@ impl<'a> Estimator<'a> {
         if let ("dyn", [argument]) = (function, arguments) {
             let cost = self.cost(*argument);
             self.copy_sizes(id, *argument);
-            return cost.add(Range::of(1));
+            return cost.plus(Range::of(1));
         }
         let mut costs = Vec::new();
         let mut given = Vec::new();
@@ -330,7 +330,7 @@ impl<'a> Estimator<'a> {
         if let Some(size) = size {
             self.sizes.insert(id, size);
         }
-        sum.add(total)
+        sum.plus(total)
     }
 }
 
