@@ -20,13 +20,13 @@ import (
 )
 
 func main() {
-	out := flag.String("out", ".", "directory to write to")
+	out := flag.String("out", ".", "directory to write check/functions.txt and golden/answers.jsonl to")
 	cases := flag.String("cases", ".", "directory with expressions.txt, schema.json and data.json")
 	flag.Parse()
 	set := environment.MustBaseEnvSet(version.MajorMinor(1, 36))
 	worlds := worlds(set, *cases)
-	write(filepath.Join(*out, "functions.txt"), functions(worlds))
-	write(filepath.Join(*out, "answers.jsonl"), answers(worlds, filepath.Join(*cases, "expressions.txt")))
+	write(filepath.Join(*out, "check", "functions.txt"), functions(worlds))
+	write(filepath.Join(*out, "golden", "answers.jsonl"), answers(worlds, filepath.Join(*cases, "expressions.txt")))
 }
 
 func must[T any](value T, err error) T {
@@ -37,6 +37,9 @@ func must[T any](value T, err error) T {
 }
 
 func write(path string, lines []string) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		panic(err)
+	}
 	if err := os.WriteFile(path, []byte(strings.Join(lines, "\n")+"\n"), 0o644); err != nil {
 		panic(err)
 	}

@@ -112,16 +112,32 @@ func (w *world) ask(in, expression string) answer {
 		a.Failure = "program: " + err.Error()
 		return a
 	}
-	value, details, err := program.Eval(w.variables)
-	if err != nil {
-		a.Failure = err.Error()
-	} else {
-		a.Value = shown(value)
-	}
-	if details != nil {
-		a.Cost = details.ActualCost()
+	a.Value, a.Failure, a.Cost = w.evaluated(program)
+	// Maps have no order: what depends on one is no fact.
+	for range 50 {
+		value, failure, cost := w.evaluated(program)
+		if value != a.Value || failure != a.Failure {
+			a.Value, a.Failure, a.Cost = "", "", nil
+			break
+		}
+		if cost != nil && a.Cost != nil && *cost != *a.Cost {
+			a.Cost = nil
+		}
 	}
 	return a
+}
+
+func (w *world) evaluated(program cel.Program) (value, failure string, cost *uint64) {
+	found, details, err := program.Eval(w.variables)
+	if err != nil {
+		failure = err.Error()
+	} else {
+		value = shown(found)
+	}
+	if details != nil {
+		cost = details.ActualCost()
+	}
+	return value, failure, cost
 }
 
 // sizes says how large the values of a schema can be.

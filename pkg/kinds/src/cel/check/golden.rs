@@ -7,6 +7,7 @@ use crate::cel::admission::admission;
 use crate::cel::declared::Declared;
 use crate::cel::functions;
 use crate::cel::value::Val;
+use crate::cel::{Program, Variables};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -78,6 +79,71 @@ fn estimates_are_upstreams() {
     }
     assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
 }
+
+/// As `hack/cel` writes it.
+fn shown(value: &Val) -> String {
+    let all = |items: Vec<String>| items.join(", ");
+    match value {
+        Val::Uint(u) => format!("{u}u"),
+        Val::Double(d) if d.is_finite() => {
+            let text = format!("{d:e}");
+            let (mantissa, exponent) = text.split_once('e').expect("the form has an exponent");
+            let (sign, digits) = exponent.strip_prefix('-').map_or(('+', exponent), |d| ('-', d));
+            format!("{mantissa}e{sign}{digits:0>2}")
+        }
+        Val::Text(t) => format!("{t:?}"),
+        Val::Bytes(b) => format!("b{}", b.iter().map(|x| format!("{x:02x}")).collect::<String>()),
+        Val::Timestamp(t) => format!("timestamp {t}"),
+        Val::Duration(d) => format!("duration {}", d.as_nanos()),
+        Val::Optional(None) => "none".into(),
+        Val::Optional(Some(v)) => format!("some {}", shown(v)),
+        Val::Type(t) => format!("type {t}"),
+        Val::List(items) => format!("[{}]", all(items.iter().map(shown).collect())),
+        Val::Map(map) => {
+            let mut entries: Vec<String> =
+                map.iter().map(|(k, v)| format!("{}: {}", shown(&k.value()), shown(v))).collect();
+            entries.sort();
+            format!("{{{}}}", all(entries))
+        }
+        Val::Null | Val::Bool(_) | Val::Int(_) | Val::Double(_) => functions::display(value),
+        other => format!("of type {}", other.type_name()),
+    }
+}
+
+struct Nothing;
+
+impl Variables for Nothing {
+    fn get(&self, _: &str) -> Option<Result<Val, String>> {
+        None
+    }
+}
+
+/// Of expressions that speak of no variable.
+#[test]
+fn values_are_upstreams() {
+    let mut wrong = Vec::new();
+    for answer in answers().filter(|a| a.text("in") == "self" && (a.has("value") || a.has("failure"))) {
+        let text = answer.text("e");
+        if ["self", "oldSelf", ".self", "selfType"].iter().any(|name| text.contains(name)) {
+            continue;
+        }
+        let Ok(program) = Program::compile(text) else { continue };
+        let found = program.run(&Nothing, &mut 10_000_000);
+        let (wanted, found) = match &found {
+            Ok(value) if answer.has("value") => (answer.text("value"), shown(value)),
+            Ok(value) => (answer.text("failure"), shown(value)),
+            Err(e) if answer.has("value") => (answer.text("value"), e.clone()),
+            Err(e) => (answer.text("failure"), e.clone()),
+        };
+        if wanted != found && !DIFFERENT.contains(&text) {
+            wrong.push(format!("{text}\n  wanted {wanted}\n  found  {found}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Expressions whose values or errors are not upstream's yet.
+const DIFFERENT: [&str; 0] = [];
 
 /// A value of a type, for a call.
 fn sample(t: &Type) -> Val {
