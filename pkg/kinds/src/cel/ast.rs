@@ -143,6 +143,22 @@ impl Operator {
 }
 
 impl Expression {
+    /// What it is made from.
+    pub fn parts(&self) -> Vec<&Expression> {
+        match self {
+            Expression::Literal { .. } | Expression::Name { .. } => Vec::new(),
+            Expression::Field { of, .. } => vec![of],
+            Expression::Index { of, index, .. } => vec![of, index],
+            Expression::Call { on, arguments, .. } => on.iter().map(|on| &**on).chain(arguments).collect(),
+            Expression::Operator { operands, .. } => operands.iter().collect(),
+            Expression::Conditional { parts, .. } => parts.iter().collect(),
+            Expression::List { items, .. } => items.iter().map(|(_, e)| e).collect(),
+            Expression::Map { entries, .. } => entries.iter().flat_map(|e| [&e.key, &e.value]).collect(),
+            Expression::Message { fields, .. } => fields.iter().map(|e| &e.value).collect(),
+            Expression::Group(inner) => vec![inner],
+        }
+    }
+
     /// `a.b.c`, which may be the name of a type or a function.
     pub fn path(&self) -> Option<String> {
         match self {
