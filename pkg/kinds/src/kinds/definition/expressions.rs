@@ -182,7 +182,7 @@ mod tests {
 
     fn told(schema: &Value, accepted: &Accepted) -> Vec<String> {
         let mut costs = Costs::new(accepted, schema);
-        let mut errs = costs.rules(schema, false, None, &Path::new("s"));
+        let mut errs = costs.rules(schema, false, Some(1), &Path::new("s"));
         errs.extend(costs.faults(&Path::new("s")));
         errs.iter().map(ToString::to_string).collect()
     }
