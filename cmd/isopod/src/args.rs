@@ -71,6 +71,19 @@ pub struct Datastore {
 }
 
 #[derive(Args)]
+pub struct EncryptionArgs {
+    /// Encrypt Secrets in the datastore with a key that is made once, DATA_DIR/server/encryption.yaml
+    #[arg(long, conflicts_with = "encryption_provider_config", help_heading = "Datastore")]
+    pub secrets_encryption: bool,
+    /// EncryptionConfiguration: what is encrypted in the datastore, and with what
+    #[arg(long, value_name = "FILE", help_heading = "Datastore")]
+    pub encryption_provider_config: Option<PathBuf>,
+    /// Read it again when it changes, within a minute
+    #[arg(long, requires = "encryption_provider_config", help_heading = "Datastore")]
+    pub encryption_provider_config_automatic_reload: bool,
+}
+
+#[derive(Args)]
 pub struct ServerArgs {
     #[command(flatten)]
     pub data: DataDir,
@@ -98,6 +111,8 @@ pub struct ServerArgs {
     pub tls_san: Vec<String>,
     #[command(flatten)]
     pub datastore: Datastore,
+    #[command(flatten)]
+    pub encryption: EncryptionArgs,
 
     /// Run no scheduler: bind pods with one of your own
     #[arg(long, help_heading = "Control plane")]
