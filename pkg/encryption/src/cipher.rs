@@ -1,7 +1,9 @@
 //! The ciphers of the providers, with upstream's layouts.
 
 use aws_lc_rs::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
-use aws_lc_rs::cipher::{self, DecryptionContext, PaddedBlockDecryptingKey, PaddedBlockEncryptingKey, UnboundCipherKey};
+use aws_lc_rs::cipher::{
+    self, DecryptionContext, PaddedBlockDecryptingKey, PaddedBlockEncryptingKey, UnboundCipherKey,
+};
 use aws_lc_rs::hkdf;
 use aws_lc_rs::iv::FixedLength;
 use aws_lc_rs::rand;
@@ -238,6 +240,63 @@ mod tests {
         assert_eq!(sealed[16..], start[16..], "the stream's first bytes");
         let stored = [&nonce[..], &sealed].concat();
         assert_eq!(cipher.open(&stored, b"").unwrap(), message);
+    }
+
+    /// Sealed by kube-apiserver's own code (k8s.io/apiserver v0.37.2, `pkg/storage/value/encrypt`), with the key 00 01 02 ….
+    #[test]
+    fn what_kube_apiserver_sealed_is_opened() {
+        for (name, size, sealed) in [
+            (
+                "aesgcm",
+                16,
+                "28b365c5fa6c4fa82b14bd2ebabb62c971ba634b06c1c8f374c7f02d74e5d95b8bafb67257521f2362afe808558d6fb8f7dfc40d",
+            ),
+            (
+                "aescbc",
+                16,
+                "4edda1642f82779604944b874dd5f2326df3bbabb4e3364dff0e789a412514b028309a74cdeb246b018af0114d377cf7",
+            ),
+            (
+                "aesgcm",
+                24,
+                "82ca63c30f14c35fa612b5b4e24568131848f61bf529d5ab3aa5b5f38deb4caa48cda04b91905bf82cc132bea97423e04b81d938",
+            ),
+            (
+                "aescbc",
+                24,
+                "2b13be9ad2b4c053e8a4112a395e0561b744dfad4e994556252954f4a0ae77781ba36ee1995054215929fe485d63282f",
+            ),
+            (
+                "aesgcm",
+                32,
+                "a6e2f5a591fdfdbcf072969649f78a367555f5bffd4feb48e95eb6ac7bfc28dc83849592387e3c36e7e3b63c8a56accdbafe4de1",
+            ),
+            (
+                "aescbc",
+                32,
+                "66b5bc3a65d187439d56d0b0cf542d9fa5fbe4d0c7ac3ea21cce58f8e34cd8210d475c8ae9a41c7caf8d93e706f87029",
+            ),
+            (
+                "secretbox",
+                32,
+                "86c4cab14372b0edd139059c8ec140b7e1c830454994ca25ecc119962afa5481b9bde0b66bcb953afd1fc305e69a2d9ddf9f002a020e4f6ddc540cffc10338ed",
+            ),
+            (
+                "derived",
+                32,
+                "b8d6c95aa9530e767c06b4f2674d748f45114d973cda83cb9b41ded1959ba10bc33534fe010ce44d9a45d30189b7c5dac51dca68ef0c22441801f1b0596b2a8b25e54a1aae3469717e8a202b8de9b8f585ec363d",
+            ),
+        ] {
+            let key: Vec<u8> = (0..size).collect();
+            let cipher = match name {
+                "aesgcm" => Cipher::aes_gcm(&key),
+                "aescbc" => Cipher::aes_cbc(&key),
+                "secretbox" => Cipher::secretbox(&key),
+                _ => Cipher::derived(&key),
+            };
+            let opened = cipher.unwrap().open(&hex(sealed), b"/registry/secrets/default/a");
+            assert_eq!(opened.unwrap(), b"sealed by kube-apiserver", "{name} {size}");
+        }
     }
 
     fn hex(text: &str) -> Vec<u8> {

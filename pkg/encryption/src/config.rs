@@ -335,7 +335,8 @@ mod tests {
     use super::*;
 
     fn errors(resources: &str) -> String {
-        let text = format!("apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources: {resources}");
+        let text =
+            format!("apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources: {resources}");
         parse(&text).err().map_or_else(String::new, |e| e.to_string())
     }
 
@@ -359,22 +360,61 @@ mod tests {
         let providers = "providers: [{identity: {}}]";
         for (bad, words) in [
             ("[]".to_owned(), "resources: Required value: at least one resources is required"),
-            (format!("[{{{providers}}}]"), "resources[0].resources: Required value: at least one resources[0].resources is required"),
-            ("[{resources: [secrets]}]".into(), "resources[0].providers: Required value: at least one resources[0].providers is required"),
+            (
+                format!("[{{{providers}}}]"),
+                "resources[0].resources: Required value: at least one resources[0].resources is required",
+            ),
+            (
+                "[{resources: [secrets]}]".into(),
+                "resources[0].providers: Required value: at least one resources[0].providers is required",
+            ),
             (format!("[{{resources: [Secrets], {providers}}}]"), "resource name should not contain capital letters"),
-            (format!("[{{resources: ['*'], {providers}}}]"), "use '*.' to encrypt all the resources from core API group"),
-            (format!("[{{resources: [secrets, secrets], {providers}}}]"), "the same resource cannot be specified multiple times"),
+            (
+                format!("[{{resources: ['*'], {providers}}}]"),
+                "use '*.' to encrypt all the resources from core API group",
+            ),
+            (
+                format!("[{{resources: [secrets, secrets], {providers}}}]"),
+                "the same resource cannot be specified multiple times",
+            ),
             (format!("[{{resources: [secrets, '*.'], {providers}}}]"), "will be masked"),
             (format!("[{{resources: [events.events.k8s.io], {providers}}}]"), "Use 'events' instead"),
-            (format!("[{{resources: ['*.*'], {providers}}}, {{resources: [secrets], {providers}}}]"), "resource \"secrets\" is masked by earlier rule \"*.*\""),
+            (
+                format!("[{{resources: ['*.*'], {providers}}}, {{resources: [secrets], {providers}}}]"),
+                "resource \"secrets\" is masked by earlier rule \"*.*\"",
+            ),
             ("[{resources: [secrets], providers: [{}]}]".into(), "does not contain any of the expected providers"),
-            ("[{resources: [secrets], providers: [{identity: {}, aesgcm: {}}]}]".into(), "more than one provider specified"),
-            ("[{resources: [secrets], providers: [{aesgcm: {}}]}]".into(), "resources[0].providers[0].aesgcm.keys: Required value: at least one keys is required"),
-            ("[{resources: [secrets], providers: [{aesgcm: {keys: [{name: a, secret: '?'}]}}]}]".into(), "resources[0].providers[0].aesgcm.keys[0].secret: Invalid value: \"REDACTED\": secrets must be base64 encoded"),
-            (format!("[{{resources: [secrets], providers: [{{secretbox: {{keys: [{{name: a, secret: {KEY}}}]}}}}]}}]"), "secret is not of the expected length, got 16, expected one of [32]"),
-            ("[{resources: [secrets], providers: [{kms: {apiVersion: v2, name: k, endpoint: 'tcp://x'}}]}]".into(), "unsupported scheme \"tcp\" for KMS provider, only unix is supported"),
-            ("[{resources: [secrets], providers: [{kms: {apiVersion: v2, name: 'a:b', endpoint: 'unix:///x'}}]}]".into(), "invalid KMS provider name a:b, must not contain ':'"),
-            ("[{resources: [secrets], providers: [{kms: {name: k, endpoint: 'unix:///x'}}]}]".into(), "KMSv1 is deprecated"),
+            (
+                "[{resources: [secrets], providers: [{identity: {}, aesgcm: {}}]}]".into(),
+                "more than one provider specified",
+            ),
+            (
+                "[{resources: [secrets], providers: [{aesgcm: {}}]}]".into(),
+                "resources[0].providers[0].aesgcm.keys: Required value: at least one keys is required",
+            ),
+            (
+                "[{resources: [secrets], providers: [{aesgcm: {keys: [{name: a, secret: '?'}]}}]}]".into(),
+                "resources[0].providers[0].aesgcm.keys[0].secret: Invalid value: \"REDACTED\": secrets must be base64 encoded",
+            ),
+            (
+                format!(
+                    "[{{resources: [secrets], providers: [{{secretbox: {{keys: [{{name: a, secret: {KEY}}}]}}}}]}}]"
+                ),
+                "secret is not of the expected length, got 16, expected one of [32]",
+            ),
+            (
+                "[{resources: [secrets], providers: [{kms: {apiVersion: v2, name: k, endpoint: 'tcp://x'}}]}]".into(),
+                "unsupported scheme \"tcp\" for KMS provider, only unix is supported",
+            ),
+            (
+                "[{resources: [secrets], providers: [{kms: {apiVersion: v2, name: 'a:b', endpoint: 'unix:///x'}}]}]"
+                    .into(),
+                "invalid KMS provider name a:b, must not contain ':'",
+            ),
+            (
+                "[{resources: [secrets], providers: [{kms: {name: k, endpoint: 'unix:///x'}}]}]".into(),
+                "KMSv1 is deprecated",
+            ),
             ("[{resources: [secrets], providers: [{rot13: {}}]}]".into(), "it is not an EncryptionConfiguration"),
         ] {
             assert!(errors(&bad).contains(words), "{bad}\n{}", errors(&bad));
@@ -389,7 +429,9 @@ mod tests {
 
     #[test]
     fn no_message_has_a_key_in_it() {
-        let text = format!("[{{resources: [secrets], providers: [{{identity: {{}}, secretbox: {{keys: [{{name: a, secret: {KEY}}}]}}}}]}}]");
+        let text = format!(
+            "[{{resources: [secrets], providers: [{{identity: {{}}, secretbox: {{keys: [{{name: a, secret: {KEY}}}]}}}}]}}]"
+        );
         assert!(!errors(&text).contains(KEY));
     }
 }

@@ -35,8 +35,15 @@ pub struct Opened {
 enum Provider {
     /// Plain text.
     Identity,
-    Keyed { name: &'static str, prefix: &'static str, keys: Vec<(String, Cipher)> },
-    Kms { prefix: String, kms: Arc<Kms> },
+    Keyed {
+        name: &'static str,
+        prefix: &'static str,
+        keys: Vec<(String, Cipher)>,
+    },
+    Kms {
+        prefix: String,
+        kms: Arc<Kms>,
+    },
 }
 
 type Providers = Arc<Vec<Provider>>;
@@ -175,7 +182,8 @@ mod tests {
     const B: &str = "YWJjZGVmZ2hpamtsbW5vcGFiY2RlZmdoaWprbG1ub3A=";
 
     async fn rules(resources: &str) -> Rules {
-        let text = format!("apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources: {resources}");
+        let text =
+            format!("apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources: {resources}");
         Rules::new(&config::parse(&text).unwrap()).await.unwrap()
     }
 
@@ -190,7 +198,11 @@ mod tests {
     #[tokio::test]
     async fn the_first_provider_writes_and_all_of_them_read() {
         for provider in ["aesgcm", "aescbc", "secretbox"] {
-            let old = rules(&format!("[{{resources: [secrets], providers: [{}, {{identity: {{}}}}]}}]", keys(provider, &[("a", A)]))).await;
+            let old = rules(&format!(
+                "[{{resources: [secrets], providers: [{}, {{identity: {{}}}}]}}]",
+                keys(provider, &[("a", A)])
+            ))
+            .await;
             let sealed = old.seal(SECRETS, PLACE, Bytes::from_static(b"plain")).unwrap();
             assert!(sealed.starts_with(format!("k8s:enc:{provider}:v1:a:").as_bytes()));
             let opened = old.open(SECRETS, PLACE, sealed.clone()).await.unwrap();
@@ -198,11 +210,14 @@ mod tests {
             // Not sealed yet.
             assert!(old.open(SECRETS, PLACE, Bytes::from_static(b"{}")).await.unwrap().stale);
             // Rotated: the new key first.
-            let new = rules(&format!("[{{resources: [secrets], providers: [{}]}}]", keys(provider, &[("b", B), ("a", A)]))).await;
+            let new =
+                rules(&format!("[{{resources: [secrets], providers: [{}]}}]", keys(provider, &[("b", B), ("a", A)])))
+                    .await;
             let opened = new.open(SECRETS, PLACE, sealed.clone()).await.unwrap();
             assert_eq!((&opened.value[..], opened.stale), (&b"plain"[..], true));
             // Its key is gone, its provider is gone, it is nobody's.
-            let gone = rules(&format!("[{{resources: [secrets], providers: [{}]}}]", keys(provider, &[("b", B)]))).await;
+            let gone =
+                rules(&format!("[{{resources: [secrets], providers: [{}]}}]", keys(provider, &[("b", B)]))).await;
             assert!(matches!(gone.open(SECRETS, PLACE, sealed.clone()).await, Err(SealError::NoKey(_))));
             let plain = rules("[{resources: [secrets], providers: [{identity: {}}]}]").await;
             assert!(matches!(plain.open(SECRETS, PLACE, sealed.clone()).await, Err(SealError::Sealed)));

@@ -54,7 +54,8 @@ impl Sealed {
 
     fn seal_txn(&self, txn: &mut Txn) -> Result<()> {
         for compare in &txn.compare {
-            let sealed = matches!(compare.target, CompareTarget::Value(_)) && self.encryption.covers(&compare.range.start);
+            let sealed =
+                matches!(compare.target, CompareTarget::Value(_)) && self.encryption.covers(&compare.range.start);
             if sealed {
                 // Two seals of one value are not equal.
                 let why = std::io::Error::from(std::io::ErrorKind::Unsupported);

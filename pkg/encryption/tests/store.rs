@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use isopod_encryption::{Encryption, Resources, Sealed, opened_by_nobody};
 use isopod_store::memory::MemoryStore;
-use isopod_store::{Compare, EventKind, KeyRange, Op, OpResponse, Options, RangeRequest, Store, Txn, WatchMessage, WatchRequest};
+use isopod_store::{
+    Compare, EventKind, KeyRange, Op, OpResponse, RangeRequest, Store, Txn, WatchMessage, WatchRequest,
+};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -26,7 +28,7 @@ impl World {
         let row = |r: &str| (r.to_owned(), String::new(), r.to_owned());
         let resources = Resources::new([row("secrets"), row("pods")]);
         let encryption = Encryption::load(path(&dir), resources, false).await.unwrap();
-        let below: Arc<dyn Store> = Arc::new(MemoryStore::open(Options::default()));
+        let below: Arc<dyn Store> = Arc::new(MemoryStore::default());
         let store = Sealed::over(below.clone(), encryption.clone());
         World { dir, below, encryption, store }
     }
@@ -54,7 +56,7 @@ fn secretbox(keys: &[(&str, &str)]) -> String {
     format!("{{secretbox: {{keys: [{}]}}}}", keys.join(", "))
 }
 
-async fn put(store: &dyn Store, key: &str, value: &'static str) {
+async fn put(store: &dyn Store, key: &'static str, value: &'static str) {
     store.txn(Txn { success: vec![Op::put(key, value)], ..Txn::default() }).await.unwrap();
 }
 
@@ -72,12 +74,22 @@ async fn values_are_sealed_below_and_open_above() {
     assert_eq!(get(&*w.below, POD).await, "pod");
     assert_eq!((get(&w.store, SECRET).await, get(&w.store, POD).await), ("plain".into(), "pod".into()));
     // In answers of transactions, nested ones too.
-    let again = Op::Put { key: SECRET.into(), value: "new".into(), lease: 0, prev_kv: true, ignore_value: false, ignore_lease: false };
+    let again = Op::Put {
+        key: SECRET.into(),
+        value: "new".into(),
+        lease: 0,
+        prev_kv: true,
+        ignore_value: false,
+        ignore_lease: false,
+    };
     let nested = Op::Txn(Box::new(Txn { success: vec![again, Op::get(SECRET)], ..Txn::default() }));
     let compare = vec![Compare::mod_revision(SECRET, 2)];
     let answer = w.store.txn(Txn { compare, success: vec![nested], ..Txn::default() }).await.unwrap();
     let OpResponse::Txn(inner) = &answer.responses[0] else { panic!() };
-    let (OpResponse::Put { prev: Some(prev) }, OpResponse::Range(read)) = (&inner.responses[0], &inner.responses[1]) else { panic!() };
+    let (OpResponse::Put { prev: Some(prev) }, OpResponse::Range(read)) = (&inner.responses[0], &inner.responses[1])
+    else {
+        panic!()
+    };
     assert_eq!((&prev.value[..], &read.kvs[0].value[..]), (&b"plain"[..], &b"new"[..]));
     let gone = Txn { success: vec![Op::Delete { range: KeyRange::key(SECRET), prev_kv: true }], ..Txn::default() };
     let answer = w.store.txn(gone).await.unwrap();
@@ -130,9 +142,14 @@ async fn what_nobody_can_open_is_an_error_and_never_served() {
     w.reload(&secretbox(&[("b", B)])).await;
     let error = w.store.range(RangeRequest::new(KeyRange::prefix("/registry/secrets/"))).await.unwrap_err();
     let text = isopod_base::errors::Chain(&error).to_string();
-    assert_eq!(text, format!("unable to transform key {SECRET:?}: no matching key was found for the provided Secretbox transformer"));
+    assert_eq!(
+        text,
+        format!("unable to transform key {SECRET:?}: no matching key was found for the provided Secretbox transformer")
+    );
     let raw = get(&*w.below, SECRET).await;
-    assert!(opened_by_nobody(SECRET.as_bytes(), &raw).is_some() && opened_by_nobody(SECRET.as_bytes(), b"{}").is_none());
+    assert!(
+        opened_by_nobody(SECRET.as_bytes(), &raw).is_some() && opened_by_nobody(SECRET.as_bytes(), b"{}").is_none()
+    );
     // Others are not held up.
     put(&w.store, POD, "pod").await;
     assert_eq!(get(&w.store, POD).await, "pod");

@@ -10,7 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The store as it is, or under encryption where the flags say so.
-pub async fn over(settings: &Settings, store: Arc<dyn Store>, kinds: &[Arc<Kind>]) -> anyhow::Result<Option<Arc<Sealed>>> {
+pub async fn over(
+    settings: &Settings,
+    store: Arc<dyn Store>,
+    kinds: &[Arc<Kind>],
+) -> anyhow::Result<Option<Arc<Sealed>>> {
     let args = &settings.args.encryption;
     let (path, reload) = match (&args.encryption_provider_config, args.secrets_encryption) {
         (Some(path), _) => (path.clone(), args.encryption_provider_config_automatic_reload),

@@ -43,11 +43,7 @@ impl Envelope {
         if read.encrypted_data.is_empty() {
             return Err(KmsError::Envelope("encrypted data is empty"));
         }
-        let seed = Seed {
-            ciphertext: read.encrypted_dek_source,
-            key_id: read.key_id,
-            annotations: read.annotations,
-        };
+        let seed = Seed { ciphertext: read.encrypted_dek_source, key_id: read.key_id, annotations: read.annotations };
         check(&seed).map_err(KmsError::Envelope)?;
         Ok(Envelope { seed, sealed: read.encrypted_data, source: read.encrypted_dek_source_type })
     }

@@ -99,7 +99,11 @@ impl Kms {
     async fn confirm(&self) -> Result<(), String> {
         let asked = Instant::now();
         let status = self.plugin.status().await.map_err(|e| {
-            format!("failed to perform status section of the healthz check for KMS Provider {}, error: {}", self.name, Chain(&e))
+            format!(
+                "failed to perform status section of the healthz check for KMS Provider {}, error: {}",
+                self.name,
+                Chain(&e)
+            )
         })?;
         if status.healthz != "ok" {
             return Err(format!("got unexpected healthz status: {}", status.healthz));
@@ -107,8 +111,7 @@ impl Kms {
         if !["v2", "v2beta1"].contains(&status.version.as_str()) {
             return Err(format!("got unsupported version {:?}", status.version));
         }
-        envelope::check_key_id(&status.key_id)
-            .map_err(|e| format!("expected valid key ID, got invalid: {e}"))?;
+        envelope::check_key_id(&status.key_id).map_err(|e| format!("expected valid key ID, got invalid: {e}"))?;
         let same = self.current.load_full().filter(|c| c.seed.key_id == status.key_id);
         let (seed, cipher) = match same {
             Some(current) => (current.seed.clone(), current.cipher.clone()),
@@ -125,7 +128,10 @@ impl Kms {
         let seed = seed.map_err(|e| format!("failed to encrypt DEK, error: {}", Chain(&e)))?;
         if seed.key_id != key_id {
             // It has changed between the two calls: the next status tells.
-            return Err(format!("the key ID of the status, {key_id:?}, is not that of what it encrypts, {:?}", seed.key_id));
+            return Err(format!(
+                "the key ID of the status, {key_id:?}, is not that of what it encrypts, {:?}",
+                seed.key_id
+            ));
         }
         envelope::check(&seed).map_err(|e| format!("the plugin's answer cannot be used: {e}"))?;
         let cipher = Arc::new(Cipher::derived(&plain).map_err(|e| Chain(&e).to_string())?);

@@ -85,7 +85,8 @@ fn serve(socket: &Path, service: Arc<Service>) -> tokio::task::JoinHandle<()> {
                         let mut framed = vec![0];
                         framed.extend((message.len() as u32).to_be_bytes());
                         framed.extend(message);
-                        let trailers = http::HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
+                        let trailers =
+                            http::HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
                         let body = Answer(vec![Frame::trailers(trailers), Frame::data(framed.into())]);
                         let answer = http::Response::builder().header("content-type", "application/grpc").body(body);
                         Ok::<_, Infallible>(answer.unwrap())
@@ -190,7 +191,12 @@ async fn a_key_that_nobody_confirms_writes_no_more() {
     kms.seal(b"plain", PLACE, &mut sealed).unwrap();
     let current = kms.current.load_full().unwrap();
     let long_ago = Instant::now().checked_sub(WRITE_TTL + Duration::from_secs(1)).unwrap();
-    let expired = Current { seed: current.seed.clone(), cipher: current.cipher.clone(), head: current.head.clone(), confirmed: long_ago };
+    let expired = Current {
+        seed: current.seed.clone(),
+        cipher: current.cipher.clone(),
+        head: current.head.clone(),
+        confirmed: long_ago,
+    };
     kms.current.store(Some(Arc::new(expired)));
     assert!(matches!(kms.seal(b"x", PLACE, &mut Vec::new()), Err(KmsError::Expired { .. })));
     assert!(kms.open(&sealed, PLACE).await.is_ok(), "reading goes on");
