@@ -1,4 +1,5 @@
 //! A store under encryption: sealed below, open above, and keys that change while it runs.
+#![allow(clippy::unwrap_used)]
 
 use bytes::Bytes;
 use isopod_encryption::{Encryption, Resources, Sealed, opened_by_nobody};
