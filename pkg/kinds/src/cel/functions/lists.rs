@@ -9,6 +9,9 @@ use std::sync::Arc;
 
 pub fn call(name: &str, arguments: &[Val]) -> Found {
     match (name, arguments) {
+        ("lists.range", [Val::Int(n)]) if *n < 0 => {
+            Some(Err(format!("lists.range: size must be non-negative, got {n}")))
+        }
         ("lists.range", [Val::Int(n)]) => Some(Ok(Val::list((0..(*n).max(0)).map(Val::Int).collect()))),
         ("optional.unwrap", [Val::List(items)]) => Some(unwrap(items)),
         ("sets.contains", [Val::List(a), Val::List(b)]) => Some(Ok(Val::Bool(contains(a, b)))),
