@@ -222,7 +222,7 @@ mod tests {
 
     fn told(schema: &Value, accepted: &Accepted) -> Vec<String> {
         let mut costs = Costs::new(accepted, schema);
-        let mut errs = costs.rules(schema, false, &Level { count: None, uncorrelated: None }, &Path::new("s"));
+        let mut errs = costs.rules(schema, false, &Level::root(), &Path::new("s"));
         errs.extend(costs.faults(&Path::new("s")));
         errs.iter().map(ToString::to_string).collect()
     }
