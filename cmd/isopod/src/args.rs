@@ -1,6 +1,7 @@
 //! The command line. Where a flag means what a k3s flag means, it has the k3s name. Every flag of `server` is also a key
 //! of the configuration file (see `config.rs`).
 
+use crate::front_proxy::FrontProxyArgs;
 use clap::{Args, Parser, Subcommand};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -96,6 +97,8 @@ pub struct ServerArgs {
     /// Further name or address in the API server's certificate (repeatable)
     #[arg(long, value_name = "NAME", help_heading = "API server")]
     pub tls_san: Vec<String>,
+    #[command(flatten)]
+    pub front_proxy: FrontProxyArgs,
     #[command(flatten)]
     pub datastore: Datastore,
 
