@@ -1,6 +1,8 @@
 //! The command line. Where a flag means what a k3s flag means, it has the k3s name. Every flag of `server` is also a key
 //! of the configuration file (see `config.rs`).
 
+use crate::audit_flags::AuditArgs;
+use crate::auth_flags::AuthArgs;
 use crate::front_proxy::FrontProxyArgs;
 use clap::{Args, Parser, Subcommand};
 use std::net::{IpAddr, Ipv4Addr};
@@ -72,6 +74,19 @@ pub struct Datastore {
 }
 
 #[derive(Args)]
+pub struct EncryptionArgs {
+    /// Encrypt Secrets in the datastore with a key that is made once, DATA_DIR/server/encryption.yaml
+    #[arg(long, conflicts_with = "encryption_provider_config", help_heading = "Datastore")]
+    pub secrets_encryption: bool,
+    /// EncryptionConfiguration: what is encrypted in the datastore, and with what
+    #[arg(long, value_name = "FILE", help_heading = "Datastore")]
+    pub encryption_provider_config: Option<PathBuf>,
+    /// Read it again when it changes, within a minute
+    #[arg(long, requires = "encryption_provider_config", help_heading = "Datastore")]
+    pub encryption_provider_config_automatic_reload: bool,
+}
+
+#[derive(Args)]
 pub struct ServerArgs {
     #[command(flatten)]
     pub data: DataDir,
@@ -101,6 +116,13 @@ pub struct ServerArgs {
     pub front_proxy: FrontProxyArgs,
     #[command(flatten)]
     pub datastore: Datastore,
+    #[command(flatten)]
+    pub encryption: EncryptionArgs,
+
+    #[command(flatten)]
+    pub auth: AuthArgs,
+    #[command(flatten)]
+    pub audit: AuditArgs,
 
     /// Run no scheduler: bind pods with one of your own
     #[arg(long, help_heading = "Control plane")]

@@ -1,6 +1,7 @@
 //! What every request passes through, in upstream's order: request id, panic recovery, request info, authentication, (audit,)
 //! impersonation, in-flight limits, authorization, then the handler.
 
+use crate::audit::{Ends, Trail};
 use crate::encode::negotiate::{self, Form};
 use crate::encode::{body, value};
 use crate::request::{Query, RequestInfo};
@@ -32,30 +33,44 @@ pub async fn serve(server: Arc<ApiServer>, mut request: Request<Body>) -> Respon
     request.headers_mut().remove(header::EXPECT);
     let head = *request.method() == http::Method::HEAD;
     let (request, rest) = unread::lend(request);
+    let shown_id = String::from_utf8_lossy(id.as_bytes());
+    let trail = Trail::begin(server.config.audit.as_ref(), &shown_id, server.config.clock.now());
 
-    let handled = authorized(&server, request, info.clone(), query, warnings.clone());
+    let handled = authorized(&server, request, info.clone(), query, warnings.clone(), trail.clone());
+    let mut ends = if info.is_long_running() { Ends::Late } else { Ends::Soon };
     let outcome = match AssertUnwindSafe(handled).catch_unwind().await {
         Ok(outcome) => outcome,
         Err(_) => {
             tracing::error!(path = %info.path, verb = %info.verb, "a request panicked");
+            ends = Ends::Panicked;
             Err(Status::internal("the server panicked while it handled the request").into())
         }
     };
     if outcome.is_err() {
         rest.read().await;
     }
-    let mut response = outcome.unwrap_or_else(|refusal| refusal.response(&form));
+    let (mut response, failure) = match outcome {
+        Ok(response) => (response, None),
+        Err(Refusal::Unauthenticated(status)) => {
+            ends = Ends::Unauthenticated;
+            (failure(&status, &form), Some(status))
+        }
+        Err(refusal) => (refusal.response(&form), Some(refusal.status())),
+    };
     if head {
         // HTTP/1 drops it by itself; over HTTP/2 a client would take it as a breach of the protocol.
         *response.body_mut() = Body::empty();
     }
     decorate(&mut response, &id, &warnings.lock());
+    response = trail.finish(response, failure.as_ref(), ends).await;
     server.metrics.observe(&info, response.status().as_u16(), started.elapsed());
     response
 }
 
 /// Why a request was not served.
 enum Refusal {
+    /// Nobody knows who its sender is.
+    Unauthenticated(Status),
     /// Its sender may not ask for that.
     Forbidden(Status),
     Failed(Status),
@@ -68,9 +83,15 @@ impl From<Status> for Refusal {
 }
 
 impl Refusal {
+    fn status(self) -> Status {
+        match self {
+            Refusal::Unauthenticated(status) | Refusal::Forbidden(status) | Refusal::Failed(status) => status,
+        }
+    }
+
     fn response(&self, form: &Form) -> Response {
         match self {
-            Refusal::Failed(status) => failure(status, form),
+            Refusal::Failed(status) | Refusal::Unauthenticated(status) => failure(status, form),
             // The words repeat what the sender wrote: no browser is to take them for something else.
             Refusal::Forbidden(status) => {
                 let mut response = failure(status, form);
@@ -118,15 +139,27 @@ async fn authorized(
     info: RequestInfo,
     query: Query,
     warnings: Arc<Mutex<Vec<String>>>,
+    trail: Trail,
 ) -> Result<Response, Refusal> {
     let (mut parts, body) = request.into_parts();
-    let user = server.authenticate(&mut parts).await?;
-    let user = impersonate::apply(server, &parts.headers, user).await?;
+    let user = match server.authenticate(&mut parts).await {
+        Ok(user) => user,
+        Err(status) => {
+            trail.judge(&info.attributes(&UserInfo::default()), &parts);
+            return Err(Refusal::Unauthenticated(status));
+        }
+    };
+    let mut attributes = info.attributes(&user);
+    trail.judge(&attributes, &parts);
+    trail.received().await?;
+    if let Some(other) = impersonate::apply(server, &parts.headers, &attributes, &trail).await? {
+        attributes.user = other;
+    }
     let _slot = if info.is_long_running() { None } else { Some(server.in_flight(&info)?) };
-    authorize(server, &info, &user).await.map_err(Refusal::Forbidden)?;
+    authorize(server, &attributes, &trail).await.map_err(Refusal::Forbidden)?;
 
     let long = info.is_long_running();
-    let handled = handle(server, info, query, parts, user, body, warnings);
+    let handled = handle(server, info, query, parts, attributes.user, body, warnings, trail);
     if long {
         return Ok(handled.await?);
     }
@@ -147,6 +180,7 @@ async fn handle(
     user: UserInfo,
     body: Body,
     warnings: Arc<Mutex<Vec<String>>>,
+    trail: Trail,
 ) -> Result<Response, Status> {
     if let Some(elsewhere) = aggregation::elsewhere(server, &info) {
         return Ok(elsewhere.serve(server, &info, parts, &user, body).await);
@@ -173,7 +207,7 @@ async fn handle(
         return Err(no_such_path());
     }
     let now = server.config.clock.now();
-    let call = Call { info, query, parts, user, kind, warnings, now };
+    let call = Call { info, query, parts, user, kind, warnings, trail, now };
     verbs::dispatch(server, call, body).await
 }
 
@@ -182,8 +216,15 @@ pub fn no_such_path() -> Status {
 }
 
 /// 403 unless an authorizer allows it.
-async fn authorize(server: &ApiServer, info: &RequestInfo, user: &UserInfo) -> Result<(), Status> {
-    check(server, &info.attributes(user)).await
+async fn authorize(server: &ApiServer, attributes: &Attributes, trail: &Trail) -> Result<(), Status> {
+    let decision = decide(server, attributes).await;
+    let (word, reason) = match &decision {
+        Decision::Allow(reason) => ("allow", reason),
+        Decision::Deny(reason) | Decision::NoOpinion(reason) => ("forbid", reason),
+    };
+    trail.annotate("authorization.k8s.io/decision", word);
+    trail.annotate("authorization.k8s.io/reason", reason.as_str());
+    allowed(attributes, decision)
 }
 
 /// What the authorizer says. It refuses only what it would refuse with all that is committed by now: a right that was
@@ -201,7 +242,12 @@ pub async fn decide(server: &ApiServer, attributes: &Attributes) -> Decision {
 
 /// Asks the authorizer about any attributes; 403 unless it allows them.
 pub async fn check(server: &ApiServer, attributes: &Attributes) -> Result<(), Status> {
-    let reason = match decide(server, attributes).await {
+    allowed(attributes, decide(server, attributes).await)
+}
+
+/// 403 unless it was allowed.
+fn allowed(attributes: &Attributes, decision: Decision) -> Result<(), Status> {
+    let reason = match decision {
         Decision::Allow(_) => return Ok(()),
         Decision::Deny(reason) | Decision::NoOpinion(reason) => reason,
     };
