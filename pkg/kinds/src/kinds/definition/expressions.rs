@@ -86,36 +86,46 @@ impl<'a> Costs<'a> {
         errs
     }
 
-    /// What is wrong with the rules of one place, of which there can be `count` in a request. Of the message nothing is told
-    /// where the rule is wrong.
-    pub fn rules(&mut self, s: &Value, root: bool, count: Option<u64>, path: &Path) -> FieldErrors {
+    /// What is wrong with the rules of one place.
+    pub fn rules(&mut self, s: &Value, root: bool, level: &Level, path: &Path) -> FieldErrors {
+        let path = path.child("x-kubernetes-validations");
         let resource = root || s.flag("x-kubernetes-embedded-resource");
-        let Some(declared) = Declared::of(s, resource) else { return Vec::new() };
-        let count = count.unwrap_or_else(|| declared.cardinality());
-        let mut errs = Vec::new();
+        let Some(declared) = Declared::of(s, resource) else {
+            let m = "internal error: failed to construct type information for x-kubernetes-validations rules: unable to \
+                     convert structural schema to CEL declarations";
+            return vec![FieldError::internal(&path, m)];
+        };
         let all = s.list("x-kubernetes-validations").iter().enumerate();
-        for (i, r) in all.filter(|(_, r)| !r.text("rule").trim().is_empty()) {
-            let p = path.child("x-kubernetes-validations").index(i);
-            let rule = match self.compiled(r, "rule", &declared) {
-                Ok(rule) => rule,
-                Err(why) => {
-                    errs.push(in_go_names(r, FieldError::invalid(&p.child("rule"), "", why)));
-                    continue;
-                }
-            };
-            let cost = estimate(&rule, &declared).max.saturating_mul(count);
-            errs.extend(self.add("estimated rule cost", cost, &p.child("rule")));
-            let p = p.child("messageExpression");
-            match self.compiled(r, "messageExpression", &declared) {
-                _ if r.text("messageExpression").is_empty() => {}
-                Ok(message) => {
-                    let cost = estimate(&message, &declared).max;
-                    errs.extend(self.add("estimated messageExpression cost", cost, &p));
-                }
-                Err(why) => errs.push(in_go_names(r, FieldError::invalid(&p, "", why))),
+        let all = all.filter(|(_, r)| !r.text("rule").trim().is_empty());
+        all.flat_map(|(i, r)| self.rule(r, &declared, level, &path.index(i))).collect()
+    }
+
+    /// Of the message nothing is told where the rule is wrong.
+    fn rule(&mut self, r: &Value, declared: &Declared, level: &Level, path: &Path) -> FieldErrors {
+        let mut errs = Vec::new();
+        let mut uses_old = false;
+        match self.compiled(r, "rule", declared) {
+            Err(why) => errs.push(in_go_names(r, FieldError::invalid(&path.child("rule"), "", why))),
+            Ok(rule) => {
+                uses_old = rule.references.contains("oldSelf");
+                let count = level.count.unwrap_or_else(|| declared.cardinality());
+                let cost = estimate(&rule, declared).max.saturating_mul(count);
+                errs.extend(self.add("estimated rule cost", cost, &path.child("rule")));
+                errs.extend(self.message(r, declared, &path.child("messageExpression")));
             }
         }
+        errs.extend(level.old_self(r, uses_old, path));
         errs
+    }
+
+    fn message(&mut self, r: &Value, declared: &Declared, path: &Path) -> Option<FieldError> {
+        if r.text("messageExpression").is_empty() {
+            return None;
+        }
+        match self.compiled(r, "messageExpression", declared) {
+            Ok(message) => self.add("estimated messageExpression cost", estimate(&message, declared).max, path),
+            Err(why) => Some(in_go_names(r, FieldError::invalid(path, "", why))),
+        }
     }
 
     fn compiled(&self, rule: &Value, field: &str, declared: &Declared) -> Result<Checked, String> {
@@ -130,13 +140,43 @@ impl<'a> Costs<'a> {
     }
 }
 
-/// How many values the children of a schema's value can be. `None`: nothing bounds that.
-pub(super) fn most_children(s: &Value) -> Option<u64> {
-    let limit = |field: &str| s.int(field).map(|n| u64::try_from(n).unwrap_or(0));
-    match s.text("type") {
-        "object" if s.has("additionalProperties") => limit("maxProperties"),
-        "array" => limit("maxItems"),
-        _ => Some(1),
+/// Where a schema stands, as far as its rules are concerned.
+#[derive(Clone)]
+pub(super) struct Level {
+    /// How many values it can have in one object. `None`: nothing bounds that.
+    count: Option<u64>,
+    /// The list around it whose elements have no old values.
+    uncorrelated: Option<Path>,
+}
+
+impl Level {
+    pub fn root() -> Self {
+        Level { count: Some(1), uncorrelated: None }
+    }
+
+    /// Of what stands in `s`, at `path`.
+    pub fn below(&self, s: &Value, path: &Path) -> Self {
+        let limit = |field: &str| s.int(field).map(|n| u64::try_from(n).unwrap_or(0));
+        let times = match s.text("type") {
+            "object" if s.has("additionalProperties") => limit("maxProperties"),
+            "array" => limit("maxItems"),
+            _ => Some(1),
+        };
+        let count = self.count.zip(times).map(|(count, times)| count.saturating_mul(times));
+        let loses = s.has("items") && s.text("x-kubernetes-list-type") != "map";
+        let uncorrelated = if loses { Some(path.clone()) } else { self.uncorrelated.clone() };
+        Level { count, uncorrelated }
+    }
+
+    /// What is wrong with how a rule, at `path`, speaks of the old value.
+    fn old_self(&self, rule: &Value, uses_old: bool, path: &Path) -> Option<FieldError> {
+        if let Some(within) = self.uncorrelated.as_ref().filter(|_| uses_old) {
+            let m = format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {within}");
+            return Some(FieldError::invalid(&path.child("rule"), rule.text("rule"), m));
+        }
+        let stated = Some(rule.at("optionalOldSelf")).filter(|o| !uses_old && !o.is_null())?;
+        let m = "may not be set if oldSelf is not used in rule";
+        Some(FieldError::invalid(&path.child("optionalOldSelf"), stated.clone(), m))
     }
 }
 
@@ -182,7 +222,7 @@ mod tests {
 
     fn told(schema: &Value, accepted: &Accepted) -> Vec<String> {
         let mut costs = Costs::new(accepted, schema);
-        let mut errs = costs.rules(schema, false, Some(1), &Path::new("s"));
+        let mut errs = costs.rules(schema, false, &Level::root(), &Path::new("s"));
         errs.extend(costs.faults(&Path::new("s")));
         errs.iter().map(ToString::to_string).collect()
     }
@@ -209,6 +249,27 @@ mod tests {
         assert!(wrong[0].contains("estimated rule cost exceeds budget by factor of more than 100x"), "{wrong:?}");
         assert!(wrong[1].contains("contributed to estimated rule cost total"), "{wrong:?}");
         assert_eq!(told(&squared, &Accepted::of(&[&squared])).len(), 2);
+    }
+
+    #[test]
+    fn old_values_are_spoken_of_where_there_are_some() {
+        let told = |rule: Value, list_type: &str| {
+            let list = json!({"type": "array", "maxItems": 2, "items": {}, "x-kubernetes-list-type": list_type});
+            let level = Level::root().below(&list, &Path::new("l"));
+            let schema = json!({"type": "integer", "x-kubernetes-validations": [rule]});
+            let none = Accepted::default();
+            let errs = Costs::new(&none, &schema).rules(&schema, false, &level, &Path::new("s"));
+            errs.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let grows = json!({"rule": "self > oldSelf"});
+        assert_eq!(told(grows.clone(), "map"), [""; 0]);
+        let wanted = "s.x-kubernetes-validations[0].rule: Invalid value: \"self > oldSelf\": oldSelf cannot be used on the \
+                      uncorrelatable portion of the schema within l";
+        assert_eq!(told(grows.clone(), "set"), [wanted]);
+        assert_eq!(told(grows, "atomic"), [wanted]);
+        let wanted = "s.x-kubernetes-validations[0].optionalOldSelf: Invalid value: true: may not be set if oldSelf is not used \
+                      in rule";
+        assert_eq!(told(json!({"rule": "self > 1", "optionalOldSelf": true}), "map"), [wanted]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The OpenAPI schemas of a definition: what they may say at all.
 
-use super::expressions::{self, Costs};
+use super::expressions::{Costs, Level};
 use super::field_path::follow;
 use super::{Rules, defaults, structural};
 use crate::access::{Access, is_empty};
@@ -139,7 +139,7 @@ pub(super) fn validation(validation: &Value, status: bool, rules: &Rules, path: 
     errs.extend(place.open_api(schema, &path));
     if sound {
         let mut costs = Costs::new(&rules.accepted, schema);
-        errs.extend(place.expressions(schema, Some(1), &mut costs, &path));
+        errs.extend(place.expressions(schema, &Level::root(), &mut costs, &path));
         errs.extend(costs.faults(&path));
     }
     if errs.is_empty() {
@@ -276,21 +276,24 @@ impl Place<'_> {
         errs
     }
 
-    /// The expressions of rules, in schemas that have no other faults. `count`: how often the schema's value can stand in a
-    /// resource, if that is bounded.
-    fn expressions(&self, s: &Value, count: Option<u64>, costs: &mut Costs<'_>, path: &Path) -> FieldErrors {
+    /// The expressions of rules, in schemas that have no other faults.
+    fn expressions(&self, s: &Value, level: &Level, costs: &mut Costs<'_>, path: &Path) -> FieldErrors {
         let mut errs = Vec::new();
-        let below = Place { root: false, ..self.clone() };
-        let inner = count.zip(expressions::most_children(s)).map(|(a, b)| a.saturating_mul(b));
-        for f in ["additionalProperties", "items"].iter().filter(|f| s.at(f).is_object()) {
-            errs.extend(below.expressions(s.at(f), inner, costs, &path.child(f)));
+        let place = Place { root: false, ..self.clone() };
+        let below = level.below(s, path);
+        let (more, items) = (s.at("additionalProperties"), s.at("items"));
+        if more.is_object() {
+            errs.extend(place.expressions(more, &below, costs, &path.child("additionalProperties")));
         }
         for (name, property) in s.entries("properties") {
-            errs.extend(below.expressions(property, inner, costs, &path.child("properties").key(name)));
+            errs.extend(place.expressions(property, &below, costs, &path.child("properties").key(name)));
+        }
+        if items.is_object() {
+            errs.extend(place.expressions(items, &below, costs, &path.child("items")));
         }
         let has_rules = !s.list("x-kubernetes-validations").is_empty();
         if has_rules && self.open_api(s, path).is_empty() {
-            errs.extend(costs.rules(s, self.root, count, path));
+            errs.extend(costs.rules(s, self.root, level, path));
         }
         errs
     }
