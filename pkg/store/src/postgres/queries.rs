@@ -217,9 +217,11 @@ const EVENTS: &str = "SELECT m.revision, m.compacted, m.epoch, e.* FROM meta m L
 fn event(row: &PgRow) -> sqlx::Result<Logged> {
     let id: i64 = row.try_get(4)?;
     let kind = if row.try_get(9)? { EventKind::Delete } else { EventKind::Put };
+    let compacted: i64 = row.try_get(1)?;
+    // Of what stood there before the compaction nothing is told, whether its row is gone yet or not.
     let prev = match row.try_get::<Option<i64>, _>(11)? {
-        Some(_) => Some(key_value(row, 10, true)?),
-        None => None,
+        Some(_) if row_revision(id) > compacted => Some(key_value(row, 10, true)?),
+        _ => None,
     };
     let sub = (id & ((1 << SUB_BITS) - 1)) as u32;
     Ok(Logged { rev: row_revision(id), sub, event: Event { kind, kv: key_value(row, 3, true)?, prev } })

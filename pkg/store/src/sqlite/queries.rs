@@ -334,7 +334,8 @@ pub(crate) fn history(
                 return Err(missing(row.prev, &row.kv.key));
             }
             let kind = if row.put { EventKind::Put } else { EventKind::Delete };
-            let prev = prev.filter(|p| p.put).map(|p| p.kv);
+            // Of what stood there before the compaction nothing is told, whether its row is gone yet or not.
+            let prev = prev.filter(|p| p.put && rev > compacted).map(|p| p.kv);
             out.push(Logged { rev, sub: row_sub(row.id), event: Event { kind, kv: row.kv, prev } });
         }
         Ok((out, to))

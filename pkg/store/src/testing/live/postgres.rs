@@ -97,6 +97,7 @@ async fn histories_of_two_servers_on_a_postgres_that_is_restarted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+#[ignore = "replicas on a busy machine take longer than it waits: make postgres-histories"]
 async fn histories_through_a_switchover_that_loses_nothing() {
     let primary = Cluster::start("wal_level = replica\nmax_wal_senders = 4\nwal_keep_size = 512MB");
     let running = Running::start(&primary, 2).await;
@@ -121,6 +122,7 @@ async fn histories_through_a_switchover_that_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+#[ignore = "replicas on a busy machine take longer than it waits: make postgres-histories"]
 async fn histories_through_a_failover_that_loses_commits() {
     let primary = Cluster::start("wal_level = replica\nmax_wal_senders = 4");
     let running = Running::start(&primary, 3).await;
