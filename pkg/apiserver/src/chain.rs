@@ -1,11 +1,11 @@
 //! What every request passes through, in upstream's order: request id, panic recovery, request info, authentication, (audit,)
-//! impersonation, in-flight limits, authorization, then the handler.
+//! impersonation, priority and fairness, authorization, then the handler.
 
 use crate::encode::negotiate::{self, Form};
 use crate::encode::{body, value};
 use crate::request::{Query, RequestInfo};
 use crate::verbs::{self, Call};
-use crate::{ApiServer, definitions, impersonate, nonresource, reviews, unread};
+use crate::{ApiServer, deadline, definitions, fairness, impersonate, nonresource, reviews, unread};
 use axum::body::Body;
 use axum::response::Response;
 use futures::FutureExt;
@@ -14,25 +14,24 @@ use isopod_api::{Gvr, Status, UserInfo};
 use isopod_auth::{Attributes, Decision};
 use parking_lot::Mutex;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-
-/// A request that is not a watch or a stream ends by then.
-const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Serves one request. Whatever happens, there is a response.
 pub async fn serve(server: Arc<ApiServer>, mut request: Request<Body>) -> Response {
     let started = Instant::now();
     let id = audit_id(&request);
     let query = Query::parse(request.uri().query());
-    let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
+    let info = Arc::new(RequestInfo::parse(request.method(), request.uri().path(), &query));
     let form = negotiate::form(request.headers(), &query, false).unwrap_or_default();
     let warnings: Arc<Mutex<Vec<String>>> = Arc::default();
     request.headers_mut().remove(header::EXPECT);
     let head = *request.method() == http::Method::HEAD;
+    let goaway = request.version() == http::Version::HTTP_2 && deadline::goes_away(server.config.goaway_chance);
     let (request, rest) = unread::lend(request);
+    let mark = OnceLock::new();
 
-    let handled = authorized(&server, request, info.clone(), query, warnings.clone());
+    let handled = in_time(&server, request, info.clone(), query, warnings.clone(), started, &mark);
     let outcome = match AssertUnwindSafe(handled).catch_unwind().await {
         Ok(outcome) => outcome,
         Err(_) => {
@@ -48,6 +47,12 @@ pub async fn serve(server: Arc<ApiServer>, mut request: Request<Body>) -> Respon
         // HTTP/1 drops it by itself; over HTTP/2 a client would take it as a breach of the protocol.
         *response.body_mut() = Body::empty();
     }
+    if let Some(mark) = mark.get() {
+        mark.write(&mut response);
+    }
+    if goaway {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     decorate(&mut response, &id, &warnings.lock());
     server.metrics.observe(&info, response.status().as_u16(), started.elapsed());
     response
@@ -57,6 +62,8 @@ pub async fn serve(server: Arc<ApiServer>, mut request: Request<Body>) -> Respon
 enum Refusal {
     /// Its sender may not ask for that.
     Forbidden(Status),
+    /// There is no seat for it.
+    Limited(fairness::Rejection),
     Failed(Status),
 }
 
@@ -70,6 +77,7 @@ impl Refusal {
     fn response(&self, form: &Form) -> Response {
         match self {
             Refusal::Failed(status) => failure(status, form),
+            Refusal::Limited(rejection) => rejection.response(),
             // The words repeat what the sender wrote: no browser is to take them for something else.
             Refusal::Forbidden(status) => {
                 let mut response = failure(status, form);
@@ -111,31 +119,51 @@ pub fn failure(status: &Status, form: &Form) -> Response {
     response
 }
 
+/// Handles the request within the time that it has.
+async fn in_time(
+    server: &Arc<ApiServer>,
+    request: Request<Body>,
+    info: Arc<RequestInfo>,
+    query: Query,
+    warnings: Arc<Mutex<Vec<String>>>,
+    arrived: Instant,
+    mark: &OnceLock<Arc<fairness::Mark>>,
+) -> Result<Response, Refusal> {
+    let timeout = deadline::of(&info, &query, server.config.request_timeout)?;
+    let handled = authorized(server, request, info, query, warnings, arrived, timeout, mark);
+    let Some(timeout) = timeout else { return handled.await };
+    match tokio::time::timeout_at((arrived + timeout).into(), handled).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(deadline::passed().into()),
+    }
+}
+
+#[allow(clippy::too_many_arguments, reason = "what is known of a request by then")]
 async fn authorized(
     server: &Arc<ApiServer>,
     request: Request<Body>,
-    info: RequestInfo,
+    info: Arc<RequestInfo>,
     query: Query,
     warnings: Arc<Mutex<Vec<String>>>,
+    arrived: Instant,
+    timeout: Option<Duration>,
+    mark: &OnceLock<Arc<fairness::Mark>>,
 ) -> Result<Response, Refusal> {
     let (mut parts, body) = request.into_parts();
     let user = server.authenticate(&mut parts).await?;
     let user = impersonate::apply(server, &parts.headers, user).await?;
-    let _slot = if info.is_long_running() { None } else { Some(server.in_flight(&info)?) };
+    let incoming = fairness::Incoming { info: &info, query: &query, user: &user, arrived, timeout };
+    let passage = fairness::admit(server, incoming, mark).await.map_err(Refusal::Limited)?;
     authorize(server, &info, &user).await.map_err(Refusal::Forbidden)?;
-
-    let long = info.is_long_running();
-    let handled = handle(server, info, query, parts, user, body, warnings);
-    if long {
-        return Ok(handled.await?);
-    }
-    match tokio::time::timeout(DEADLINE, handled).await {
-        Ok(outcome) => Ok(outcome?),
-        Err(_) => {
-            let m = "request did not complete within requested timeout - context deadline exceeded";
-            Err(Status::timeout(m, 0).into())
+    let _held = match passage {
+        // It ends with the watch's beginning, not with this function.
+        fairness::Passage::Watch(beginning) => {
+            parts.extensions.insert(beginning);
+            None
         }
-    }
+        passage => Some(passage),
+    };
+    Ok(handle(server, Arc::unwrap_or_clone(info), query, parts, user, body, warnings).await?)
 }
 
 async fn handle(
