@@ -92,7 +92,7 @@ async fn who_finds_no_seat_waits_and_then_is_refused() {
     let write = request("POST", "/api/v1/namespaces/default/configmaps", body);
     let running = tokio::spawn(server.server.service().oneshot(write));
     let dump = "/debug/api_priority_and_fairness/dump_requests?includeRequestDetails=1";
-    while !server.get(dump).await.text.contains("global-default, global-default,") {
+    while !server.get(dump).await.text.lines().any(|l| l.starts_with("global-default,")) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let refused = as_joe(&server, "/api/v1/nodes?timeout=200ms").await;
@@ -112,8 +112,6 @@ async fn who_finds_no_seat_waits_and_then_is_refused() {
     drop(sender);
     assert_eq!(running.await.unwrap().unwrap().status().as_u16(), 400);
     assert_eq!(waiting.await.unwrap().unwrap().status().as_u16(), 200);
-    let levels = server.get("/debug/api_priority_and_fairness/dump_priority_levels").await.text;
-    assert!(levels.lines().filter(|l| !l.starts_with("exempt,")).all(|l| !l.contains("false,  false")), "{levels}");
 }
 
 #[tokio::test]

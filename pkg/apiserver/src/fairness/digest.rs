@@ -23,7 +23,6 @@ pub struct Flow {
     pub level: Arc<Level>,
     /// Where the level counts its requests.
     pub slot: usize,
-    pub exempt: bool,
     /// There are queues to keep flows apart in.
     pub shards: bool,
     /// The most seats of one request; `None`: as many as of any.
@@ -133,16 +132,15 @@ fn flows(
         let described = described.get(schema.level.as_str())?;
         let level = levels.get(schema.level.as_str())?.clone();
         let nominal = level.lock().limits.nominal;
-        let (exempt, queues, widest) = match described.discipline {
-            super::queues::Discipline::Exempt => (true, 0, None),
-            super::queues::Discipline::Reject => (false, 0, None),
+        let (queues, widest) = match described.discipline {
+            super::queues::Discipline::Exempt | super::queues::Discipline::Reject => (0, None),
             super::queues::Discipline::Queue { queues, hand, .. } => {
-                (false, queues, Some(limits::widest(nominal, u32::try_from(hand).unwrap_or(u32::MAX))))
+                (queues, Some(limits::widest(nominal, u32::try_from(hand).unwrap_or(u32::MAX))))
             }
         };
         let mark = Arc::new(Mark::new(&schema.uid, described.object.text("metadata.uid")));
         let slot = level.slot(&schema.name);
-        Some(Flow { schema, level, slot, exempt, shards: queues > 1, widest, mark })
+        Some(Flow { schema, level, slot, shards: queues > 1, widest, mark })
     };
     let mut all: Vec<Flow> = stored.iter().filter_map(flow).collect();
     all.sort_by(|a, b| (a.schema.precedence, &a.schema.name).cmp(&(b.schema.precedence, &b.schema.name)));

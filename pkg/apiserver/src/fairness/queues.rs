@@ -226,6 +226,7 @@ impl<D> Queues<D> {
         self.executing
     }
 
+    #[cfg(test)]
     pub fn seats_in_use(&self) -> u32 {
         self.seats_in_use
     }

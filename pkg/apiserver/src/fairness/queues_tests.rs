@@ -27,7 +27,7 @@ fn compete(limit: u32, clients: &[(u64, usize, u32)], took: u64, rounds: u64) ->
     all.flows.push(FlowStats::new("test".into()));
     let mut served = vec![0; clients.len()];
     let mut ends: Vec<(u64, Id)> = Vec::new();
-    let mut begin = |all: &mut Queues<usize>, now: u64, who: usize| {
+    let begin = |all: &mut Queues<usize>, now: u64, who: usize| {
         let (hash, _, seats) = clients[who];
         all.start(ms(now), arrival(hash, Work::seats(seats)), who).ok()
     };

@@ -13,9 +13,6 @@ const NANOS_PER_UNIT: f64 = 1e9 / SCALE as f64;
 pub struct SeatSeconds(i128);
 
 impl SeatSeconds {
-    pub const MAX: Self = SeatSeconds(i128::MAX);
-    pub const MIN: Self = SeatSeconds(i128::MIN);
-
     pub fn of(seats: f64, time: Duration) -> Self {
         SeatSeconds((seats * time.as_nanos() as f64 / NANOS_PER_UNIT).round() as i128)
     }
