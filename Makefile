@@ -70,12 +70,13 @@ unit: tools
 tools:
 	@hack/deps.sh test
 	@hack/go.sh $(TOOLS)
-	@python3 hack/kubectl.py $(TOOLS) 32 37
+	@python3 hack/kubectl.py $(TOOLS) 32 33 34 35 36 37
 	@mkdir -p $(TOOLS)/bin && ln -sf ../kubectl-1.37 $(TOOLS)/bin/kubectl
 
 # The history checker's client needs protoc: tests have it.
 e2e: tools test-programs
 	cargo build --profile $(PROFILE) -p isopod-e2e-history
+	$(WITH_TOOLS) e2e/clients/fetch.sh $(TOOLS)
 	python3 e2e/run.py --isopod $(OUT)/$(PROFILE)/isopod --tools $(TOOLS) $(if $(ONLY),--only $(ONLY))
 
 # Upstream's programs are built once and kept; the list of known differences may only shrink.
