@@ -13,8 +13,8 @@ const API: &str = "/apis/flowcontrol.apiserver.k8s.io/v1";
 
 fn request(method: &str, uri: &str, body: Body) -> Request<Body> {
     let mut request = Request::builder().method(method).uri(uri).header("content-type", "application/json");
-    request.extensions_mut().unwrap().insert(UserInfo::new("joe", &[]));
-    request.body(body).unwrap()
+    request.extensions_mut().expect("the request is well formed").insert(UserInfo::new("joe", &[]));
+    request.body(body).expect("the request is well formed")
 }
 
 async fn as_joe(server: &TestServer, uri: &str) -> http::Response<Body> {
@@ -22,12 +22,16 @@ async fn as_joe(server: &TestServer, uri: &str) -> http::Response<Body> {
 }
 
 fn marks(response: &http::Response<Body>) -> [String; 2] {
-    ["x-kubernetes-pf-flowschema-uid", "x-kubernetes-pf-prioritylevel-uid"]
-        .map(|name| response.headers().get(name).map_or_else(String::new, |v| v.to_str().unwrap().to_owned()))
+    ["x-kubernetes-pf-flowschema-uid", "x-kubernetes-pf-prioritylevel-uid"].map(|name| {
+        response.headers().get(name).map_or_else(String::new, |v| v.to_str().expect("a uid is ASCII").to_owned())
+    })
 }
 
 async fn uid(server: &TestServer, resource: &str, name: &str) -> String {
-    server.get(&format!("{API}/{resource}/{name}")).await.json["metadata"]["uid"].as_str().unwrap().to_owned()
+    server.get(&format!("{API}/{resource}/{name}")).await.json["metadata"]["uid"]
+        .as_str()
+        .expect("it is there")
+        .to_owned()
 }
 
 #[tokio::test]
