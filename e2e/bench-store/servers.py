@@ -149,9 +149,12 @@ class Postgres:
 
 
 class System:
-    """One column of the table. `transactions`: it has no plain puts."""
+    """One column of the table. `transactions`: it has no plain puts. `fast`: a million puts take it a few minutes at most.
+    `beside`: the column of Isopod with which it is compared."""
 
     transactions = False
+    fast = False
+    beside = ""
     postgres = None
 
     def __init__(self, programs, dir, core):
@@ -208,6 +211,7 @@ QUOTA = str(64 << 30)
 class Isopod(System):
     name = "isopod"
     title = "Isopod, SQLite"
+    fast = True
 
     def args(self):
         url = f"http://127.0.0.1:{self.port}"
@@ -217,6 +221,7 @@ class Isopod(System):
 class IsopodPostgres(Isopod):
     name = "isopod-postgres"
     title = "Isopod, Postgres"
+    fast = False
 
     @classmethod
     def missing(cls, programs):
@@ -237,6 +242,8 @@ class IsopodPostgres(Isopod):
 class Etcd(System):
     name = "etcd"
     title = "etcd"
+    fast = True
+    beside = "isopod"
 
     def args(self):
         url, peer = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{free_port()}"
@@ -247,6 +254,7 @@ class Etcd(System):
 
 class Kine(System):
     transactions = True
+    beside = "isopod"
 
     def args(self):
         return [f"{self.programs.kine}/kine", "--listen-address", f"127.0.0.1:{self.port}", "--metrics-bind-address", "0", "--endpoint", self.database(),
@@ -277,6 +285,7 @@ class KineSqliteNormal(KineSqlite):
 class KinePostgres(Kine):
     name = "kine-postgres"
     title = "kine, Postgres"
+    beside = "isopod-postgres"
 
     def __init__(self, programs, dir, core):
         super().__init__(programs, dir, core)

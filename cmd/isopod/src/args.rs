@@ -1,6 +1,7 @@
 //! The command line. Where a flag means what a k3s flag means, it has the k3s name. Every flag of `server` is also a key
 //! of the configuration file (see `config.rs`).
 
+use crate::front_proxy::FrontProxyArgs;
 use clap::{Args, Parser, Subcommand};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -122,6 +123,8 @@ pub struct ServerArgs {
     pub tls_san: Vec<String>,
     #[command(flatten)]
     pub limits: RequestLimits,
+    #[command(flatten)]
+    pub front_proxy: FrontProxyArgs,
     #[command(flatten)]
     pub datastore: Datastore,
 

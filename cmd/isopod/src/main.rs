@@ -11,6 +11,7 @@ mod config;
 mod datastore;
 mod endpoint;
 mod etcd_flags;
+mod front_proxy;
 mod image;
 mod node;
 mod paths;

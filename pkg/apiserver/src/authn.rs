@@ -2,6 +2,7 @@
 //! its certificate and token, and never carries that extension (see `server.rs`).
 
 use crate::ApiServer;
+use crate::aggregation::front_proxy::ProxyCertificates;
 use http::request::Parts;
 use isopod_api::{Status, UserInfo};
 use isopod_base::errors::Chain;
@@ -69,7 +70,9 @@ impl ApiServer {
         if let Some(token) = bearer_token(request) {
             return self.service_account(&token).await;
         }
-        if self.config.anonymous_auth { Ok(UserInfo::anonymous()) } else { Err(Status::unauthorized()) }
+        // A front proxy that speaks for nobody is nobody itself.
+        let strange = request.extensions.get::<ProxyCertificates>().is_some() && peer.0.is_empty();
+        if self.config.anonymous_auth && !strange { Ok(UserInfo::anonymous()) } else { Err(Status::unauthorized()) }
     }
 
     async fn service_account(&self, token: &str) -> Result<UserInfo, Status> {

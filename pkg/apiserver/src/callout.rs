@@ -155,6 +155,11 @@ impl Callout {
 
 /// A client that trusts these certificates, or where there are none what the machine trusts.
 fn trusting(pem: &[u8]) -> Result<ClientConfig, String> {
+    Ok(ClientConfig::builder().with_root_certificates(roots(pem)?).with_no_client_auth())
+}
+
+/// These certificates, or where there are none what the machine trusts.
+pub fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     if pem.is_empty() {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -163,7 +168,7 @@ fn trusting(pem: &[u8]) -> Result<ClientConfig, String> {
         let certificate = certificate.map_err(|e| format!("caBundle: {e}"))?;
         roots.add(certificate).map_err(|e| format!("caBundle: {e}"))?;
     }
-    Ok(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
+    Ok(roots)
 }
 
 #[cfg(test)]

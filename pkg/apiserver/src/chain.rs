@@ -5,7 +5,7 @@ use crate::encode::negotiate::{self, Form};
 use crate::encode::{body, value};
 use crate::request::{Query, RequestInfo};
 use crate::verbs::{self, Call};
-use crate::{ApiServer, deadline, definitions, fairness, impersonate, nonresource, reviews, unread};
+use crate::{ApiServer, aggregation, deadline, definitions, fairness, impersonate, nonresource, reviews, unread};
 use axum::body::Body;
 use axum::response::Response;
 use futures::FutureExt;
@@ -25,6 +25,7 @@ pub async fn serve(server: Arc<ApiServer>, mut request: Request<Body>) -> Respon
     let info = Arc::new(RequestInfo::parse(request.method(), request.uri().path(), &query));
     let form = negotiate::form(request.headers(), &query, false).unwrap_or_default();
     let warnings: Arc<Mutex<Vec<String>>> = Arc::default();
+    request.headers_mut().insert("audit-id", id.clone());
     request.headers_mut().remove(header::EXPECT);
     let head = *request.method() == http::Method::HEAD;
     let goaway = request.version() == http::Version::HTTP_2 && deadline::goes_away(server.config.goaway_chance);
@@ -175,6 +176,9 @@ async fn handle(
     body: Body,
     warnings: Arc<Mutex<Vec<String>>>,
 ) -> Result<Response, Status> {
+    if let Some(elsewhere) = aggregation::elsewhere(server, &info) {
+        return Ok(elsewhere.serve(server, &info, parts, &user, body).await);
+    }
     if !info.is_resource {
         return nonresource::serve(server, &info, &query, Request::from_parts(parts, body), user).await;
     }

@@ -1,6 +1,8 @@
 //! What an API server is made from. Everything that it uses is given here: nothing is read from the environment.
 
 use crate::access::Access;
+use crate::aggregation;
+use crate::aggregation::FrontProxy;
 use crate::authn::Authenticator;
 use isopod_auth::Authorizer;
 use isopod_auth::token::Tokens;
@@ -39,6 +41,10 @@ pub struct Config {
     pub clock: Clock,
     /// How the server speaks to kubelets through the tunnel: its client certificate and the CA of their serving certificates.
     pub kubelet_tls: Option<Arc<rustls::ClientConfig>>,
+    /// How extension API servers know this one.
+    pub aggregation: aggregation::Settings,
+    /// Whom this server takes for a proxy in front of it.
+    pub front_proxy: Option<Arc<FrontProxy>>,
     /// Objects that are created at start if they are not there.
     pub bootstrap: Vec<Value>,
     /// `--enable-priority-and-fairness`: the limits below together are shared out by flow schemas and priority levels. Without
@@ -71,6 +77,8 @@ impl Config {
             port: 6443,
             clock: Clock::system(),
             kubelet_tls: None,
+            aggregation: aggregation::Settings::default(),
+            front_proxy: None,
             bootstrap: Vec::new(),
             priority_and_fairness: true,
             max_requests_in_flight: 400,

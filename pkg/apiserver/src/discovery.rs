@@ -1,6 +1,9 @@
-//! Discovery in both forms: the old one (a document a group version) and the aggregated one (KEP-3352), from the registry.
+//! Discovery in both forms: the old one (a document a group version) and the aggregated one (KEP-3352), from the registry and
+//! from what servers elsewhere say of themselves.
 
 use crate::ApiServer;
+use crate::aggregation::Table;
+use crate::aggregation::groups::{Document, Group, Source, Version, groups};
 use crate::encode::negotiate::{self, Form, Media};
 use crate::encode::{self, body};
 use crate::health;
@@ -14,7 +17,6 @@ use isopod_api::{Gvk, Status};
 use isopod_kinds::Kind;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha512};
-use std::sync::Arc;
 
 /// `reads`: the method is GET or HEAD. The list of groups does not look at the method, and what is not there is not found by any.
 pub fn serve(
@@ -25,17 +27,18 @@ pub fn serve(
     query: &Query,
 ) -> Result<Response, Status> {
     let registry = server.registry.load();
+    let table = server.aggregation.table.load();
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     if let Some(version) = aggregated(headers).filter(|_| parts.len() == 1) {
-        return Ok(aggregate(&registry, parts[0] == "api", version, headers));
+        return Ok(aggregate(&registry, &table, parts[0] == "api", version, headers));
     }
     let form = negotiate::form(headers, query, false)?;
     let known = registry.groups();
     let document = match parts[..] {
         ["api"] => core_versions(server),
-        ["apis"] => group_list(&registry),
+        ["apis"] => group_list(&registry, &table),
         ["api", version] => resources(&registry, "", version)?,
-        ["apis", group] => match group_document(&registry, group) {
+        ["apis", group] => match group_document(&registry, &table, group) {
             Some(document) => document,
             None => return Ok(nonresource::not_found()),
         },
@@ -54,10 +57,11 @@ pub fn paths(server: &ApiServer) -> Vec<String> {
     let registry = server.registry.load();
     let mut all: Vec<String> =
         ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/apis/"].map(str::to_owned).to_vec();
-    for (group, versions) in registry.groups() {
-        if !group.is_empty() {
-            all.push(format!("/apis/{group}"));
-            all.extend(versions.iter().map(|(v, _)| format!("/apis/{group}/{v}")));
+    let table = server.aggregation.table.load();
+    for Group { name, versions } in groups(&registry, &table, Document::List) {
+        if !name.is_empty() {
+            all.push(format!("/apis/{name}"));
+            all.extend(versions.iter().map(|v| format!("/apis/{name}/{}", v.name)));
         }
     }
     all.extend(health::paths());
@@ -74,50 +78,21 @@ fn core_versions(server: &ApiServer) -> Value {
         "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}]})
 }
 
-fn group(name: &str, versions: &[(&str, Vec<&Arc<Kind>>)]) -> Value {
-    let all: Vec<Value> =
-        versions.iter().map(|(v, _)| json!({"groupVersion": format!("{name}/{v}"), "version": v})).collect();
-    json!({"name": name, "versions": all, "preferredVersion": all.first()})
+fn group(group: &Group) -> Value {
+    let version = |v: &Version| json!({"groupVersion": format!("{}/{}", group.name, v.name), "version": v.name});
+    let all: Vec<Value> = group.versions.iter().map(version).collect();
+    json!({"name": group.name, "versions": all, "preferredVersion": all.first()})
 }
 
-/// Groups in upstream's order of preference: built-in ones before others, then by name.
-fn ordered(registry: &Registry) -> Vec<(&str, Vec<(&str, Vec<&Arc<Kind>>)>)> {
-    const FIRST: [&str; 20] = [
-        "apiregistration.k8s.io",
-        "apps",
-        "events.k8s.io",
-        "authentication.k8s.io",
-        "authorization.k8s.io",
-        "autoscaling",
-        "batch",
-        "certificates.k8s.io",
-        "networking.k8s.io",
-        "policy",
-        "rbac.authorization.k8s.io",
-        "storage.k8s.io",
-        "admissionregistration.k8s.io",
-        "apiextensions.k8s.io",
-        "scheduling.k8s.io",
-        "coordination.k8s.io",
-        "node.k8s.io",
-        "discovery.k8s.io",
-        "resource.k8s.io",
-        "flowcontrol.apiserver.k8s.io",
-    ];
-    let mut groups: Vec<_> = registry.groups().into_iter().filter(|(g, _)| !g.is_empty()).collect();
-    groups.sort_by_key(|(g, _)| (FIRST.iter().position(|f| f == g).unwrap_or(FIRST.len()), *g));
-    groups
-}
-
-fn group_list(registry: &Registry) -> Value {
-    let groups: Vec<Value> = ordered(registry).iter().map(|(g, v)| group(g, v)).collect();
+fn group_list(registry: &Registry, table: &Table) -> Value {
+    let all = groups(registry, table, Document::List);
+    let groups: Vec<Value> = all.iter().filter(|g| !g.name.is_empty()).map(group).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
-fn group_document(registry: &Registry, name: &str) -> Option<Value> {
-    let groups = registry.groups();
-    let versions = groups.get(name).filter(|_| !name.is_empty())?;
-    let mut document = group(name, versions);
+fn group_document(registry: &Registry, table: &Table, name: &str) -> Option<Value> {
+    let all = groups(registry, table, Document::List);
+    let mut document = group(all.iter().find(|g| g.name == name && !name.is_empty())?);
     document["kind"] = "APIGroup".into();
     document["apiVersion"] = "v1".into();
     Some(document)
@@ -198,10 +173,9 @@ fn aggregated(headers: &HeaderMap) -> Option<&'static str> {
     })
 }
 
-fn aggregate(registry: &Registry, core: bool, version: &'static str, headers: &HeaderMap) -> Response {
-    let groups: Vec<_> =
-        if core { registry.groups().into_iter().filter(|(g, _)| g.is_empty()).collect() } else { ordered(registry) };
-    let items: Vec<Value> = groups.iter().map(|(name, versions)| aggregate_group(name, versions)).collect();
+fn aggregate(registry: &Registry, table: &Table, core: bool, version: &'static str, headers: &HeaderMap) -> Response {
+    let groups = groups(registry, table, Document::Aggregated);
+    let items: Vec<Value> = groups.iter().filter(|g| g.name.is_empty() == core).filter_map(aggregate_group).collect();
     let api_version = format!("apidiscovery.k8s.io/{version}");
     let document = json!({"kind": "APIGroupDiscoveryList", "apiVersion": api_version, "metadata": {}, "items": items});
     let json_first = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).is_none_or(|accept| {
@@ -232,16 +206,19 @@ fn aggregate(registry: &Registry, core: bool, version: &'static str, headers: &H
     response
 }
 
-fn aggregate_group(name: &str, versions: &[(&str, Vec<&Arc<Kind>>)]) -> Value {
-    let versions: Vec<Value> = versions
-        .iter()
-        .map(|(version, kinds)| {
+/// `None`: nobody serves any version of it.
+fn aggregate_group(group: &Group) -> Option<Value> {
+    let entry = |v: &Version| match &v.source {
+        Source::Here(kinds) => {
             let resources: Vec<Value> = kinds.iter().map(|k| aggregate_resource(k)).collect();
-            json!({"version": version, "resources": resources, "freshness": "Current"})
-        })
-        .collect();
-    let metadata = if name.is_empty() { json!({}) } else { json!({"name": name}) };
-    json!({"metadata": metadata, "versions": versions})
+            Some(json!({"version": v.name, "resources": resources, "freshness": "Current"}))
+        }
+        Source::Elsewhere(service) => service.discovery(),
+        Source::Nobody => None,
+    };
+    let versions: Vec<Value> = group.versions.iter().filter_map(entry).collect();
+    let metadata = if group.name.is_empty() { json!({}) } else { json!({"name": group.name}) };
+    (!versions.is_empty()).then(|| json!({"metadata": metadata, "versions": versions}))
 }
 
 fn aggregate_resource(kind: &Kind) -> Value {

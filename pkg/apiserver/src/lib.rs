@@ -13,6 +13,7 @@
 mod access;
 mod admission;
 mod adopt;
+mod aggregation;
 mod allocate;
 mod authn;
 mod cache;
@@ -50,6 +51,7 @@ mod verbs;
 
 pub use access::Access;
 pub use adopt::{Adoption, Foreign};
+pub use aggregation::{FrontProxy, RequestHeaders, Settings as AggregationSettings};
 pub use authn::{Authenticator, ClientCertificate, PeerCertificates, Refused, bearer_token};
 pub use config::Config;
 pub use registry::Registry;

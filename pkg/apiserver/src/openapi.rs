@@ -2,6 +2,7 @@
 //! keep them by hash) and away from the threads that serve others.
 
 use crate::ApiServer;
+use crate::aggregation::Swagger;
 use crate::encode::body::gzip;
 use crate::encode::negotiate::takes_gzip;
 use crate::request::Query;
@@ -10,7 +11,8 @@ use axum::response::Response;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use isopod_api::Status;
-use isopod_openapi::Answer;
+use isopod_openapi::{Answer, Elsewhere, Part};
+use std::sync::Arc;
 
 /// A document that is asked for by its hash never changes.
 const ONE_YEAR: i64 = 365 * 24;
@@ -22,8 +24,9 @@ pub async fn serve(server: &ApiServer, path: &str, query: &Query, headers: &Head
     let zip = zipped && takes_gzip(headers);
     let (path, hash) = (path.to_owned(), query.get("hash").unwrap_or_default().to_owned());
     let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+    let elsewhere = elsewhere(server, &path);
     let make = move || {
-        let mut answer = isopod_openapi::answer(registry.all(), &path, &hash, &accept)?;
+        let mut answer = isopod_openapi::answer(registry.all(), &elsewhere.borrowed(), &path, &hash, &accept)?;
         if zip {
             answer.body = gzip(&answer.body).to_vec();
         }
@@ -46,6 +49,35 @@ pub async fn serve(server: &ApiServer, path: &str, query: &Query, headers: &Head
         }
     }
     Ok(out)
+}
+
+/// What is said of what servers elsewhere serve: their v2 documents, and the URLs of those of v3.
+#[derive(Default)]
+struct Told {
+    swagger: Vec<(String, Arc<Swagger>)>,
+    urls: Vec<(String, String)>,
+}
+
+impl Told {
+    fn borrowed(&self) -> Elsewhere<'_> {
+        Elsewhere {
+            swagger: self.swagger.iter().map(|(path, s)| Part { path, etag: &s.etag, document: &s.document }).collect(),
+            urls: &self.urls,
+        }
+    }
+}
+
+fn elsewhere(server: &ApiServer, path: &str) -> Told {
+    let table = server.aggregation.table.load();
+    let remote = table.remote();
+    match path {
+        "/openapi/v2" => Told { swagger: remote.iter().filter_map(|s| s.swagger()).collect(), ..Told::default() },
+        "/openapi/v3" => {
+            let urls = remote.iter().flat_map(|s| s.openapi_v3().iter().cloned().collect::<Vec<_>>()).collect();
+            Told { urls, ..Told::default() }
+        }
+        _ => Told::default(),
+    }
 }
 
 fn quoted(etag: &str) -> String {

@@ -13,7 +13,7 @@ use crate::{chain, metadata, ownership};
 use isopod_api::{Status, UserInfo};
 use isopod_auth::Attributes;
 use isopod_kinds::{Ctx, Kind};
-use isopod_schema::{default, json, validate};
+use isopod_schema::{default, json};
 use isopod_store::Revision;
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -338,11 +338,7 @@ fn keep(new: &mut Value, old: &Value, key: &str) {
 
 fn validate_create(intent: &Intent, new: &Value, sent: &Value) -> Result<(), Status> {
     let kind = &intent.kind;
-    let errors = isopod_kinds::metadata::with_own_rules(kind, new, || {
-        let mut errors = validate::types(new, &kind.schema);
-        errors.extend(kind.hooks.validate_create(&intent.ctx(), new));
-        errors
-    });
+    let errors = isopod_kinds::metadata::with_own_rules(kind, new, || kind.hooks.validate_create(&intent.ctx(), new));
     intent.invalid(new, errors, || sent.clone())?;
     intent.warn(kind.hooks.warnings(&intent.ctx(), new, None));
     Ok(())
@@ -351,10 +347,9 @@ fn validate_create(intent: &Intent, new: &Value, sent: &Value) -> Result<(), Sta
 fn validate_update(intent: &Intent, new: &Value, old: &Value, candidate: &dyn Candidate) -> Result<(), Status> {
     let kind = &intent.kind;
     let mut errors = isopod_kinds::metadata::validate_update(kind, new, old);
-    // What was stored with these faults already may keep them.
-    let known = if errors.is_empty() { validate::types(old, &kind.schema) } else { Vec::new() };
-    errors.extend(validate::types(new, &kind.schema).into_iter().filter(|e| !known.contains(e)));
-    errors.extend(kind.hooks.validate_update(&intent.ctx(), new, old));
+    let (own, kept) = kind.hooks.judge_update(&intent.ctx(), new, old);
+    errors.extend(own);
+    intent.warn(kept);
     // A candidate is made from the same object the same way again.
     intent.invalid(new, errors, || candidate.make(Some(old)).map_or(Value::Null, |made| made.object))?;
     intent.warn(kind.hooks.warnings(&intent.ctx(), new, Some(old)));

@@ -2,6 +2,7 @@
 
 use crate::admission::resource_quota::Turns;
 use crate::admission::{self, Plugin};
+use crate::aggregation::{self, Aggregation};
 use crate::allocate::cidr::Cidr;
 use crate::allocate::{kubernetes_service, peers};
 use crate::authn::PeerCertificates;
@@ -60,6 +61,7 @@ pub struct ApiServer {
     pub config: Config,
     pub(crate) registry: ArcSwap<Registry>,
     pub(crate) definitions: Definitions,
+    pub(crate) aggregation: Arc<Aggregation>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) admission: Vec<Box<dyn Plugin>>,
     pub(crate) service_cidr: Cidr,
@@ -91,6 +93,7 @@ impl ApiServer {
         let server = Arc::new(ApiServer {
             registry: ArcSwap::from_pointee(registry),
             definitions: Definitions::default(),
+            aggregation: Arc::default(),
             hub,
             admission: admission::all::all(),
             service_cidr,
@@ -113,7 +116,7 @@ impl ApiServer {
     }
 
     /// Creates what a cluster needs to have: the configured objects and the `kubernetes` service.
-    pub async fn bootstrap(&self) -> Result<(), Status> {
+    pub async fn bootstrap(self: &Arc<Self>) -> Result<(), Status> {
         // Namespaces first; the others wait for one commit of the store together, not each for its own.
         let (namespaces, others): (Vec<&Value>, Vec<&Value>) =
             self.config.bootstrap.iter().partition(|o| o["kind"] == "Namespace");
@@ -123,6 +126,7 @@ impl ApiServer {
         }
         fairness::ensure(self).await?;
         kubernetes_service::reconcile(self).await?;
+        aggregation::start(self).await?;
         if let Some(access) = &self.config.access {
             access.wait(self.hub.fresh().await?).await;
         }
@@ -221,12 +225,19 @@ async fn connection(server: Arc<ApiServer>, acceptor: TlsAcceptor, stream: TcpSt
         Err(_) => return,
     };
     let peer = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let peer = PeerCertificates(peer.iter().map(|c| c.clone().into_owned()).collect());
+    let chain = peer.iter().map(|c| c.clone().into_owned()).collect();
+    let (peer, proxy) = match &server.config.front_proxy {
+        Some(front_proxy) => front_proxy.tell_apart(chain),
+        None => (PeerCertificates(chain), None),
+    };
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         let mut request = request.map(Body::new);
         // Identity by extension is for in-process callers alone.
         request.extensions_mut().remove::<UserInfo>();
         request.extensions_mut().insert(peer.clone());
+        if let Some(proxy) = &proxy {
+            request.extensions_mut().insert(proxy.clone());
+        }
         let server = server.clone();
         async move { Ok::<_, Infallible>(chain::serve(server, request).await) }
     });

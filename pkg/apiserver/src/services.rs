@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::io;
 
 /// One endpoint. Without a node it is no pod, and this server reaches it by itself or not at all.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     pub node: Option<String>,
     pub ip: String,

@@ -24,13 +24,20 @@ impl Discovered {
     }
 }
 
-/// Every resource, each in one version. Subresources are left out.
+/// Every resource, each in one version. Subresources are left out, and so is what its server does not tell at the moment.
 pub async fn preferred(client: &Client) -> Result<Vec<Discovered>, Error> {
-    let mut found: Vec<Discovered> = Vec::new();
+    Ok(discover(client).await?.0)
+}
+
+/// As [`preferred`], with the group versions of which nobody knows what is in them: their servers do not answer.
+pub async fn discover(client: &Client) -> Result<(Vec<Discovered>, Vec<String>), Error> {
+    let (mut found, mut stale): (Vec<Discovered>, Vec<String>) = Default::default();
     for path in ["/api", "/apis"] {
         let document: Value = call_as(client, Method::GET, path, AGGREGATED, None).await?;
         let all = if document["kind"] == "APIGroupDiscoveryList" {
-            aggregated(document, path)?
+            let (found, silent) = aggregated(document, path)?;
+            stale.extend(silent);
+            found
         } else {
             each(client, &document).await?
         };
@@ -44,7 +51,7 @@ pub async fn preferred(client: &Client) -> Result<Vec<Discovered>, Error> {
             }
         }
     }
-    Ok(found)
+    Ok((found, stale))
 }
 
 #[derive(Deserialize)]
@@ -70,6 +77,8 @@ struct Name {
 struct Version {
     version: String,
     #[serde(default)]
+    freshness: String,
+    #[serde(default)]
     resources: Vec<Aggregated>,
 }
 
@@ -89,12 +98,17 @@ struct ResponseKind {
     kind: String,
 }
 
-fn aggregated(document: Value, path: &str) -> Result<Vec<Discovered>, Error> {
+fn aggregated(document: Value, path: &str) -> Result<(Vec<Discovered>, Vec<String>), Error> {
     let groups: Groups =
         serde_json::from_value(document).map_err(|source| Error::Decode { what: path.to_owned(), source })?;
-    let mut found = Vec::new();
+    let (mut found, mut stale) = (Vec::new(), Vec::new());
     for group in groups.items {
         for version in group.versions {
+            if version.freshness == "Stale" {
+                // What was in it once cannot be asked for.
+                stale.push(GroupVersion::new(&*group.metadata.name, &*version.version).to_string());
+                continue;
+            }
             for r in version.resources {
                 found.push(Discovered {
                     resource: Resource {
@@ -107,7 +121,7 @@ fn aggregated(document: Value, path: &str) -> Result<Vec<Discovered>, Error> {
             }
         }
     }
-    Ok(found)
+    Ok((found, stale))
 }
 
 /// Reads the document of each group version that an `APIVersions` or `APIGroupList` names.
@@ -160,8 +174,10 @@ mod tests {
     fn reads_the_aggregated_form() {
         let document = json!({"kind": "APIGroupDiscoveryList", "items": [{"metadata": {"name": "apps"}, "versions": [{
             "version": "v1", "resources": [{"resource": "deployments", "scope": "Namespaced", "verbs": ["get", "delete"],
-            "responseKind": {"group": "apps", "version": "v1", "kind": "Deployment"}}]}]}]});
-        let found = aggregated(document, "/apis").unwrap();
+            "responseKind": {"group": "apps", "version": "v1", "kind": "Deployment"}}]}]},
+            {"metadata": {"name": "wardle.example.com"}, "versions": [{"version": "v1alpha1", "freshness": "Stale"}]}]});
+        let (found, stale) = aggregated(document, "/apis").unwrap();
+        assert_eq!(stale, ["wardle.example.com/v1alpha1"]);
         assert_eq!(found[0].resource, Resource::namespaced("apps", "v1", "deployments"));
         assert_eq!(found[0].kind, "Deployment");
         assert!(found[0].can("delete") && !found[0].can("watch"));

@@ -27,6 +27,9 @@ use std::time::Duration;
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 const DEFINITIONS: &str = "customresourcedefinitions";
+const API_SERVICES: &str = "apiservices";
+/// How long the first look at a resource may take.
+const SYNC: Duration = Duration::from_secs(30);
 /// How long new definitions may take until their resources are served.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -73,7 +76,10 @@ impl GarbageCollector {
         }
         let all: Vec<Informer<Linked>> = self.watched.lock().values().cloned().collect();
         for informer in all {
-            informer.synced().await;
+            // A server elsewhere that does not answer holds nobody up.
+            if tokio::time::timeout(SYNC, informer.synced()).await.is_err() {
+                tracing::warn!("the garbage collector cannot list every resource yet");
+            }
         }
     }
 
@@ -103,7 +109,7 @@ impl GarbageCollector {
         watched.insert(resource.clone(), informer.clone());
         let (graph, queue) = (self.graph.clone(), self.queue.clone());
         let resource = Arc::new(resource.clone());
-        let defines_kinds = resource.gvr.resource == DEFINITIONS;
+        let defines_kinds = matches!(&*resource.gvr.resource, DEFINITIONS | API_SERVICES);
         self.context.feed(&informer, move |change| {
             if defines_kinds && !matches!(change, Change::Resync) {
                 queue.add_after(discover(), SETTLE);

@@ -191,11 +191,26 @@ fn condition_json(c: &Condition) -> Value {
            "lastTransitionTime": c.last_transition_time})
 }
 
+/// Upstream's words for groups whose servers do not answer; `None`: all do. Their objects may be left, so the namespace stays.
+fn stale_groups(stale: &[String]) -> Option<String> {
+    let each: Vec<String> = stale.iter().map(|gv| format!("{gv}: stale GroupVersion discovery: {gv}")).collect();
+    let told = each.join(", ");
+    (!stale.is_empty()).then(|| {
+        let n = stale.len();
+        format!(
+            "Discovery failed for some groups, {n} failing: unable to retrieve the complete list of server APIs: {told}"
+        )
+    })
+}
+
 impl Namespaces {
     async fn delete_content(&self, namespace: &str) -> Found {
         let mut found = Found::default();
-        let mut resources = match discovery::preferred(&self.context.client).await {
-            Ok(all) => all,
+        let mut resources = match discovery::discover(&self.context.client).await {
+            Ok((all, stale)) => {
+                found.discovery_error = stale_groups(&stale);
+                all
+            }
             Err(e) => {
                 found.discovery_error = Some(Chain(&e).to_string());
                 return found;

@@ -77,7 +77,9 @@ pub(crate) fn of(error: StoreError) -> Status {
             tracing::error!(damage = text, "the store is corrupt");
             corrupt()
         }
-        other @ StoreError::Unavailable { .. } => Status::unavailable(format!("etcdserver: {}", Chain(&other))),
+        other @ (StoreError::Unavailable { .. } | StoreError::NotDone { .. }) => {
+            Status::unavailable(format!("etcdserver: {}", Chain(&other)))
+        }
         other @ (StoreError::WatchOverrun
         | StoreError::InUse { .. }
         | StoreError::Format { .. }

@@ -183,6 +183,10 @@ pub trait Hooks: Send + Sync {
     fn validate_update(&self, _ctx: &Ctx, _new: &Value, _old: &Value) -> FieldErrors {
         Vec::new()
     }
+    /// The errors of an update, and texts for `Warning` headers about faults that it may keep.
+    fn judge_update(&self, ctx: &Ctx, new: &Value, old: &Value) -> (FieldErrors, Vec<String>) {
+        (self.validate_update(ctx, new, old), Vec::new())
+    }
     /// Texts for `Warning` headers.
     fn warnings(&self, _ctx: &Ctx, _new: &Value, _old: Option<&Value>) -> Vec<String> {
         Vec::new()

@@ -1,7 +1,9 @@
 //! What a server answers to a request for a document, without any HTTP library.
 
+use crate::merge::{Elsewhere, merge};
 use crate::{V2_PROTOBUF, V3_PROTOBUF, hash, v2, v2_protobuf, v3, v3_index, v3_protobuf};
 use isopod_kinds::Kind;
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
@@ -59,13 +61,24 @@ fn negotiate(accept: &str, protobuf: &[&'static str]) -> Option<&'static str> {
     })
 }
 
-/// Answers `GET /openapi/…`. `requested_hash` is the query parameter `hash`, empty without one. `None`: no such document.
-pub fn answer(kinds: &[Arc<Kind>], path: &str, requested_hash: &str, accept: &str) -> Option<Answer> {
+/// Answers `GET /openapi/…`. `elsewhere`: what other servers serve under the same roof.
+/// `requested_hash` is the query parameter `hash`, empty without one. `None`: no such document.
+pub fn answer(
+    kinds: &[Arc<Kind>],
+    elsewhere: &Elsewhere,
+    path: &str,
+    requested_hash: &str,
+    accept: &str,
+) -> Option<Answer> {
     match path.trim_matches('/') {
-        "openapi/v2" => Some(swagger(kinds, accept)),
+        "openapi/v2" => Some(swagger(kinds, elsewhere, accept)),
         "openapi/v3" => {
+            let mut index = v3_index(kinds);
+            for (path, url) in elsewhere.urls {
+                index["paths"][path] = json!({"serverRelativeURL": url});
+            }
             // Upstream's index does not say what it is, and has no tag: it is small, and the documents have their hashes.
-            Some(Answer::ok(TEXT, String::new(), v3_index(kinds).to_string().into_bytes()))
+            Some(Answer::ok(TEXT, String::new(), index.to_string().into_bytes()))
         }
         other => group_version(kinds, other.strip_prefix("openapi/v3/")?, requested_hash, accept),
     }
@@ -75,13 +88,18 @@ fn not_acceptable() -> Answer {
     Answer { status: 406, ..Answer::ok(JSON, String::new(), Vec::new()) }
 }
 
-fn swagger(kinds: &[Arc<Kind>], accept: &str) -> Answer {
+fn swagger(kinds: &[Arc<Kind>], elsewhere: &Elsewhere, accept: &str) -> Answer {
     let Some(content_type) = negotiate(accept, &[V2_PROTOBUF, V2_PROTOBUF_AT, V2_PROTOBUF_OLD]) else {
         return not_acceptable();
     };
     let mut digest = Sha256::new();
     crate::group_versions(kinds).iter().for_each(|gv| digest.update(hash(kinds, gv)));
-    let document = v2(kinds);
+    let mut document = v2(kinds);
+    for part in &elsewhere.swagger {
+        digest.update(part.path);
+        digest.update(part.etag);
+        merge(&mut document, part);
+    }
     let body = if content_type == JSON { document.to_string().into_bytes() } else { v2_protobuf(&document) };
     Answer::ok(content_type, hex::encode_upper(digest.finalize()), body)
 }
@@ -112,7 +130,7 @@ mod tests {
     #[test]
     fn negotiation_and_caching() {
         let kinds = table::builtin();
-        let get = |path: &str, hash: &str, accept: &str| answer(&kinds, path, hash, accept);
+        let get = |path: &str, hash: &str, accept: &str| answer(&kinds, &Elsewhere::default(), path, hash, accept);
         let index = get("/openapi/v3", "", "application/json").expect("served");
         let index: serde_json::Value = serde_json::from_slice(&index.body).expect("JSON");
         let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().expect("listed");
@@ -158,7 +176,8 @@ mod tests {
     #[test]
     fn kubectl_finds_query_parameters_in_protobuf() {
         let kinds = table::builtin();
-        let document = answer(&kinds, "/openapi/v3/apis/apps/v1", "", V3_PROTOBUF).expect("served").body;
+        let document =
+            answer(&kinds, &Elsewhere::default(), "/openapi/v3/apis/apps/v1", "", V3_PROTOBUF).expect("served").body;
         let path = "/apis/apps/v1/namespaces/{namespace}/deployments/{name}";
         // Document.paths.path[name].value.patch
         let patch = find(&document, &[(4, None), (1, Some(path)), (2, None), (10, None)]).expect("a PATCH operation");

@@ -9,6 +9,7 @@ mod definitions;
 mod descriptions;
 mod gnostic;
 mod index;
+mod merge;
 mod operations;
 mod paths;
 mod structural;
@@ -16,6 +17,7 @@ mod swagger;
 
 pub use answer::{Answer, answer};
 pub use index::{group_versions, hash, v3_index};
+pub use merge::{Elsewhere, Part};
 
 use definitions::{Definitions, Flavor};
 use isopod_kinds::Kind;

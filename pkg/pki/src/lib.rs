@@ -20,4 +20,4 @@ pub use error::PkiError;
 pub use files::write_atomic;
 pub use kubeconfig::{is_kubeconfig_of, kubeconfig};
 pub use listener::ListenerOptions;
-pub use server::{LASTING, ServerNames, ServerPki};
+pub use server::{FRONT_PROXY, LASTING, ServerNames, ServerPki};

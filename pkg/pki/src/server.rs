@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 /// The files that make a cluster the same one again elsewhere: every other one is signed anew when it is missing.
 pub const LASTING: [&str; 5] = ["server-ca.crt", "server-ca.key", "client-ca.crt", "client-ca.key", "service.key"];
 
+/// The common name of the API server as a front proxy.
+pub const FRONT_PROXY: &str = "system:auth-proxy";
+
 /// The names that the API server's certificate is valid for, besides the standard ones.
 #[derive(Clone, Debug, Default)]
 pub struct ServerNames {
@@ -23,6 +26,10 @@ pub struct ServerPki {
     pub server_ca: CertAuthority,
     /// Signs what clients show: admin, components, kubelets as clients.
     pub client_ca: CertAuthority,
+    /// Signs what front proxies show: who has one of its certificates is believed whom it speaks for.
+    pub request_header_ca: CertAuthority,
+    /// What the API server shows to extension API servers.
+    pub front_proxy: Identity,
     /// What the API server shows.
     pub serving: Identity,
     /// `system:masters`, for the admin kubeconfig.
@@ -39,6 +46,8 @@ impl ServerPki {
     pub fn load_or_create(dir: &Path, names: &ServerNames) -> Result<Self, PkiError> {
         let server_ca = CertAuthority::load_or_create(dir, "server-ca")?;
         let client_ca = CertAuthority::load_or_create(dir, "client-ca")?;
+        let request_header_ca = CertAuthority::load_or_create(dir, "request-header-ca")?;
+        let front_proxy = request_header_ca.load_or_issue(dir, "client-auth-proxy", &client(FRONT_PROXY, &[]))?;
         let serving = server_ca.load_or_issue(dir, "serving-kube-apiserver", &serving_leaf(names))?;
         let admin = client_ca.load_or_issue(dir, "client-admin", &client("system:admin", &["system:masters"]))?;
         let kubelet_client = client_ca.load_or_issue(
@@ -51,6 +60,8 @@ impl ServerPki {
             dir: dir.to_owned(),
             server_ca,
             client_ca,
+            request_header_ca,
+            front_proxy,
             serving,
             admin,
             kubelet_client,

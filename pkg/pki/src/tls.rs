@@ -1,9 +1,12 @@
 //! rustls configurations from PEM. One provider, aws-lc-rs, is given explicitly everywhere.
 
 use crate::{Identity, ListenerOptions, PkiError};
+use rustls::client::ResolvesClientCert;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use std::sync::Arc;
 
@@ -35,6 +38,22 @@ pub(crate) fn roots(name: &str, ca_pem: &str) -> Result<RootCertStore, PkiError>
         roots.add(cert).map_err(|source| PkiError::Tls { name: name.to_owned(), source })?;
     }
     Ok(roots)
+}
+
+/// Tells whether a client's certificate is one of this CA's.
+pub fn client_verifier(name: &str, ca_pem: &str) -> Result<Arc<dyn ClientCertVerifier>, PkiError> {
+    let roots = Arc::new(roots(name, ca_pem)?);
+    WebPkiClientVerifier::builder_with_provider(roots, provider())
+        .build()
+        .map_err(|e| PkiError::Tls { name: name.to_owned(), source: rustls::Error::General(e.to_string()) })
+}
+
+/// What a client shows to every server that asks for a certificate.
+pub fn client_identity(name: &str, identity: &Identity) -> Result<Arc<dyn ResolvesClientCert>, PkiError> {
+    let tls = |source| PkiError::Tls { name: name.to_owned(), source };
+    let certs = certs(name, &identity.cert_pem)?;
+    let certified = CertifiedKey::from_der(certs, key(name, &identity.key_pem)?, &provider()).map_err(tls)?;
+    Ok(Arc::new(SingleCertAndKey::from(certified)))
 }
 
 /// A server that asks for a client certificate of `client_ca_pem` but also serves those who bring none (they may have a

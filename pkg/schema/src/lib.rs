@@ -2,7 +2,7 @@
 //! their schema from committed facts (`facts`), CRDs from their OpenAPI schema (`structural`), and both are the same [`types::Object`].
 //!
 //! Values are `serde_json::Value`. A write goes through `json::decode` or `proto::decode`, `json::canonicalize`,
-//! `default::apply` and `validate::types`; patches (`patch`) make a new value from an old one.
+//! `default::apply` and, of custom resources, `validate::against`; patches (`patch`) make a new value from an old one.
 
 pub mod default;
 pub mod facts;

@@ -150,7 +150,8 @@ proptest! {
         let mut v = value.clone();
         json::canonicalize(&mut v, &object);
         default::apply(&mut v, &object);
-        let _ = validate::types(&v, &object);
+        let _ = validate::lists(&v, &object);
+        let _ = validate::against(&v, &value, Some(&validate::Correlated::new(&v, &value, &value)));
         let _ = json::decode_value(value, &object);
     }
 

@@ -50,7 +50,9 @@ impl Leases {
     }
 
     pub fn keep_alive(&mut self, id: LeaseId, now: Timestamp) -> Result<LeaseStatus> {
-        let lease = self.all.get_mut(&id).ok_or(StoreError::LeaseNotFound(id))?;
+        // One whose time is over is about to be ended, and is not kept by somebody who comes in between.
+        let alive = self.all.get_mut(&id).filter(|lease| lease.expires > now);
+        let lease = alive.ok_or(StoreError::LeaseNotFound(id))?;
         self.by_expiry.remove(&(lease.expires, id));
         lease.expires = after(now, lease.ttl);
         self.by_expiry.insert((lease.expires, id));

@@ -27,4 +27,6 @@ pub use options::Options;
 pub use types::*;
 
 #[cfg(test)]
+extern crate self as isopod_store;
+#[cfg(test)]
 mod testing;

@@ -382,8 +382,21 @@ pub enum StoreError {
     /// The write may have happened or not: whoever asked has to look.
     #[error("the datastore does not answer: {context}")]
     Unavailable { context: String, source: Arc<dyn std::error::Error + Send + Sync> },
+    /// The write has certainly not happened, and may be asked for again.
+    #[error("the datastore does not answer, and nothing was written: {context}")]
+    NotDone { context: String, source: Arc<dyn std::error::Error + Send + Sync> },
     #[error("{context}")]
     Backend { context: String, source: Arc<dyn std::error::Error + Send + Sync> },
+}
+
+impl StoreError {
+    /// For who knows that a write cannot have happened.
+    pub fn not_done(self) -> Self {
+        match self {
+            StoreError::Unavailable { context, source } => StoreError::NotDone { context, source },
+            other => other,
+        }
+    }
 }
 
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;

@@ -2,6 +2,7 @@
 
 use super::Settings;
 use crate::args::RequestLimits;
+use crate::front_proxy::FrontProxyTrust;
 use anyhow::{Context, bail};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -25,6 +26,8 @@ const EPHEMERAL: [&str; 2] = ["/registry/events/", "/registry/leases/kube-node-l
 
 pub struct ControlPlane {
     pub api: Arc<ApiServer>,
+    /// The CAs, PEM, whose certificates clients and front proxies show.
+    pub client_authorities: String,
     store: Arc<dyn Store>,
 }
 
@@ -54,9 +57,14 @@ impl ControlPlane {
             &pki.server_ca.cert_pem,
             &["http/1.1"],
         )?));
+        let trust = FrontProxyTrust::new(&args.front_proxy, pki)?;
+        config.aggregation = trust.aggregation(pki)?;
+        let front_proxy = Arc::new(trust.authenticator(pki)?);
+        config.authenticators.insert(0, front_proxy.clone());
+        config.front_proxy = Some(front_proxy);
         config.bootstrap = bootstrap(settings);
         let api = ApiServer::new(config).await.context("cannot start the API server")?;
-        Ok(ControlPlane { api, store })
+        Ok(ControlPlane { api, client_authorities: trust.listener(pki), store })
     }
 
     pub async fn bootstrap(&self) -> anyhow::Result<()> {

@@ -191,7 +191,7 @@ impl Cluster {
         api: TcpListener,
         kubelet: Option<TcpListener>,
     ) -> anyhow::Result<()> {
-        let tls = isopod_pki::tls::server("kube-apiserver", &pki.serving, &pki.client_ca.cert_pem)?;
+        let tls = isopod_pki::tls::server("kube-apiserver", &pki.serving, &self.control_plane.client_authorities)?;
         let serving = self.control_plane.api.clone().serve(api, Arc::new(tls), self.api.token());
         self.api.vital("the API server's listener", serving);
         // Watches of in-process clients end with the API server's own token; those over TLS with the listener's.

@@ -52,7 +52,7 @@ pub fn store_status(e: StoreError) -> Status {
     match e {
         StoreError::Compacted { .. } => Status::expired("The resourceVersion for the provided list is too old."),
         StoreError::FutureRevision { requested, newest } => too_large(requested, newest),
-        other @ StoreError::Unavailable { .. } => away(Chain(&other)),
+        other @ (StoreError::Unavailable { .. } | StoreError::NotDone { .. }) => away(Chain(&other)),
         StoreError::Closed => away("the datastore is shutting down"),
         e => {
             tracing::error!(error = %Chain(&e), "the datastore failed");
@@ -68,7 +68,7 @@ pub fn away(why: impl std::fmt::Display) -> Status {
     status
 }
 
-/// As [`store_status`], of a write. Nobody knows whether one without an answer was made, and clients repeat by themselves what
+/// As [`store_status`], of a write: what was certainly not made may be asked for again. Nobody else knows whether one without an answer was made, and clients repeat by themselves what
 /// comes with a time to retry after: so there is none.
 pub fn write_status(e: StoreError) -> Status {
     match e {

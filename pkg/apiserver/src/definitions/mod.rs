@@ -99,6 +99,7 @@ fn take_in(server: &ApiServer, kind: &Kind, entries: &Entries) {
     if changed {
         let all = known.values().flat_map(|k| k.kinds.iter().cloned());
         server.registry.store(Arc::new(Registry::new(server.config.kinds.iter().cloned().chain(all))));
+        server.aggregation.registry_changed.notify_one();
     }
     state.known = known;
     state.seen = entries.clone();

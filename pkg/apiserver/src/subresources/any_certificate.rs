@@ -11,10 +11,15 @@ pub fn config() -> Arc<ClientConfig> {
     static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
     let make = || {
         let builder = ClientConfig::builder();
-        let verifier = Arc::new(AnyCertificate(builder.crypto_provider().clone()));
+        let verifier = verifier(builder.crypto_provider());
         Arc::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
     };
     CONFIG.get_or_init(make).clone()
+}
+
+/// Takes any certificate.
+pub fn verifier(provider: &Arc<CryptoProvider>) -> Arc<dyn ServerCertVerifier> {
+    Arc::new(AnyCertificate(provider.clone()))
 }
 
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! Subresources: what stands behind `<resource>/<name>/<subresource>`. Those with the object's own type are updates of it with
 //! other rules; the others have a file each.
 
-mod any_certificate;
+pub mod any_certificate;
 pub mod binding;
 pub mod eviction;
 mod links;

@@ -281,7 +281,11 @@ impl Cluster {
         let mut pause = FIRST_PAUSE;
         loop {
             let remaining = deadline.saturating_duration_since(Instant::now());
-            let late = || unavailable(what, Words("no answer in time".into()));
+            // It waited for a connection.
+            let late = || {
+                let late = unavailable(what, Words("no answer in time".into()));
+                if repeat == Repeat::Never { late.not_done() } else { late }
+            };
             let channel = match tokio::time::timeout(remaining, self.channel()).await {
                 Ok(Ok(channel)) => Ok(channel),
                 Ok(Err(e @ StoreError::Unavailable { .. })) => Err(e),
@@ -298,7 +302,8 @@ impl Cluster {
             };
             self.report(&failure);
             if self.is_long_away() || Instant::now() + pause >= deadline {
-                return Err(failure);
+                // What must not be repeated comes here only when it was not sent.
+                return Err(if repeat == Repeat::Never { failure.not_done() } else { failure });
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}

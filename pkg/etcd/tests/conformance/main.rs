@@ -11,7 +11,6 @@ mod client;
 mod differential;
 mod etcdctl;
 mod ours;
-#[allow(dead_code)]
 #[path = "../../../store/tests/conformance/postgres/server.rs"]
 mod postgres;
 mod raw;

@@ -170,7 +170,7 @@ async fn another_endpoint_serves_when_one_is_gone() {
         let revision = put(&store, "w/a", "x").await;
         let revision = match revision {
             // The connection broke under it.
-            Err(StoreError::Unavailable { .. }) => put(&store, "w/a", "x").await.unwrap(),
+            Err(StoreError::Unavailable { .. } | StoreError::NotDone { .. }) => put(&store, "w/a", "x").await.unwrap(),
             other => other.unwrap(),
         };
         assert_eq!(next(&mut w).await.unwrap(), revision);

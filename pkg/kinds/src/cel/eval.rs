@@ -60,7 +60,7 @@ impl<'a> Evaluator<'a> {
             Expression::Name { name, .. } => self.name(name),
             Expression::Field { of, name, optional, .. } => self.field(e, of, name, *optional),
             Expression::Index { of, index, optional } => {
-                let (of, index) = (self.run(of)?, self.run(index)?);
+                let (of, index) = (self.run(of)?.listed(), self.run(index)?);
                 self.pay(1)?;
                 element(&of, &index, *optional)
             }
@@ -85,7 +85,7 @@ impl<'a> Evaluator<'a> {
     fn name(&mut self, name: &str) -> Result {
         self.pay(1)?;
         match self.find(name) {
-            Some(value) => value,
+            Some(value) => value?.sound(),
             None => type_named(name).ok_or_else(|| format!("undeclared reference to '{name}' (in container '')")),
         }
     }
@@ -98,7 +98,7 @@ impl<'a> Evaluator<'a> {
         {
             return Ok(ty);
         }
-        let of = self.run(of)?;
+        let of = self.run(of)?.listed();
         self.pay(1)?;
         element(&of, &Val::text(unescaped(name)), optional)
     }
@@ -154,8 +154,10 @@ impl<'a> Evaluator<'a> {
             _ => {}
         }
         let mut values = Vec::with_capacity(2);
+        let keeps_sets = matches!(operator, Operator::Equal | Operator::NotEqual | Operator::Add);
         for operand in operands {
-            values.push(self.run(operand)?);
+            let value = self.run(operand)?;
+            values.push(if keeps_sets { value } else { value.listed() });
         }
         self.pay(functions::operator_cost(operator, &values))?;
         functions::operate(operator, &values)
@@ -202,7 +204,7 @@ impl<'a> Evaluator<'a> {
             self.pay(functions::cost(name, None, &values))?;
             return functions::call(name, &values).unwrap_or_else(|| Err(no_overload()));
         };
-        let target = self.run(on)?;
+        let target = self.run(on)?.listed();
         if let Some(result) = self.comprehension(&target, name, arguments) {
             return result;
         }
@@ -215,7 +217,7 @@ impl<'a> Evaluator<'a> {
     }
 
     fn values(&mut self, arguments: &'a [Expression]) -> Result<Vec<Val>> {
-        arguments.iter().map(|a| self.run(a)).collect()
+        arguments.iter().map(|a| Ok(self.run(a)?.listed())).collect()
     }
 
     /// `has(a.b)`: whether the field is there.
@@ -296,6 +298,9 @@ impl<'a> Evaluator<'a> {
     fn each(&mut self, names: &[&'a Expression], item: &(Val, Val), keyed: bool, body: &'a Expression) -> Result {
         self.pay(1)?;
         let (key, value) = item;
+        if let Val::Fault(why) = value {
+            return Err(why.to_string());
+        }
         match names {
             // Of a map, a single name stands for the key.
             [x] => self.with(x, if keyed { key.clone() } else { value.clone() }, body),
@@ -447,7 +452,7 @@ fn element(of: &Val, index: &Val, optional: bool) -> Result {
         }
         _ => return Err(no_overload()),
     };
-    match (optional, found) {
+    match (optional, found.and_then(Val::sound)) {
         (true, Ok(value)) => Ok(Val::some(value)),
         (true, Err(_)) => Ok(Val::Optional(None)),
         (false, found) => found,

@@ -12,10 +12,12 @@ mod lexer;
 mod literal;
 mod names;
 mod parser;
+mod unordered;
 mod value;
 
-pub use eval::Variables;
+pub use eval::{TOO_EXPENSIVE, Variables};
 pub use names::Scope;
+pub use unordered::Unordered;
 pub use value::{Foreign, Key, Val};
 
 /// An expression, ready to be evaluated.
@@ -26,6 +28,15 @@ impl Program {
     pub fn compile(text: &str) -> Result<Self, String> {
         let faulty = |f: Fault| format!("compilation failed: {}", display(text, &f));
         parser::parse(text).map(Program).map_err(faulty)
+    }
+
+    /// Whether it speaks of a variable.
+    pub fn uses(&self, variable: &str) -> bool {
+        fn within(e: &ast::Expression, variable: &str) -> bool {
+            matches!(e, ast::Expression::Name { name, .. } if name == variable)
+                || e.parts().into_iter().any(|p| within(p, variable))
+        }
+        within(&self.0, variable)
     }
 
     /// Evaluates it and takes what that cost from `budget`.

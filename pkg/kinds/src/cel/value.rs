@@ -2,6 +2,7 @@
 //!
 //! Invariant: cheap to clone; nothing in a value changes.
 
+use super::unordered::Unordered;
 use isopod_api::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -20,6 +21,8 @@ pub enum Val {
     Text(Arc<str>),
     Bytes(Arc<[u8]>),
     List(Arc<[Val]>),
+    /// A list of a custom resource that is a set or a map.
+    Unordered(Arc<Unordered>),
     Map(Arc<BTreeMap<Key, Val>>),
     Timestamp(Timestamp),
     Duration(SignedDuration),
@@ -35,6 +38,8 @@ pub enum Val {
     Message(Arc<str>, Arc<BTreeMap<String, Val>>),
     /// A value with methods that the place of evaluation provides, as `authorizer`.
     Foreign(Arc<dyn Foreign>),
+    /// What has no value of its schema's type: whoever reads it fails with this.
+    Fault(Arc<str>),
 }
 
 /// A value that is not CEL's own.
@@ -145,7 +150,7 @@ impl Val {
             Val::Double(_) => "double",
             Val::Text(_) => "string",
             Val::Bytes(_) => "bytes",
-            Val::List(_) => "list",
+            Val::List(_) | Val::Unordered(_) => "list",
             Val::Map(_) => "map",
             Val::Timestamp(_) => "google.protobuf.Timestamp",
             Val::Duration(_) => "google.protobuf.Duration",
@@ -159,6 +164,7 @@ impl Val {
             Val::Format(_) => "kubernetes.NamedFormat",
             Val::Message(name, _) => name,
             Val::Foreign(f) => f.type_name(),
+            Val::Fault(_) => "error",
         }
     }
 
@@ -194,6 +200,7 @@ impl Val {
             Val::Text(t) => json!(&**t),
             Val::Bytes(b) => json!(super::functions::base64(b)),
             Val::List(items) => Value::Array(items.iter().map(Val::to_json).collect::<Result<_, _>>()?),
+            Val::Unordered(list) => return Val::List(list.items.clone()).to_json(),
             Val::Map(map) => {
                 let entries = map.iter().map(|(k, v)| Ok((k.text(), v.to_json()?)));
                 Value::Object(entries.collect::<Result<_, String>>()?)
@@ -219,6 +226,9 @@ impl Val {
             (Val::Bool(a), Val::Bool(b)) => a == b,
             (Val::Text(a), Val::Text(b)) => a == b,
             (Val::Bytes(a), Val::Bytes(b)) => a == b,
+            (Val::Unordered(a), Val::List(b)) => a.equals(b),
+            (Val::Unordered(a), Val::Unordered(b)) => a.equals(&b.items),
+            (a @ Val::List(_), Val::Unordered(b)) => a.equals(&Val::List(b.items.clone())),
             (Val::List(a), Val::List(b)) => a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| a.equals(b)),
             (Val::Map(a), Val::Map(b)) => {
                 a.len() == b.len() && a.iter().all(|(k, v)| b.get(k).is_some_and(|w| v.equals(w)))
@@ -266,6 +276,24 @@ impl Val {
             Val::Uint(u) => Some(*u as f64),
             Val::Double(d) => Some(*d),
             _ => None,
+        }
+    }
+}
+
+impl Val {
+    /// The same without what its schema says about a list's order.
+    pub(super) fn listed(self) -> Self {
+        match self {
+            Val::Unordered(list) => Val::List(list.items.clone()),
+            other => other,
+        }
+    }
+
+    /// The value, or why there is none.
+    pub(super) fn sound(self) -> Result<Self, String> {
+        match self {
+            Val::Fault(why) => Err(why.to_string()),
+            value => Ok(value),
         }
     }
 }

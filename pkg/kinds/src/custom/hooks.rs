@@ -2,13 +2,15 @@
 
 use super::Versions;
 use super::jsonpath::{self, JsonPath};
+use super::rules::Rules;
 use crate::access::{Access, set};
 use crate::kind::{Ctx, Hooks};
 use isopod_api::{FieldError, FieldErrors, Path, names};
 use isopod_schema::managed::{Filter, Set};
+use isopod_schema::types::Object;
 use isopod_schema::{default, json};
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Where a scale lies in an object: dotted paths with their first dot.
 pub struct ScaleFields {
@@ -42,6 +44,7 @@ pub struct Custom {
     pub deprecation: String,
     pub terminating: bool,
     pub versions: Arc<Versions>,
+    pub rules: OnceLock<Option<Rules>>,
 }
 
 impl Custom {
@@ -53,7 +56,18 @@ impl Custom {
         }
     }
 
-    fn type_errors(&self, obj: &Value) -> FieldErrors {
+    /// The schema of this version.
+    pub(super) fn schema(&self) -> Option<&Object> {
+        self.versions.schemas.get(&self.version).map(Arc::as_ref)
+    }
+
+    /// The rules of this version's schema, compiled when they are first asked for.
+    pub(super) fn rules(&self) -> Option<&Rules> {
+        let made = || self.schema().and_then(|s| s.openapi.as_deref()).and_then(Rules::new);
+        self.rules.get_or_init(made).as_ref()
+    }
+
+    pub(super) fn type_errors(&self, obj: &Value) -> FieldErrors {
         let api_version = format!("{}/{}", self.versions.group, self.version);
         let wanted = [("kind", self.kind.as_str()), ("apiVersion", api_version.as_str())];
         let differs = wanted.into_iter().filter(|(key, want)| obj.text(key) != *want);
@@ -62,7 +76,7 @@ impl Custom {
             .collect()
     }
 
-    fn scale_errors(&self, obj: &Value, status_only: bool) -> FieldErrors {
+    pub(super) fn scale_errors(&self, obj: &Value, status_only: bool) -> FieldErrors {
         let Some(scale) = &self.scale else { return Vec::new() };
         let mut errors = Vec::new();
         if !status_only {
@@ -83,7 +97,7 @@ impl Custom {
     }
 }
 
-fn go_type(value: &Value) -> &'static str {
+pub(super) fn go_type(value: &Value) -> &'static str {
     match value {
         Value::Null => "<nil>",
         Value::Bool(_) => "bool",
@@ -116,14 +130,11 @@ fn replicas(obj: &Value, path: &str) -> Option<FieldError> {
 
 impl Hooks for Custom {
     fn validate_create(&self, _ctx: &Ctx, new: &Value) -> FieldErrors {
-        let mut errors = self.type_errors(new);
-        errors.extend(self.scale_errors(new, false));
-        errors
+        self.judge(new, None, "").errors
     }
-    fn validate_update(&self, ctx: &Ctx, new: &Value, _old: &Value) -> FieldErrors {
-        let mut errors = self.type_errors(new);
-        errors.extend(self.scale_errors(new, ctx.subresource == "status"));
-        errors
+    fn judge_update(&self, ctx: &Ctx, new: &Value, old: &Value) -> (FieldErrors, Vec<String>) {
+        let judgement = self.judge(new, Some(old), ctx.subresource);
+        (judgement.errors, judgement.warnings)
     }
     /// New finalizers whose names may collide with those of others.
     fn warnings(&self, ctx: &Ctx, new: &Value, old: Option<&Value>) -> Vec<String> {

@@ -6,7 +6,9 @@
 mod columns;
 mod hooks;
 mod jsonpath;
+mod rules;
 pub mod status;
+mod validation;
 
 pub use columns::CustomColumn;
 
@@ -20,7 +22,7 @@ use isopod_schema::types::Object;
 use jsonpath::JsonPath;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// What all versions of a resource know of one another.
 struct Versions {
@@ -84,6 +86,7 @@ fn kind(definition: &Value, version: &Value, versions: &Arc<Versions>) -> Kind {
             deprecation: deprecation(definition, version),
             terminating: is_terminating(definition),
             versions: versions.clone(),
+            rules: OnceLock::new(),
         }),
         columns: Columns::Custom(columns::of(version.list("additionalPrinterColumns")).into()),
         version_priority: version_priority(name),

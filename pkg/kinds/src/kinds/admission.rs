@@ -3,13 +3,13 @@
 //! Invariant: of CEL expressions syntax and names are looked at; types are their evaluator's business.
 
 use super::expressions::Surroundings;
-use crate::access::Access;
+use crate::access::{Access, set, unset};
 use crate::metadata::label_selector;
 use crate::ownership;
 use crate::strategy::{PLAIN, Strategy};
 use crate::validation::check::{invalid_each, one_of_if_set, qualified_name, supported};
 use isopod_api::{FieldError, FieldErrors, Path, names};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 const POLICIES: [&str; 2] = ["Fail", "Ignore"];
@@ -73,6 +73,16 @@ pub const API_SERVICE: Strategy = Strategy {
     owned: ownership::status_alone,
     generation: false,
     name: Some(api_service_name),
+    prepare_create: |ctx, new| {
+        unset(new, "status");
+        // What is served here is there at once.
+        if !new.has("spec.service") {
+            let now = isopod_api::time::format(ctx.now);
+            let condition = json!({"type": "Available", "status": "True", "lastTransitionTime": now, "reason": "Local",
+                "message": "Local APIServices are always available"});
+            set(new, "status.conditions", json!([condition]));
+        }
+    },
     create: api_service,
     update: |new, _| api_service(new),
     update_status: |new, _| {
@@ -663,7 +673,6 @@ fn api_service(s: &Value) -> FieldErrors {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn say(errs: &FieldErrors) -> Vec<String> {
         errs.iter().map(ToString::to_string).collect()

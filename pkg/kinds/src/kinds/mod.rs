@@ -4,7 +4,7 @@ mod admission;
 pub mod autoscaling;
 mod certificates;
 pub mod config;
-mod definition;
+pub(crate) mod definition;
 pub mod endpoints;
 pub mod event;
 mod expressions;

@@ -47,7 +47,7 @@ pub(super) fn accepts(format: &str, text: &str) -> bool {
         "cidr" => cidr(text),
         "datetime" => crate::scalar::time(text).is_ok(),
         "date" => text.len() == 10 && crate::scalar::time(&format!("{text}T00:00:00Z")).is_ok(),
-        "duration" => duration(text),
+        "duration" => duration_nanos(text).is_some(),
         "byte" => crate::json::decode_base64(text).is_ok(),
         "email" => matched("^[^@\\s<>]+@[^@\\s<>]+$", text),
         "uri" => uri(text),
@@ -93,12 +93,33 @@ fn cidr(text: &str) -> bool {
     bits.parse::<u8>().is_ok_and(|b| b <= most)
 }
 
-/// Go's durations, and Scala's (`22 ns`, `1 day`).
-fn duration(text: &str) -> bool {
-    static SCALA: LazyLock<Option<Regex>> = LazyLock::new(|| {
-        Regex::new("^(\\d+)\\s*(ns|nano|nanosec|us|\u{b5}s|micro|microsec|ms|milli|millisec|s|sec|second|m|min|minute|h|hr|hour|d|day|w|wk|week)s?$").ok()
-    });
-    crate::scalar::duration_nanos(text).is_ok() || SCALA.as_ref().is_some_and(|r| r.is_match(&text.to_lowercase()))
+/// The nanoseconds of Go's durations, and of Scala's (`22 ns`, `1 day`).
+pub fn duration_nanos(text: &str) -> Option<i64> {
+    // Of each unit the last name stands for whatever begins with it.
+    const UNITS: [(i64, &[&str]); 8] = [
+        (1, &["ns", "nano"]),
+        (1_000, &["us", "\u{b5}s", "micro"]),
+        (1_000_000, &["ms", "milli"]),
+        (1_000_000_000, &["s", "sec"]),
+        (60_000_000_000, &["m", "min"]),
+        (3_600_000_000_000, &["h", "hr", "hour"]),
+        (86_400_000_000_000, &["d", "day"]),
+        (604_800_000_000_000, &["w", "wk", "week"]),
+    ];
+    static PART: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new("(\\d+)\\s*([A-Za-z\u{b5}]+)").ok());
+    if let Ok(nanos) = crate::scalar::duration_nanos(text) {
+        return Some(nanos);
+    }
+    let mut total: Option<i64> = None;
+    for part in PART.as_ref()?.captures_iter(text) {
+        let (count, unit) = (part[1].parse::<i64>().ok()?, part[2].to_lowercase());
+        let is_named =
+            |names: &&[&str]| names.contains(&unit.as_str()) || names.last().is_some_and(|n| unit.starts_with(n));
+        for (nanos, _) in UNITS.iter().filter(|(_, names)| is_named(names)) {
+            total = Some(total.unwrap_or_default().wrapping_add(count.wrapping_mul(*nanos)));
+        }
+    }
+    total
 }
 
 /// `url.ParseRequestURI`: an absolute URI or an absolute path.
@@ -126,6 +147,13 @@ fn isbn(text: &str, length: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::accepts;
+
+    #[test]
+    fn durations() {
+        let all = ["1h30m", "22 ns", "1 day", "2 weeks 1 Hour", "1 fortnight", "5"].map(super::duration_nanos);
+        let day = 86_400_000_000_000;
+        assert_eq!(all, [Some(5_400_000_000_000), Some(22), Some(day), Some(14 * day + day / 24), None, None]);
+    }
 
     #[test]
     fn formats() {

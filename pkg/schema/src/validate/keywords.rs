@@ -1,5 +1,6 @@
 //! The keywords of a raw OpenAPI schema, with the texts of `kube-openapi/pkg/validation`.
 
+use super::correlate::Correlated;
 use super::{formats, type_name, wrong_type};
 use isopod_api::{FieldError, FieldErrors, Path};
 use regex::Regex;
@@ -34,8 +35,21 @@ impl Outcome {
     }
 }
 
+/// [`check`] of a value that replaces another: what is as it was may keep its faults.
+pub(super) fn check_change(value: &Value, raw: &Value, path: &Path, change: Option<&Correlated>) -> Outcome {
+    let mut out = check_within(value, raw, path, change);
+    if !out.errors.is_empty() && change.is_some_and(Correlated::is_equal) {
+        out.errors.clear();
+    }
+    out
+}
+
 /// Checks `value` against every keyword of `raw`, in the order of `kube-openapi`'s validators.
 pub(super) fn check(value: &Value, raw: &Value, path: &Path) -> Outcome {
+    check_within(value, raw, path, None)
+}
+
+fn check_within(value: &Value, raw: &Value, path: &Path, change: Option<&Correlated>) -> Outcome {
     let mut out = Outcome::default();
     let Value::Object(raw) = raw else { return out };
     out.run(|e| typed(value, raw, path, e));
@@ -47,12 +61,12 @@ pub(super) fn check(value: &Value, raw: &Value, path: &Path) -> Outcome {
     match value {
         Value::String(s) => out.run(|e| string(s, raw, path, e)),
         Value::Number(_) => out.run(|e| number(value, raw, path, e)),
-        Value::Array(items) => out.merge(array(items, raw, path)),
+        Value::Array(items) => out.merge(array(items, raw, path, change)),
         _ => {}
     }
     out.run(|e| enumerated(value, raw, path, e));
     if let Value::Object(map) = value {
-        out.merge(object(map, raw, path));
+        out.merge(object(map, raw, path, change));
     }
     out
 }
@@ -193,12 +207,12 @@ fn range(value: &Value, raw: &Map<String, Value>, path: &Path, errors: &mut Fiel
     }
 }
 
-fn array(items: &[Value], raw: &Map<String, Value>, path: &Path) -> Outcome {
+fn array(items: &[Value], raw: &Map<String, Value>, path: &Path, change: Option<&Correlated>) -> Outcome {
     let mut out = Outcome { checks: 1, ..Outcome::default() };
     let length = items.len() as u64;
     if let Some(schema) = raw.get("items") {
         for (i, item) in items.iter().enumerate() {
-            out.merge(check(item, schema, &path.index(i)));
+            out.merge(check_change(item, schema, &path.index(i), change.and_then(|c| c.index(i)).as_ref()));
         }
     }
     let limit = |key: &str| raw.get(key).and_then(Value::as_u64);
@@ -217,7 +231,7 @@ fn array(items: &[Value], raw: &Map<String, Value>, path: &Path) -> Outcome {
     out
 }
 
-fn object(map: &Map<String, Value>, raw: &Map<String, Value>, path: &Path) -> Outcome {
+fn object(map: &Map<String, Value>, raw: &Map<String, Value>, path: &Path, change: Option<&Correlated>) -> Outcome {
     let mut out = Outcome { checks: 1, ..Outcome::default() };
     let length = map.len() as u64;
     let limit = |key: &str| raw.get(key).and_then(Value::as_u64);
@@ -230,14 +244,20 @@ fn object(map: &Map<String, Value>, raw: &Map<String, Value>, path: &Path) -> Ou
         }
     });
     let properties = raw.get("properties").and_then(Value::as_object);
+    let check_field = |key: &str, v: &Value, schema: &Value| {
+        // The old object was converted to the version of the new one: its type says nothing.
+        let of_type = path.as_str().is_empty() && matches!(key, "apiVersion" | "kind");
+        let change = change.filter(|_| !of_type).and_then(|c| c.key(key));
+        check_change(v, schema, &path.child(key), change.as_ref())
+    };
     if let Some(schema @ Value::Object(_)) = raw.get("additionalProperties") {
         for (key, v) in map.iter().filter(|(k, _)| properties.is_none_or(|p| !p.contains_key(*k))) {
-            out.merge(check(v, schema, &path.child(key)));
+            out.merge(check_field(key, v, schema));
         }
     }
     for (key, schema) in properties.into_iter().flatten() {
         if let Some(v) = map.get(key) {
-            out.merge(check(v, schema, &path.child(key)));
+            out.merge(check_field(key, v, schema));
         }
     }
     out.run(|errors| {

@@ -1,46 +1,23 @@
-//! Validation of custom resources: against the schema of their definition, of the resources that they embed, and of sets and
-//! maps in lists. Texts and order follow `apiextensions-apiserver`.
+//! Validation of custom resources: against the schema of their definition, and of sets and maps in lists. Texts and order
+//! follow `apiextensions-apiserver`.
 //!
 //! Built-in kinds are validated by code (`kinds`), decoding has checked their types already.
 
+mod correlate;
 mod formats;
 mod keywords;
+
+pub use correlate::{Correlated, MapList};
+pub use formats::duration_nanos;
 
 use crate::types::{List, ListType, Node, Object};
 use isopod_api::{FieldError, FieldErrors, Path};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 
-/// All errors of a custom resource by its schema. Of a built-in kind decoding and `kinds` see everything, duplicates in sets
-/// and maps included.
-pub fn types(value: &Value, object: &Object) -> FieldErrors {
-    if !object.custom {
-        return Vec::new();
-    }
-    let mut errors =
-        object.openapi.as_ref().map(|raw| keywords::check(value, raw, &Path::root()).errors).unwrap_or_default();
-    if value.is_object() {
-        crate::walk::objects(value, object, &Path::root(), &mut |o, map, at| {
-            if o.embedded_resource && !at.as_str().is_empty() {
-                embedded(map, at, &mut errors);
-            }
-        });
-        errors.extend(lists(value, object));
-    }
-    errors
-}
-
-/// The type of an embedded resource; its metadata was decoded as such.
-fn embedded(map: &Map<String, Value>, path: &Path, errors: &mut FieldErrors) {
-    for key in ["apiVersion", "kind"] {
-        let at = path.child(key);
-        match map.get(key) {
-            None => errors.push(FieldError::required(&at, "")),
-            Some(Value::String(s)) if s.is_empty() => errors.push(FieldError::invalid(&at, "", "must not be empty")),
-            Some(Value::String(_)) => {}
-            Some(other) => errors.push(FieldError::invalid(&at, other.clone(), "must be a string")),
-        }
-    }
+/// The errors of a custom resource's value by a schema of its definition; `change`: what the value was before.
+pub fn against(value: &Value, schema: &Value, change: Option<&Correlated>) -> FieldErrors {
+    keywords::check_change(value, schema, &Path::root(), change).errors
 }
 
 /// The JSON type of a value, as error texts name it.
@@ -148,6 +125,31 @@ mod tests {
         }}}))
     }
 
+    fn all(value: &Value) -> FieldErrors {
+        let schema = schema();
+        let mut errors = against(value, schema.openapi.as_ref().expect("a root has its schema"), None);
+        errors.extend(lists(value, &schema));
+        errors
+    }
+
+    #[test]
+    fn an_update_keeps_the_faults_of_what_it_leaves() {
+        let schema = schema();
+        let raw = schema.openapi.as_ref().expect("a root has its schema");
+        let old = json!({"spec": {"mode": "z", "replicas": 99, "ports": [{"name": "a", "n": "x"}, {"name": "b"}]}});
+        for (spec, want) in [
+            (json!({"mode": "z", "replicas": 99, "cron": "1"}), vec![]),
+            (json!({"mode": "y", "replicas": 99}), vec!["spec.mode"]),
+            (json!({"mode": "a", "ports": [{"name": "b"}, {"name": "a", "n": "x"}]}), vec![]),
+            (json!({"mode": "a", "ports": [{"name": "a", "n": "y"}]}), vec!["spec.ports[0].n"]),
+            (json!({"mode": "a", "ports": [{"name": "c", "n": "x"}]}), vec!["spec.ports[0].n"]),
+        ] {
+            let new = json!({"spec": spec});
+            let errors = against(&new, raw, Some(&Correlated::new(&new, &old, raw)));
+            assert_eq!(errors.iter().map(|e| e.field.as_str()).collect::<Vec<_>>(), want, "{new}");
+        }
+    }
+
     #[test]
     fn errors_of_custom_resources() {
         for (spec, want) in [
@@ -203,13 +205,6 @@ mod tests {
                 ],
             ),
             (
-                json!({"mode": "a", "inner": {"kind": ""}}),
-                vec![
-                    "spec.inner.apiVersion: Required value",
-                    r#"spec.inner.kind: Invalid value: "": must not be empty"#,
-                ],
-            ),
-            (
                 json!({"mode": "a", "shape": {"a": 7, "b": 1}}),
                 vec![
                     r#"<nil>: Invalid value: "": "spec.shape" must validate one and only one schema (oneOf). Found 2 valid alternatives"#,
@@ -224,10 +219,10 @@ mod tests {
                 ],
             ),
         ] {
-            let got: Vec<String> = types(&json!({"spec": spec}), &schema()).iter().map(ToString::to_string).collect();
+            let got: Vec<String> = all(&json!({"spec": spec})).iter().map(ToString::to_string).collect();
             assert_eq!(got, want, "{spec}");
         }
-        assert_eq!(types(&json!({}), &schema())[0].to_string(), "spec: Required value");
+        assert_eq!(all(&json!({}))[0].to_string(), "spec: Required value");
     }
 
     #[test]

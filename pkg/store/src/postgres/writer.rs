@@ -54,6 +54,15 @@ pub(crate) struct Writer {
     pub progress: Arc<Progress>,
 }
 
+/// What is known of work that failed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Certainty {
+    /// The error says what there is to say.
+    AsTold,
+    /// It has certainly not been committed.
+    NotDone,
+}
+
 /// What readers wait for.
 pub(crate) struct Progress {
     pub published: watch::Sender<Revision>,
@@ -131,16 +140,20 @@ impl Writer {
         asked: Instant,
         work: impl FnMut(&mut Machine<PostgresBackend>) -> Result<T>,
     ) -> Result<T> {
-        self.attempt_on(asked, &BTreeSet::new(), work)
+        match self.attempt_on(asked, &BTreeSet::new(), work) {
+            (Err(e), Certainty::NotDone) => Err(e.not_done()),
+            (result, _) => result,
+        }
     }
 
-    /// Runs `work` in a batch that looks at `keys`, and again where it has certainly not been committed and may be later.
+    /// Runs `work` in a batch that looks at `keys`, and again where it has certainly not been committed and may be later. If it
+    /// was not in the end, that is said too: `work` may keep its failure to itself.
     fn attempt_on<T>(
         &mut self,
         asked: Instant,
         keys: &BTreeSet<Bytes>,
         mut work: impl FnMut(&mut Machine<PostgresBackend>) -> Result<T>,
-    ) -> Result<T> {
+    ) -> (Result<T>, Certainty) {
         let mut attempts = Attempts::since(asked);
         loop {
             self.machine.backend.batch().retry = false;
@@ -153,7 +166,8 @@ impl Writer {
             batch.reset();
             match again.then(|| attempts.pause()).flatten() {
                 Some(pause) => std::thread::sleep(pause),
-                None => return result,
+                None if again => return (result, Certainty::NotDone),
+                None => return (result, Certainty::AsTold),
             }
         }
     }
@@ -178,9 +192,10 @@ impl Writer {
                 Err(_) => break,
             }
         }
-        match self.attempt_on(asked, &named_keys(&txns), |machine| Ok(machine.run(&txns))) {
-            Ok(answers) => answers.into_iter().zip(replies).for_each(|(result, reply)| answer(reply, result)),
-            Err(e) => replies.into_iter().for_each(|reply| answer(reply, Err(e.clone()))),
+        let (ran, certainty) = self.attempt_on(asked, &named_keys(&txns), |machine| Ok(machine.run(&txns)));
+        let answers = ran.unwrap_or_else(|e| txns.iter().map(|_| Err(e.clone())).collect());
+        for (result, reply) in answers.into_iter().zip(replies) {
+            answer(reply, if certainty == Certainty::NotDone { result.map_err(StoreError::not_done) } else { result });
         }
         left_over
     }
@@ -224,7 +239,7 @@ impl Writer {
 
     fn expire_one(&mut self, id: LeaseId) -> Result<()> {
         let keys = self.machine.shared.leases.lock().keys(id).into_iter().collect();
-        self.attempt_on(Instant::now(), &keys, |machine| {
+        let (ended, _) = self.attempt_on(Instant::now(), &keys, |machine| {
             let read =
                 machine.backend.batch().session.run("read a lease", async |conn| queries::locked_lease(conn, id).await);
             let left = match read? {
@@ -239,7 +254,8 @@ impl Writer {
                 _ => leases.set_left(id, SignedDuration::from_millis(left), machine.shared.options.clock.now()),
             }
             Ok(())
-        })
+        });
+        ended
     }
 
     fn shut(mut self, reply: Option<Reply<()>>) {

@@ -5,6 +5,7 @@
 //! of which nobody knows whether it reached the disk is undone there before anything else is acknowledged.
 
 use super::checkpoint::BEGIN_PAGES;
+use super::compaction::{Compaction, PACE};
 use super::damage::Damage;
 use super::queries::{self, failed};
 use super::reader::{Split, merge};
@@ -21,8 +22,6 @@ use std::sync::{Arc, OnceLock};
 
 /// How many revisions are reserved at a time: with one heartbeat in ten seconds, a write in a week.
 pub(crate) const BLOCK: i64 = 1 << 16;
-/// Rows that a compaction looks at in one step.
-const STEP: usize = 256;
 
 /// Pages given back in one step.
 const GIVEN_BACK: i64 = 64;
@@ -70,11 +69,11 @@ pub(crate) struct SqliteBackend {
     pub ended_leases: Vec<LeaseId>,
     /// Ephemeral leases that this batch granted, ended or made durable, with what they were before.
     pub leases_before: Vec<(LeaseId, Option<EphemeralLease>)>,
-    /// Where the running compaction goes on, and its revision.
-    pub compaction: Option<(i64, Revision)>,
+    /// The running one.
+    pub compaction: Option<Compaction>,
     /// How far memory is compacted when this batch is committed.
     pub memory_compaction: Option<Revision>,
-    /// What `compaction` and `compacted_on_disk` were before this batch.
+    /// What `compaction` began with, and what `compacted_on_disk` was, before this batch.
     pub compaction_before: Option<(Option<(i64, Revision)>, Revision)>,
     /// Does the log have rows after the last compaction? If not, the next one writes nothing.
     pub last_durable: Revision,
@@ -262,27 +261,33 @@ impl SqliteBackend {
         Ok(())
     }
 
-    /// One step of the running compaction, inside the open SQL transaction.
-    fn compact_step(&mut self) -> Result<()> {
-        let Some((from, to)) = self.compaction else { return Ok(()) };
-        let next = self.note(queries::compact_step(&self.conn, from, to, STEP))?;
-        // The next compaction begins at the rows of this one's revision: their tombstones go then.
-        queries::set_meta(&self.conn, "compacted_through", next.unwrap_or(queries::row_id(to, 0)))?;
-        self.compaction = next.map(|id| (id, to));
-        self.gives_back |= next.is_none();
-        self.pages += STEP / 4;
-        Ok(())
+    /// One step of the running compaction, inside the open SQL transaction. True: all is dropped.
+    fn compact_step(&mut self) -> Result<bool> {
+        let Some(compaction) = &mut self.compaction else { return Ok(false) };
+        let step = compaction.step(&self.conn, PACE);
+        self.pages += PACE.drop / 4;
+        self.note(step)
     }
 
-    /// A step of the compaction as a commit of its own, while nothing else waits.
-    pub fn compact_idle(&mut self) -> Result<()> {
-        let before = self.compaction;
-        let step = self.begin_write().and_then(|()| self.compact_step()).and_then(|()| self.end());
-        if step.is_err() {
-            self.compaction = before;
-            self.undo();
+    /// Ends the transaction with a step of the running compaction. One that is not committed is made again.
+    fn end_with_step(&mut self) -> Result<()> {
+        let before = self.compaction.as_ref().map(Compaction::span);
+        match self.compact_step().and_then(|done| self.end().map(|()| done)) {
+            Ok(false) => Ok(()),
+            Ok(true) => {
+                (self.compaction, self.gives_back) = (None, true);
+                Ok(())
+            }
+            Err(e) => {
+                self.compaction = before.map(|(from, to)| Compaction::new(from, to));
+                Err(e)
+            }
         }
-        step
+    }
+
+    /// One step of the compaction as a commit of its own, while nothing else waits.
+    pub fn compact_idle(&mut self) -> Result<()> {
+        self.begin_write().and_then(|()| self.end_with_step()).inspect_err(|_| self.undo())
     }
 
     /// Gives some of the file's free pages back to the file system, as a commit of its own. Many stay for what is written
@@ -408,13 +413,13 @@ impl Backend for SqliteBackend {
         if self.last_durable > self.compacted_on_disk {
             self.begin_write()?;
             queries::set_meta(&self.conn, "compacted", rev)?;
-            self.compaction_before = Some((self.compaction, self.compacted_on_disk));
-            let from = match self.compaction {
+            self.compaction_before = Some((self.compaction.as_ref().map(Compaction::span), self.compacted_on_disk));
+            let from = match &self.compaction {
                 // Tombstones of the older target stay until a later one: look at them again.
-                Some((from, to)) => from.min(queries::row_id(to, 0)),
+                Some(running) => running.resume_at(),
                 None => queries::meta(&self.conn, "compacted_through")?.unwrap_or(0),
             };
-            self.compaction = Some((from, rev));
+            self.compaction = Some(Compaction::new(from, rev));
             self.compacted_on_disk = rev;
         }
         self.memory_compaction = Some(rev);
@@ -450,14 +455,7 @@ impl Backend for SqliteBackend {
         self.begin_write()?;
         // A read-only batch stays one: neither a reservation nor a compaction step rides on it.
         let reserved = if self.writes_pending(newest) { self.reserve(newest)? } else { None };
-        let before = self.compaction;
-        if self.compaction.is_some() {
-            self.compact_step()?;
-        }
-        if let Err(e) = self.end() {
-            self.compaction = before;
-            return Err(e);
-        }
+        self.end_with_step()?;
         self.reserved = reserved.unwrap_or(self.reserved);
         self.compaction_before = None;
         self.settle();
@@ -478,7 +476,8 @@ impl Backend for SqliteBackend {
             };
         }
         if let Some((compaction, on_disk)) = self.compaction_before.take() {
-            (self.compaction, self.compacted_on_disk) = (compaction, on_disk);
+            self.compaction = compaction.map(|(from, to)| Compaction::new(from, to));
+            self.compacted_on_disk = on_disk;
         }
     }
 }

@@ -120,7 +120,7 @@ impl Checkpoints {
                      what was acknowledged is in the write-ahead log. Look at the disk before that"
                 );
                 let context = "the disk failed, and nothing is written until the server is started again".into();
-                let _ = self.stopped.set(StoreError::Unavailable { context, source: Arc::new(e) });
+                let _ = self.stopped.set(StoreError::NotDone { context, source: Arc::new(e) });
             }
             // As a full disk: what was committed stays in the log, and the next checkpoint tries again.
             e => tracing::warn!(error = %isopod_base::errors::Chain(&e), "the write-ahead log grows"),

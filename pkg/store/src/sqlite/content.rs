@@ -105,7 +105,7 @@ pub fn seed(dir: &Path, mut content: Content) -> Result<()> {
         return Err(cannot(std::io::Error::from(std::io::ErrorKind::AlreadyExists)));
     }
     let files = Files::of(dir);
-    let draft = Draft::begin(&files)?;
+    let draft = Draft::begin(&files, None)?;
     let conn = &draft.conn;
     conn.execute_batch(&format!("PRAGMA cache_size = -{SEED_CACHE_KIB}")).map_err(failed("make a new database"))?;
     let mut last = (0, 0);

@@ -14,11 +14,12 @@ pub(crate) struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    pub fn begin(files: &'a Files) -> Result<Self> {
+    /// `vfs`: as [`crate::Options::vfs`].
+    pub fn begin(files: &'a Files, vfs: Option<&str>) -> Result<Self> {
         files.settle()?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let open = || -> rusqlite::Result<Connection> {
-            let vfs = isopod_sys::sqlite::checked_vfs(None)?;
+            let vfs = isopod_sys::sqlite::checked_vfs(vfs)?;
             let conn = Connection::open_with_flags_and_vfs(&files.draft, flags, vfs)?;
             let page = isopod_sys::sqlite::PAGE;
             conn.execute_batch(&format!("PRAGMA page_size = {page};"))?;

@@ -20,7 +20,7 @@ pub(crate) fn migrate(files: &Files) -> Result<()> {
     tracing::info!(from, to = FORMAT, "the database's format is brought up to date");
     // What is in its log goes into the file, so that the file alone is the whole of it.
     old.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(())).map_err(failed("empty the old write-ahead log"))?;
-    let draft = Draft::begin(files)?;
+    let draft = Draft::begin(files, None)?;
     copy(&old, &draft.conn, from)?;
     old.close().map_err(|(_, e)| failed("close the old database")(e))?;
     draft.finish()

@@ -6,6 +6,7 @@
 mod backend;
 mod check;
 mod checkpoint;
+mod compaction;
 mod content;
 mod damage;
 mod draft;
@@ -85,7 +86,7 @@ impl SqliteStore {
         let mut lock = DirectoryLock::take(dir)?;
         let files = Files::of(dir);
         let damage = Arc::new(Damage::default());
-        schema::prepare(&files, lock.same_boot)?;
+        schema::prepare(&files, lock.same_boot, options.vfs.as_deref())?;
         let conn = schema::connect(&files.database, &options, WRITER_CACHE_KIB, true)?;
         checkpoint::settle(&conn)?;
         schema::check_format(&conn, dir)?;

@@ -575,29 +575,34 @@ pub(crate) fn leased_keys(conn: &Connection) -> Result<Vec<(i64, Bytes)>> {
     run().map_err(failed("read the leases' keys"))
 }
 
-/// One step of a compaction to `to`: looks at rows from `from` on, drops what they supersede and the tombstones before
-/// `to`. Returns where the next step begins; `None`: done. Rows of revision `to` itself stay, a watch may start there.
-pub(crate) fn compact_step(conn: &Connection, from: i64, to: Revision, rows: usize) -> Result<Option<i64>> {
-    let run = || -> rusqlite::Result<Option<i64>> {
-        let sql = select("l.key", "FROM log l WHERE l.id >= ?1 AND l.id <= ?2 ORDER BY l.id LIMIT ?3");
-        let mut scan = conn.prepare_cached(&sql)?;
-        let found: Vec<Stored> = scan
-            .query_map(params![from, last_id(to), rows as i64], |r| stored(r, false))?
-            .collect::<rusqlite::Result<_>>()?;
-        let mut drop_row = conn.prepare_cached("DELETE FROM log WHERE id = ?1")?;
-        let mut drop_key = conn.prepare_cached(
-            "DELETE FROM newest WHERE key = (SELECT key FROM log WHERE id = ?1) AND id = ?1 AND NOT live",
-        )?;
-        for Stored { id, prev, put, .. } in &found {
-            if *prev != 0 && row_revision(*prev) < to {
-                drop_row.execute([prev])?;
-            }
-            if !*put && row_revision(*id) < to {
-                drop_key.execute([id])?;
-                drop_row.execute([id])?;
-            }
+/// A row of the log without its key and value, and what it supersedes.
+pub(crate) struct Link {
+    pub id: i64,
+    pub prev: i64,
+    pub put: bool,
+}
+
+/// The rows from `from` on, through revision `to`, `limit` of them at most.
+pub(crate) fn links(conn: &Connection, from: i64, to: Revision, limit: usize) -> rusqlite::Result<Vec<Link>> {
+    static SQL: LazyLock<String> =
+        LazyLock::new(|| select("l.key", "FROM log l WHERE l.id >= ?1 AND l.id <= ?2 ORDER BY l.id LIMIT ?3"));
+    let mut scan = conn.prepare_cached(&SQL)?;
+    let rows = scan.query_map(params![from, last_id(to), limit as i64], |r| stored(r, false))?;
+    rows.map(|row| row.map(|Stored { id, prev, put, .. }| Link { id, prev, put })).collect()
+}
+
+/// Drops rows, and with a row that deletes its key what `newest` has of that key, if it is the key's last. Rows that are not
+/// there are gone already.
+pub(crate) fn drop_rows(conn: &Connection, rows: impl Iterator<Item = (i64, bool)>) -> rusqlite::Result<()> {
+    let mut drop_row = conn.prepare_cached("DELETE FROM log WHERE id = ?1")?;
+    let mut drop_key = conn.prepare_cached(
+        "DELETE FROM newest WHERE key = (SELECT key FROM log WHERE id = ?1) AND id = ?1 AND NOT live",
+    )?;
+    for (id, deletes) in rows {
+        if deletes {
+            drop_key.execute([id])?;
         }
-        Ok(found.last().filter(|_| found.len() == rows).map(|row| row.id + 1))
-    };
-    run().map_err(failed("compact the history"))
+        drop_row.execute([id])?;
+    }
+    Ok(())
 }

@@ -5,6 +5,7 @@
 //! stamped with the first revision of that new epoch, so that nobody takes an old value for a newer one.
 
 use super::backend::{BLOCK, EphemeralLease, Open, SqliteBackend, alarm_name};
+use super::compaction::Compaction;
 use super::damage::Damage;
 use super::queries::{self, failed};
 use super::rows::Rows;
@@ -70,7 +71,7 @@ pub(crate) fn recover(conn: Connection, options: Options, damage: Arc<Damage>) -
     }
     let settings = queries::settings(&conn)?;
     let through = queries::meta(&conn, "compacted_through")?.unwrap_or(0);
-    let compaction = (through < queries::row_id(compacted, 0)).then_some((through, compacted));
+    let compaction = (through < queries::row_id(compacted, 0)).then(|| Compaction::new(through, compacted));
     let backend = SqliteBackend {
         conn,
         memory: Arc::new(RwLock::new(memory)),

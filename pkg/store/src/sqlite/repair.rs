@@ -67,7 +67,7 @@ pub fn repair(dir: impl AsRef<Path>) -> Result<Option<Repair>> {
     let pages = Pages::open(&files, &log)?;
     let salvage = Salvage::read(&pages, &log)?;
     let mut repair = Repair::default();
-    let draft = Draft::begin(&files)?;
+    let draft = Draft::begin(&files, None)?;
     salvage.write(&pages, &draft, &mut repair)?;
     repair.pages = salvage.damaged;
     let unread = log.frames.iter().take(log.readable()).filter(|f| !f.proved).count();

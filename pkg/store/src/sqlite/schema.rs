@@ -69,7 +69,7 @@ pub(crate) fn connect_unchecked(path: &Path) -> Result<Connection> {
 
 /// Sees to it that there is a database of this format: makes a new one, brings an older one up to date, refuses one of another
 /// program or a newer version, and one whose write-ahead log is damaged.
-pub(crate) fn prepare(files: &Files, same_boot: bool) -> Result<()> {
+pub(crate) fn prepare(files: &Files, same_boot: bool, vfs: Option<&str>) -> Result<()> {
     files.settle()?;
     let found = files.found()?;
     let log = super::wal::examine(files, same_boot)?;
@@ -77,7 +77,7 @@ pub(crate) fn prepare(files: &Files, same_boot: bool) -> Result<()> {
         return Err(StoreError::Corrupt(log.describe()));
     }
     match found {
-        Found::Nothing => draft::Draft::begin(files)?.finish(),
+        Found::Nothing => draft::Draft::begin(files, vfs)?.finish(),
         Found::Unchecked => migrate::migrate(files),
         Found::Checked => Ok(()),
     }
@@ -114,7 +114,7 @@ mod tests {
     fn statements_are_prepared_once() {
         let dir = tempfile::tempdir().unwrap();
         let files = Files::of(dir.path());
-        prepare(&files, true).unwrap();
+        prepare(&files, true, None).unwrap();
         let conn = connect(&files.database, &Options::default(), 64, true).unwrap();
         let get = "SELECT l.id, l.value FROM newest n CROSS JOIN log l ON l.id = n.id WHERE n.key = ?1 AND n.live";
         let mut statement = conn.prepare(get).unwrap();

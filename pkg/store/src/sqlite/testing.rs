@@ -20,7 +20,7 @@ const CACHE_KIB: u32 = 256;
 pub(crate) fn open(dir: &Path, options: &Options) -> Result<(SqliteBackend, Revision, Revision, Leases)> {
     let files = Files::of(dir);
     // The simulation kills processes: the machine stays up.
-    schema::prepare(&files, true)?;
+    schema::prepare(&files, true, None)?;
     let conn = schema::connect(&files.database, options, CACHE_KIB, true)?;
     checkpoint::settle(&conn)?;
     let found = recovery::recover(conn, options.clone(), Arc::new(Damage::default()))?;

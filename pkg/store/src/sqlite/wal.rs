@@ -4,12 +4,17 @@
 //! Every commit is synced before the next one is written, so a frame that does not fit is damage, and not the torn end of the
 //! log, if frames of a later transaction stand behind it, or if the index beside the log says that it had been committed: the
 //! index is written after the sync. Only after a power cut, damage to the last commit looks as a torn one does.
+//!
+//! A power cut may also tear the header that begins a new round of the log, over the frames of the last one. These have all
+//! been copied into the database by then, and nothing is lost with them.
 
 use super::files::{self, Files};
 use crate::Result;
-use isopod_sys::sqlite::{FRAME, FRAME_HEADER, FrameHeader, LOG_HEADER, LogHeader, PAGE, index_of_log};
+use isopod_sys::sqlite::{FRAME, FRAME_HEADER, FrameHeader, LOG_HEADER, LogHeader, PAGE, RESERVED, index_of_log};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read};
+use std::os::unix::fs::FileExt;
 
 pub(crate) struct Frame {
     pub page: u32,
@@ -59,6 +64,12 @@ pub(crate) fn page_offset(i: usize) -> u64 {
 
 /// `same_boot`: the index beside the log is as the last process left it, to the last byte.
 pub(crate) fn examine(files: &Files, same_boot: bool) -> Result<Log> {
+    let log = look(files, same_boot)?;
+    let copied = log.is_damaged() && is_copied(files, &log).unwrap_or(false);
+    Ok(if copied { Log::default() } else { log })
+}
+
+fn look(files: &Files, same_boot: bool) -> Result<Log> {
     let mut index = Vec::new();
     if let Ok(file) = File::open(&files.index) {
         let _ = file.take(48).read_to_end(&mut index);
@@ -83,6 +94,26 @@ pub(crate) fn examine(files: &Files, same_boot: bool) -> Result<Log> {
     Ok(log.log)
 }
 
+/// Are all of the log's commits in the database too? Only of a log of which SQLite takes nothing: of another one it would take
+/// older pages than the database has.
+fn is_copied(files: &Files, log: &Log) -> std::io::Result<bool> {
+    let through = log.committed.max(log.last);
+    let Some(frames) = log.frames.get(..through).filter(|_| log.usable == 0) else { return Ok(false) };
+    let size = frames.last().map_or(0, |f| f.commit);
+    let newest: BTreeMap<u32, usize> = frames.iter().enumerate().map(|(i, f)| (f.page, i)).collect();
+    let (database, wal) = (File::open(&files.database)?, File::open(&files.log)?);
+    let (mut copied, mut logged) = ([0u8; PAGE], [0u8; PAGE]);
+    for (page, frame) in newest.range(1..=size) {
+        database.read_exact_at(&mut copied, (u64::from(*page) - 1) * PAGE as u64)?;
+        wal.read_exact_at(&mut logged, page_offset(*frame))?;
+        // The database's pages end with their checksums.
+        if copied[..PAGE - RESERVED] != logged[..PAGE - RESERVED] {
+            return Ok(false);
+        }
+    }
+    Ok(size > 0)
+}
+
 #[derive(Default)]
 struct Scan {
     log: Log,
@@ -97,17 +128,15 @@ fn read(mut file: impl Read, expected: Option<[u8; 8]>) -> std::io::Result<Scan>
     }
     let header = LogHeader::parse(&bytes).filter(|h| h.page_size as usize == PAGE);
     let mut before = header.map(|h| h.sum);
-    // Without a header, frames that follow one another prove themselves by the salts in the index, or in the header's place.
-    let mut salts = [0; 8];
-    salts.copy_from_slice(&bytes[16..24]);
-    let salts = expected.unwrap_or(salts);
     let mut scan = Scan { salts: header.map(|h| h.salts), ..Scan::default() };
-    let proof = header.unwrap_or_else(|| LogHeader::assumed(salts));
+    let mut proof = header;
     let mut frame = vec![0u8; FRAME];
     let (mut all_proved, mut run) = (header.is_some(), Run::default());
     while filled(&mut file, &mut frame)? {
         let (head, page) = frame.split_at(FRAME_HEADER);
         let Some(head) = head.first_chunk().map(FrameHeader::parse) else { break };
+        // Without a header, frames that follow one another prove themselves by the salts in the index, or in the first one.
+        let proof = proof.get_or_insert_with(|| LogHeader::assumed(expected.unwrap_or(head.salts)));
         let proved = before.is_some_and(|before| proof.proves(before, &head, page));
         before = Some(head.sum);
         scan.log.frames.push(Frame { page: head.page, commit: head.commit, proved });

@@ -6,6 +6,7 @@ mod clients;
 mod convert;
 mod disk;
 mod faults;
+mod live;
 mod sqlite;
 mod watchers;
 mod world;

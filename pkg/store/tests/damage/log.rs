@@ -68,6 +68,37 @@ async fn damage_to_the_last_commit_is_found_after_a_kill() {
     refused_and_repaired(dir.path(), "c").await;
 }
 
+/// The header begins a new round of the log, when all of the last one is in the database. A power cut may tear it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torn_header_over_what_was_copied_is_no_damage() {
+    const SALT: usize = 20;
+    let dir = three_commits().await;
+    cut_power(dir.path());
+    flip(dir.path(), "state.db-wal", SALT);
+    let error = open(dir.path()).err().unwrap();
+    assert!(matches!(error, StoreError::Corrupt(_)), "before it is copied: {error}");
+    flip(dir.path(), "state.db-wal", SALT);
+    copy_log(dir.path());
+    flip(dir.path(), "state.db-wal", SALT);
+    assert_eq!(check(dir.path()).unwrap(), Vec::<String>::new());
+    let store = open(dir.path()).unwrap();
+    for key in ["a", "b", "c"] {
+        assert!(get(&store, key).await.unwrap().is_some(), "{key}");
+    }
+    store.close().await.unwrap();
+}
+
+/// A checkpoint, which leaves the log as it is.
+fn copy_log(dir: &Path) {
+    let vfs = isopod_sys::sqlite::checked_vfs(None).unwrap();
+    let flags = rusqlite::OpenFlags::default();
+    let conn = rusqlite::Connection::open_with_flags_and_vfs(dir.join("state.db"), flags, vfs).unwrap();
+    conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+    conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).unwrap();
+    drop(conn);
+    cut_power(dir);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_is_gone_is_found_after_a_kill() {
     let dir = three_commits().await;

@@ -158,7 +158,7 @@ async fn after_a_failed_sync_of_the_file_nothing_is_written_until_the_next_start
         }
     });
     let error = error.await.unwrap();
-    assert!(matches!(error, StoreError::Unavailable { .. }) && error.to_string().contains("started again"), "{error}");
+    assert!(matches!(error, StoreError::NotDone { .. }) && error.to_string().contains("started again"), "{error}");
     assert_eq!(get(&store, "d/big").await.unwrap().mod_revision, last, "reads go on");
     machine.disk.set_faults(Faults::default());
     assert!(put(&store, "d/a", "2").await.is_err(), "a sync that works now proves nothing");
@@ -196,7 +196,7 @@ impl Life {
         match answer {
             Ok(answer) => self.ledger.acknowledged(answer.revision, crate::power::present(changes, &answer)),
             // Refused: it did not happen, which the next look verifies.
-            Err(StoreError::NoSpace) => Ok(()),
+            Err(StoreError::NoSpace | StoreError::NotDone { .. }) => Ok(()),
             Err(StoreError::Unavailable { .. } | StoreError::Backend { .. }) => {
                 self.ledger.unanswered(changes);
                 Ok(())

@@ -82,6 +82,7 @@ struct Content {
     unsynced: Vec<Change>,
     /// As programs see it.
     len: u64,
+    failed_syncs: u64,
 }
 
 struct State {
@@ -291,7 +292,12 @@ impl State {
                 true => change.apply_some(&mut content.synced, Survival::Some(500), random),
             }
         }
+        content.failed_syncs += u64::from(fails);
         if fails { Err(Failure::Io) } else { Ok(()) }
+    }
+
+    fn failed_syncs(&self, id: FileId) -> u64 {
+        self.contents.get(&id).map_or(0, |c| c.failed_syncs)
     }
 
     fn sync_names(&mut self) {

@@ -9,7 +9,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What SQLite allocates for an open file; that of the layer below follows.
 #[repr(C)]
@@ -24,6 +24,8 @@ struct Shared {
     file: Option<(u64, String)>,
     /// The next sync takes the directory along, as SQLite's own layer does with a log that it may have created.
     syncs_names: AtomicBool,
+    /// So many failed syncs of the file have been told to who has it open here.
+    failures_told: AtomicU64,
 }
 
 /// What a registered layer points to.
@@ -170,7 +172,9 @@ unsafe extern "C" fn open(
         let logs = ffi::SQLITE_OPEN_WAL | ffi::SQLITE_OPEN_MAIN_JOURNAL | ffi::SQLITE_OPEN_SUPER_JOURNAL;
         let syncs_names = AtomicBool::new(flags & ffi::SQLITE_OPEN_CREATE != 0 && flags & logs != 0);
         let file = file.cast::<File>();
-        (*file).shared = Box::into_raw(Box::new(Shared { disk, file: tracked, syncs_names }));
+        let failures = tracked.as_ref().map_or(0, |(id, _)| disk.state().failed_syncs(*id));
+        let failures_told = AtomicU64::new(failures);
+        (*file).shared = Box::into_raw(Box::new(Shared { disk, file: tracked, syncs_names, failures_told }));
         (*file).methods = &METHODS;
         ffi::SQLITE_OK
     }
@@ -310,7 +314,11 @@ unsafe extern "C" fn sync(file: *mut sqlite3_file, _: c_int) -> c_int {
     let shared = unsafe { shared(file) };
     let Some((id, name)) = &shared.file else { return ffi::SQLITE_OK };
     let mut state = shared.disk.state();
-    if let Err(e) = state.sync(*id, name) {
+    let synced = state.sync(*id, name);
+    // As Linux has it: everybody who has the file open is told once, whoever's sync it was that failed.
+    let failures = state.failed_syncs(*id);
+    let told = shared.failures_told.swap(failures, Ordering::SeqCst);
+    if let Err(e) = synced.and(if failures > told { Err(Failure::Io) } else { Ok(()) }) {
         return code(e, ffi::SQLITE_IOERR_FSYNC);
     }
     if shared.syncs_names.swap(false, Ordering::SeqCst) {

@@ -105,7 +105,9 @@ fn length(value: &Val) -> u64 {
         Val::Text(t) => t.len() as u64,
         Val::Bytes(b) => b.len() as u64,
         Val::List(l) => l.len() as u64,
+        Val::Unordered(l) => l.items.len() as u64,
         Val::Map(m) => m.len() as u64,
+        Val::Message(_, fields) => fields.len() as u64,
         _ => 1,
     }
 }

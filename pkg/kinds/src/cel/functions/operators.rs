@@ -28,6 +28,9 @@ fn one(operator: Operator, a: &Val) -> Result {
 }
 
 fn two(operator: Operator, a: &Val, b: &Val) -> Result {
+    if let (Val::Unordered(list), Operator::Equal | Operator::NotEqual | Operator::Add) = (a, operator) {
+        list.comparable()?;
+    }
     match operator {
         Operator::Equal => Ok(Val::Bool(a.equals(b))),
         Operator::NotEqual => Ok(Val::Bool(!a.equals(b))),
@@ -62,6 +65,9 @@ fn add(a: &Val, b: &Val) -> Result {
     match (a, b) {
         (Val::Text(a), Val::Text(b)) => Ok(Val::text(format!("{a}{b}"))),
         (Val::Bytes(a), Val::Bytes(b)) => Ok(Val::Bytes([&a[..], &b[..]].concat().into())),
+        (Val::Unordered(a), Val::List(b)) => Ok(a.join(b)),
+        (Val::Unordered(a), Val::Unordered(b)) => Ok(a.join(&b.items)),
+        (a @ Val::List(_), Val::Unordered(b)) => add(a, &Val::List(b.items.clone())),
         (Val::List(a), Val::List(b)) => Ok(Val::List(a.iter().chain(b.iter()).cloned().collect::<Vec<_>>().into())),
         (Val::Timestamp(t), Val::Duration(d)) | (Val::Duration(d), Val::Timestamp(t)) => {
             t.checked_add(*d).map(Val::Timestamp).map_err(|_| "timestamp overflow".into())

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 /// Where a path leads.
 #[derive(Debug, PartialEq)]
-pub(super) struct Found<'a> {
+pub(crate) struct Found<'a> {
     /// The path as errors write it: `spec.color`, `spec.labels[app]`.
     pub path: String,
     pub schema: &'a Value,
@@ -15,7 +15,7 @@ const NOT_A_FIELD: &str = "does not refer to a valid field";
 const ENDS: &str = "unexpected end of JSON path";
 
 /// Follows `path` through `schema`; the error says what is wrong with it. `['a']` is only allowed with `brackets`.
-pub(super) fn follow<'a>(path: &str, schema: &'a Value, brackets: bool) -> Result<Found<'a>, String> {
+pub(crate) fn follow<'a>(path: &str, schema: &'a Value, brackets: bool) -> Result<Found<'a>, String> {
     let mut found = Found { path: String::new(), schema };
     let mut tokens = tokens(path).into_iter();
     while let Some(token) = tokens.next() {

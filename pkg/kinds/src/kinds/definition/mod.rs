@@ -9,7 +9,7 @@
 mod conversion;
 mod defaults;
 mod deletion;
-mod field_path;
+pub(crate) mod field_path;
 mod schema;
 mod spec;
 mod structural;

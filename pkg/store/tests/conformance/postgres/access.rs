@@ -80,7 +80,7 @@ async fn who_may_come_in() {
     let refused = [
         ("wrong password", place("secured:gehe", "secured"), "password authentication failed"),
         ("another authority", wrong_ca, "certificate"),
-        ("no TLS", plain, "no encryption"),
+        ("no TLS", plain, "no pg_hba.conf entry"),
         ("no certificate", place("certified", "certified"), "certificate"),
         (
             "another one's schema",

@@ -42,6 +42,8 @@ async fn write(store: Arc<dyn Store>, name: String, stop: Arc<AtomicBool>) -> To
         match store.txn(Txn { success, ..Default::default() }).await {
             Ok(answer) => told.acknowledged.push((value, answer.revision)),
             Err(StoreError::Unavailable { .. }) => drop(told.doubtful.insert(value)),
+            // Which the next look verifies.
+            Err(StoreError::NotDone { .. }) => {}
             Err(e) => panic!("{e:?}"),
         }
     }

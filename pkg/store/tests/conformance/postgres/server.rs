@@ -1,6 +1,9 @@
 //! A Postgres of the test's own: made in a temporary directory, run by an unprivileged user, on a socket there, taken away
 //! at the end.
 
+// Whoever includes it uses a part.
+#![allow(dead_code)]
+
 use isopod_store::postgres::PostgresOptions;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
@@ -16,8 +19,15 @@ pub struct Cluster {
     socket: PathBuf,
 }
 
-/// Where Postgres' programs are: on the path, or where Debian has them.
+/// Where Postgres' programs are: where `ISOPOD_POSTGRES` says (see `hack/postgres.py`), on the path, or where Debian has them.
 fn programs() -> PathBuf {
+    if let Some(chosen) = std::env::var_os("ISOPOD_POSTGRES") {
+        return chosen.into();
+    }
+    installed()
+}
+
+fn installed() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
     let mut versions: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
@@ -35,7 +45,9 @@ fn is_root() -> bool {
 
 /// Runs one of Postgres' programs to its end.
 fn run(program: &str, args: &[&str], dir: &Path) {
-    let mut command = Command::new(programs().join(program));
+    // A chosen version may come without all programs; those of the system serve older servers too.
+    let place = Some(programs().join(program)).filter(|p| p.exists());
+    let mut command = Command::new(place.unwrap_or_else(|| installed().join(program)));
     if is_root() {
         command.uid(NOBODY).gid(NOBODY);
     }
@@ -124,6 +136,21 @@ impl Cluster {
     /// As a crash.
     pub fn down(&self) {
         self.ctl(&["stop", "-m", "immediate"]);
+    }
+
+    /// In order: all that was written is in its log.
+    pub fn stop(&self) {
+        self.ctl(&["stop", "-m", "fast"]);
+    }
+
+    /// A replica that is down has all that `primary`, which has been stopped, had.
+    pub fn take_log_of(&self, primary: &Cluster) {
+        for entry in std::fs::read_dir(primary.path().join("data/pg_wal")).unwrap().flatten() {
+            if entry.file_type().unwrap().is_file() {
+                let name = format!("pg_wal/{}", entry.file_name().to_string_lossy());
+                self.adopt(&primary.path().join("data"), &[&name]);
+            }
+        }
     }
 
     pub fn restart(&self) {
