@@ -1,6 +1,8 @@
 //! The command line. Where a flag means what a k3s flag means, it has the k3s name. Every flag of `server` is also a key
 //! of the configuration file (see `config.rs`).
 
+use crate::audit_flags::AuditArgs;
+use crate::auth_flags::AuthArgs;
 use crate::front_proxy::FrontProxyArgs;
 use clap::{Args, Parser, Subcommand};
 use std::net::{IpAddr, Ipv4Addr};
@@ -127,6 +129,11 @@ pub struct ServerArgs {
     pub front_proxy: FrontProxyArgs,
     #[command(flatten)]
     pub datastore: Datastore,
+
+    #[command(flatten)]
+    pub auth: AuthArgs,
+    #[command(flatten)]
+    pub audit: AuditArgs,
 
     /// Run no scheduler: bind pods with one of your own
     #[arg(long, help_heading = "Control plane")]

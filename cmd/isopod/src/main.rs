@@ -3,6 +3,8 @@
 
 mod admin_config;
 mod args;
+mod audit_flags;
+mod auth_flags;
 mod backup;
 mod check;
 mod claim;

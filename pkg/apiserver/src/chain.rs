@@ -1,6 +1,7 @@
 //! What every request passes through, in upstream's order: request id, panic recovery, request info, authentication, (audit,)
 //! impersonation, priority and fairness, authorization, then the handler.
 
+use crate::audit::{Ends, Trail};
 use crate::encode::negotiate::{self, Form};
 use crate::encode::{body, value};
 use crate::request::{Query, RequestInfo};
@@ -31,19 +32,30 @@ pub async fn serve(server: Arc<ApiServer>, mut request: Request<Body>) -> Respon
     let goaway = request.version() == http::Version::HTTP_2 && deadline::goes_away(server.config.goaway_chance);
     let (request, rest) = unread::lend(request);
     let mark = OnceLock::new();
+    let shown_id = String::from_utf8_lossy(id.as_bytes());
+    let trail = Trail::begin(server.config.audit.as_ref(), &shown_id, server.config.clock.now());
 
-    let handled = in_time(&server, request, info.clone(), query, warnings.clone(), started, &mark);
+    let handled = in_time(&server, request, info.clone(), query, warnings.clone(), trail.clone(), started, &mark);
+    let mut ends = if info.is_long_running() { Ends::Late } else { Ends::Soon };
     let outcome = match AssertUnwindSafe(handled).catch_unwind().await {
         Ok(outcome) => outcome,
         Err(_) => {
             tracing::error!(path = %info.path, verb = %info.verb, "a request panicked");
+            ends = Ends::Panicked;
             Err(Status::internal("the server panicked while it handled the request").into())
         }
     };
     if outcome.is_err() {
         rest.read().await;
     }
-    let mut response = outcome.unwrap_or_else(|refusal| refusal.response(&form));
+    let (mut response, failure) = match outcome {
+        Ok(response) => (response, None),
+        Err(Refusal::Unauthenticated(status)) => {
+            ends = Ends::Unauthenticated;
+            (failure(&status, &form), Some(status))
+        }
+        Err(refusal) => (refusal.response(&form), Some(refusal.status())),
+    };
     if head {
         // HTTP/1 drops it by itself; over HTTP/2 a client would take it as a breach of the protocol.
         *response.body_mut() = Body::empty();
@@ -55,12 +67,15 @@ pub async fn serve(server: Arc<ApiServer>, mut request: Request<Body>) -> Respon
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     decorate(&mut response, &id, &warnings.lock());
+    response = trail.finish(response, failure.as_ref(), ends).await;
     server.metrics.observe(&info, response.status().as_u16(), started.elapsed());
     response
 }
 
 /// Why a request was not served.
 enum Refusal {
+    /// Nobody knows who its sender is.
+    Unauthenticated(Status),
     /// Its sender may not ask for that.
     Forbidden(Status),
     /// There is no seat for it.
@@ -75,9 +90,16 @@ impl From<Status> for Refusal {
 }
 
 impl Refusal {
+    fn status(self) -> Status {
+        match self {
+            Refusal::Unauthenticated(status) | Refusal::Forbidden(status) | Refusal::Failed(status) => status,
+            Refusal::Limited(rejection) => rejection.status(),
+        }
+    }
+
     fn response(&self, form: &Form) -> Response {
         match self {
-            Refusal::Failed(status) => failure(status, form),
+            Refusal::Failed(status) | Refusal::Unauthenticated(status) => failure(status, form),
             Refusal::Limited(rejection) => rejection.response(),
             // The words repeat what the sender wrote: no browser is to take them for something else.
             Refusal::Forbidden(status) => {
@@ -121,17 +143,19 @@ pub fn failure(status: &Status, form: &Form) -> Response {
 }
 
 /// Handles the request within the time that it has.
+#[allow(clippy::too_many_arguments, reason = "what is known of a request by then")]
 async fn in_time(
     server: &Arc<ApiServer>,
     request: Request<Body>,
     info: Arc<RequestInfo>,
     query: Query,
     warnings: Arc<Mutex<Vec<String>>>,
+    trail: Trail,
     arrived: Instant,
     mark: &OnceLock<Arc<fairness::Mark>>,
 ) -> Result<Response, Refusal> {
     let timeout = deadline::of(&info, &query, server.config.request_timeout)?;
-    let handled = authorized(server, request, info, query, warnings, arrived, timeout, mark);
+    let handled = authorized(server, request, info, query, warnings, trail, arrived, timeout, mark);
     let Some(timeout) = timeout else { return handled.await };
     match tokio::time::timeout_at((arrived + timeout).into(), handled).await {
         Ok(outcome) => outcome,
@@ -146,16 +170,28 @@ async fn authorized(
     info: Arc<RequestInfo>,
     query: Query,
     warnings: Arc<Mutex<Vec<String>>>,
+    trail: Trail,
     arrived: Instant,
     timeout: Option<Duration>,
     mark: &OnceLock<Arc<fairness::Mark>>,
 ) -> Result<Response, Refusal> {
     let (mut parts, body) = request.into_parts();
-    let user = server.authenticate(&mut parts).await?;
-    let user = impersonate::apply(server, &parts.headers, user).await?;
-    let incoming = fairness::Incoming { info: &info, query: &query, user: &user, arrived, timeout };
+    let user = match server.authenticate(&mut parts).await {
+        Ok(user) => user,
+        Err(status) => {
+            trail.judge(&info.attributes(&UserInfo::default()), &parts);
+            return Err(Refusal::Unauthenticated(status));
+        }
+    };
+    let mut attributes = info.attributes(&user);
+    trail.judge(&attributes, &parts);
+    trail.received().await?;
+    if let Some(other) = impersonate::apply(server, &parts.headers, &attributes, &trail).await? {
+        attributes.user = other;
+    }
+    let incoming = fairness::Incoming { info: &info, query: &query, user: &attributes.user, arrived, timeout };
     let passage = fairness::admit(server, incoming, mark).await.map_err(Refusal::Limited)?;
-    authorize(server, &info, &user).await.map_err(Refusal::Forbidden)?;
+    authorize(server, &attributes, &trail).await.map_err(Refusal::Forbidden)?;
     let _held = match passage {
         // It ends with the watch's beginning, not with this function.
         fairness::Passage::Watch(beginning) => {
@@ -164,7 +200,7 @@ async fn authorized(
         }
         passage => Some(passage),
     };
-    Ok(handle(server, Arc::unwrap_or_clone(info), query, parts, user, body, warnings).await?)
+    Ok(handle(server, Arc::unwrap_or_clone(info), query, parts, attributes.user, body, warnings, trail).await?)
 }
 
 async fn handle(
@@ -175,6 +211,7 @@ async fn handle(
     user: UserInfo,
     body: Body,
     warnings: Arc<Mutex<Vec<String>>>,
+    trail: Trail,
 ) -> Result<Response, Status> {
     if let Some(elsewhere) = aggregation::elsewhere(server, &info) {
         return Ok(elsewhere.serve(server, &info, parts, &user, body).await);
@@ -201,7 +238,7 @@ async fn handle(
         return Err(no_such_path());
     }
     let now = server.config.clock.now();
-    let call = Call { info, query, parts, user, kind, warnings, now };
+    let call = Call { info, query, parts, user, kind, warnings, trail, now };
     verbs::dispatch(server, call, body).await
 }
 
@@ -210,8 +247,15 @@ pub fn no_such_path() -> Status {
 }
 
 /// 403 unless an authorizer allows it.
-async fn authorize(server: &ApiServer, info: &RequestInfo, user: &UserInfo) -> Result<(), Status> {
-    check(server, &info.attributes(user)).await
+async fn authorize(server: &ApiServer, attributes: &Attributes, trail: &Trail) -> Result<(), Status> {
+    let decision = decide(server, attributes).await;
+    let (word, reason) = match &decision {
+        Decision::Allow(reason) => ("allow", reason),
+        Decision::Deny(reason) | Decision::NoOpinion(reason) => ("forbid", reason),
+    };
+    trail.annotate("authorization.k8s.io/decision", word);
+    trail.annotate("authorization.k8s.io/reason", reason.as_str());
+    allowed(attributes, decision)
 }
 
 /// What the authorizer says. It refuses only what it would refuse with all that is committed by now: a right that was
@@ -229,7 +273,12 @@ pub async fn decide(server: &ApiServer, attributes: &Attributes) -> Decision {
 
 /// Asks the authorizer about any attributes; 403 unless it allows them.
 pub async fn check(server: &ApiServer, attributes: &Attributes) -> Result<(), Status> {
-    let reason = match decide(server, attributes).await {
+    allowed(attributes, decide(server, attributes).await)
+}
+
+/// 403 unless it was allowed.
+fn allowed(attributes: &Attributes, decision: Decision) -> Result<(), Status> {
+    let reason = match decision {
         Decision::Allow(_) => return Ok(()),
         Decision::Deny(reason) | Decision::NoOpinion(reason) => reason,
     };

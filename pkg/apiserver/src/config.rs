@@ -3,7 +3,9 @@
 use crate::access::Access;
 use crate::aggregation;
 use crate::aggregation::FrontProxy;
+use crate::audit::Audit;
 use crate::authn::Authenticator;
+use crate::tokens::{ServiceAccounts, TokenSource};
 use isopod_auth::Authorizer;
 use isopod_auth::token::Tokens;
 use isopod_base::clock::Clock;
@@ -26,8 +28,14 @@ pub struct Config {
     pub authorizer: Arc<dyn Authorizer>,
     /// Asked in order; the first that knows the credentials decides.
     pub authenticators: Vec<Arc<dyn Authenticator>>,
+    /// Records requests.
+    pub audit: Option<Arc<Audit>>,
     /// Whether requests without credentials are served as `system:anonymous`.
     pub anonymous_auth: bool,
+    /// The paths that these are served on; none: all.
+    pub anonymous_paths: Vec<String>,
+    /// Who knows bearer tokens, asked in order.
+    pub token_sources: Vec<Arc<dyn TokenSource>>,
     /// Signs and checks service-account tokens; without it `serviceaccounts/token` answers 501.
     pub tokens: Option<Arc<Tokens>>,
     /// What the RBAC and node authorizers know: followed from the store, asked for rules and against escalation.
@@ -68,7 +76,10 @@ impl Config {
             kinds,
             authorizer,
             authenticators: Vec::new(),
+            audit: None,
             anonymous_auth: true,
+            anonymous_paths: Vec::new(),
+            token_sources: vec![Arc::new(ServiceAccounts)],
             tokens: None,
             access: None,
             service_cidr: "10.43.0.0/16".into(),

@@ -1,7 +1,7 @@
 //! `/metrics`, under upstream's names.
 
-use crate::ApiServer;
 use crate::request::RequestInfo;
+use crate::{ApiServer, audit};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -54,9 +54,10 @@ pub struct Metrics {
     watchers: Family<ResourceLabels, Gauge>,
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
+impl Metrics {
+    pub fn new(audit: audit::Counters) -> Self {
         let mut registry = Registry::default();
+        audit.register(&mut registry);
         let requests = Family::<RequestLabels, Counter>::default();
         registry.register("apiserver_request", "Requests by verb, resource and code", requests.clone());
         let new: fn() -> Histogram = || Histogram::new(BUCKETS);

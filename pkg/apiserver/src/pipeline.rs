@@ -5,6 +5,7 @@ use crate::ApiServer;
 use crate::admission::resource_quota::charge_quotas;
 use crate::admission::{self, Operation};
 use crate::allocate;
+use crate::audit::Trail;
 use crate::cache::entry::Entry;
 use crate::candidate::{Candidate, Creates};
 use crate::encode::{splice, to_json};
@@ -46,6 +47,8 @@ pub struct Intent {
     pub webhooks_asked: bool,
     /// Texts for `Warning` headers.
     pub warnings: Arc<Mutex<Vec<String>>>,
+    /// For the audit log.
+    pub trail: Trail,
     pub now: Timestamp,
 }
 

@@ -28,6 +28,7 @@ pub async fn create(server: &ApiServer, call: &Call, body: Body) -> Result<Respo
     let decoded = decode::object(&call.parts.headers, &bytes, &kind.gvk, &kind.schema, options.validation)?;
     call.intent(&options).warn(decoded.warnings);
     let mut review = decoded.value;
+    call.trail.request_object(kind, &review);
     review["apiVersion"] = kind.gvk.api_version().into();
     review["kind"] = kind.gvk.kind.as_str().into();
     review["status"] = answer(server, call, &mut review).await?;

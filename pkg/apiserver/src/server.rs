@@ -30,6 +30,7 @@ use isopod_store::StoreError;
 use serde_json::Value;
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -97,7 +98,7 @@ impl ApiServer {
             hub,
             admission: admission::all::all(),
             service_cidr,
-            metrics: Metrics::default(),
+            metrics: Metrics::new(config.audit.as_ref().map(|a| a.counters.clone()).unwrap_or_default()),
             lease: SharedLease::default(),
             turns: Turns::default(),
             tunnels: Arc::default(),
@@ -217,8 +218,13 @@ impl ApiServer {
     }
 }
 
+/// Who is connected.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PeerAddress(pub IpAddr);
+
 async fn connection(server: Arc<ApiServer>, acceptor: TlsAcceptor, stream: TcpStream, shutdown: CancellationToken) {
     let _ = stream.set_nodelay(true);
+    let address = stream.peer_addr().ok().map(|a| PeerAddress(a.ip().to_canonical()));
     let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(e)) => return tracing::debug!(error = %Chain(&e), "TLS handshake"),
@@ -235,6 +241,9 @@ async fn connection(server: Arc<ApiServer>, acceptor: TlsAcceptor, stream: TcpSt
         // Identity by extension is for in-process callers alone.
         request.extensions_mut().remove::<UserInfo>();
         request.extensions_mut().insert(peer.clone());
+        if let Some(address) = address {
+            request.extensions_mut().insert(address);
+        }
         if let Some(proxy) = &proxy {
             request.extensions_mut().insert(proxy.clone());
         }

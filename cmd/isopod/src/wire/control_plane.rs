@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use isopod_api::UserInfo;
+use isopod_apiserver::audit::Audit;
 use isopod_apiserver::{Access, ApiServer, ClientCertificate, Config};
 use isopod_auth::token;
 use isopod_base::clock::Clock;
@@ -43,8 +44,10 @@ impl ControlPlane {
         let args = &settings.args;
         config.access = Some(access);
         config.shared_store = settings.datastore.is_shared();
+        config.audit = Audit::open(&args.audit.settings())?;
         config.authenticators = vec![Arc::new(ClientCertificate)];
         config.tokens = Some(Arc::new(tokens(settings, pki)?));
+        args.auth.apply(&mut config, &args.auth.issuers(&args.cluster_domain))?;
         config.service_cidr.clone_from(&args.service_cidr);
         config.node_ports = args.service_node_port_range.0..=args.service_node_port_range.1;
         config.advertise_address = settings.advertise;
@@ -136,6 +139,9 @@ impl ControlPlane {
 
     pub async fn close(&self) -> anyhow::Result<()> {
         self.api.stop();
+        if let Some(audit) = &self.api.config.audit {
+            audit.close().await;
+        }
         self.store.close().await.context("cannot close the datastore")
     }
 }
@@ -195,12 +201,22 @@ pub async fn open_store(settings: &Settings, clock: Clock) -> anyhow::Result<Arc
 }
 
 fn tokens(settings: &Settings, pki: &ServerPki) -> anyhow::Result<token::Tokens> {
-    let issuer = format!("https://kubernetes.default.svc.{}", settings.args.cluster_domain);
+    let args = &settings.args.auth;
+    let read =
+        |file: &std::path::PathBuf| std::fs::read(file).with_context(|| format!("cannot read {}", file.display()));
+    let mut public_pems = vec![pki.service_account_public_pem.clone().into_bytes()];
+    for file in &args.service_account_key_file {
+        public_pems.push(read(file)?);
+    }
+    let private_pem = match &args.service_account_signing_key_file {
+        Some(file) => read(file)?,
+        None => pki.service_account_key_pem.clone().into_bytes(),
+    };
     token::Tokens::new(token::Settings {
-        issuers: vec![issuer],
-        api_audiences: Vec::new(),
-        private_pem: pki.service_account_key_pem.clone().into_bytes(),
-        public_pems: vec![pki.service_account_public_pem.clone().into_bytes()],
+        issuers: args.issuers(&settings.args.cluster_domain),
+        api_audiences: args.api_audiences.clone(),
+        private_pem,
+        public_pems,
     })
     .context("cannot use the service-account key")
 }

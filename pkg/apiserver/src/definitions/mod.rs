@@ -240,6 +240,7 @@ impl ApiServer {
             options: Value::Null,
             webhooks_asked: false,
             warnings: Arc::default(),
+            trail: Default::default(),
             now: self.config.clock.now(),
         }
     }

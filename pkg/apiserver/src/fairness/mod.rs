@@ -37,7 +37,7 @@ use axum::body::Body;
 use axum::response::Response;
 use digest::{Digest, Flow, Maker};
 use http::{HeaderValue, StatusCode, header};
-use isopod_api::UserInfo;
+use isopod_api::{Status, UserInfo};
 use level::{Detail, Seat};
 use parking_lot::Mutex;
 use queues::Arrival;
@@ -162,6 +162,11 @@ impl Beginning {
 pub struct Rejection(i64);
 
 impl Rejection {
+    /// What the response comes to, for who keeps a record of it.
+    pub fn status(&self) -> Status {
+        Status::too_many_requests("Too many requests, please try again later.", i32::try_from(self.0).unwrap_or(1))
+    }
+
     pub fn response(&self) -> Response {
         let mut response = Response::new(Body::from("Too many requests, please try again later.\n"));
         *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;

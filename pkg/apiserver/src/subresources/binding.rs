@@ -2,6 +2,7 @@
 
 use crate::ApiServer;
 use crate::admission::{Operation, webhook};
+use crate::audit::Shown;
 use crate::candidate::update::Raw;
 use crate::encode::{self, body, decode};
 use crate::metadata;
@@ -21,6 +22,7 @@ pub async fn create(server: &ApiServer, call: &Call, request: Body) -> Result<Re
     let schema = facts::builtin().object_of(&gvk).ok_or_else(|| Status::internal("no schema of Binding"))?;
     let bytes = decode::read(request).await?;
     let mut binding = decode::object(&call.parts.headers, &bytes, &gvk, &schema, options.validation)?.value;
+    call.trail.request_value(&binding);
     // `POST namespaces/<ns>/bindings` names the pod in the body.
     let name = match call.info.name.as_str() {
         "" => binding["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
@@ -70,7 +72,9 @@ pub async fn create(server: &ApiServer, call: &Call, request: Body) -> Result<Re
     });
     pipeline::update(server, &intent, &candidate).await?;
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-    Ok(body::response(201, &form, encode::value(&status, &form)))
+    let mut response = body::response(201, &form, encode::value(&status, &form));
+    response.extensions_mut().insert(Shown(status));
+    Ok(response)
 }
 
 fn merge(into: &mut Value, from: &Value) {

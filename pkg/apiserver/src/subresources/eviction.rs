@@ -2,6 +2,7 @@
 
 use crate::ApiServer;
 use crate::admission::{Operation, webhook};
+use crate::audit::Shown;
 use crate::candidate::update::{Edit, Raw};
 use crate::deletion;
 use crate::encode::{self, body, decode};
@@ -28,6 +29,7 @@ pub async fn create(server: &ApiServer, call: &Call, request: Body) -> Result<Re
     let read = |gvk: &Gvk| decode::object(&call.parts.headers, &bytes, gvk, &schema, options.validation);
     // Clients of the beta version are still understood, which had the same fields.
     let mut eviction = read(&gvk).or_else(|e| read(&Gvk::new("policy", "v1beta1", "Eviction")).map_err(|_| e))?.value;
+    call.trail.request_value(&eviction);
     let name = eviction["metadata"]["name"].as_str().unwrap_or_default();
     if !name.is_empty() && name != call.info.name {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
@@ -59,7 +61,9 @@ pub async fn create(server: &ApiServer, call: &Call, request: Body) -> Result<Re
     }
     deletion::delete(server, &intent, &delete).await?;
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-    Ok(body::response(201, &form, encode::value(&status, &form)))
+    let mut response = body::response(201, &form, encode::value(&status, &form));
+    response.extensions_mut().insert(Shown(status));
+    Ok(response)
 }
 
 /// Pods that do no work are evicted without asking.

@@ -188,12 +188,16 @@ async fn change(call: &Call, request: Body) -> Result<Change, Status> {
         None => WriteOptions::parse("UpdateOptions", &call.query)?,
     };
     let bytes = decode::read(request).await?;
+    if ty.is_some() {
+        call.trail.request_patch(&bytes);
+    }
     let schema = schema()?;
     let wanted = match ty {
         Some(PatchType::Apply) => Wanted::Apply(Configuration::parse(&bytes, options.force, options.validation)?),
         Some(ty) => Wanted::Patch(Patch::parse(ty, &bytes, gvk(), schema.clone(), options.validation)?),
         None => {
             let decoded = decode::object(&call.parts.headers, &bytes, &gvk(), &schema, options.validation)?;
+            call.trail.request_value(&decoded.value);
             metadata::check_name(&decoded.value, &call.info.name)?;
             Wanted::Put(decoded.value)
         }

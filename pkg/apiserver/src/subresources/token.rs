@@ -21,6 +21,7 @@ pub async fn create(server: &ApiServer, call: &Call, body: Body) -> Result<Respo
     let schema = facts::builtin().object_of(&gvk).ok_or_else(|| Status::internal("no schema of TokenRequest"))?;
     let bytes = decode::read(body).await?;
     let mut wanted = decode::object(&call.parts.headers, &bytes, &gvk, &schema, options.validation)?.value;
+    call.trail.request_value(&wanted);
     isopod_kinds::defaults::apply(&mut wanted, &schema);
     let intent = call.intent(&options);
     admission::mutate(server, &intent, Operation::Create, &mut wanted, None).await?;

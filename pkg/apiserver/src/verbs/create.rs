@@ -14,6 +14,7 @@ pub async fn create(server: &ApiServer, call: &Call, body: Body) -> Result<Respo
     let options = WriteOptions::parse("CreateOptions", &call.query)?;
     let bytes = decode::read(body).await?;
     let decoded = decode::object(&call.parts.headers, &bytes, &call.kind.gvk, &call.kind.schema, options.validation)?;
+    call.trail.request_object(&call.kind, &decoded.value);
     let intent = call.intent(&options);
     intent.warn(decoded.warnings);
     let done = pipeline::create(server, &intent, &decoded.value).await?;

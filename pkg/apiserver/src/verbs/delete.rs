@@ -2,6 +2,7 @@
 
 use super::Call;
 use crate::ApiServer;
+use crate::audit::Shown;
 use crate::deletion;
 use crate::encode::decode;
 use crate::encode::negotiate::Form;
@@ -28,7 +29,14 @@ pub async fn delete(server: &ApiServer, call: &Call, body: Body) -> Result<Respo
 
 async fn parse(call: &Call, body: Body) -> Result<DeleteOptions, Status> {
     let bytes = decode::read(body).await?;
-    DeleteOptions::parse(&call.parts.headers, &call.query, &bytes)
+    let options = DeleteOptions::parse(&call.parts.headers, &call.query, &bytes)?;
+    if !bytes.is_empty() {
+        let mut shown = options.shown();
+        // Upstream has its internal version written there.
+        shown["apiVersion"] = "meta.k8s.io/__internal".into();
+        call.trail.request_value(&shown);
+    }
+    Ok(options)
 }
 
 fn success(code: u16, call: &Call, uid: Value, form: &Form) -> Response {
@@ -37,7 +45,9 @@ fn success(code: u16, call: &Call, uid: Value, form: &Form) -> Response {
         details["group"] = call.kind.gvk.group.clone().into();
     }
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
-    body::response(code, form, value(&status, form))
+    let mut response = body::response(code, form, value(&status, form));
+    response.extensions_mut().insert(Shown(status));
+    response
 }
 
 pub async fn delete_collection(server: &ApiServer, call: &Call, body: Body) -> Result<Response, Status> {

@@ -10,6 +10,7 @@ pub mod update;
 pub mod watch;
 
 use crate::ApiServer;
+use crate::audit::Trail;
 use crate::cache::entry::{Entry, Filter};
 use crate::encode::negotiate::{self, Form, LISTS, OBJECTS};
 use crate::encode::{self, body};
@@ -37,6 +38,7 @@ pub struct Call {
     pub kind: Arc<Kind>,
     /// Texts for `Warning` headers of the response.
     pub warnings: Arc<Mutex<Vec<String>>>,
+    pub trail: Trail,
     pub now: Timestamp,
 }
 
@@ -60,6 +62,7 @@ impl Call {
             options: options.shown.clone(),
             webhooks_asked: false,
             warnings: self.warnings.clone(),
+            trail: self.trail.clone(),
             now: self.now,
         }
     }
@@ -155,6 +158,7 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call, body: Body) -> Result
     let deprecation = call.kind.hooks.deprecation();
     if !deprecation.is_empty() {
         call.warnings.lock().push(deprecation.to_owned());
+        call.trail.annotate("k8s.io/deprecated", "true");
     }
     let representations: &[&str] = if matches!(verb, "list" | "watch") { &LISTS } else { &OBJECTS };
     if !call.kind.schema.custom {

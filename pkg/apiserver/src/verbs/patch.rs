@@ -16,6 +16,7 @@ pub async fn patch(server: &ApiServer, call: &Call, body: Body) -> Result<Respon
     let ty = PatchType::of(&call.parts.headers, &call.kind)?;
     let options = WriteOptions::parse_patch(&call.query, ty == PatchType::Apply)?;
     let bytes = decode::read(body).await?;
+    call.trail.request_patch(&bytes);
     let (kind, intent) = (&call.kind, call.intent(&options));
     let done = if ty == PatchType::Apply {
         let configuration = Configuration::parse(&bytes, options.force, options.validation)?;

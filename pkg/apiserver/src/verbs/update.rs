@@ -16,6 +16,7 @@ pub async fn update(server: &ApiServer, call: &Call, body: Body) -> Result<Respo
     let options = WriteOptions::parse("UpdateOptions", &call.query)?;
     let bytes = decode::read(body).await?;
     let decoded = decode::object(&call.parts.headers, &bytes, &call.kind.gvk, &call.kind.schema, options.validation)?;
+    call.trail.request_object(&call.kind, &decoded.value);
     metadata::check_name(&decoded.value, &call.info.name)?;
     let intent = call.intent(&options);
     let candidate = Update { object: decoded.value, warnings: decoded.warnings };

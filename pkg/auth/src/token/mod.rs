@@ -5,7 +5,7 @@ mod claims;
 mod keys;
 mod request;
 
-pub use claims::{Claims, Kubernetes, Reference, Subject};
+pub use claims::{Claims, Kubernetes, Reference, Subject, unverified_issuer};
 pub use keys::{KeyError, PublicKey};
 pub use request::{Request, RequestError, bound_reference, request};
 
@@ -199,6 +199,11 @@ impl Tokens {
             "id_token_signing_alg_values_supported": algorithms,
         })
     }
+}
+
+/// Compares secrets in a time that does not tell where they differ.
+pub fn is_equal(a: &[u8], b: &[u8]) -> bool {
+    aws_lc_rs::constant_time::verify_slices_are_equal(a, b).is_ok()
 }
 
 impl Verified {

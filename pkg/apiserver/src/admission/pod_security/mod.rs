@@ -1,6 +1,6 @@
 //! `PodSecurity`: a namespace's labels say which Pod Security Standard its pods must keep (`enforce`) and which one is warned
-//! about (`warn`). Workloads are created whatever their template says, with a warning (KEP-2579). What `audit` asks for would
-//! go to an audit log, which is not kept.
+//! about (`warn`). Workloads are created whatever their template says, with a warning (KEP-2579). What is
+//! found of `audit` goes to the audit log.
 
 mod checks;
 mod policy;
@@ -130,7 +130,9 @@ async fn pod(request: &Request<'_>, new: &Value) -> Result<(), Status> {
     if request.old.is_some_and(|old| !is_significant(new, old)) {
         return Ok(());
     }
+    request.intent.trail.annotate("pod-security.kubernetes.io/enforce-policy", policy.enforce.to_string());
     let faults = rules::faults(policy.enforce, new);
+    note(request, policy.audit, new);
     if !faults.is_empty() {
         let standard = policy.enforce.to_string();
         let why = format!("violates PodSecurity {standard:?}: {}", rules::text(&faults));
@@ -144,17 +146,30 @@ async fn workload(request: &Request<'_>, template: &Value) -> Result<(), Status>
     if template.is_object()
         && let Some(policy) = policy_of_namespace(request).await?
     {
+        note(request, policy.audit, template);
         warn(request, policy.warn, template);
     }
     Ok(())
 }
 
 fn warn(request: &Request<'_>, standard: Standard, pod: &Value) {
-    let faults = rules::faults(standard, pod);
-    if !faults.is_empty() {
-        let standard = standard.to_string();
-        request.intent.warn([format!("would violate PodSecurity {standard:?}: {}", rules::text(&faults))]);
+    request.intent.warn(violation(standard, pod));
+}
+
+/// Tells the audit log.
+fn note(request: &Request<'_>, standard: Standard, pod: &Value) {
+    let trail = &request.intent.trail;
+    if trail.is_recorded()
+        && let Some(why) = violation(standard, pod)
+    {
+        trail.annotate("pod-security.kubernetes.io/audit-violations", why);
     }
+}
+
+fn violation(standard: Standard, pod: &Value) -> Option<String> {
+    let faults = rules::faults(standard, pod);
+    let standard = standard.to_string();
+    (!faults.is_empty()).then(|| format!("would violate PodSecurity {standard:?}: {}", rules::text(&faults)))
 }
 
 /// Whether an update of a pod changes what the standards are about: other changes do not make a pod worse.

@@ -50,6 +50,8 @@ impl fmt::Display for Standard {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     pub enforce: Standard,
+    /// What is told to the audit log.
+    pub audit: Standard,
     pub warn: Standard,
 }
 
@@ -68,7 +70,7 @@ impl Policy {
             }
             Some(level)
         };
-        let (enforce, _audit, warn) = (level("enforce"), level("audit"), level("warn"));
+        let (enforce, audit, warn) = (level("enforce"), level("audit"), level("warn"));
         let mut version = |mode: &str| {
             let given = label(mode)?;
             let version = parse_version(given);
@@ -82,6 +84,8 @@ impl Policy {
             policy.enforce.level = level.unwrap_or(Level::Restricted);
         }
         policy.enforce.version = versions[0].unwrap_or_default();
+        policy.audit =
+            Standard { level: audit.flatten().unwrap_or_default(), version: versions[1].unwrap_or_default() };
         policy.warn = Standard { level: warn.flatten().unwrap_or_default(), version: versions[2].unwrap_or_default() };
         // What is enforced on pods is told of the workloads that make them.
         if warn.is_none() && enforce.flatten().is_some_and(|l| l > policy.warn.level) {

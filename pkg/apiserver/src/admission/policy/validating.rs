@@ -9,7 +9,8 @@ use async_trait::async_trait;
 use isopod_api::{Cause, Status};
 use isopod_kinds::access::Access;
 use isopod_kinds::cel::Val;
-use serde_json::Value;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// Longer messages that expressions make are not shown.
 const MAX_MESSAGE: usize = 5 << 10;
@@ -23,8 +24,8 @@ struct Validation {
 
 struct Rules {
     validations: Vec<Validation>,
-    /// Keys and values of `auditAnnotations`. Their values are not recorded, but an error in one counts.
-    annotations: Vec<Compiled>,
+    /// Keys and values of `auditAnnotations`.
+    annotations: Vec<(String, Compiled)>,
 }
 
 fn policy(policy: &Value) -> Vec<Policy<Rules>> {
@@ -34,16 +35,19 @@ fn policy(policy: &Value) -> Vec<Policy<Rules>> {
         message_expression: v.has("messageExpression").then(|| Compiled::new(v.text("messageExpression"))),
         reason: v.text("reason").to_owned(),
     };
+    let annotation = |a: &Value| (a.text("key").to_owned(), Compiled::new(a.text("valueExpression")));
     let spec = policy.at("spec");
     let rules = Rules {
         validations: spec.list("validations").iter().map(validation).collect(),
-        annotations: spec.list("auditAnnotations").iter().map(|a| Compiled::new(a.text("valueExpression"))).collect(),
+        annotations: spec.list("auditAnnotations").iter().map(annotation).collect(),
     };
     vec![Policy::new(policy, rules)]
 }
 
 /// What one validation found wrong.
 struct Finding {
+    /// Which validation.
+    index: usize,
     message: String,
     reason: String,
     /// It could not be evaluated.
@@ -84,24 +88,26 @@ impl Plugin for ValidatingPolicies {
         }
         let namespace = namespace_object(&subject).await?;
         let mut denied = None;
+        let mut notes = Notes::default();
         for turn in turns {
             let (policy, binding, findings) = match turn {
                 Ok(turn) => {
-                    let findings = findings(&turn, &subject, new, namespace.as_ref());
+                    let findings = findings(&turn, &subject, new, namespace.as_ref(), &mut notes);
                     (turn.policy, turn.binding, findings)
                 }
                 Err(wrong) => {
                     let message = format!("failed to configure binding: {}", wrong.why);
-                    let found = Finding { message, reason: String::new(), failed: true };
+                    let found = Finding { index: 0, message, reason: String::new(), failed: true };
                     (wrong.policy, wrong.binding, vec![found])
                 }
             };
             for finding in findings.into_iter().filter(|f| !(f.failed && policy.ignores_failure)) {
-                if let Some(status) = act(request, new, policy, binding, &finding) {
+                if let Some(status) = act(request, new, policy, binding, &finding, &mut notes) {
                     denied = denied.or(Some(status));
                 }
             }
         }
+        notes.publish(request);
         denied.map_or(Ok(()), Err)
     }
 }
@@ -113,6 +119,7 @@ fn act(
     policy: &Policy<Rules>,
     binding: &Binding,
     finding: &Finding,
+    notes: &mut Notes,
 ) -> Option<Status> {
     let (policy, binding_name) = (&policy.name, &binding.name);
     let has = |action: &str| binding.actions.iter().any(|a| a == action);
@@ -123,7 +130,10 @@ fn act(
         )]);
     }
     if has("Audit") {
-        tracing::info!(policy, binding = binding_name, finding = finding.message, "a validation failed");
+        notes.failures.push(json!({
+            "message": finding.message, "policy": policy, "binding": binding_name,
+            "expressionIndex": finding.index, "validationActions": binding.actions,
+        }));
     }
     if !has("Deny") {
         return None;
@@ -145,14 +155,50 @@ fn act(
     Some(status)
 }
 
+/// What goes to the audit log: values of annotations, of several bindings together, and what validations found.
+#[derive(Default)]
+struct Notes {
+    annotations: BTreeMap<String, Vec<String>>,
+    failures: Vec<Value>,
+}
+
+/// More findings, and longer values, are not recorded.
+const MAX_FAILURES: usize = 50;
+const MAX_ANNOTATION: usize = 10 << 10;
+
+impl Notes {
+    fn add(&mut self, key: String, value: &str) {
+        let end = (0..=value.len().min(MAX_ANNOTATION)).rev().find(|i| value.is_char_boundary(*i)).unwrap_or(0);
+        let values = self.annotations.entry(key).or_default();
+        if end > 0 && !values.iter().any(|v| *v == value[..end]) {
+            values.push(value[..end].to_owned());
+        }
+    }
+
+    fn publish(mut self, request: &Request<'_>) {
+        let trail = &request.intent.trail;
+        for (key, values) in self.annotations.into_iter().filter(|(_, v)| !v.is_empty()) {
+            trail.annotate(key, values.join(", "));
+        }
+        if !self.failures.is_empty() {
+            self.failures.truncate(MAX_FAILURES);
+            trail.annotate(
+                "validation.policy.admission.k8s.io/validation_failure",
+                Value::from(self.failures).to_string(),
+            );
+        }
+    }
+}
+
 /// What a policy finds wrong with the request.
 fn findings(
     turn: &Turn<'_, Rules>,
     subject: &Subject<'_>,
     new: Option<&Value>,
     namespace: Option<&Value>,
+    notes: &mut Notes,
 ) -> Vec<Finding> {
-    let failure = |message: String| Finding { message, reason: String::new(), failed: true };
+    let failure = |message: String| Finding { index: 0, message, reason: String::new(), failed: true };
     let scope = turn.scope(subject, new, namespace);
     let with_authorizer = scope.with_authorizer(subject);
     match turn.policy.conditions.hold_in(&with_authorizer) {
@@ -162,20 +208,21 @@ fn findings(
     }
     let mut budget = POLICY_BUDGET;
     let mut found = Vec::new();
-    for validation in &turn.policy.rules.validations {
+    for (index, validation) in turn.policy.rules.validations.iter().enumerate() {
         match validation.expression.run(&with_authorizer, &mut budget) {
             Ok(Val::Bool(true)) => {}
             Ok(_) => {
                 let message = message(validation, &scope, &mut budget);
-                found.push(Finding { message, reason: validation.reason.clone(), failed: false });
+                found.push(Finding { index, message, reason: validation.reason.clone(), failed: false });
             }
-            Err(e) => found.push(failure(e)),
+            Err(e) => found.push(Finding { index, ..failure(e) }),
         }
     }
     let mut budget = POLICY_BUDGET;
-    for annotation in &turn.policy.rules.annotations {
+    for (key, annotation) in &turn.policy.rules.annotations {
         match annotation.run(&scope, &mut budget) {
-            Ok(Val::Text(_) | Val::Null) => {}
+            Ok(Val::Null) => {}
+            Ok(Val::Text(text)) => notes.add(format!("{}/{key}", turn.policy.name), text.trim()),
             Ok(other) => found.push(failure(format!(
                 "valueExpression '{}' resulted in unsupported return type: {}. Return type must be either string or null.",
                 annotation.text,

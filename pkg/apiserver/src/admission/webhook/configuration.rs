@@ -11,6 +11,7 @@ pub struct Hook {
     /// Unique among all: configuration, name, and which of that name.
     pub id: String,
     pub name: String,
+    pub configuration: String,
     pub criteria: Criteria,
     pub conditions: Conditions,
     /// Is called for dry runs.
@@ -31,6 +32,7 @@ impl Hook {
         Hook {
             id: format!("{configuration}/{}/{index}", text("name")),
             name: text("name").to_owned(),
+            configuration: configuration.to_owned(),
             criteria: Criteria::of_webhook(hook),
             conditions: Conditions::new(hook.list("matchConditions"), ignores_failure),
             dry_run: matches!(text("sideEffects"), "None" | "NoneOnDryRun"),

@@ -47,16 +47,19 @@ impl MutatingWebhooks {
             return Ok(());
         }
         let second = request.rounds.enter(MUTATING, new.as_deref());
-        for hook in hooks.iter() {
+        for (index, hook) in hooks.iter().enumerate() {
             let subject = Subject::new(request, new.as_deref());
             let Some(view) = wanted(hook, &subject, new.as_deref()).await? else { continue };
             if second && !request.rounds.asks_again(MUTATING, &hook.id) {
                 continue;
             }
-            let changed = match mutate_by(hook, &subject, &view, new.as_deref_mut()).await {
+            let place = format!("round_{}_index_{index}", u8::from(second));
+            let asked = mutate_by(hook, &subject, &view, new.as_deref_mut(), &place).await;
+            note_mutation(request, hook, &place, asked.as_ref().is_ok_and(|changed| *changed));
+            let changed = match asked {
                 Ok(changed) => changed,
                 Err(failure) => {
-                    tolerate(hook, failure)?;
+                    tolerate(request, hook, failure, &format!("mutation.webhook.admission.k8s.io/{place}"))?;
                     false
                 }
             };
@@ -125,22 +128,49 @@ impl Plugin for ValidatingWebhooks {
                 asked.push((hook, view));
             }
         }
-        let answers = asked.iter().map(|(hook, view)| async {
-            match ask(hook, &subject, view, new, false).await {
-                Ok(_) => Ok(()),
-                Err(failure) => tolerate(hook, failure),
+        let answers = asked.iter().enumerate().map(|(index, (hook, view))| {
+            let subject = &subject;
+            async move {
+                match ask(hook, subject, view, new, false).await {
+                    Ok(_) => Ok(()),
+                    Err(failure) => {
+                        let key = format!("validating.webhook.admission.k8s.io/round_0_index_{index}");
+                        tolerate(request, hook, failure, &key)
+                    }
+                }
             }
         });
         join_all(answers).await.into_iter().collect()
     }
 }
 
-/// What a failure means for the request.
-fn tolerate(hook: &Hook, failure: Failure) -> Result<(), Status> {
+/// Tells the audit log whether a webhook changed the object.
+fn note_mutation(request: &Request<'_>, hook: &Hook, place: &str, changed: bool) {
+    let trail = &request.intent.trail;
+    if trail.is_recorded() {
+        let (configuration, webhook) = (&hook.configuration, &hook.name);
+        let value = format!("{{\"configuration\":{configuration:?},\"webhook\":{webhook:?},\"mutated\":{changed}}}");
+        trail.annotate(format!("mutation.webhook.admission.k8s.io/{place}"), value);
+    }
+}
+
+/// The same with the patch, where bodies are recorded.
+fn note_patch(request: &Request<'_>, hook: &Hook, place: &str, patch: &[Value]) {
+    request.intent.trail.annotate_body(format!("patch.webhook.admission.k8s.io/{place}"), || {
+        let (configuration, webhook, patch) = (&hook.configuration, &hook.name, Value::from(patch.to_vec()));
+        format!(
+            "{{\"configuration\":{configuration:?},\"webhook\":{webhook:?},\"patch\":{patch},\"patchType\":\"JSONPatch\"}}"
+        )
+    });
+}
+
+/// What a failure means for the request. Behind `key` the audit log keeps which webhook was passed over.
+fn tolerate(request: &Request<'_>, hook: &Hook, failure: Failure, key: &str) -> Result<(), Status> {
     match failure {
         Failure::Refused(status) => Err(status),
         Failure::Calling(why) if hook.ignores_failure => {
             tracing::warn!(webhook = hook.name, error = why, "a webhook failed and is ignored, as its policy says");
+            request.intent.trail.annotate(format!("failed-open.{key}"), hook.name.as_str());
             Ok(())
         }
         Failure::Calling(why) => Err(Status::internal(format!("failed calling webhook {:?}: {why}", hook.name))),
@@ -174,11 +204,20 @@ async fn ask(
     let answer = review::answer(version, &uid, &said, mutating);
     let answer = answer.map_err(|e| Failure::Calling(format!("received invalid webhook response: {e}")))?;
     intent.warn(answer.warnings.iter().cloned());
+    for (key, value) in &answer.annotations {
+        intent.trail.annotate(format!("{}/{key}", hook.name), value.as_str());
+    }
     if answer.allowed { Ok(answer) } else { Err(Failure::Refused(review::refusal(&hook.name, &answer.status))) }
 }
 
 /// Asks a mutating webhook and makes the change that it wants. True: the object is another now.
-async fn mutate_by(hook: &Hook, subject: &Subject<'_>, view: &View, new: Option<&mut Value>) -> Result<bool, Failure> {
+async fn mutate_by(
+    hook: &Hook,
+    subject: &Subject<'_>,
+    view: &View,
+    new: Option<&mut Value>,
+    place: &str,
+) -> Result<bool, Failure> {
     let answer = ask(hook, subject, view, new.as_deref(), true).await?;
     if answer.patch.is_empty() {
         return Ok(false);
@@ -189,7 +228,9 @@ async fn mutate_by(hook: &Hook, subject: &Subject<'_>, view: &View, new: Option<
         return Err(internal(format!("admission webhook {:?} {why}", hook.name)));
     };
     let shown = subject.in_version(Some(new), view).unwrap_or_default();
-    let patched = json_patch(&shown, &Value::Array(answer.patch)).map_err(|e| internal(e.to_string()))?;
+    let operations = answer.patch;
+    let patched = json_patch(&shown, &Value::Array(operations.clone())).map_err(|e| internal(e.to_string()))?;
+    note_patch(subject.request, hook, place, &operations);
     let changed = patched != shown;
     if changed {
         let made = subject.accept(view, patched).map_err(Failure::Refused)?;

@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 pub struct Answer {
     pub allowed: bool,
     pub warnings: Vec<String>,
+    /// For the audit log.
+    pub annotations: Vec<(String, String)>,
     /// Operations of a JSON patch.
     pub patch: Vec<Value>,
     /// Its `status`: why it refuses.
@@ -56,9 +58,15 @@ pub fn answer(version: &str, uid: &str, review: &Value, mutating: bool) -> Resul
     Ok(Answer {
         allowed: response["allowed"].as_bool().unwrap_or(false),
         warnings: response.list("warnings").iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        annotations: annotations(&response["auditAnnotations"]),
         patch,
         status: response["status"].clone(),
     })
+}
+
+fn annotations(map: &Value) -> Vec<(String, String)> {
+    let all = map.as_object().into_iter().flatten();
+    all.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
 }
 
 fn check(uid: &str, review: &Value, response: &Value, mutating: bool) -> Result<(), String> {

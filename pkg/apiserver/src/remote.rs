@@ -1,0 +1,203 @@
+//! HTTPS servers outside of the cluster that this one asks: webhooks that a kubeconfig names (audit, tokens, authorization),
+//! and issuers of tokens. Connections are kept.
+
+use crate::subresources::any_certificate;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::{HeaderValue, Request, Uri, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use serde_yaml_ng::Value;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// No answer is longer.
+const MAX_ANSWER: usize = 3 << 20;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteError {
+    #[error("cannot read {0:?}")]
+    Read(PathBuf, #[source] io::Error),
+    #[error("{0:?} is no kubeconfig: {1}")]
+    Kubeconfig(PathBuf, String),
+    #[error("a certificate or key is not PEM")]
+    Pem(#[from] rustls::pki_types::pem::Error),
+    #[error("a certificate or key cannot be used")]
+    Tls(#[from] rustls::Error),
+    #[error("{0}")]
+    Request(#[from] http::Error),
+    #[error("no answer")]
+    Connect(#[from] hyper_util::client::legacy::Error),
+    #[error("the answer broke off: {0}")]
+    Answer(String),
+    #[error("context deadline exceeded")]
+    Timeout,
+}
+
+/// One server, and who this one is to it.
+pub struct Remote {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    url: Uri,
+    authorization: Authorization,
+}
+
+enum Authorization {
+    None,
+    Value(HeaderValue),
+    /// Read for each request: such tokens are renewed.
+    TokenFile(PathBuf),
+}
+
+impl Remote {
+    /// The server of a kubeconfig's current context. Names of files in it are relative to it.
+    pub fn from_kubeconfig(path: &Path) -> Result<Self, RemoteError> {
+        let text = std::fs::read_to_string(path).map_err(|e| RemoteError::Read(path.to_owned(), e))?;
+        let wrong = |why: String| RemoteError::Kubeconfig(path.to_owned(), why);
+        let config: Value = serde_yaml_ng::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+        let named = |list: &str, what: &str, name: &str| {
+            let all = config[list].as_sequence().into_iter().flatten();
+            let found = all.filter(|e| e["name"].as_str() == Some(name)).map(|e| e[what].clone()).next();
+            found.ok_or_else(|| wrong(format!("it has no {what} {name:?}")))
+        };
+        let text = |v: &Value, key: &str| v[key].as_str().unwrap_or_default().to_owned();
+        let context = named("contexts", "context", config["current-context"].as_str().unwrap_or_default())?;
+        let cluster = named("clusters", "cluster", &text(&context, "cluster"))?;
+        let user = match text(&context, "user") {
+            name if name.is_empty() => Value::Null,
+            name => named("users", "user", &name)?,
+        };
+        let files = Files(path.parent().unwrap_or(Path::new("")));
+        let url = text(&cluster, "server");
+        let url: Uri = url.parse().map_err(|e| wrong(format!("server {url:?}: {e}")))?;
+        if url.host().is_none() {
+            return Err(wrong(format!("server {url}: it names no host")));
+        }
+        let tls = files.tls(&cluster, &user)?;
+        let name = text(&cluster, "tls-server-name");
+        let name = match name.is_empty() {
+            true => None,
+            false => Some(ServerName::try_from(name).map_err(|e| wrong(format!("tls-server-name: {e}")))?),
+        };
+        let header = |text: String| {
+            let value = HeaderValue::from_str(&text).map_err(|_| wrong("its token is no header's value".into()));
+            value.map(Authorization::Value)
+        };
+        let authorization = match (text(&user, "token"), text(&user, "tokenFile"), text(&user, "username")) {
+            (_, file, _) if !file.is_empty() => Authorization::TokenFile(files.path(&file)),
+            (token, ..) if !token.is_empty() => header(format!("Bearer {token}"))?,
+            (.., name) if !name.is_empty() => {
+                header(format!("Basic {}", STANDARD.encode(format!("{name}:{}", text(&user, "password")))))?
+            }
+            _ => Authorization::None,
+        };
+        Ok(Remote { client: client(tls, name), url, authorization })
+    }
+
+    /// Any server that these certificates vouch for; `None`: those that this machine trusts.
+    pub fn trusting(url: Uri, pem: Option<&[u8]>) -> Result<Self, RemoteError> {
+        let tls = ClientConfig::builder().with_root_certificates(roots(pem)?).with_no_client_auth();
+        Ok(Remote { client: client(tls, None), url, authorization: Authorization::None })
+    }
+
+    /// Sends JSON to the server's own URL; code and body of the answer.
+    pub async fn post(&self, body: Bytes, timeout: Duration) -> Result<(u16, Bytes), RemoteError> {
+        let mut request = Request::post(self.url.clone())
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::ACCEPT, "application/json, */*")
+            .header(header::USER_AGENT, "kube-apiserver");
+        match &self.authorization {
+            Authorization::None => {}
+            Authorization::Value(value) => request = request.header(header::AUTHORIZATION, value),
+            Authorization::TokenFile(path) => {
+                let token = std::fs::read_to_string(path).map_err(|e| RemoteError::Read(path.clone(), e))?;
+                request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.trim()));
+            }
+        }
+        self.send(request.body(Full::new(body))?, timeout).await
+    }
+
+    /// Reads what is at a URL.
+    pub async fn get(&self, url: &Uri, timeout: Duration) -> Result<(u16, Bytes), RemoteError> {
+        let request = Request::get(url.clone()).header(header::ACCEPT, "application/json, */*");
+        self.send(request.body(Full::default())?, timeout).await
+    }
+
+    pub fn url(&self) -> &Uri {
+        &self.url
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>, timeout: Duration) -> Result<(u16, Bytes), RemoteError> {
+        let answer = async {
+            let answer = self.client.request(request).await?;
+            let code = answer.status().as_u16();
+            let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
+            Ok((code, body.map_err(|e| RemoteError::Answer(e.to_string()))?.to_bytes()))
+        };
+        tokio::time::timeout(timeout, answer).await.unwrap_or(Err(RemoteError::Timeout))
+    }
+}
+
+fn client(tls: ClientConfig, name: Option<ServerName<'static>>) -> Client<HttpsConnector<HttpConnector>, Full<Bytes>> {
+    let mut builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+    if let Some(name) = name {
+        builder = builder.with_server_name_resolver(FixedServerNameResolver::new(name));
+    }
+    Client::builder(TokioExecutor::new()).build(builder.enable_http1().build())
+}
+
+/// What is trusted: these certificates, or what this machine trusts.
+fn roots(pem: Option<&[u8]>) -> Result<RootCertStore, RemoteError> {
+    let mut roots = RootCertStore::empty();
+    match pem {
+        None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
+        Some(pem) => {
+            for certificate in CertificateDer::pem_slice_iter(pem) {
+                roots.add(certificate?)?;
+            }
+        }
+    }
+    Ok(roots)
+}
+
+/// Files beside a kubeconfig.
+struct Files<'a>(&'a Path);
+
+impl Files<'_> {
+    fn path(&self, file: &str) -> PathBuf {
+        self.0.join(file)
+    }
+
+    /// `KEY-data`, else the file that `KEY` names.
+    fn bytes(&self, of: &Value, key: &str) -> Result<Option<Vec<u8>>, RemoteError> {
+        if let Some(data) = of[format!("{key}-data").as_str()].as_str() {
+            let wrong = |e: base64::DecodeError| RemoteError::Kubeconfig(self.0.to_owned(), format!("{key}-data: {e}"));
+            return STANDARD.decode(data).map(Some).map_err(wrong);
+        }
+        let Some(file) = of[key].as_str().filter(|f| !f.is_empty()) else { return Ok(None) };
+        let path = self.path(file);
+        std::fs::read(&path).map(Some).map_err(|e| RemoteError::Read(path, e))
+    }
+
+    fn tls(&self, cluster: &Value, user: &Value) -> Result<ClientConfig, RemoteError> {
+        if cluster["insecure-skip-tls-verify"].as_bool() == Some(true) {
+            return Ok((*any_certificate::config()).clone());
+        }
+        let roots = roots(self.bytes(cluster, "certificate-authority")?.as_deref())?;
+        let builder = ClientConfig::builder().with_root_certificates(roots);
+        match (self.bytes(user, "client-certificate")?, self.bytes(user, "client-key")?) {
+            (Some(chain), Some(key)) => {
+                let chain = CertificateDer::pem_slice_iter(&chain).collect::<Result<Vec<_>, _>>()?;
+                Ok(builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(&key)?)?)
+            }
+            _ => Ok(builder.with_no_client_auth()),
+        }
+    }
+}
