@@ -98,6 +98,19 @@ pub struct RequestLimits {
 }
 
 #[derive(Args)]
+pub struct EncryptionArgs {
+    /// Encrypt Secrets in the datastore with a key that is made once, DATA_DIR/server/encryption.yaml
+    #[arg(long, conflicts_with = "encryption_provider_config", help_heading = "Datastore")]
+    pub secrets_encryption: bool,
+    /// EncryptionConfiguration: what is encrypted in the datastore, and with what
+    #[arg(long, value_name = "FILE", help_heading = "Datastore")]
+    pub encryption_provider_config: Option<PathBuf>,
+    /// Read it again when it changes, within a minute
+    #[arg(long, requires = "encryption_provider_config", help_heading = "Datastore")]
+    pub encryption_provider_config_automatic_reload: bool,
+}
+
+#[derive(Args)]
 pub struct ServerArgs {
     #[command(flatten)]
     pub data: DataDir,
@@ -129,6 +142,8 @@ pub struct ServerArgs {
     pub front_proxy: FrontProxyArgs,
     #[command(flatten)]
     pub datastore: Datastore,
+    #[command(flatten)]
+    pub encryption: EncryptionArgs,
 
     #[command(flatten)]
     pub auth: AuthArgs,

@@ -29,6 +29,10 @@ impl Paths {
     pub fn store(&self) -> PathBuf {
         self.data.join("server/db")
     }
+    /// What `--secrets-encryption` encrypts with.
+    pub fn encryption(&self) -> PathBuf {
+        self.data.join("server/encryption.yaml")
+    }
     pub fn tls(&self) -> PathBuf {
         self.data.join("server/tls")
     }

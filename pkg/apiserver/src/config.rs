@@ -9,6 +9,7 @@ use crate::tokens::{ServiceAccounts, TokenSource};
 use isopod_auth::Authorizer;
 use isopod_auth::token::Tokens;
 use isopod_base::clock::Clock;
+use isopod_encryption::Sealed;
 use isopod_kinds::Kind;
 use isopod_store::Store;
 use serde_json::Value;
@@ -21,6 +22,8 @@ use std::time::Duration;
 #[derive(Clone)]
 pub struct Config {
     pub store: Arc<dyn Store>,
+    /// `store`, where it keeps values encrypted: what has to be written anew is asked of it.
+    pub sealed: Option<Arc<Sealed>>,
     /// Other API servers may use the same data.
     pub shared_store: bool,
     /// Every served version of every built-in resource.
@@ -72,6 +75,7 @@ impl Config {
     pub fn new(store: Arc<dyn Store>, kinds: Vec<Arc<Kind>>, authorizer: Arc<dyn Authorizer>) -> Self {
         Config {
             store,
+            sealed: None,
             shared_store: false,
             kinds,
             authorizer,

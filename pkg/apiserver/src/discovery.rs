@@ -64,7 +64,7 @@ pub fn paths(server: &ApiServer) -> Vec<String> {
             all.extend(versions.iter().map(|v| format!("/apis/{name}/{}", v.name)));
         }
     }
-    all.extend(health::paths());
+    all.extend(health::paths(server));
     all.extend(
         ["/metrics", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/openid/v1/jwks", "/version"].map(str::to_owned),
     );

@@ -29,15 +29,19 @@ const LIVE: &[&str] = &[
 ];
 const READY: &[&str] = &["etcd-readiness", "informer-sync", "shutdown"];
 
-fn checks(endpoint: &str) -> impl Iterator<Item = &'static str> {
+/// Of the plugins that seal what is stored, where there may be some.
+const PLUGINS: &str = "kms-providers";
+
+fn checks(server: &ApiServer, endpoint: &str) -> impl Iterator<Item = &'static str> {
     let ready: &[&str] = if endpoint == "/readyz" { READY } else { &[] };
-    LIVE.iter().chain(ready).copied()
+    let plugins = server.config.sealed.as_ref().is_some_and(|s| s.encryption().may_have_plugins());
+    LIVE.iter().chain(ready).copied().chain(plugins.then_some(PLUGINS))
 }
 
 /// All paths of health.
-pub fn paths() -> impl Iterator<Item = String> {
-    let of = |endpoint: &'static str| checks(endpoint).map(move |check| format!("{endpoint}/{check}"));
-    ENDPOINTS.into_iter().flat_map(move |e| std::iter::once(e.to_owned()).chain(of(e)))
+pub fn paths(server: &ApiServer) -> Vec<String> {
+    let of = |endpoint: &'static str| checks(server, endpoint).map(move |check| format!("{endpoint}/{check}"));
+    ENDPOINTS.into_iter().flat_map(|e| std::iter::once(e.to_owned()).chain(of(e))).collect()
 }
 
 async fn passes(server: &ApiServer, check: &str) -> bool {
@@ -48,6 +52,7 @@ async fn passes(server: &ApiServer, check: &str) -> bool {
         // Reads are served from the caches: they must get to where the store is now.
         "informer-sync" => matches!(tokio::time::timeout(CACHES, server.hub.fresh()).await, Ok(Ok(_))),
         hook if hook.starts_with("poststarthook/") => server.bootstrapped.load(Ordering::Acquire),
+        PLUGINS => server.config.sealed.as_ref().is_none_or(|s| s.encryption().is_well()),
         "shutdown" => !server.stop.is_cancelled(),
         _ => true,
     }
@@ -58,7 +63,7 @@ pub async fn all(server: &Arc<ApiServer>, endpoint: &str, query: &Query) -> Resp
     let name = endpoint.trim_start_matches('/');
     let excluded: Vec<&str> = query.all("exclude").collect();
     let (mut lines, mut failed) = (String::new(), Vec::new());
-    for check in checks(endpoint) {
+    for check in checks(server, endpoint) {
         if excluded.contains(&check) {
             lines.push_str(&format!("[+]{check} excluded: ok\n"));
         } else if passes(server, check).await {
@@ -78,7 +83,7 @@ pub async fn all(server: &Arc<ApiServer>, endpoint: &str, query: &Query) -> Resp
 pub async fn one(server: &Arc<ApiServer>, path: &str) -> Option<Response> {
     let endpoint = ENDPOINTS.into_iter().find(|e| path.starts_with(&format!("{e}/")))?;
     let check = &path[endpoint.len() + 1..];
-    if !checks(endpoint).any(|c| c == check) {
+    if !checks(server, endpoint).any(|c| c == check) {
         return None;
     }
     Some(match passes(server, check).await {

@@ -4,6 +4,7 @@ use crate::ApiServer;
 use crate::cache::entry::Entry;
 use crate::cache::{prefix_of, store_status, write_status};
 use crate::encode::served;
+use crate::pipeline::Intent;
 use bytes::Bytes;
 use isopod_api::Status;
 use isopod_base::errors::Chain;
@@ -133,6 +134,12 @@ impl ApiServer {
         let snapshot = cache.snapshot();
         let wanted = |e: &&Arc<Entry>| namespace.is_empty() || e.namespace() == namespace;
         Ok(snapshot.entries.values().filter(wanted).map(|e| served(&kind, &e.body)).collect())
+    }
+
+    /// Would what is stored be encrypted otherwise today? Then writing the same again is how it gets the new key.
+    pub(crate) async fn is_stale(&self, intent: &Intent) -> Result<bool, Status> {
+        let Some(sealed) = &self.config.sealed else { return Ok(false) };
+        sealed.is_stale(&key(&intent.kind, &intent.namespace, &intent.name)).await.map_err(store_status)
     }
 
     /// The one write. `Ok(None)`: a compare failed.

@@ -186,7 +186,7 @@ pub async fn update(server: &ApiServer, intent: &Intent, candidate: &dyn Candida
         let charge = charge_quotas(server, intent, &new, Some(&old)).await?;
         let removed = is_finished(intent, &new);
         let stored = fitting_bytes(intent, &mut new, owned)?;
-        if stored == current.stored && !removed {
+        if stored == current.stored && !removed && !server.is_stale(intent).await? {
             return Ok(Done { entry: current.entry, created: false, removed: false });
         }
         if intent.dry_run {

@@ -1,6 +1,6 @@
 //! Datastore, API server, controllers and scheduler.
 
-use super::Settings;
+use super::{Settings, encryption};
 use crate::args::RequestLimits;
 use crate::front_proxy::FrontProxyTrust;
 use anyhow::{Context, bail};
@@ -40,8 +40,12 @@ impl ControlPlane {
         clock: Clock,
     ) -> anyhow::Result<Self> {
         let access = Access::new();
-        let mut config = Config::new(store.clone(), isopod_kinds::table::builtin(), access.authorizer());
+        let kinds = isopod_kinds::table::builtin();
+        let sealed = encryption::over(settings, store.clone(), &kinds).await?;
+        let opened: Arc<dyn Store> = sealed.clone().map_or(store.clone(), |s| s);
+        let mut config = Config::new(opened, kinds, access.authorizer());
         let args = &settings.args;
+        config.sealed = sealed;
         config.access = Some(access);
         config.shared_store = settings.datastore.is_shared();
         config.audit = Audit::open(&args.audit.settings())?;

@@ -1,6 +1,7 @@
 //! Where the parts of a server meet, and nowhere else: each is given its clients, its settings and the token that stops it.
 
 mod control_plane;
+mod encryption;
 mod node;
 
 use crate::args::ServerArgs;

@@ -126,6 +126,9 @@ impl Cache {
         for kv in &read.kvs {
             if let Some(entry) = self.entry(&kv.key, &kv.value, kv.mod_revision) {
                 entries.insert(Arc::from(&*entry.key), entry);
+            } else if let Some(sealed) = isopod_encryption::opened_by_nobody(&kv.key, &kv.value) {
+                // It was encrypted, and this server was started without the configuration: nothing is to look empty.
+                return Err(sealed);
             }
         }
         let mut content = self.content.lock();

@@ -3,7 +3,7 @@
 //! Invariants: what fails is an error with cel-go's words, never a panic; `&&` and `||` pass over an error where the other
 //! side decides; the cost of a step is cel-go's estimate, so that what upstream stops here stops too, more or less.
 
-use super::ast::{Expression, Operator};
+use super::ast::{Entry, Expression, Operator};
 use super::functions;
 use super::value::{Key, Val};
 use std::collections::BTreeMap;
@@ -55,29 +55,32 @@ impl<'a> Evaluator<'a> {
 
     pub fn run(&mut self, e: &'a Expression) -> Result {
         match e {
-            Expression::Literal(value) => Ok(value.clone()),
+            Expression::Literal { value, .. } => Ok(value.clone()),
             Expression::Group(inner) => self.run(inner),
             Expression::Name { name, .. } => self.name(name),
             Expression::Field { of, name, optional, .. } => self.field(e, of, name, *optional),
-            Expression::Index { of, index, optional } => {
+            Expression::Index { of, index, optional, .. } => {
                 let (of, index) = (self.run(of)?.listed(), self.run(index)?);
                 self.pay(1)?;
                 element(&of, &index, *optional)
             }
-            Expression::Conditional(parts) => match self.run(&parts[0])? {
+            Expression::Conditional { parts, .. } => match self.run(&parts[0])? {
                 Val::Bool(true) => self.run(&parts[1]),
                 Val::Bool(false) => self.run(&parts[2]),
                 _ => Err(no_overload()),
             },
-            Expression::Operator { operator, operands } => self.operator(*operator, operands),
-            Expression::List(items) => self.list(items),
-            Expression::Map(entries) => self.map(entries),
-            Expression::Message { of, fields } => self.message(of, fields),
-            Expression::Call { on, name, arguments } => self.call(on.as_deref(), name, arguments),
+            Expression::Operator { operator, operands, .. } => self.operator(*operator, operands),
+            Expression::List { items, .. } => self.list(items),
+            Expression::Map { entries, .. } => self.map(entries),
+            Expression::Message { of, fields, .. } => self.message(of, fields),
+            Expression::Call { on, name, arguments, .. } => self.call(on.as_deref(), name, arguments),
         }
     }
 
     fn find(&self, name: &str) -> Option<Result> {
+        if let Some(global) = name.strip_prefix('.') {
+            return self.variables.get(global);
+        }
         let bound = self.bound.iter().rev().find(|(n, _)| *n == name);
         bound.map(|(_, v)| Ok(v.clone())).or_else(|| self.variables.get(name))
     }
@@ -86,7 +89,8 @@ impl<'a> Evaluator<'a> {
         self.pay(1)?;
         match self.find(name) {
             Some(value) => value?.sound(),
-            None => type_named(name).ok_or_else(|| format!("undeclared reference to '{name}' (in container '')")),
+            None => type_named(name.trim_start_matches('.'))
+                .ok_or_else(|| format!("undeclared reference to '{name}' (in container '')")),
         }
     }
 
@@ -94,7 +98,7 @@ impl<'a> Evaluator<'a> {
         // `google.protobuf.Timestamp` is the name of a type where nothing is called `google`.
         if let Some(path) = whole.path()
             && self.find(path.split('.').next().unwrap_or_default()).is_none()
-            && let Some(ty) = type_named(&path)
+            && let Some(ty) = type_named(path.trim_start_matches('.'))
         {
             return Ok(ty);
         }
@@ -116,10 +120,10 @@ impl<'a> Evaluator<'a> {
         Ok(Val::list(out))
     }
 
-    fn map(&mut self, entries: &'a [(bool, Expression, Expression)]) -> Result {
+    fn map(&mut self, entries: &'a [Entry<Expression>]) -> Result {
         self.pay(30)?;
         let mut out = BTreeMap::new();
-        for (optional, key, value) in entries {
+        for Entry { optional, key, value, .. } in entries {
             let key = Key::of(&self.run(key)?).ok_or("unsupported key type")?;
             let value = match (optional, self.run(value)?) {
                 (true, Val::Optional(Some(value))) => (*value).clone(),
@@ -133,10 +137,10 @@ impl<'a> Evaluator<'a> {
         Ok(Val::Map(Arc::new(out)))
     }
 
-    fn message(&mut self, of: &str, fields: &'a [(bool, String, Expression)]) -> Result {
+    fn message(&mut self, of: &str, fields: &'a [Entry<String>]) -> Result {
         self.pay(40)?;
         let mut out = BTreeMap::new();
-        for (optional, name, value) in fields {
+        for Entry { optional, key: name, value, .. } in fields {
             let value = match (optional, self.run(value)?) {
                 (true, Val::Optional(Some(value))) => (*value).clone(),
                 (true, Val::Optional(None)) => continue,
@@ -183,6 +187,7 @@ impl<'a> Evaluator<'a> {
     }
 
     fn call(&mut self, on: Option<&'a Expression>, name: &'a str, arguments: &'a [Expression]) -> Result {
+        let name = name.trim_start_matches('.');
         if on.is_none() && name == "has" && arguments.len() == 1 {
             return self.has(&arguments[0]);
         }
@@ -190,7 +195,7 @@ impl<'a> Evaluator<'a> {
         let prefix = on.and_then(Expression::path);
         let prefix = prefix.filter(|p| self.find(p.split('.').next().unwrap_or_default()).is_none());
         if let Some(prefix) = prefix {
-            let long = format!("{prefix}.{name}");
+            let long = format!("{}.{name}", prefix.trim_start_matches('.'));
             if long == "cel.bind" && arguments.len() == 3 {
                 let value = self.run(&arguments[1])?;
                 return self.with(&arguments[0], value, &arguments[2]);

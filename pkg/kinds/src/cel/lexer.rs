@@ -59,9 +59,7 @@ pub(super) fn tokens(text: &str) -> Result<Vec<Token>, Fault> {
             continue;
         }
         let Some((kind, length)) = token(rest) else {
-            // Of a text that does not end, all is told up to the end of its line.
-            let quoted = matches!(rest[0], '"' | '\'' | '`');
-            let told = if quoted { rest.iter().take_while(|c| !matches!(c, '\n' | '\r')).count() } else { 1 };
+            let told = if matches!(rest[0], '"' | '\'' | '`') { unended(rest) } else { 1 };
             let told: String = rest[..told].iter().collect();
             return Err(Fault { at, message: format!("Syntax error: token recognition error at: '{told}'") });
         };
@@ -76,6 +74,22 @@ pub(super) fn tokens(text: &str) -> Result<Vec<Token>, Fault> {
     }
     all.push(Token { kind: Kind::End, text: "<EOF>".to_owned(), at });
     Ok(all)
+}
+
+/// How much is told of a text that does not end: its line, up to an escape that is none.
+fn unended(rest: &[char]) -> usize {
+    let mut at = 1;
+    while at < rest.len() && !matches!(rest[at], '\n' | '\r') {
+        if rest[at] == '\\' && rest[0] != '`' {
+            match escape(&rest[at..]) {
+                Some(length) => at += length,
+                None => return (at + 2).min(rest.len()),
+            }
+        } else {
+            at += 1;
+        }
+    }
+    at
 }
 
 /// How much white space or comment comes first.

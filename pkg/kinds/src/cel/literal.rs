@@ -7,6 +7,7 @@ use super::value::Val;
 /// The value of a literal; `None` for a token that is none.
 pub(super) fn value(token: &Token) -> Result<Option<Val>, Fault> {
     let invalid = |what: &str| Fault { at: token.at, message: format!("invalid {what} literal") };
+    let no_escape = || Fault { at: token.at, message: "unable to unescape string".into() };
     let text = token.text.as_str();
     Ok(Some(match token.kind {
         Kind::Constant => match text {
@@ -25,16 +26,25 @@ pub(super) fn value(token: &Token) -> Result<Option<Val>, Fault> {
         }
         Kind::Float => Val::Double(text.parse().map_err(|_| invalid("double"))?),
         Kind::Text => {
-            let bytes = content(text, false).ok_or_else(|| invalid("string"))?;
-            Val::text(String::from_utf8(bytes).map_err(|_| invalid("string"))?)
+            let bytes = content(text, false).ok_or_else(no_escape)?;
+            Val::text(String::from_utf8(bytes).map_err(|_| no_escape())?)
         }
-        Kind::Bytes => Val::Bytes(content(text, true).ok_or_else(|| invalid("bytes"))?.into()),
+        Kind::Bytes => Val::Bytes(content(text, true).ok_or_else(no_escape)?.into()),
         _ => return Ok(None),
     }))
 }
 
+/// The value of a number that has a minus before it.
+pub(super) fn negative(token: &Token) -> Result<Val, Fault> {
+    let invalid = |what: &str| Fault { at: token.at, message: format!("invalid {what} literal") };
+    match token.kind {
+        Kind::Int => integer(&token.text, true).map(Val::Int).ok_or_else(|| invalid("int")),
+        _ => token.text.parse::<f64>().map(|d| Val::Double(-d)).map_err(|_| invalid("double")),
+    }
+}
+
 /// An integer, with the minus that stands before it: the least one has no positive counterpart.
-pub(super) fn integer(text: &str, negative: bool) -> Option<i64> {
+fn integer(text: &str, negative: bool) -> Option<i64> {
     let sign = if negative { "-" } else { "" };
     match text.strip_prefix("0x") {
         Some(hex) => i64::from_str_radix(&format!("{sign}{hex}"), 16).ok(),
@@ -75,6 +85,7 @@ fn content(text: &str, bytes: bool) -> Option<Vec<u8>> {
             't' => (9, false),
             'v' => (11, false),
             'x' | 'X' => (digits(2, 16)?, true),
+            'u' | 'U' if bytes => return None,
             'u' => (digits(4, 16)?, false),
             'U' => (digits(8, 16)?, false),
             '0'..='3' => (kind.to_digit(8)? * 64 + digits(2, 8)?, true),

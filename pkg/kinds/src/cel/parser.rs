@@ -1,10 +1,9 @@
 //! From text to an [`Expression`], by the grammar of `cel-go/parser/gen/CEL.g4`.
 
 use super::Fault;
-use super::ast::{Expression, Operator};
+use super::ast::{Entry, Expression, Operator};
 use super::lexer::{Kind, Token, tokens};
 use super::literal;
-use super::value::Val;
 
 const OPERAND: &str =
     "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
@@ -99,10 +98,11 @@ impl Parser {
             return Err(Fault { at: self.peek().at, message });
         }
         let first = self.operators(0)?;
+        let at = self.peek().at;
         let whole = if self.takes("?") {
             let yes = self.operators(0)?;
-            self.expect(":")?;
-            Expression::Conditional(Box::new([first, yes, self.expression()?]))
+            self.expect_colon()?;
+            Expression::Conditional { parts: Box::new([first, yes, self.expression()?]), at }
         } else {
             first
         };
@@ -113,32 +113,48 @@ impl Parser {
     fn operators(&mut self, level: usize) -> Parsed {
         let Some(marks) = OPERATORS.get(level) else { return self.unary() };
         let mut left = self.operators(level + 1)?;
-        while let Some(mark) = marks.iter().find(|m| self.takes(m)) {
+        if level < 2 {
+            return self.logical(level, left);
+        }
+        loop {
+            let at = self.peek().at;
+            let Some(mark) = marks.iter().find(|m| self.takes(m)) else { return Ok(left) };
             let right = self.operators(level + 1)?;
             let operator = Operator::of(mark).expect("the marks above are operators");
-            left = Expression::Operator { operator, operands: vec![left, right] };
+            left = Expression::Operator { operator, operands: vec![left, right], at };
         }
-        Ok(left)
+    }
+
+    /// Terms between `&&` or between `||`, as the balanced tree that cel-go makes of them.
+    fn logical(&mut self, level: usize, first: Expression) -> Parsed {
+        let operator = if level == 0 { Operator::Or } else { Operator::And };
+        let (mut terms, mut places) = (vec![first], Vec::new());
+        loop {
+            let at = self.peek().at;
+            if !self.takes(OPERATORS[level][0]) {
+                return Ok(balanced(operator, &mut terms.into_iter(), &places));
+            }
+            places.push(at);
+            terms.push(self.operators(level + 1)?);
+        }
     }
 
     fn unary(&mut self) -> Parsed {
         let (mark, operator) = if self.peek().is("!") { ("!", Operator::Not) } else { ("-", Operator::Negate) };
+        let at = self.peek().at;
         let mut times = 0;
         while self.takes(mark) {
             times += 1;
         }
-        // The least integer is one literal: its digits alone are too large.
-        if mark == "-" && times > 0 && self.peek().kind == Kind::Int {
-            let t = self.peek().clone();
-            if let Some(number) = literal::integer(&t.text, true) {
-                self.take();
-                let operand = self.members(Expression::Literal(Val::Int(number)))?;
-                return Ok(prefixed(operator, times - 1, operand));
-            }
+        // One minus belongs to a number: the digits of the least integer alone are too large.
+        if mark == "-" && times == 1 && matches!(self.peek().kind, Kind::Int | Kind::Float) {
+            let t = self.take();
+            let value = literal::negative(&Token { at, ..t })?;
+            return self.members(Expression::Literal { value, at });
         }
         let operand = self.primary()?;
         let operand = self.members(operand)?;
-        Ok(prefixed(operator, times, operand))
+        Ok(prefixed(operator, times, operand, at))
     }
 
     /// Fields, elements and calls of an operand.
@@ -151,10 +167,10 @@ impl Parser {
                 let optional = self.takes("?");
                 let index = self.expression()?;
                 self.expect("]")?;
-                Expression::Index { of: Box::new(operand), index: Box::new(index), optional }
+                Expression::Index { of: Box::new(operand), index: Box::new(index), optional, at }
             } else if let Some(of) = operand.path().filter(|_| self.peek().is("{")) {
                 self.take();
-                Expression::Message { of, fields: self.entries("}", Self::field_entry)? }
+                Expression::Message { of, fields: self.entries("}", Self::field_entry)?, at }
             } else {
                 return Ok(operand);
             };
@@ -167,17 +183,21 @@ impl Parser {
         let t = self.take();
         match t.kind {
             Kind::Identifier if self.peek().is("(") && !optional => {
-                self.take();
+                let at = self.take().at;
                 let arguments = self.entries(")", Self::expression)?;
-                Ok(Expression::Call { on: Some(Box::new(of)), name: t.text, arguments })
+                Ok(Expression::Call { on: Some(Box::new(of)), name: t.text, arguments, at })
             }
-            Kind::Identifier => Ok(Expression::Field { of: Box::new(of), name: t.text, optional, quoted: false, at }),
+            Kind::Identifier => {
+                let (of, name_at) = (Box::new(of), t.at);
+                Ok(Expression::Field { of, name: t.text, optional, quoted: false, at, name_at })
+            }
             Kind::Quoted => {
                 let name = t.text.trim_matches('`').to_owned();
-                Ok(Expression::Field { of: Box::new(of), name, optional, quoted: true, at })
+                Ok(Expression::Field { of: Box::new(of), name, optional, quoted: true, at, name_at: t.at })
             }
-            _ => {
-                Err(Fault { at: t.at, message: format!("Syntax error: no viable alternative at input '.{}'", t.text) })
+            kind => {
+                let text = if kind == Kind::End { "" } else { &t.text };
+                Err(Fault { at: t.at, message: format!("Syntax error: no viable alternative at input '.{text}'") })
             }
         }
     }
@@ -188,39 +208,42 @@ impl Parser {
         }
         let t = self.take();
         match t.kind {
-            Kind::Identifier => self.named(t),
+            Kind::Identifier => self.named("", t),
             Kind::Mark => match t.text.as_str() {
                 "(" => {
                     let inner = self.expression()?;
                     self.expect(")")?;
                     Ok(Expression::Group(Box::new(inner)))
                 }
-                "[" => Ok(Expression::List(self.entries("]", Self::optional_entry)?)),
-                "{" => Ok(Expression::Map(self.entries("}", Self::map_entry)?)),
+                "[" => Ok(Expression::List { items: self.entries("]", Self::optional_entry)?, at: t.at }),
+                "{" => Ok(Expression::Map { entries: self.entries("}", Self::map_entry)?, at: t.at }),
                 _ => match self.peek().kind {
                     Kind::Identifier => {
                         let t = self.take();
-                        self.named(t)
+                        self.named(".", t)
                     }
                     _ => Err(self.unexpected("IDENTIFIER", self.after().kind == Kind::Identifier)),
                 },
             },
             _ => match literal::value(&t)? {
-                Some(value) => Ok(Expression::Literal(value)),
+                Some(value) => Ok(Expression::Literal { value, at: t.at }),
                 None => Err(self.unexpected(OPERAND, false)),
             },
         }
     }
 
-    fn named(&mut self, t: Token) -> Parsed {
+    /// A name, or a call; `lead` is a dot that says that it is no name which a macro gave.
+    fn named(&mut self, lead: &str, t: Token) -> Parsed {
         if RESERVED.contains(&t.text.as_str()) {
             return Err(Fault { at: t.at, message: format!("reserved identifier: {}", t.text) });
         }
+        let name = format!("{lead}{}", t.text);
+        let at = self.peek().at;
         if self.takes("(") {
             let arguments = self.entries(")", Self::expression)?;
-            return Ok(Expression::Call { on: None, name: t.text, arguments });
+            return Ok(Expression::Call { on: None, name, arguments, at });
         }
-        Ok(Expression::Name { name: t.text, at: t.at })
+        Ok(Expression::Name { name, at: t.at })
     }
 
     /// Entries between commas, up to `close`; lists, maps and messages may end in a comma.
@@ -235,8 +258,25 @@ impl Parser {
                 return Err(self.unexpected(OPERAND, false));
             }
         }
-        self.expect(close)?;
+        if close == ")" {
+            self.expect(close)?;
+        } else if !self.takes(close) {
+            let t = self.after();
+            return Err(self.unexpected(&format!("{{'{close}', ','}}"), t.is(close) || t.is(",")));
+        }
         Ok(all)
+    }
+
+    /// A colon, before what must be an operand.
+    fn expect_colon(&mut self) -> Result<(), Fault> {
+        if self.takes(":") {
+            return Ok(());
+        }
+        let t = self.peek();
+        if t.begins_operand() {
+            return Err(Fault { at: t.at, message: format!("Syntax error: missing ':' at '{}'", t.text) });
+        }
+        Err(self.unexpected("':'", self.after().is(":")))
     }
 
     fn optional_entry(&mut self) -> Result<(bool, Expression), Fault> {
@@ -244,28 +284,41 @@ impl Parser {
         Ok((optional, self.expression()?))
     }
 
-    fn map_entry(&mut self) -> Result<(bool, Expression, Expression), Fault> {
+    fn map_entry(&mut self) -> Result<Entry<Expression>, Fault> {
         let (optional, key) = self.optional_entry()?;
-        self.expect(":")?;
-        Ok((optional, key, self.expression()?))
+        let at = self.peek().at;
+        self.expect_colon()?;
+        Ok(Entry { optional, key, value: self.expression()?, at })
     }
 
-    fn field_entry(&mut self) -> Result<(bool, String, Expression), Fault> {
+    fn field_entry(&mut self) -> Result<Entry<String>, Fault> {
         let optional = self.takes("?");
         if !matches!(self.peek().kind, Kind::Identifier | Kind::Quoted) {
             return Err(self.unexpected("{IDENTIFIER, ESC_IDENTIFIER}", self.after().kind == Kind::Identifier));
         }
-        let name = self.take().text.trim_matches('`').to_owned();
-        self.expect(":")?;
-        Ok((optional, name, self.expression()?))
+        let key = self.take().text.trim_matches('`').to_owned();
+        let at = self.peek().at;
+        self.expect_colon()?;
+        Ok(Entry { optional, key, value: self.expression()?, at })
     }
 }
 
 /// The operand with an operator before it, so many times.
-fn prefixed(operator: Operator, times: usize, operand: Expression) -> Expression {
+fn prefixed(operator: Operator, times: usize, operand: Expression, at: usize) -> Expression {
     // Two of them say nothing, to syntax and value alike.
     match times % 2 {
         0 => operand,
-        _ => Expression::Operator { operator, operands: vec![operand] },
+        _ => Expression::Operator { operator, operands: vec![operand], at },
     }
+}
+
+/// One more term than places, which are where the operators stand.
+fn balanced(operator: Operator, terms: &mut impl Iterator<Item = Expression>, places: &[usize]) -> Expression {
+    if places.is_empty() {
+        return terms.next().expect("there is one more term than operators");
+    }
+    let middle = places.len() / 2;
+    let left = balanced(operator, terms, &places[..middle]);
+    let right = balanced(operator, terms, &places[middle + 1..]);
+    Expression::Operator { operator, operands: vec![left, right], at: places[middle] }
 }

@@ -39,7 +39,7 @@ impl Custom {
         if errors.iter().any(hides_rules) {
             let m = "some validation rules were not checked because the object was invalid; correct the existing errors \
                      to complete validation";
-            errors.push(FieldError::invalid(&Path::root(), "null", m));
+            errors.push(FieldError::invalid(&Path::root(), Value::Null, m));
             return Judgement { errors, warnings: Vec::new() };
         }
         let judged = rules.judge(new, old, change.as_ref());

@@ -1,9 +1,10 @@
 //! What extends the API server: webhooks and policies of admission, and API services.
 //!
-//! Invariant: of CEL expressions syntax and names are looked at; types are their evaluator's business.
+//! Invariant: CEL expressions are checked as upstream checks new ones, their types included.
 
 use super::expressions::Surroundings;
 use crate::access::{Access, set, unset};
+use crate::cel::check::Type;
 use crate::metadata::label_selector;
 use crate::ownership;
 use crate::strategy::{PLAIN, Strategy};
@@ -313,7 +314,7 @@ fn match_conditions(parent: &Value, path: &Path) -> FieldErrors {
         let (name, p) = (c.text("name"), path.index(i));
         errs.extend(match c.text("expression").trim() {
             "" => Some(FieldError::required(&p.child("expression"), "")),
-            text => Surroundings::of_conditions(parent).fault(text, text, true, &p.child("expression")),
+            text => Surroundings::of_conditions(parent).fault(text, text, true, &[Type::Bool], &p.child("expression")),
         });
         if name.is_empty() {
             errs.push(FieldError::required(&p.child("name"), ""));
@@ -346,6 +347,7 @@ fn policy_head(spec: &Value, path: &Path, mutates: bool) -> FieldErrors {
         errs.push(FieldError::required(&constraints, ""));
     }
     errs.extend(match_conditions(spec, &path.child("matchConditions")));
+    let mut around = Surroundings::of_policy(spec, mutates);
     for (i, v) in spec.list("variables").iter().enumerate() {
         let at = path.child("variables").index(i);
         let (name, text) = (v.text("name"), v.text("expression"));
@@ -357,8 +359,9 @@ fn policy_head(spec: &Value, path: &Path, mutates: bool) -> FieldErrors {
         let p = at.child("expression");
         errs.extend(match text.trim() {
             "" => Some(FieldError::required(&p, "expression is not specified")),
-            _ => Surroundings::of_policy(spec, i, mutates).fault(text, text, true, &p),
+            _ => around.fault(text, text, true, &[], &p),
         });
+        around.define(v);
     }
     errs
 }
@@ -385,8 +388,8 @@ fn mutating_policy(p: &Value) -> FieldErrors {
     if all.is_empty() {
         errs.push(FieldError::required(&at, "mutations must contain at least one item"));
     }
+    let around = Surroundings::after_variables(spec, true);
     for (i, m) in all.iter().enumerate() {
-        let around = Surroundings::of_policy(spec, usize::MAX, true);
         errs.extend(mutation(m, &around, &at.index(i)));
     }
     let p = path.child("reinvocationPolicy");
@@ -406,11 +409,15 @@ fn mutation(m: &Value, around: &Surroundings, path: &Path) -> FieldErrors {
         _ => return supported(kind, &["ApplyConfiguration", "JSONPatch"], &path.child("patchType")),
     };
     let mut errs = Vec::new();
+    let wanted = match used {
+        "jsonPatch" => Type::list(Type::object("JSONPatch")),
+        _ => Type::object("Object"),
+    };
     let p = path.child(used);
     errs.extend(match m.at(used).text("expression").trim() {
         _ if !m.has(used) => Some(FieldError::required(&p, format!("must be specified when patchType is {kind}"))),
         "" => Some(FieldError::required(&p.child("expression"), "")),
-        text => around.fault(text, text, true, &p.child("expression")),
+        text => around.fault(text, text, true, &[wanted], &p.child("expression")),
     });
     if m.has(other) {
         let why = format!("must not be specified when patchType is {kind}");
@@ -429,7 +436,7 @@ fn policy(p: &Value) -> FieldErrors {
         }
         return errs;
     }
-    let around = Surroundings::of_policy(spec, usize::MAX, false);
+    let around = Surroundings::after_variables(spec, false);
     for (i, v) in spec.list("validations").iter().enumerate() {
         errs.extend(policy_validation(v, &around, &path.child("validations").index(i)));
     }
@@ -514,14 +521,14 @@ fn policy_validation(v: &Value, around: &Surroundings, path: &Path) -> FieldErro
     let (text, p) = (v.text("expression"), path.child("expression"));
     errs.extend(match text.trim() {
         "" => Some(FieldError::required(&p, "expression is not specified")),
-        _ => around.fault(text, text, true, &p),
+        _ => around.fault(text, text, true, &[Type::Bool], &p),
     });
     for f in ["messageExpression", "message"] {
         let (text, p) = (v.text(f), path.child(f));
         if !text.is_empty() && text.trim().is_empty() {
             errs.push(FieldError::invalid(&p, text, "must be non-empty if specified"));
         } else if f == "messageExpression" && !text.is_empty() {
-            errs.extend(around.fault(text, text, false, &p));
+            errs.extend(around.fault(text, text, false, &[Type::Text], &p));
         } else if f == "message" && text.trim().contains(['\n', '\r']) {
             errs.push(FieldError::invalid(&p, text, "must not contain line breaks"));
         }
@@ -544,7 +551,7 @@ fn audit_annotations(policy: &str, all: &[Value], around: &Surroundings, path: &
         let (text, at) = (a.text("valueExpression"), p.child("valueExpression"));
         errs.extend(match text.trim() {
             "" => Some(FieldError::required(&at, "valueExpression is not specified")),
-            trimmed => around.fault(trimmed, text, true, &at),
+            trimmed => around.fault(trimmed, text, true, &[Type::Text, Type::Null], &at),
         });
         if !seen.insert(a.text("key")) {
             errs.push(FieldError::duplicate(&p.child("key"), a.text("key")));
@@ -734,7 +741,7 @@ mod tests {
         let good = json!({"metadata": {"name": "p"}, "spec": {
             "failurePolicy": "Fail", "reinvocationPolicy": "Never",
             "matchConstraints": {"matchPolicy": "Exact", "namespaceSelector": {}, "objectSelector": {}, "resourceRules": [rule]},
-            "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": "[]"}}]}});
+            "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": "[JSONPatch{op: 'test'}]"}}]}});
         assert_eq!(mutating_policy(&good), Vec::new());
         let mut bad = good;
         bad["spec"]["matchConstraints"]["resourceRules"][0]["operations"] = json!(["DELETE"]);

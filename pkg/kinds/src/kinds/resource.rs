@@ -1,9 +1,9 @@
 //! Dynamic resource allocation: claims and their templates, classes, slices and taint rules.
 //!
-//! Not here: types and costs of CEL expressions, which the scheduler that evaluates them would have to know.
+//! Not here: the costs of CEL expressions, which the scheduler that evaluates them would have to know.
 
 use crate::access::Access;
-use crate::cel::{self, Scope};
+use crate::cel::check::{Environment, Library, Objects, Type, check};
 use crate::metadata::{annotations, fixed, immutable, label_name, labels};
 use crate::ownership;
 use crate::strategy::{PLAIN, STATELESS, Strategy};
@@ -12,6 +12,7 @@ use crate::validation::plugins::declared_driver_name;
 use isopod_api::{FieldError, FieldErrors, Path, names};
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 pub fn strategy(kind: &str) -> Strategy {
     match kind {
@@ -318,9 +319,24 @@ fn in_declared_words(mut e: FieldError) -> FieldError {
     e
 }
 
+/// What selectors of devices can speak of.
+fn of_device() -> Environment {
+    const DEVICE: &str = "kubernetes.DRADevice";
+    let of_domains = |value: Type| Type::map(Type::Text, Type::map(Type::Text, value));
+    let fields = [
+        ("driver", Type::Text),
+        ("attributes", of_domains(Type::Any)),
+        ("capacity", of_domains(Type::object("kubernetes.Quantity"))),
+        ("allowMultipleAllocations", Type::Bool),
+    ];
+    let fields = fields.map(|(name, t)| (name.to_owned(), t));
+    let objects = Objects::from([(DEVICE.to_owned(), fields.into())]);
+    Environment::new(Library::Device).objects(Arc::new(objects)).variable("device", Type::object(DEVICE))
+}
+
 /// Selectors of devices.
 fn selectors(parent: &Value, path: &Path) -> FieldErrors {
-    let scope = Scope { roots: vec!["device"], ..Scope::default() };
+    let environment = of_device();
     let check = |(i, s): (usize, &Value)| {
         let (p, text) = (path.index(i).child("cel"), s.text("cel.expression"));
         if !s.has("cel") {
@@ -330,7 +346,12 @@ fn selectors(parent: &Value, path: &Path) -> FieldErrors {
         if text.len() > MAX_EXPRESSION {
             return Some(FieldError::too_long(&p, MAX_EXPRESSION));
         }
-        cel::check(text, &scope).map(|m| FieldError::invalid(&p, text, m))
+        let why = match check(text, &environment) {
+            Err(e) => format!("compilation failed: {e}"),
+            Ok(c) if matches!(c.result(), Type::Bool | Type::Any) => return None,
+            Ok(c) => format!("must evaluate to bool or the unknown type, not {}", c.result()),
+        };
+        Some(FieldError::invalid(&p, text, why))
     };
     parent.list("selectors").iter().enumerate().filter_map(check).collect()
 }

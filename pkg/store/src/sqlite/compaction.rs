@@ -166,7 +166,7 @@ mod tests {
         for pace in [PACE, Pace { look: 3, drop: 2, gather: 5 }, Pace { look: 1, drop: 1, gather: 1 }] {
             let dir = tempfile::tempdir().unwrap();
             let files = Files::of(dir.path());
-            let draft = Draft::begin(&files).unwrap();
+            let draft = Draft::begin(&files, None).unwrap();
             let conn = &draft.conn;
             fill(conn, 120);
             let mut begun_at = 0;

@@ -16,6 +16,9 @@ pub fn call(name: &str, arguments: &[Val]) -> Found {
     if let Some(format) = name.strip_prefix("format.") {
         return named_format(format, arguments);
     }
+    if let ("sign", [Val::Quantity(q)]) = (name, arguments) {
+        return quantity_method(name, q, &[]);
+    }
     let [Val::Text(text), rest @ ..] = arguments else { return None };
     let loose = matches!(rest, [Val::Bool(true)]);
     Some(match name {
@@ -87,9 +90,11 @@ fn ordered(order: Ordering) -> Val {
 }
 
 fn ip(text: &str) -> Result<IpAddr> {
-    let parsed: IpAddr = text
-        .parse()
-        .map_err(|_| format!("IP Address {text:?} parse error during conversion from string: unable to parse IP"))?;
+    let parsed: IpAddr = text.parse().map_err(|_| {
+        format!(
+            "IP Address {text:?} parse error during conversion from string: ParseAddr({text:?}): unable to parse IP"
+        )
+    })?;
     match parsed {
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
             Err(format!("IPv4-mapped IPv6 address {text:?} is not allowed"))
@@ -247,7 +252,7 @@ fn decoded(text: &str) -> String {
 }
 
 fn version(text: &str, loose: bool) -> Result<Version> {
-    let wrong = |why: &str| format!("Semver parse error during conversion from string: {why}");
+    let wrong = |why: &str| why.to_owned();
     let text = if loose { text.trim().trim_start_matches('v') } else { text };
     let (rest, build) = text.split_once('+').unwrap_or((text, ""));
     let (numbers, prerelease) = rest.split_once('-').unwrap_or((rest, ""));

@@ -9,7 +9,11 @@ use std::sync::Arc;
 
 pub fn call(name: &str, arguments: &[Val]) -> Found {
     match (name, arguments) {
+        ("lists.range", [Val::Int(n)]) if *n < 0 => {
+            Some(Err(format!("lists.range: size must be non-negative, got {n}")))
+        }
         ("lists.range", [Val::Int(n)]) => Some(Ok(Val::list((0..(*n).max(0)).map(Val::Int).collect()))),
+        ("optional.unwrap", [Val::List(items)]) => Some(unwrap(items)),
         ("sets.contains", [Val::List(a), Val::List(b)]) => Some(Ok(Val::Bool(contains(a, b)))),
         ("sets.equivalent", [Val::List(a), Val::List(b)]) => Some(Ok(Val::Bool(contains(a, b) && contains(b, a)))),
         ("sets.intersects", [Val::List(a), Val::List(b)]) => {
@@ -35,6 +39,8 @@ pub fn method(name: &str, items: &Arc<[Val]>, arguments: &[Val]) -> Found {
         ("max", []) => extreme("max", items, Ordering::Greater),
         ("indexOf", [x]) => Ok(place(items.iter().position(|i| i.equals(x)))),
         ("lastIndexOf", [x]) => Ok(place(items.iter().rposition(|i| i.equals(x)))),
+        ("includes", [x]) => Ok(Val::Bool(items.iter().any(|i| i.equals(x)))),
+        ("unwrapOpt", []) => unwrap(items),
         ("join", []) => join(items, ""),
         ("join", [Val::Text(by)]) => join(items, by),
         ("reverse", []) => Ok(Val::list(items.iter().rev().cloned().collect())),
@@ -56,6 +62,19 @@ pub fn method(name: &str, items: &Arc<[Val]>, arguments: &[Val]) -> Found {
         ("last", []) => Ok(Val::Optional(items.last().cloned().map(Arc::new))),
         _ => return None,
     })
+}
+
+/// What is inside of the optionals that have something.
+fn unwrap(items: &[Val]) -> Result {
+    let mut out = Vec::new();
+    for item in items {
+        match item {
+            Val::Optional(Some(value)) => out.push((**value).clone()),
+            Val::Optional(None) => {}
+            _ => return Err("no such overload".into()),
+        }
+    }
+    Ok(Val::list(out))
 }
 
 fn place(found: Option<usize>) -> Val {

@@ -12,6 +12,7 @@ use super::eval::Result;
 use super::value::Val;
 use base64::Engine;
 pub(super) use operators::operate;
+pub(super) use text::is_regex;
 
 /// A function's result. `None`: it is not one of these, or not for such arguments.
 pub(super) type Found = Option<Result>;

@@ -19,7 +19,7 @@ pub fn call(name: &str, arguments: &[Val]) -> Found {
             Val::Text(t) => Some(match &**t {
                 "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Val::Bool(true)),
                 "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Val::Bool(false)),
-                other => Err(format!("type conversion error from 'string' to 'bool': {other}")),
+                _ => Err("type conversion error from 'string' to 'bool'".to_owned()),
             }),
             _ => None,
         },
@@ -53,9 +53,7 @@ fn to_int(value: &Val) -> Found {
         Val::Uint(u) => i64::try_from(*u).map(Val::Int).map_err(|_| range()),
         Val::Double(d) if d.abs() < 9_223_372_036_854_775_807.0 => Ok(Val::Int(*d as i64)),
         Val::Double(_) => Err(range()),
-        Val::Text(t) => {
-            t.parse().map(Val::Int).map_err(|_| format!("type conversion error from 'string' to 'int': {t}"))
-        }
+        Val::Text(t) => t.parse().map(Val::Int).map_err(|_| "type conversion error from 'string' to 'int'".to_owned()),
         Val::Timestamp(t) => Ok(Val::Int(t.as_second())),
         Val::Duration(d) => i64::try_from(d.as_nanos()).map(Val::Int).map_err(|_| range()),
         _ => return None,
@@ -70,7 +68,7 @@ fn to_uint(value: &Val) -> Found {
         Val::Double(d) if *d >= 0.0 && *d < 18_446_744_073_709_551_615.0 => Ok(Val::Uint(*d as u64)),
         Val::Double(_) => Err(range()),
         Val::Text(t) => {
-            t.parse().map(Val::Uint).map_err(|_| format!("type conversion error from 'string' to 'uint': {t}"))
+            t.parse().map(Val::Uint).map_err(|_| "type conversion error from 'string' to 'uint'".to_owned())
         }
         _ => return None,
     })
@@ -80,7 +78,7 @@ fn to_double(value: &Val) -> Found {
     Some(match value {
         Val::Int(_) | Val::Uint(_) | Val::Double(_) => Ok(Val::Double(value.number()?)),
         Val::Text(t) => {
-            t.parse().map(Val::Double).map_err(|_| format!("type conversion error from 'string' to 'double': {t}"))
+            t.parse().map(Val::Double).map_err(|_| "type conversion error from 'string' to 'double'".to_owned())
         }
         _ => return None,
     })

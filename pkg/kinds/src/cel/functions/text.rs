@@ -95,6 +95,11 @@ pub fn method(name: &str, text: &Arc<str>, arguments: &[Val]) -> Found {
     }
 }
 
+/// Whether it can be compiled.
+pub fn is_regex(pattern: &str) -> bool {
+    regex(pattern).is_ok()
+}
+
 /// Go's regular expressions are RE2's, as this crate's are.
 fn regex(pattern: &str) -> Result<regex::Regex> {
     regex::Regex::new(pattern).map_err(|e| format!("error parsing regexp: {e}"))

@@ -3,17 +3,18 @@
 //! Invariant: a definition is looked at as upstream's internal version has it ([`lift`]), since that decides at which
 //! path an error stands.
 //!
-//! Not here: types and costs of CEL expressions, since compiling them is their evaluator's business; and CA bundles,
-//! which upstream looks at once a definition is established.
+//! Not here: CA bundles, which upstream looks at once a definition is established.
 
 mod conversion;
 mod defaults;
 mod deletion;
+mod expressions;
 pub(crate) mod field_path;
 mod schema;
 mod spec;
 mod structural;
 
+use self::expressions::Accepted;
 use crate::access::{Access, set};
 use crate::ownership;
 use crate::strategy::{PLAIN, Strategy};
@@ -61,6 +62,8 @@ struct Rules {
     atomic_sets: bool,
     solid_keys: bool,
     known_review: bool,
+    /// Rules in CEL that are there already.
+    accepted: Accepted,
     /// Versions that may keep more selectable fields than allowed; `""` stands for all versions together.
     many_selectable: BTreeSet<String>,
 }
@@ -76,6 +79,7 @@ impl Rules {
             atomic_sets: true,
             solid_keys: true,
             known_review: true,
+            accepted: Accepted::default(),
             many_selectable: BTreeSet::new(),
         }
     }
@@ -94,6 +98,7 @@ impl Rules {
             atomic_sets: holds(schema::is_set_of_parts),
             solid_keys: holds(schema::has_loose_keys),
             known_review: reviews.is_empty() || reviews.iter().any(|v| conversion::REVIEWS.contains(v)),
+            accepted: Accepted::of(&all),
             many_selectable: spec::with_many_selectable(new, old),
         }
     }

@@ -1,9 +1,9 @@
 //! The OpenAPI schemas of a definition: what they may say at all.
 
+use super::expressions::{Costs, Level};
 use super::field_path::follow;
 use super::{Rules, defaults, structural};
 use crate::access::{Access, is_empty};
-use crate::cel::{self, Scope};
 use isopod_api::{FieldError, FieldErrors, Path};
 use serde_json::Value;
 
@@ -138,7 +138,9 @@ pub(super) fn validation(validation: &Value, status: bool, rules: &Rules, path: 
     let place = Place { rules, no_defaults: None, inside_meta: false, root: true };
     errs.extend(place.open_api(schema, &path));
     if sound {
-        errs.extend(place.expressions(schema, &path));
+        let mut costs = Costs::new(&rules.accepted, schema);
+        errs.extend(place.expressions(schema, &Level::root(), &mut costs, &path));
+        errs.extend(costs.faults(&path));
     }
     if errs.is_empty() {
         errs.extend(unsupported.map(|why| FieldError::invalid(&path, "", why)));
@@ -275,27 +277,23 @@ impl Place<'_> {
     }
 
     /// The expressions of rules, in schemas that have no other faults.
-    fn expressions(&self, s: &Value, path: &Path) -> FieldErrors {
+    fn expressions(&self, s: &Value, level: &Level, costs: &mut Costs<'_>, path: &Path) -> FieldErrors {
         let mut errs = Vec::new();
-        let below = Place { root: false, ..self.clone() };
-        for f in ["additionalProperties", "items"].iter().filter(|f| s.at(f).is_object()) {
-            errs.extend(below.expressions(s.at(f), &path.child(f)));
+        let place = Place { root: false, ..self.clone() };
+        let below = level.below(s, path);
+        let (more, items) = (s.at("additionalProperties"), s.at("items"));
+        if more.is_object() {
+            errs.extend(place.expressions(more, &below, costs, &path.child("additionalProperties")));
         }
         for (name, property) in s.entries("properties") {
-            errs.extend(below.expressions(property, &path.child("properties").key(name)));
+            errs.extend(place.expressions(property, &below, costs, &path.child("properties").key(name)));
         }
-        let rules = s.list("x-kubernetes-validations");
-        if rules.is_empty() || !self.open_api(s, path).is_empty() {
-            return errs;
+        if items.is_object() {
+            errs.extend(place.expressions(items, &below, costs, &path.child("items")));
         }
-        let scope =
-            Scope { roots: vec!["self", "oldSelf"], of_self: Some(s), root_object: self.root, ..Scope::default() };
-        for (i, r) in rules.iter().enumerate() {
-            let p = path.child("x-kubernetes-validations").index(i);
-            for f in ["rule", "messageExpression"].iter().filter(|f| !r.text(f).is_empty()) {
-                let fault = cel::check(r.text(f), &scope);
-                errs.extend(fault.map(|m| in_go_names(r, FieldError::invalid(&p.child(f), "", m))));
-            }
+        let has_rules = !s.list("x-kubernetes-validations").is_empty();
+        if has_rules && self.open_api(s, path).is_empty() {
+            errs.extend(costs.rules(s, self.root, level, path));
         }
         errs
     }
@@ -312,21 +310,6 @@ impl Place<'_> {
         }
         errs
     }
-}
-
-/// Shows the rule as Go marshals its internal struct.
-fn in_go_names(rule: &Value, mut e: FieldError) -> FieldError {
-    let fields = [
-        ("Rule", Value::from(rule.text("rule"))),
-        ("Message", Value::from(rule.text("message"))),
-        ("MessageExpression", Value::from(rule.text("messageExpression"))),
-        ("Reason", rule.at("reason").clone()),
-        ("FieldPath", Value::from(rule.text("fieldPath"))),
-        ("OptionalOldSelf", rule.at("optionalOldSelf").clone()),
-    ];
-    let shown = fields.map(|(name, value)| format!("{name:?}:{value}")).join(",");
-    e.shown = Some(isopod_schema::json::html_escaped(&format!("{{{shown}}}")));
-    e
 }
 
 fn type_must_be(s: &Value, wanted: &str, because: &str, path: &Path) -> FieldErrors {

@@ -1,0 +1,125 @@
+//! The configuration in force, and how it follows its file.
+
+use crate::config::{self, ConfigError};
+use crate::provider::{Opened, Rules, SealError};
+use crate::resources::Resources;
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use isopod_base::errors::Chain;
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// How often the file is looked at, as upstream does.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// The file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("cannot read the encryption configuration {0}")]
+    Read(PathBuf, #[source] std::io::Error),
+    #[error("the encryption configuration {0}: error while parsing file")]
+    Parse(PathBuf, #[source] ConfigError),
+    #[error("the encryption configuration {0}: error while building transformers")]
+    Build(PathBuf, #[source] SealError),
+}
+
+struct Loaded {
+    rules: Rules,
+    /// Not the text: keys are in no more places than needed.
+    digest: [u8; 32],
+}
+
+/// See the module.
+pub struct Encryption {
+    path: PathBuf,
+    resources: Resources,
+    loaded: ArcSwap<Loaded>,
+    reloads: bool,
+}
+
+impl Encryption {
+    /// Reads the file; with `reload` it is read again when it changes. One that has become bad is said in the log, and what was
+    /// in force stays so.
+    pub async fn load(path: PathBuf, resources: Resources, reload: bool) -> Result<Arc<Self>, LoadError> {
+        let (text, digest) = read(&path).await?;
+        let loaded = build(&path, &text, digest).await?;
+        let made = Arc::new(Encryption { path, resources, loaded: ArcSwap::from_pointee(loaded), reloads: reload });
+        if reload {
+            tokio::spawn(follow(Arc::downgrade(&made)));
+        }
+        Ok(made)
+    }
+
+    /// Looks at the file once. True: another configuration is in force now.
+    pub async fn look(&self) -> Result<bool, LoadError> {
+        let (text, digest) = read(&self.path).await?;
+        if digest == self.loaded.load().digest {
+            return Ok(false);
+        }
+        self.loaded.store(Arc::new(build(&self.path, &text, digest).await?));
+        Ok(true)
+    }
+
+    /// Do all plugins of key management services answer? What is wrong with one that does not is in the log.
+    pub fn is_well(&self) -> bool {
+        self.loaded.load().rules.is_well()
+    }
+
+    /// Are there such plugins, or can there be some without a restart?
+    pub fn may_have_plugins(&self) -> bool {
+        self.reloads || self.loaded.load().rules.has_plugins()
+    }
+
+    pub(crate) fn covers(&self, key: &[u8]) -> bool {
+        self.resources.of(key).is_some()
+    }
+
+    pub(crate) fn seal(&self, key: &[u8], plain: Bytes) -> Result<Bytes, SealError> {
+        match self.resources.of(key) {
+            Some(resource) => self.loaded.load().rules.seal(resource, key, plain),
+            None => Ok(plain),
+        }
+    }
+
+    pub(crate) async fn open(&self, key: &[u8], stored: Bytes) -> Result<Opened, SealError> {
+        match self.resources.of(key) {
+            Some(resource) => self.loaded.load_full().rules.open(resource, key, stored).await,
+            None => Ok(Opened { value: stored, stale: false }),
+        }
+    }
+}
+
+async fn read(path: &Path) -> Result<(String, [u8; 32]), LoadError> {
+    let text = tokio::fs::read_to_string(path).await.map_err(|e| LoadError::Read(path.into(), e))?;
+    let digest = Sha256::digest(text.as_bytes()).into();
+    Ok((text, digest))
+}
+
+async fn build(path: &Path, text: &str, digest: [u8; 32]) -> Result<Loaded, LoadError> {
+    let resources = config::parse(text).map_err(|e| LoadError::Parse(path.into(), e))?;
+    let rules = Rules::new(&resources).await.map_err(|e| LoadError::Build(path.into(), e))?;
+    Ok(Loaded { rules, digest })
+}
+
+async fn follow(encryption: Weak<Encryption>) {
+    let mut said = None;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let Some(encryption) = encryption.upgrade() else { return };
+        match encryption.look().await {
+            Ok(true) => tracing::info!(file = %encryption.path.display(), "the encryption configuration has changed"),
+            Ok(false) => {}
+            Err(e) => {
+                let text = Chain(&e).to_string();
+                if said.as_ref() != Some(&text) {
+                    tracing::error!(error = %text, "the encryption configuration in force stays");
+                }
+                said = Some(text);
+                continue;
+            }
+        }
+        said = None;
+    }
+}
