@@ -8,6 +8,7 @@ use crate::allocate::{kubernetes_service, peers};
 use crate::authn::PeerCertificates;
 use crate::cache::Hub;
 use crate::config::Config;
+use crate::conversion::Conversions;
 use crate::definitions::{self, Definitions};
 use crate::fairness::{self, Fairness, Gauges, InFlight};
 use crate::metrics::Metrics;
@@ -15,7 +16,7 @@ use crate::objects::SharedLease;
 use crate::pipeline::{self, Intent};
 use crate::registry::Registry;
 use crate::tunnel::{NodeDialer, Tunnels};
-use crate::{chain, compaction};
+use crate::{callout, chain, compaction};
 use arc_swap::ArcSwap;
 use axum::body::Body;
 use axum::response::Response;
@@ -62,6 +63,8 @@ pub struct ApiServer {
     pub config: Config,
     pub(crate) registry: ArcSwap<Registry>,
     pub(crate) definitions: Definitions,
+    pub(crate) conversions: Conversions,
+    pub(crate) callouts: Arc<callout::Pool>,
     pub(crate) aggregation: Arc<Aggregation>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) admission: Vec<Box<dyn Plugin>>,
@@ -94,6 +97,8 @@ impl ApiServer {
         let server = Arc::new(ApiServer {
             registry: ArcSwap::from_pointee(registry),
             definitions: Definitions::default(),
+            conversions: Conversions::default(),
+            callouts: Arc::default(),
             aggregation: Arc::default(),
             hub,
             admission: admission::all::all(),
