@@ -9,6 +9,7 @@ use crate::cache::resource::Cache;
 use crate::cache::watcher::Delivery;
 use crate::candidate::apply::{Apply, Configuration};
 use crate::encode::served;
+use crate::ownership::Served;
 use crate::pipeline;
 use isopod_api::{Status, time};
 use isopod_kinds::access::Access;
@@ -212,7 +213,8 @@ async fn write(server: &ApiServer, schema: &Value, condition: Value) -> Result<(
         "status": {"conditions": [condition]},
     });
     let configuration = Configuration::new(config, true);
-    match pipeline::update(server, &intent, &Apply { server, intent: &intent, configuration }).await {
+    let versions = Served::new(server, &intent.kind);
+    match pipeline::update(server, &intent, &Apply { server, intent: &intent, configuration, versions }).await {
         Err(e) if e.code != 404 => Err(e),
         _ => Ok(()),
     }
