@@ -73,6 +73,30 @@ pub struct Datastore {
     pub datastore_keyfile: Option<PathBuf>,
 }
 
+/// How much clients may ask of the API server. The names are upstream's.
+#[derive(Args, Clone)]
+pub struct RequestLimits {
+    /// Share out what runs at a time by flow schemas and priority levels; else the two limits below stand for themselves
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true",
+          action = clap::ArgAction::Set, value_name = "BOOL", help_heading = "API server")]
+    pub enable_priority_and_fairness: bool,
+    /// Reads that run at a time. With priority and fairness it adds up with the next limit; without, 0 is no limit
+    #[arg(long, default_value_t = 400, value_name = "N", help_heading = "API server")]
+    pub max_requests_inflight: u32,
+    /// Other requests that run at a time
+    #[arg(long, default_value_t = 200, value_name = "N", help_heading = "API server")]
+    pub max_mutating_requests_inflight: u32,
+    /// How long a request may take that is not a watch or a stream
+    #[arg(long, default_value = "1m", value_parser = duration, value_name = "DURATION", help_heading = "API server")]
+    pub request_timeout: Duration,
+    /// Seconds after which a watch ends that names no time of its own; up to twice as many
+    #[arg(long, default_value_t = 1800, value_name = "SECONDS", help_heading = "API server")]
+    pub min_request_timeout: u32,
+    /// The part of HTTP/2 requests whose connection is closed, so that clients find other servers; at most 0.02
+    #[arg(long, default_value_t = 0.0, value_parser = goaway_chance, value_name = "PART", help_heading = "API server")]
+    pub goaway_chance: f64,
+}
+
 #[derive(Args)]
 pub struct EncryptionArgs {
     /// Encrypt Secrets in the datastore with a key that is made once, DATA_DIR/server/encryption.yaml
@@ -112,6 +136,8 @@ pub struct ServerArgs {
     /// Further name or address in the API server's certificate (repeatable)
     #[arg(long, value_name = "NAME", help_heading = "API server")]
     pub tls_san: Vec<String>,
+    #[command(flatten)]
+    pub limits: RequestLimits,
     #[command(flatten)]
     pub front_proxy: FrontProxyArgs,
     #[command(flatten)]
@@ -462,6 +488,12 @@ pub fn duration(s: &str) -> Result<Duration, String> {
         rest = &rest[unit..];
     }
     if s.is_empty() { Err(wrong()) } else { Ok(total) }
+}
+
+/// As upstream limits it: a client that is sent away at every request gets nowhere.
+fn goaway_chance(s: &str) -> Result<f64, String> {
+    let part = s.parse::<f64>().ok().filter(|p| (0.0..=0.02).contains(p));
+    part.ok_or_else(|| "--goaway-chance can not be less than 0 or greater than 0.02".to_owned())
 }
 
 fn port_range(s: &str) -> Result<(u16, u16), String> {

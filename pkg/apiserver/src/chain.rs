@@ -1,12 +1,12 @@
 //! What every request passes through, in upstream's order: request id, panic recovery, request info, authentication, (audit,)
-//! impersonation, in-flight limits, authorization, then the handler.
+//! impersonation, priority and fairness, authorization, then the handler.
 
 use crate::audit::{Ends, Trail};
 use crate::encode::negotiate::{self, Form};
 use crate::encode::{body, value};
 use crate::request::{Query, RequestInfo};
 use crate::verbs::{self, Call};
-use crate::{ApiServer, aggregation, definitions, impersonate, nonresource, reviews, unread};
+use crate::{ApiServer, aggregation, deadline, definitions, fairness, impersonate, nonresource, reviews, unread};
 use axum::body::Body;
 use axum::response::Response;
 use futures::FutureExt;
@@ -15,28 +15,27 @@ use isopod_api::{Gvr, Status, UserInfo};
 use isopod_auth::{Attributes, Decision};
 use parking_lot::Mutex;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-
-/// A request that is not a watch or a stream ends by then.
-const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Serves one request. Whatever happens, there is a response.
 pub async fn serve(server: Arc<ApiServer>, mut request: Request<Body>) -> Response {
     let started = Instant::now();
     let id = audit_id(&request);
     let query = Query::parse(request.uri().query());
-    let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
+    let info = Arc::new(RequestInfo::parse(request.method(), request.uri().path(), &query));
     let form = negotiate::form(request.headers(), &query, false).unwrap_or_default();
     let warnings: Arc<Mutex<Vec<String>>> = Arc::default();
     request.headers_mut().insert("audit-id", id.clone());
     request.headers_mut().remove(header::EXPECT);
     let head = *request.method() == http::Method::HEAD;
+    let goaway = request.version() == http::Version::HTTP_2 && deadline::goes_away(server.config.goaway_chance);
     let (request, rest) = unread::lend(request);
+    let mark = OnceLock::new();
     let shown_id = String::from_utf8_lossy(id.as_bytes());
     let trail = Trail::begin(server.config.audit.as_ref(), &shown_id, server.config.clock.now());
 
-    let handled = authorized(&server, request, info.clone(), query, warnings.clone(), trail.clone());
+    let handled = in_time(&server, request, info.clone(), query, warnings.clone(), trail.clone(), started, &mark);
     let mut ends = if info.is_long_running() { Ends::Late } else { Ends::Soon };
     let outcome = match AssertUnwindSafe(handled).catch_unwind().await {
         Ok(outcome) => outcome,
@@ -61,6 +60,12 @@ pub async fn serve(server: Arc<ApiServer>, mut request: Request<Body>) -> Respon
         // HTTP/1 drops it by itself; over HTTP/2 a client would take it as a breach of the protocol.
         *response.body_mut() = Body::empty();
     }
+    if let Some(mark) = mark.get() {
+        mark.write(&mut response);
+    }
+    if goaway {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     decorate(&mut response, &id, &warnings.lock());
     response = trail.finish(response, failure.as_ref(), ends).await;
     server.metrics.observe(&info, response.status().as_u16(), started.elapsed());
@@ -73,6 +78,8 @@ enum Refusal {
     Unauthenticated(Status),
     /// Its sender may not ask for that.
     Forbidden(Status),
+    /// There is no seat for it.
+    Limited(fairness::Rejection),
     Failed(Status),
 }
 
@@ -86,12 +93,14 @@ impl Refusal {
     fn status(self) -> Status {
         match self {
             Refusal::Unauthenticated(status) | Refusal::Forbidden(status) | Refusal::Failed(status) => status,
+            Refusal::Limited(rejection) => rejection.status(),
         }
     }
 
     fn response(&self, form: &Form) -> Response {
         match self {
             Refusal::Failed(status) | Refusal::Unauthenticated(status) => failure(status, form),
+            Refusal::Limited(rejection) => rejection.response(),
             // The words repeat what the sender wrote: no browser is to take them for something else.
             Refusal::Forbidden(status) => {
                 let mut response = failure(status, form);
@@ -133,13 +142,38 @@ pub fn failure(status: &Status, form: &Form) -> Response {
     response
 }
 
-async fn authorized(
+/// Handles the request within the time that it has.
+#[allow(clippy::too_many_arguments, reason = "what is known of a request by then")]
+async fn in_time(
     server: &Arc<ApiServer>,
     request: Request<Body>,
-    info: RequestInfo,
+    info: Arc<RequestInfo>,
     query: Query,
     warnings: Arc<Mutex<Vec<String>>>,
     trail: Trail,
+    arrived: Instant,
+    mark: &OnceLock<Arc<fairness::Mark>>,
+) -> Result<Response, Refusal> {
+    let timeout = deadline::of(&info, &query, server.config.request_timeout)?;
+    let handled = authorized(server, request, info, query, warnings, trail, arrived, timeout, mark);
+    let Some(timeout) = timeout else { return handled.await };
+    match tokio::time::timeout_at((arrived + timeout).into(), handled).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(deadline::passed().into()),
+    }
+}
+
+#[allow(clippy::too_many_arguments, reason = "what is known of a request by then")]
+async fn authorized(
+    server: &Arc<ApiServer>,
+    request: Request<Body>,
+    info: Arc<RequestInfo>,
+    query: Query,
+    warnings: Arc<Mutex<Vec<String>>>,
+    trail: Trail,
+    arrived: Instant,
+    timeout: Option<Duration>,
+    mark: &OnceLock<Arc<fairness::Mark>>,
 ) -> Result<Response, Refusal> {
     let (mut parts, body) = request.into_parts();
     let user = match server.authenticate(&mut parts).await {
@@ -155,21 +189,18 @@ async fn authorized(
     if let Some(other) = impersonate::apply(server, &parts.headers, &attributes, &trail).await? {
         attributes.user = other;
     }
-    let _slot = if info.is_long_running() { None } else { Some(server.in_flight(&info)?) };
+    let incoming = fairness::Incoming { info: &info, query: &query, user: &attributes.user, arrived, timeout };
+    let passage = fairness::admit(server, incoming, mark).await.map_err(Refusal::Limited)?;
     authorize(server, &attributes, &trail).await.map_err(Refusal::Forbidden)?;
-
-    let long = info.is_long_running();
-    let handled = handle(server, info, query, parts, attributes.user, body, warnings, trail);
-    if long {
-        return Ok(handled.await?);
-    }
-    match tokio::time::timeout(DEADLINE, handled).await {
-        Ok(outcome) => Ok(outcome?),
-        Err(_) => {
-            let m = "request did not complete within requested timeout - context deadline exceeded";
-            Err(Status::timeout(m, 0).into())
+    let _held = match passage {
+        // It ends with the watch's beginning, not with this function.
+        fairness::Passage::Watch(beginning) => {
+            parts.extensions.insert(beginning);
+            None
         }
-    }
+        passage => Some(passage),
+    };
+    Ok(handle(server, Arc::unwrap_or_clone(info), query, parts, attributes.user, body, warnings, trail).await?)
 }
 
 async fn handle(

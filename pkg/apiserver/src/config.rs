@@ -16,6 +16,7 @@ use serde_json::Value;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The parts and settings of an API server. [`Config::new`] fills in upstream's defaults.
 #[derive(Clone)]
@@ -57,8 +58,17 @@ pub struct Config {
     pub front_proxy: Option<Arc<FrontProxy>>,
     /// Objects that are created at start if they are not there.
     pub bootstrap: Vec<Value>,
+    /// `--enable-priority-and-fairness`: the limits below together are shared out by flow schemas and priority levels. Without
+    /// it each is a plain limit, and 0 is none.
+    pub priority_and_fairness: bool,
     pub max_requests_in_flight: usize,
     pub max_mutating_requests_in_flight: usize,
+    /// `--request-timeout`: a request that is not a watch or a stream ends by then.
+    pub request_timeout: Duration,
+    /// `--min-request-timeout`: a watch without `timeoutSeconds` ends after this time or up to twice of it.
+    pub min_request_timeout: Duration,
+    /// `--goaway-chance`: the part of the HTTP/2 requests whose connection is closed, so that clients find other servers.
+    pub goaway_chance: f64,
 }
 
 impl Config {
@@ -85,8 +95,12 @@ impl Config {
             aggregation: aggregation::Settings::default(),
             front_proxy: None,
             bootstrap: Vec::new(),
+            priority_and_fairness: true,
             max_requests_in_flight: 400,
             max_mutating_requests_in_flight: 200,
+            request_timeout: Duration::from_secs(60),
+            min_request_timeout: Duration::from_secs(1800),
+            goaway_chance: 0.0,
         }
     }
 }

@@ -116,8 +116,8 @@ impl Metrics {
 
     /// The page.
     pub fn text(&self, server: &ApiServer) -> String {
-        for (kind, limit, free) in server.limits() {
-            let running = i64::try_from(limit - free).unwrap_or(0);
+        for (kind, running) in ["readOnly", "mutating"].into_iter().zip(&server.gauges.executing) {
+            let running = running.load(std::sync::atomic::Ordering::Relaxed);
             self.in_flight.get_or_create(&InFlightLabels { request_kind: kind }).set(running);
         }
         for cache in server.hub.caches() {
@@ -128,6 +128,13 @@ impl Metrics {
         let mut out = String::new();
         // Writing into a string does not fail.
         let _ = prometheus_client::encoding::text::encode(&mut out, &self.registry);
+        // The end of OpenMetrics is none of the older format.
+        out.truncate(out.trim_end().trim_end_matches("# EOF").len());
+        let mut page = crate::exposition::Page::default();
+        if let Some(fairness) = &server.fairness {
+            crate::fairness::metrics(fairness, &mut page);
+        }
+        out.push_str(&page.finish());
         out
     }
 }

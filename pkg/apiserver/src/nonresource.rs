@@ -4,7 +4,7 @@ use crate::encode::body::response;
 use crate::encode::negotiate::{self, Form};
 use crate::encode::to_json;
 use crate::request::{Query, RequestInfo};
-use crate::{ApiServer, chain, definitions, discovery, health, openapi, tunnel};
+use crate::{ApiServer, chain, definitions, discovery, fairness, health, openapi, tunnel};
 use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
@@ -57,6 +57,11 @@ pub async fn serve(
         _ if path == "/api" || path == "/apis" || path.starts_with("/api/") || path.starts_with("/apis/") => {
             definitions::fresh(server).await?;
             discovery::serve(server, path, reads, headers, query)
+        }
+        _ if path.starts_with("/debug/api_priority_and_fairness/") => {
+            let fairness = server.fairness.as_ref();
+            let page = fairness.and_then(|f| fairness::dump(f, &server.config.clock, path, query));
+            Ok(page.map_or_else(not_found, |page| text("text/plain; charset=utf-8", page)))
         }
         _ => match health::one(server, path).await {
             Some(response) => Ok(response),

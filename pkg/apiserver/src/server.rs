@@ -10,11 +10,11 @@ use crate::cache::Hub;
 use crate::config::Config;
 use crate::conversion::Conversions;
 use crate::definitions::{self, Definitions};
+use crate::fairness::{self, Fairness, Gauges, InFlight};
 use crate::metrics::Metrics;
 use crate::objects::SharedLease;
 use crate::pipeline::{self, Intent};
 use crate::registry::Registry;
-use crate::request::RequestInfo;
 use crate::tunnel::{NodeDialer, Tunnels};
 use crate::{callout, chain, compaction};
 use arc_swap::ArcSwap;
@@ -38,7 +38,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -78,8 +77,10 @@ pub struct ApiServer {
     pub(crate) bootstrapped: AtomicBool,
     /// Ends watches and tunnels.
     pub(crate) stop: CancellationToken,
-    reading: Arc<Semaphore>,
-    mutating: Arc<Semaphore>,
+    /// `None`: it is switched off, and `in_flight` limits the requests.
+    pub(crate) fairness: Option<Arc<Fairness>>,
+    pub(crate) in_flight: InFlight,
+    pub(crate) gauges: Gauges,
 }
 
 impl ApiServer {
@@ -92,6 +93,7 @@ impl ApiServer {
         if let Some(access) = &config.access {
             access.start(config.store.clone(), &registry).await.map_err(StartError::Store)?;
         }
+        let (reading, mutating) = (config.max_requests_in_flight, config.max_mutating_requests_in_flight);
         let server = Arc::new(ApiServer {
             registry: ArcSwap::from_pointee(registry),
             definitions: Definitions::default(),
@@ -107,13 +109,15 @@ impl ApiServer {
             tunnels: Arc::default(),
             bootstrapped: AtomicBool::new(false),
             stop: CancellationToken::new(),
-            reading: Arc::new(Semaphore::new(config.max_requests_in_flight)),
-            mutating: Arc::new(Semaphore::new(config.max_mutating_requests_in_flight)),
+            fairness: config.priority_and_fairness.then(|| Arc::new(Fairness::new(reading + mutating))),
+            in_flight: InFlight::new(reading, mutating),
+            gauges: Gauges::default(),
             config,
         });
         definitions::start(&server).await.map_err(StartError::Definitions)?;
         compaction::start(&server);
         peers::start(&server);
+        fairness::start(&server);
         Ok(server)
     }
 
@@ -126,6 +130,7 @@ impl ApiServer {
             let creates = futures::stream::iter(objects.into_iter().map(|o| self.bootstrap_object(o)));
             creates.buffer_unordered(64).try_collect::<()>().await?;
         }
+        fairness::ensure(self).await?;
         kubernetes_service::reconcile(self).await?;
         aggregation::start(self).await?;
         if let Some(access) = &self.config.access {
@@ -180,23 +185,6 @@ impl ApiServer {
     /// Ends watches, so that their responses end.
     pub fn stop(&self) {
         self.stop.cancel();
-    }
-
-    /// A place among the requests that run, or 429.
-    pub(crate) fn in_flight(&self, info: &RequestInfo) -> Result<OwnedSemaphorePermit, Status> {
-        let reads = matches!(info.verb.as_str(), "get" | "list" | "watch");
-        let limit = if reads { &self.reading } else { &self.mutating };
-        let m =
-            "The server is currently unable to handle the request due to too many requests. Please try again later.";
-        limit.clone().try_acquire_owned().map_err(|_| Status::too_many_requests(m, 1))
-    }
-
-    /// Name, size and free places of the in-flight limits.
-    pub(crate) fn limits(&self) -> [(&'static str, usize, usize); 2] {
-        [
-            ("readOnly", self.config.max_requests_in_flight, self.reading.available_permits()),
-            ("mutating", self.config.max_mutating_requests_in_flight, self.mutating.available_permits()),
-        ]
     }
 
     /// The service for in-process callers: a `UserInfo` in a request's extensions is the caller's identity.

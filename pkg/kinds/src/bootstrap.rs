@@ -1,5 +1,7 @@
 //! The objects that a new cluster starts with: system namespaces, priority classes, the service address range.
 
+pub mod fairness;
+
 use serde_json::{Value, json};
 
 /// The namespaces that always exist and cannot be deleted.

@@ -1,6 +1,7 @@
 //! Datastore, API server, controllers and scheduler.
 
 use super::{Settings, encryption};
+use crate::args::RequestLimits;
 use crate::front_proxy::FrontProxyTrust;
 use anyhow::{Context, bail};
 use futures::FutureExt;
@@ -18,6 +19,7 @@ use isopod_pki::ServerPki;
 use isopod_store::{Options, Store};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Keys that wear out an SD card when they are written to it: Events, and the nodes' heartbeats.
@@ -54,6 +56,7 @@ impl ControlPlane {
         config.node_ports = args.service_node_port_range.0..=args.service_node_port_range.1;
         config.advertise_address = settings.advertise;
         config.port = args.https_listen_port;
+        limit(&mut config, &args.limits)?;
         config.clock = clock;
         config.kubelet_tls = Some(Arc::new(isopod_pki::tls::client(
             "kube-apiserver-kubelet-client",
@@ -145,6 +148,25 @@ impl ControlPlane {
         }
         self.store.close().await.context("cannot close the datastore")
     }
+}
+
+/// How much clients may ask.
+fn limit(config: &mut Config, limits: &RequestLimits) -> anyhow::Result<()> {
+    let (reading, mutating) = (limits.max_requests_inflight as usize, limits.max_mutating_requests_inflight as usize);
+    if limits.enable_priority_and_fairness && reading + mutating == 0 {
+        bail!(
+            "--max-requests-inflight + --max-mutating-requests-inflight must be greater than 0 with priority and fairness"
+        );
+    }
+    if limits.request_timeout.is_zero() {
+        bail!("--request-timeout can not be 0");
+    }
+    config.priority_and_fairness = limits.enable_priority_and_fairness;
+    (config.max_requests_in_flight, config.max_mutating_requests_in_flight) = (reading, mutating);
+    config.request_timeout = limits.request_timeout;
+    config.min_request_timeout = Duration::from_secs(limits.min_request_timeout.into());
+    config.goaway_chance = limits.goaway_chance;
+    Ok(())
 }
 
 /// A candidate for upstream's lease; `None` where no other server can be: a single one writes nothing while nothing happens.

@@ -87,6 +87,8 @@ pub struct Snapshot {
 #[derive(Default)]
 struct Content {
     entries: Entries,
+    /// Of all bodies.
+    bytes: usize,
     /// Events up to and with this revision are in `entries`.
     revision: Revision,
     ring: VecDeque<Arc<Change>>,
@@ -136,6 +138,7 @@ impl Cache {
             }
         }
         let mut content = self.content.lock();
+        content.bytes = entries.values().map(|e| e.body.len()).sum();
         content.entries = entries;
         content.revision = read.revision;
         content.ring_after = read.revision;
@@ -201,6 +204,8 @@ impl Cache {
             }
             EventKind::Delete => (content.entries.remove(key), None),
         };
+        let length = |e: &Option<Arc<Entry>>| e.as_ref().map_or(0, |e| e.body.len());
+        content.bytes = content.bytes.saturating_sub(length(&old)) + length(&new);
         (old.is_some() || new.is_some()).then(|| Change::new(revision, old, new))
     }
 
@@ -228,6 +233,12 @@ impl Cache {
     /// How many objects there are.
     pub fn count(&self) -> usize {
         self.content.lock().entries.len()
+    }
+
+    /// How many objects there are, and how many bytes they have.
+    pub fn size(&self) -> (usize, usize) {
+        let content = self.content.lock();
+        (content.entries.len(), content.bytes)
     }
 
     pub fn watchers(&self) -> usize {

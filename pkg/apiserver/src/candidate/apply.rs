@@ -18,6 +18,11 @@ pub struct Configuration {
 }
 
 impl Configuration {
+    /// One that the server itself makes.
+    pub fn new(config: Value, force: bool) -> Self {
+        Configuration { config, force, warnings: Vec::new() }
+    }
+
     pub fn parse(body: &[u8], force: bool, validation: FieldValidation) -> Result<Self, Status> {
         let config: Value =
             serde_yaml_ng::from_slice(body).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;

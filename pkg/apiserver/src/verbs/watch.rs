@@ -13,6 +13,7 @@ use crate::cache::watcher::{Delivery, EventType, History};
 use crate::conversion;
 use crate::encode::negotiate::{Form, Media, Shape};
 use crate::encode::{self, body, table, to_json};
+use crate::fairness::Beginning;
 use crate::options::ListOptions;
 use axum::body::Body;
 use axum::response::Response;
@@ -39,8 +40,6 @@ use tokio_util::sync::CancellationToken;
 
 /// How often a quiet watcher learns the revision that it has reached.
 const BOOKMARKS: Duration = Duration::from_secs(60);
-/// Without `timeoutSeconds` a watch ends after this time or up to twice of it.
-const MIN_TIMEOUT: u64 = 1800;
 /// Events that are there at the same time go out together.
 const CHUNK: usize = 64 << 10;
 /// Of the length in front of an event of protobuf.
@@ -61,6 +60,8 @@ pub async fn watch(server: &Arc<ApiServer>, mut call: Call) -> Result<Response, 
         Some(_) => server.hub.cache(&kind).await?,
     };
     let mut encoder = Encoder { kind: call.kind.clone(), form: form.clone(), headers_sent: false, now: call.now };
+    // With it goes the watch's seat.
+    let beginning = call.parts.extensions.remove::<Beginning>();
     let socket = match transport(&call.parts.headers) {
         Some(Transport::WebSocket) => Some(accept(&mut call, &form)),
         _ => None,
@@ -75,6 +76,7 @@ pub async fn watch(server: &Arc<ApiServer>, mut call: Call) -> Result<Response, 
         (Err(status), _) => return Err(status),
     };
     stream.single = socket.is_some();
+    stream.beginning = beginning;
     let stream = futures::stream::unfold(stream, |mut s| async move {
         let frame = s.next().await?;
         Some((Ok::<_, Infallible>(frame), s))
@@ -192,6 +194,8 @@ struct Stream {
     /// Events do not leave together.
     single: bool,
     ended: bool,
+    /// Its seat, until all is sent that was there at its start.
+    beginning: Option<Beginning>,
 }
 
 impl Stream {
@@ -204,7 +208,8 @@ impl Stream {
         encoder: Encoder,
     ) -> Self {
         let seconds = options.timeout_seconds.filter(|s| *s > 0);
-        let seconds = seconds.unwrap_or_else(|| rand::rng().random_range(MIN_TIMEOUT..2 * MIN_TIMEOUT));
+        let least = server.config.min_request_timeout.as_secs();
+        let seconds = seconds.unwrap_or_else(|| rand::rng().random_range(least..=2 * least));
         let now = Instant::now();
         let end = now + Duration::from_secs(seconds);
         let next_bookmark = options.bookmarks.then_some(now + BOOKMARKS);
@@ -223,6 +228,7 @@ impl Stream {
             stop: server.stop.clone(),
             single: false,
             ended: false,
+            beginning: None,
         }
     }
 
@@ -262,6 +268,9 @@ impl Stream {
         }
         if let Some(revision) = self.started.initial_end.take() {
             return Some(self.encoder.bookmark(revision, true));
+        }
+        if let Some(beginning) = &self.beginning {
+            beginning.over();
         }
         loop {
             match self.started.receiver.try_recv() {
