@@ -63,6 +63,8 @@ type Step struct {
 	As string `json:"as,omitempty"`
 	// Expect is the status with which upstream must answer; another one means that the case is broken.
 	Expect int `json:"expect,omitempty"`
+	// Until is a status: the step is repeated until it is the answer's, for what upstream's controllers do in their time.
+	Until int `json:"until,omitempty"`
 	// Events is how many events a WATCH step waits for; 0 means until the server ends the stream.
 	Events int `json:"events,omitempty"`
 	// Parts are JSON pointers: each entry below them is a comparison of its own, named case#entry.

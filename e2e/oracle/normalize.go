@@ -22,7 +22,7 @@ var (
 	digits     = regexp.MustCompile(`^[1-9]\d*$`)
 	age        = regexp.MustCompile(`^\d+(ms|s)$`)
 	duration   = regexp.MustCompile(`\b\d+(\.\d+)?(ms|µs|s)\b`)
-	revisionIn = regexp.MustCompile(`(?i)(resource ?version[^0-9]{1,24})(\d{2,})`)
+	revisionIn = regexp.MustCompile(`(?i)(resource ?version[^0-9]{1,24}|decodable revision=)(\d{2,})`)
 	credential = regexp.MustCompile(`X509SHA256=[0-9a-f]{64}`)
 	tokenMount = regexp.MustCompile(`\bkube-api-access-[a-z0-9]{5}\b`)
 	nodePort   = regexp.MustCompile(`\b3[0-2]\d{3}/(TCP|UDP)`)

@@ -1,6 +1,6 @@
 // One case against one server: its requests in order, its watches beside them. What differs between servers by nature
 // (revisions, uids) reaches a request only through the placeholders {ns}, {name}, {rv}, {uid},
-// {continue} and {octets}.
+// {continue}, {octets}, {webhook} and {ca}.
 
 package main
 
@@ -21,6 +21,9 @@ const (
 	requestTimeout = 30 * time.Second
 	// How long a watch may stay silent before what it has is compared.
 	watchPatience = 5 * time.Second
+	// How long, and how often, a step is repeated until it is answered as it says.
+	untilPatience = 15 * time.Second
+	untilPause    = 100 * time.Millisecond
 )
 
 type client struct {
@@ -73,6 +76,9 @@ func newPlay(c *client, kase *Case, objects map[string]any) *play {
 	id := caseID(kase.Name)
 	sum := sha256.Sum256([]byte(kase.Name))
 	vars := map[string]string{"ns": id, "name": id, "octets": fmt.Sprintf("%d.%d", sum[0], sum[1])}
+	for name, value := range webhook() {
+		vars[name] = value
+	}
 	return &play{c: c, kase: kase, objects: objects, id: id, vars: vars}
 }
 
@@ -156,6 +162,10 @@ func (p *play) step(ctx context.Context, s *Step) (*answer, error) {
 		return p.watch(ctx, path, header, s.Events, http), nil
 	}
 	a := p.send(ctx, method, path, body, header, http)
+	for end := time.Now().Add(untilPatience); s.Until != 0 && a.status != s.Until && time.Now().Before(end); {
+		time.Sleep(untilPause)
+		a = p.send(ctx, method, path, body, header, http)
+	}
 	p.remember(method, path, a)
 	return a, nil
 }

@@ -3,26 +3,31 @@
 //! A service is reached through the tunnel of the node on which an endpoint of it runs, so neither the nodes' network nor the
 //! service table is needed here.
 
+mod pool;
+mod trust;
+
+pub use pool::Pool;
+pub use trust::roots;
+
 use crate::ApiServer;
 use crate::services;
 use crate::tunnel::Io;
 use base64::Engine;
 use bytes::Bytes;
-use http::{Request, Uri, header};
+use http::{HeaderValue, Method, Request, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use isopod_api::Status;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use pool::{Sender, Unanswered};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Upstream reads no more of an answer.
-const MAX_ANSWER: usize = 3 << 20;
+/// More of an answer is not read. A conversion answers with as many objects as it was asked about.
+const MAX_ANSWER: usize = 64 << 20;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
@@ -39,6 +44,8 @@ pub struct Callout {
     /// With its query.
     path: String,
     tls: Arc<ClientConfig>,
+    /// Whose waiting connections its calls may use.
+    server: (String, [u8; 32]),
 }
 
 impl Callout {
@@ -46,21 +53,28 @@ impl Callout {
     pub fn new(config: &Value) -> Result<Self, String> {
         let bundle = config["caBundle"].as_str().unwrap_or_default();
         let pem = base64::engine::general_purpose::STANDARD.decode(bundle).map_err(|e| format!("caBundle: {e}"))?;
-        let tls = Arc::new(trusting(&pem)?);
+        let digest: [u8; 32] = Sha256::digest(&pem).into();
+        let mut tls = trust::client(&pem)?;
         if let Some(service) = config["service"].as_object() {
             let text = |key: &str| service.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
             let (namespace, name) = (text("namespace"), text("name"));
             let port = service.get("port").and_then(Value::as_i64).unwrap_or(443);
             let path = format!("/{}", text("path").trim_start_matches('/'));
             let host = format!("{name}.{namespace}.svc");
-            return Ok(Callout { host, port: port as u16, path, tls, place: Place::Service { namespace, name, port } });
+            // One connection of HTTP/2 would bring all calls to one of its pods (kubernetes#75791).
+            tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+            let server = (format!("{host}:{port}"), digest);
+            let place = Place::Service { namespace, name, port };
+            return Ok(Callout { host, port: port as u16, path, tls: Arc::new(tls), place, server });
         }
         let url = config["url"].as_str().unwrap_or_default();
         let uri: Uri = url.parse().map_err(|e| format!("url {url:?}: {e}"))?;
         let host = uri.host().ok_or_else(|| format!("url {url:?} names no host"))?.to_owned();
         let port = uri.port_u16().unwrap_or(443);
         let path = uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
-        Ok(Callout { place: Place::Url { host: host.clone(), port }, host, port, path, tls })
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let server = (format!("url {host}:{port}"), digest);
+        Ok(Callout { place: Place::Url { host: host.clone(), port }, host, port, path, tls: Arc::new(tls), server })
     }
 
     fn url(&self, timeout: Duration) -> (String, String) {
@@ -104,31 +118,36 @@ impl Callout {
         path: &str,
         body: &Value,
     ) -> Result<(u16, Bytes), String> {
+        let body = Bytes::from(body.to_string());
+        loop {
+            let waiting = server.callouts.take(&self.server);
+            let is_new = waiting.is_none();
+            let mut sender = match waiting {
+                Some(sender) => sender,
+                None => self.open(server).await?,
+            };
+            let answer = match sender.post(authority, path, question(&body)).await {
+                Ok(answer) => answer,
+                // Closed while it waited: the request has not left.
+                Err(Unanswered::Unsent) if !is_new => continue,
+                Err(Unanswered::Unsent) => return Err("EOF".to_owned()),
+                Err(Unanswered::Failed(why)) => return Err(why),
+            };
+            let code = answer.status().as_u16();
+            let bytes = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|e| e.to_string())?;
+            server.callouts.give(&self.server, sender);
+            return Ok((code, bytes.to_bytes()));
+        }
+    }
+
+    /// A new connection.
+    async fn open(&self, server: &ApiServer) -> Result<Sender, String> {
         let stream = self.connect(server).await?;
         let name = ServerName::try_from(self.host.clone()).map_err(|e| format!("name of the server: {e}"))?;
         let tls = tokio_rustls::TlsConnector::from(self.tls.clone()).connect(name, stream).await;
         let tls = tls.map_err(|e| format!("tls: {e}"))?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(tls)).await.map_err(|e| e.to_string())?;
-        let served = tokio::spawn(connection);
-        let request = Request::post(path)
-            .header(header::HOST, authority)
-            .header(header::CONTENT_TYPE, "application/json")
-            .header(header::ACCEPT, "application/json, */*")
-            .header(header::USER_AGENT, "kube-apiserver-admission")
-            .body(Full::new(Bytes::from(body.to_string())))
-            .map_err(|e| e.to_string())?;
-        let answer = async {
-            let answer = sender
-                .send_request(request)
-                .await
-                .map_err(|e| if e.is_incomplete_message() { "EOF".to_owned() } else { e.to_string() })?;
-            let code = answer.status().as_u16();
-            let bytes = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|e| e.to_string())?;
-            Ok((code, bytes.to_bytes()))
-        };
-        let answer = answer.await;
-        served.abort();
-        answer
+        let http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+        Sender::new(tls, http2).await
     }
 
     async fn connect(&self, server: &ApiServer) -> Result<Box<dyn Io>, String> {
@@ -153,22 +172,18 @@ impl Callout {
     }
 }
 
-/// A client that trusts these certificates, or where there are none what the machine trusts.
-fn trusting(pem: &[u8]) -> Result<ClientConfig, String> {
-    Ok(ClientConfig::builder().with_root_certificates(roots(pem)?).with_no_client_auth())
-}
-
-/// These certificates, or where there are none what the machine trusts.
-pub fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    if pem.is_empty() {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+/// The request, but for where it goes.
+fn question(body: &Bytes) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::new(body.clone()));
+    *request.method_mut() = Method::POST;
+    for (name, value) in [
+        (header::CONTENT_TYPE, "application/json"),
+        (header::ACCEPT, "application/json, */*"),
+        (header::USER_AGENT, "kube-apiserver-admission"),
+    ] {
+        request.headers_mut().insert(name, HeaderValue::from_static(value));
     }
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|e| format!("caBundle: {e}"))?;
-        roots.add(certificate).map_err(|e| format!("caBundle: {e}"))?;
-    }
-    Ok(roots)
+    request
 }
 
 #[cfg(test)]

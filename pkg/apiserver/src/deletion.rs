@@ -47,7 +47,7 @@ pub async fn delete(server: &ApiServer, intent: &Intent, options: &DeleteOptions
         };
         if intent.dry_run {
             let entry = match &new {
-                Some(new) => pipeline::entry_of(server, intent, &intent.name, new, current.revision)?,
+                Some(new) => pipeline::entry_of(server, intent, &intent.name, new, current.revision).await?,
                 None => current.entry,
             };
             return Ok(Done { entry, created: false, removed: last });
@@ -85,7 +85,10 @@ async fn store(
     new: Option<Value>,
 ) -> Result<Option<Done>, Status> {
     let removed = new.is_none();
-    let value = new.map(|n| pipeline::stored_bytes(intent, &n)).transpose()?;
+    let value = match new {
+        Some(new) => Some(pipeline::stored_bytes(server, intent, &new).await?),
+        None => None,
+    };
     let allocation = if removed { allocate::on_delete(server, intent, old).await? } else { Default::default() };
     let change = Change {
         key: objects::key(&intent.kind, &intent.namespace, &intent.name),
@@ -98,7 +101,7 @@ async fn store(
     };
     let Some(revision) = server.commit(change).await? else { return Ok(None) };
     let stored = value.as_ref().unwrap_or(&current.stored);
-    let entry = server.entry(&intent.kind, &intent.namespace, &intent.name, stored, revision)?;
+    let entry = server.entry(&intent.kind, &intent.namespace, &intent.name, stored, revision).await?;
     Ok(Some(Done { entry, created: false, removed }))
 }
 

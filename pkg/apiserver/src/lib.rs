@@ -23,6 +23,7 @@ mod candidate;
 mod chain;
 mod compaction;
 mod config;
+mod conversion;
 mod definitions;
 mod deletion;
 mod discovery;

@@ -21,6 +21,13 @@ fn meta(object: &mut Value) -> &mut Map<String, Value> {
     object["metadata"].as_object_mut().expect("it was made an object above")
 }
 
+/// Takes the revision away, which is the store's to say.
+pub fn without_revision(object: &mut Value) {
+    if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        meta.remove("resourceVersion");
+    }
+}
+
 pub fn uid(object: &Value) -> Option<&str> {
     object["metadata"]["uid"].as_str().filter(|s| !s.is_empty())
 }

@@ -1,5 +1,6 @@
 //! `/metrics`, under upstream's names.
 
+use crate::conversion::ConversionMetrics;
 use crate::request::RequestInfo;
 use crate::{ApiServer, audit};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -52,6 +53,7 @@ pub struct Metrics {
     in_flight: Family<InFlightLabels, Gauge>,
     objects: Family<ResourceLabels, Gauge>,
     watchers: Family<ResourceLabels, Gauge>,
+    pub conversion: ConversionMetrics,
 }
 
 impl Metrics {
@@ -69,7 +71,8 @@ impl Metrics {
         registry.register("apiserver_resource_objects", "Objects in the watch cache by resource", objects.clone());
         let watchers = Family::<ResourceLabels, Gauge>::default();
         registry.register("apiserver_longrunning_requests", "Watches that run now by resource", watchers.clone());
-        Metrics { registry, requests, durations, in_flight, objects, watchers }
+        let conversion = ConversionMetrics::register(&mut registry);
+        Metrics { registry, requests, durations, in_flight, objects, watchers, conversion }
     }
 }
 

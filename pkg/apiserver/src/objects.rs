@@ -3,6 +3,7 @@
 use crate::ApiServer;
 use crate::cache::entry::Entry;
 use crate::cache::{prefix_of, store_status, write_status};
+use crate::conversion;
 use crate::encode::served;
 use crate::pipeline::Intent;
 use bytes::Bytes;
@@ -66,12 +67,12 @@ impl ApiServer {
         let key = key(kind, namespace, name);
         let read = self.config.store.range(RangeRequest::new(KeyRange::key(key))).await.map_err(store_status)?;
         let Some(kv) = read.kvs.into_iter().next() else { return Ok(None) };
-        let entry = self.entry(kind, namespace, name, &kv.value, kv.mod_revision)?;
+        let entry = self.entry(kind, namespace, name, &kv.value, kv.mod_revision).await?;
         Ok(Some(Current { revision: kv.mod_revision, stored: kv.value, entry }))
     }
 
-    /// An entry from stored bytes.
-    pub(crate) fn entry(
+    /// An entry from stored bytes, in the version of `kind`.
+    pub(crate) async fn entry(
         &self,
         kind: &Arc<Kind>,
         namespace: &str,
@@ -81,8 +82,13 @@ impl ApiServer {
     ) -> Result<Arc<Entry>, Status> {
         let stored_kind = self.registry.load().stored(kind);
         let path = path_of(kind, namespace, name);
-        let entry = Entry::new(&stored_kind, &path, stored, revision);
-        entry.map(Arc::new).map_err(|e| Status::internal(Chain(&e)))
+        // What was converted for others is not converted again.
+        let cached = self.hub.running(&stored_kind).filter(|_| conversion::converts(kind));
+        if let Some(entry) = cached.and_then(|c| c.get(&path)).filter(|e| revision > 0 && e.revision() == revision) {
+            return self.view(kind, &entry).await;
+        }
+        let entry = Entry::new(&stored_kind, &path, stored, revision).map_err(|e| Status::internal(Chain(&e)))?;
+        self.view(kind, &Arc::new(entry)).await
     }
 
     /// Reads an object freshly, from the cache if one runs.
@@ -97,7 +103,14 @@ impl ApiServer {
             return Ok(self.current(kind, namespace, name).await?.map(|c| c.entry));
         }
         let (cache, _) = self.hub.fresh_cache(&stored_kind).await?;
-        Ok(cache.get(&path_of(kind, namespace, name)))
+        self.view_of(kind, cache.get(&path_of(kind, namespace, name))).await
+    }
+
+    async fn view_of(&self, kind: &Arc<Kind>, entry: Option<Arc<Entry>>) -> Result<Option<Arc<Entry>>, Status> {
+        match entry {
+            Some(entry) => self.view(kind, &entry).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Reads an object as it is at hand in the cache, if one runs, else from the store.
@@ -108,7 +121,7 @@ impl ApiServer {
         name: &str,
     ) -> Result<Option<Arc<Entry>>, Status> {
         match self.hub.running(&self.registry.load().stored(kind)) {
-            Some(cache) => Ok(cache.get(&path_of(kind, namespace, name))),
+            Some(cache) => self.view_of(kind, cache.get(&path_of(kind, namespace, name))).await,
             None => Ok(self.current(kind, namespace, name).await?.map(|c| c.entry)),
         }
     }
@@ -133,7 +146,8 @@ impl ApiServer {
         let (cache, _) = self.hub.fresh_cache(&stored_kind).await?;
         let snapshot = cache.snapshot();
         let wanted = |e: &&Arc<Entry>| namespace.is_empty() || e.namespace() == namespace;
-        Ok(snapshot.entries.values().filter(wanted).map(|e| served(&kind, &e.body)).collect())
+        let entries = self.views(&kind, snapshot.entries.values().filter(wanted).cloned().collect()).await?;
+        Ok(entries.iter().map(|e| served(&kind, &e.body)).collect())
     }
 
     /// Would what is stored be encrypted otherwise today? Then writing the same again is how it gets the new key.

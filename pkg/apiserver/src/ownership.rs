@@ -5,10 +5,11 @@ use crate::ApiServer;
 use crate::pipeline::Intent;
 use crate::registry::Registry;
 use isopod_api::{Cause, Status, time};
-use isopod_kinds::Kind;
+use isopod_kinds::{Kind, custom};
 use isopod_schema::json;
 use isopod_schema::managed::{ApplyError, FieldManager, Filter, Versions};
 use isopod_schema::types::Object;
+use parking_lot::Mutex;
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -34,11 +35,22 @@ pub fn program(agent: &str) -> String {
 pub struct Served {
     registry: Arc<Registry>,
     kind: Arc<Kind>,
+    asked: Mutex<Asked>,
 }
+
+/// Conversions that only a webhook can make: those that were made, and those that somebody has asked for since.
+#[derive(Default)]
+struct Asked {
+    made: Vec<(Question, Value)>,
+    missing: Vec<Question>,
+}
+
+/// An object, and the `apiVersion` that it is wanted in.
+type Question = (Value, String);
 
 impl Served {
     pub fn new(server: &ApiServer, kind: &Arc<Kind>) -> Self {
-        Served { registry: server.registry(), kind: kind.clone() }
+        Served { registry: server.registry(), kind: kind.clone(), asked: Mutex::default() }
     }
 
     fn version(&self, api_version: &str) -> Option<&Arc<Kind>> {
@@ -52,6 +64,41 @@ impl Served {
     pub fn has(&self, api_version: &str) -> bool {
         self.version(api_version).is_some()
     }
+
+    /// Whether conversions are asked of a webhook.
+    pub fn asks(&self) -> bool {
+        self.kind.hooks.versions().is_some_and(|v| v.several() && v.webhook.is_some())
+    }
+
+    /// Asks for what conversions have lacked. False: they have lacked nothing, so what they made is true.
+    pub async fn get_missing(&self, server: &ApiServer) -> Result<bool, Status> {
+        let missing = std::mem::take(&mut self.asked.lock().missing);
+        for (object, to) in &missing {
+            let version = to.rsplit('/').next().unwrap_or_default();
+            let made = server.convert(&self.kind, object.clone(), version).await?;
+            self.asked.lock().made.push(((object.clone(), to.clone()), made));
+        }
+        Ok(!missing.is_empty())
+    }
+
+    /// The object as a webhook has made it; where it was not asked yet, it will be.
+    fn answered(&self, object: Value, to: &str) -> Value {
+        let mut asked = self.asked.lock();
+        if let Some((_, made)) = asked.made.iter().find(|((o, t), _)| *o == object && t == to) {
+            return made.clone();
+        }
+        asked.missing.push((object.clone(), to.to_owned()));
+        object
+    }
+
+    fn convert_custom(&self, versions: &custom::Versions, mut value: Value, to: &str) -> Value {
+        crate::metadata::without_revision(&mut value);
+        if self.asks() {
+            return self.answered(value, to);
+        }
+        versions.rename(&mut value, to.rsplit('/').next().unwrap_or_default());
+        value
+    }
 }
 
 impl Versions for Served {
@@ -61,6 +108,17 @@ impl Versions for Served {
 
     fn convert(&self, value: &Value, from: &str, to: &str) -> Value {
         let mut value = value.clone();
+        if let Some(versions) = self.kind.hooks.versions() {
+            let revision = value["metadata"].get("resourceVersion").cloned();
+            value = self.convert_custom(versions, value, to);
+            if let Some(revision) = revision {
+                value["metadata"]["resourceVersion"] = revision;
+            }
+            if let Some(kind) = self.version(to) {
+                json::canonicalize(&mut value, &kind.schema);
+            }
+            return value;
+        }
         if let Some(kind) = self.version(from).filter(|k| k.gvk != k.storage.gvk) {
             kind.hooks.to_storage(&mut value);
         }
@@ -91,11 +149,22 @@ pub fn manager<'a>(intent: &'a Intent, filter: &'a Filter, versions: &'a dyn Ver
 }
 
 /// Records that the request's manager owns what it changes from `old` (`None`: all of a new object).
-pub fn record(server: &ApiServer, intent: &Intent, new: &mut Value, old: Option<&Value>) {
+pub async fn record(server: &ApiServer, intent: &Intent, new: &mut Value, old: Option<&Value>) {
     let given = new["metadata"].as_object_mut().and_then(|m| m.remove("managedFields"));
     json::canonicalize(new, &intent.kind.schema);
     let (filter, versions) = (intent.kind.hooks.owned(&intent.subresource), Served::new(server, &intent.kind));
-    let entries = manager(intent, &filter, &versions).update(old, new, given.as_ref());
+    let entries = loop {
+        let entries = manager(intent, &filter, &versions).update(old, new, given.as_ref());
+        match versions.get_missing(server).await {
+            Ok(true) => {}
+            Ok(false) => break entries,
+            Err(e) => {
+                // As upstream does: a write does not fail because of this.
+                tracing::error!(error = %e, "cannot tell who owns what: the object loses its managedFields");
+                break None;
+            }
+        }
+    };
     set(new, entries);
 }
 

@@ -113,7 +113,7 @@ async fn create_as(server: &ApiServer, intent: &Intent, body: &Value, owned: boo
         metadata::on_create(intent, &mut new)?;
         apply_defaults(&intent.kind, &mut new);
         if !owned {
-            ownership::record(server, intent, &mut new, None);
+            ownership::record(server, intent, &mut new, None).await;
         }
         admit(server, intent, Operation::Create, &mut new, None).await?;
         json::canonicalize(&mut new, &intent.kind.schema);
@@ -131,10 +131,10 @@ async fn create_as(server: &ApiServer, intent: &Intent, body: &Value, owned: boo
             if server.current(&intent.kind, &intent.namespace, &name).await?.is_some() {
                 return Err(Status::already_exists(&intent.kind.gvr(), &name));
             }
-            let entry = entry_of(server, intent, &name, &new, 0)?;
+            let entry = entry_of(server, intent, &name, &new, 0).await?;
             return Ok(Done { entry, created: true, removed: false });
         }
-        let stored = fitting_bytes(intent, &mut new, owned)?;
+        let stored = fitting_bytes(server, intent, &mut new, owned).await?;
         allocation.join(charge.allocation());
         let change = Change {
             key: objects::key(&intent.kind, &intent.namespace, &name),
@@ -146,7 +146,7 @@ async fn create_as(server: &ApiServer, intent: &Intent, body: &Value, owned: boo
             also: allocation.ops,
         };
         if let Some(revision) = server.commit(change).await? {
-            let entry = server.entry(&intent.kind, &intent.namespace, &name, &stored, revision)?;
+            let entry = server.entry(&intent.kind, &intent.namespace, &name, &stored, revision).await?;
             return Ok(Done { entry, created: true, removed: false });
         }
         let taken = server.current(&intent.kind, &intent.namespace, &name).await?.is_some();
@@ -167,13 +167,14 @@ pub async fn update(server: &ApiServer, intent: &Intent, candidate: &dyn Candida
             return create_by_update(server, intent, candidate).await;
         };
         let old = current.value(&intent.kind);
+        candidate.prepare(Some(&old)).await?;
         let made = candidate.make(Some(&old))?;
         intent.warn(made.warnings);
         let (mut new, owned) = (made.object, made.owned);
         metadata::on_update(intent, &mut new, &old, candidate.creates() == Creates::IfAllowed)?;
         apply_defaults(&intent.kind, &mut new);
         if !owned {
-            ownership::record(server, intent, &mut new, Some(&old));
+            ownership::record(server, intent, &mut new, Some(&old)).await;
         }
         admit(server, intent, Operation::Update, &mut new, Some(&old)).await?;
         json::canonicalize(&mut new, &intent.kind.schema);
@@ -185,12 +186,12 @@ pub async fn update(server: &ApiServer, intent: &Intent, candidate: &dyn Candida
         admission::validate(server, intent, Operation::Update, Some(&new), Some(&old)).await?;
         let charge = charge_quotas(server, intent, &new, Some(&old)).await?;
         let removed = is_finished(intent, &new);
-        let stored = fitting_bytes(intent, &mut new, owned)?;
+        let stored = fitting_bytes(server, intent, &mut new, owned).await?;
         if stored == current.stored && !removed && !server.is_stale(intent).await? {
             return Ok(Done { entry: current.entry, created: false, removed: false });
         }
         if intent.dry_run {
-            let entry = entry_of(server, intent, &intent.name, &new, current.revision)?;
+            let entry = entry_of(server, intent, &intent.name, &new, current.revision).await?;
             return Ok(Done { entry, created: false, removed });
         }
         match removed {
@@ -207,7 +208,7 @@ pub async fn update(server: &ApiServer, intent: &Intent, candidate: &dyn Candida
             also: allocation.ops,
         };
         if let Some(revision) = server.commit(change).await? {
-            let entry = server.entry(&intent.kind, &intent.namespace, &intent.name, &stored, revision)?;
+            let entry = server.entry(&intent.kind, &intent.namespace, &intent.name, &stored, revision).await?;
             return Ok(Done { entry, created: false, removed });
         }
     }
@@ -224,6 +225,7 @@ async fn create_by_update(server: &ApiServer, intent: &Intent, candidate: &dyn C
     if !creates || !intent.subresource.is_empty() {
         return Err(intent.not_found());
     }
+    candidate.prepare(None).await?;
     let made = candidate.make(None)?;
     intent.warn(made.warnings);
     if let Some(uid) = metadata::uid(&made.object) {
@@ -372,26 +374,35 @@ fn is_finished(intent: &Intent, new: &Value) -> bool {
 }
 
 /// The bytes to store. An object that is too large loses its `managedFields`, unless it was applied.
-fn fitting_bytes(intent: &Intent, object: &mut Value, applied: bool) -> Result<bytes::Bytes, Status> {
-    match stored_bytes(intent, object) {
+async fn fitting_bytes(
+    server: &ApiServer,
+    intent: &Intent,
+    object: &mut Value,
+    applied: bool,
+) -> Result<bytes::Bytes, Status> {
+    match stored_bytes(server, intent, object).await {
         Err(e) if e.code == 413 && !applied => {
             ownership::set(object, None);
-            stored_bytes(intent, object)
+            stored_bytes(server, intent, object).await
         }
         other => other,
     }
 }
 
 /// The bytes to store, in the stored version.
-pub fn stored_bytes(intent: &Intent, object: &Value) -> Result<bytes::Bytes, Status> {
-    let kind = &intent.kind;
-    let bytes = if kind.gvk == kind.storage.gvk {
+pub async fn stored_bytes(server: &ApiServer, intent: &Intent, object: &Value) -> Result<bytes::Bytes, Status> {
+    let (kind, stored) = (&intent.kind, &intent.kind.storage.gvk);
+    let bytes = if kind.gvk == *stored {
         splice::stored(object)
+    } else if kind.hooks.versions().is_some() {
+        let mut object = object.clone();
+        metadata::without_revision(&mut object);
+        splice::stored(&server.convert(kind, object, &stored.version).await?)
     } else {
         let mut converted = object.clone();
         kind.hooks.to_storage(&mut converted);
-        converted["apiVersion"] = kind.storage.gvk.api_version().into();
-        converted["kind"] = kind.storage.gvk.kind.clone().into();
+        converted["apiVersion"] = stored.api_version().into();
+        converted["kind"] = stored.kind.clone().into();
         splice::stored(&converted)
     };
     if bytes.len() > MAX_OBJECT {
@@ -401,15 +412,15 @@ pub fn stored_bytes(intent: &Intent, object: &Value) -> Result<bytes::Bytes, Sta
 }
 
 /// An entry that is not in the store: a dry run's.
-pub fn entry_of(
+pub async fn entry_of(
     server: &ApiServer,
     intent: &Intent,
     name: &str,
     object: &Value,
     revision: Revision,
 ) -> Result<Arc<Entry>, Status> {
-    let stored = stored_bytes(intent, object)?;
-    let entry = server.entry(&intent.kind, &intent.namespace, name, &stored, revision)?;
+    let stored = stored_bytes(server, intent, object).await?;
+    let entry = server.entry(&intent.kind, &intent.namespace, name, &stored, revision).await?;
     if revision != 0 {
         return Ok(entry);
     }

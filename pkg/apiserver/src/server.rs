@@ -8,6 +8,7 @@ use crate::allocate::{kubernetes_service, peers};
 use crate::authn::PeerCertificates;
 use crate::cache::Hub;
 use crate::config::Config;
+use crate::conversion::Conversions;
 use crate::definitions::{self, Definitions};
 use crate::metrics::Metrics;
 use crate::objects::SharedLease;
@@ -15,7 +16,7 @@ use crate::pipeline::{self, Intent};
 use crate::registry::Registry;
 use crate::request::RequestInfo;
 use crate::tunnel::{NodeDialer, Tunnels};
-use crate::{chain, compaction};
+use crate::{callout, chain, compaction};
 use arc_swap::ArcSwap;
 use axum::body::Body;
 use axum::response::Response;
@@ -63,6 +64,8 @@ pub struct ApiServer {
     pub config: Config,
     pub(crate) registry: ArcSwap<Registry>,
     pub(crate) definitions: Definitions,
+    pub(crate) conversions: Conversions,
+    pub(crate) callouts: Arc<callout::Pool>,
     pub(crate) aggregation: Arc<Aggregation>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) admission: Vec<Box<dyn Plugin>>,
@@ -92,6 +95,8 @@ impl ApiServer {
         let server = Arc::new(ApiServer {
             registry: ArcSwap::from_pointee(registry),
             definitions: Definitions::default(),
+            conversions: Conversions::default(),
+            callouts: Arc::default(),
             aggregation: Arc::default(),
             hub,
             admission: admission::all::all(),

@@ -55,6 +55,10 @@ impl Neutral {
                     map.remove("apiVersion");
                     map.remove("kind");
                 }
+                // An untyped one says that there is no more.
+                if map.get("continue").is_some_and(|token| token == "") {
+                    map.remove("continue");
+                }
                 // Go's struct is there before it is written, so nobody owns it as such.
                 if key == "f:spec" {
                     map.remove(".");

@@ -2,71 +2,29 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod webhook_server;
+
 use base64::Engine;
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use isopod_testkit::TestServer;
 use serde_json::{Value, json};
-use std::convert::Infallible;
-use std::sync::{Arc, Mutex};
-use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
+use webhook_server::WebhookServer;
 
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
 
-/// A webhook server: what it was asked is kept, what it answers is given.
-struct Hooks {
-    url: String,
-    ca: String,
-    asked: Arc<Mutex<Vec<Value>>>,
-}
-
 type Answer = fn(path: &str, request: &Value) -> Value;
 
-async fn hooks(answer: Answer) -> Hooks {
-    isopod_pki::tls::install_provider();
-    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
-    let config = rustls::ServerConfig::builder().with_no_client_auth();
-    let config = config.with_single_cert(vec![made.cert.der().clone()], key.into()).unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("https://127.0.0.1:{}", listener.local_addr().unwrap().port());
-    let ca = base64::engine::general_purpose::STANDARD.encode(made.cert.pem());
-    let asked: Arc<Mutex<Vec<Value>>> = Arc::default();
-    let (acceptor, kept) = (TlsAcceptor::from(Arc::new(config)), asked.clone());
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let (acceptor, kept) = (acceptor.clone(), kept.clone());
-            tokio::spawn(async move {
-                let Ok(stream) = acceptor.accept(stream).await else { return };
-                let serve = service_fn(move |request: Request<Incoming>| respond(request, answer, kept.clone()));
-                let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), serve).await;
-            });
-        }
-    });
-    Hooks { url, ca, asked }
-}
+/// A server of admission webhooks that answers as one of these tests wants.
+struct Hooks(WebhookServer);
 
-async fn respond(
-    request: Request<Incoming>,
-    answer: Answer,
-    asked: Arc<Mutex<Vec<Value>>>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
-    let path = request.uri().path().to_owned();
-    let body = request.into_body().collect().await.unwrap().to_bytes();
-    let review: Value = serde_json::from_slice(&body).unwrap();
-    let mut response = answer(&path, &review["request"]);
-    response["uid"] = review["request"]["uid"].clone();
-    let said = json!({"apiVersion": review["apiVersion"], "kind": "AdmissionReview", "response": response});
-    let mut request = review["request"].clone();
-    request["path"] = path.into();
-    asked.lock().unwrap().push(request);
-    Ok(Response::new(Full::new(said.to_string().into())))
+/// `answer` says what the response is to a request.
+async fn hooks(answer: Answer) -> Hooks {
+    let review = move |path: &str, review: &Value| {
+        let mut response = answer(path, &review["request"]);
+        response["uid"] = review["request"]["uid"].clone();
+        json!({"apiVersion": review["apiVersion"], "kind": "AdmissionReview", "response": response})
+    };
+    Hooks(WebhookServer::start(review).await)
 }
 
 impl Hooks {
@@ -74,7 +32,7 @@ impl Hooks {
     fn hook(&self, path: &str, more: Value) -> Value {
         let mut hook = json!({
             "name": format!("{}.example.com", path.trim_start_matches('/')),
-            "clientConfig": {"url": format!("{}{path}", self.url), "caBundle": self.ca},
+            "clientConfig": {"url": format!("{}{path}", self.0.url), "caBundle": self.0.ca},
             "rules": [{"operations": ["*"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]}],
             "admissionReviewVersions": ["v1"],
             "sideEffects": "None",
@@ -86,7 +44,12 @@ impl Hooks {
     }
 
     fn taken(&self) -> Vec<Value> {
-        std::mem::take(&mut self.asked.lock().unwrap())
+        let asked = self.0.taken().into_iter().map(|(path, review)| {
+            let mut request = review["request"].clone();
+            request["path"] = path.into();
+            request
+        });
+        asked.collect()
     }
 
     fn paths(&self) -> Vec<String> {
@@ -157,7 +120,7 @@ async fn refusals_failures_and_who_is_not_asked() {
     })
     .await;
     let s = TestServer::start().await;
-    let dead = json!({"url": "https://127.0.0.1:9/", "caBundle": hooks.ca});
+    let dead = json!({"url": "https://127.0.0.1:9/", "caBundle": hooks.0.ca});
     let conditions =
         json!([{"name": "not-skipped", "expression": "!request.name.startsWith('skip') || object.data.zzz == ''"}]);
     let webhooks = vec![
@@ -266,4 +229,16 @@ async fn policies_change_objects() {
     assert_eq!(made.code, 201, "{}", made.text);
     let labels = &made.json["metadata"]["labels"];
     assert!(labels["own"] == "1" && labels["made-by"].is_string(), "{labels}");
+}
+
+#[tokio::test]
+async fn connections_are_used_again() {
+    let hooks = hooks(|_, _| json!({"allowed": true})).await;
+    let s = TestServer::start().await;
+    let webhooks = vec![hooks.hook("/a", json!({})), hooks.hook("/b", json!({}))];
+    configure(&s, "mutatingwebhookconfigurations", webhooks).await;
+    for n in 0..10 {
+        assert_eq!(s.post(CONFIG_MAPS, config_map(&format!("c{n}"), json!({}))).await.code, 201);
+    }
+    assert_eq!((hooks.taken().len(), hooks.0.connections()), (20, 1));
 }

@@ -132,6 +132,13 @@ impl Calls {
         Ok(crate::watch::list(&self.client, &self.resource, scope, true).await?.items)
     }
 
+    /// The revision that a list of one object has; of no object in a namespace that cannot be.
+    pub async fn revision(&self, namespace: &str) -> Result<String, Error> {
+        let path = Query::default().set("limit", "1").on(&self.resource.collection(namespace));
+        let list: Value = call(&self.client, Method::GET, &path, None).await?;
+        Ok(list["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned())
+    }
+
     pub async fn create<T: DeserializeOwned>(&self, namespace: &str, object: &impl Serialize) -> Result<T, Error> {
         let path = self.resource.collection(namespace);
         call(&self.client, Method::POST, &path, Some(("application/json", encode(&path, object)?))).await

@@ -43,6 +43,7 @@ pub const ALL: &[Row] = rows! {
     "root-ca-certificate-publisher-controller", "root-ca-cert-publisher", root_ca;
     "persistentvolumeclaim-protection-controller", "pvc-protection-controller", protection::claims;
     "persistentvolume-protection-controller", "pv-protection-controller", protection::volumes;
+    "storage-version-migrator-controller", "storage-version-migrator-controller", storage_version_migrator;
     "volumeattributesclass-protection-controller", "volumeattributesclass-protection-controller", protection::classes;
 };
 

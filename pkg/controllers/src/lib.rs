@@ -34,6 +34,7 @@ mod root_ca;
 mod service_account;
 mod service_pods;
 mod stateful_set;
+mod storage_version_migrator;
 mod taint_eviction;
 mod ttl_after_finished;
 

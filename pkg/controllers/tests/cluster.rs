@@ -510,3 +510,84 @@ impl View for Unread {
         self.object["metadata"]["resourceVersion"].as_str().unwrap_or_default()
     }
 }
+
+/// An object of which all is looked at.
+#[derive(serde::Deserialize)]
+#[serde(from = "Value")]
+struct Whole {
+    meta: isopod_client::views::Meta,
+    object: Value,
+}
+
+impl From<Value> for Whole {
+    fn from(object: Value) -> Self {
+        Whole { meta: serde_json::from_value(object["metadata"].clone()).unwrap(), object }
+    }
+}
+
+impl View for Whole {
+    fn name(&self) -> &str {
+        &self.meta.name
+    }
+    fn namespace(&self) -> &str {
+        &self.meta.namespace
+    }
+    fn uid(&self) -> &str {
+        &self.meta.uid
+    }
+    fn resource_version(&self) -> &str {
+        &self.meta.resource_version
+    }
+}
+
+impl Whole {
+    fn condition(&self, ty: &str) -> &Value {
+        let all = self.object["status"]["conditions"].as_array().map_or(&[][..], Vec::as_slice);
+        all.iter().find(|c| c["type"] == ty).unwrap_or(&Value::Null)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_migration_writes_all_objects_in_the_version_that_is_stored_by_now() {
+    let c = Cluster::start().await;
+    let definitions = c.calls(Resource::cluster("apiextensions.k8s.io", "v1", "customresourcedefinitions"));
+    let version = |name: &str, storage: bool| {
+        json!({"name": name, "served": true, "storage": storage, "schema": {"openAPIV3Schema":
+            {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}})
+    };
+    let definition = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "foos.example.com"},
+        "spec": {"group": "example.com", "scope": "Namespaced", "versions": [version("v1", true), version("v2", false)],
+            "names": {"plural": "foos", "singular": "foo", "kind": "Foo", "listKind": "FooList"}}});
+    definitions.create::<Value>("", &definition).await.unwrap();
+    let foos = c.calls(Resource::namespaced("example.com", "v1", "foos"));
+    for n in 0..3 {
+        let foo = json!({"apiVersion": "example.com/v1", "kind": "Foo", "metadata": {"name": format!("f{n}")}, "n": n});
+        foos.create::<Value>("default", &foo).await.unwrap();
+    }
+    let versions = json!({"spec": {"versions": [version("v1", false), version("v2", true)]}});
+    let changed: Value =
+        definitions.modify("", "foos.example.com", None, &versions, &Preconditions::default()).await.unwrap();
+    assert_eq!(changed["status"]["storedVersions"], json!(["v1", "v2"]));
+    let before: Vec<Whole> = foos.list(&ListScope::all()).await.unwrap();
+
+    let resource = Resource::cluster("storagemigration.k8s.io", "v1", "storageversionmigrations");
+    let migration = |name: &str, resource: &str| {
+        json!({"apiVersion": "storagemigration.k8s.io/v1", "kind": "StorageVersionMigration", "metadata": {"name": name},
+            "spec": {"resource": {"group": "example.com", "resource": resource}}})
+    };
+    c.calls(resource.clone()).create::<Value>("", &migration("foos", "foos")).await.unwrap();
+    let all = c
+        .until::<Whole>(resource, "the migration has ended", |all| {
+            all.iter().any(|m| m.condition("Running")["reason"] == "MigrationCompleted")
+        })
+        .await;
+    assert_eq!(all[0].condition("Succeeded")["message"], "Migration completed", "{}", all[0].object);
+    let definition: Value = definitions.get("", "foos.example.com").await.unwrap();
+    assert_eq!(definition["status"]["storedVersions"], json!(["v2"]), "{definition}");
+    let after: Vec<Whole> = foos.list(&ListScope::all()).await.unwrap();
+    for (old, new) in before.iter().zip(&after) {
+        assert_ne!(old.meta.resource_version, new.meta.resource_version, "it was written");
+        assert_eq!(old.object["n"], new.object["n"]);
+    }
+}

@@ -1,7 +1,7 @@
 //! What the API server knows about one kind, built-in or custom.
 
 use crate::columns::NAME;
-use crate::custom::CustomColumn;
+use crate::custom::{CustomColumn, Versions};
 use isopod_api::{FieldErrors, Gvk, Gvr, UserInfo};
 use isopod_schema::managed::Filter;
 use isopod_schema::types::Object;
@@ -267,6 +267,11 @@ pub trait Hooks: Send + Sync {
     /// What is read where these bytes are stored, if that is anything else: a schema that is younger than an object has defaults
     /// for it, or does not know all of it.
     fn on_read(&self, _stored: &[u8]) -> Option<Value> {
+        None
+    }
+    /// The versions of a custom resource. Its objects are converted through them, wherever they are read and written; all that
+    /// follows is for built-in kinds.
+    fn versions(&self) -> Option<&Arc<Versions>> {
         None
     }
     /// Converts a value of the served version to the stored one, and back. The default leaves it alone.

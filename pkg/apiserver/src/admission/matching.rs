@@ -133,6 +133,7 @@ impl Criteria {
         if !self.namespaces.is_everything() && !self.in_namespace(server, subject, new).await? {
             return Ok(None);
         }
+        subject.convert(new, &view).await?;
         Ok(Some(view))
     }
 

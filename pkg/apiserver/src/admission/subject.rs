@@ -41,6 +41,7 @@ pub struct Subject<'a> {
     pub namespace: String,
     pub name: String,
     pub old: Option<&'a Value>,
+    versions: Served,
 }
 
 impl<'a> Subject<'a> {
@@ -58,6 +59,7 @@ impl<'a> Subject<'a> {
             namespace: if is_namespace { name.clone() } else { intent.namespace.clone() },
             name,
             old: request.old,
+            versions: Served::new(request.server, &intent.kind),
         }
     }
 
@@ -83,8 +85,16 @@ impl<'a> Subject<'a> {
             object["kind"] = self.gvk.kind.clone().into();
             return Some(object);
         }
-        let versions = Served::new(self.request.server, &self.intent().kind);
-        Some(versions.convert(object, &self.gvk.api_version(), &view.gvk.api_version()))
+        Some(self.versions.convert(object, &self.gvk.api_version(), &view.gvk.api_version()))
+    }
+
+    /// Gets what [`in_version`](Self::in_version) needs and only a conversion webhook can make.
+    pub async fn convert(&self, new: Option<&Value>, view: &View) -> Result<(), Status> {
+        if self.versions.asks() && self.gvk != view.gvk {
+            let _ = (self.in_version(new, view), self.in_version(self.old, view));
+            self.versions.get_missing(self.request.server).await?;
+        }
+        Ok(())
     }
 
     /// The schema of what is seen.
@@ -100,7 +110,7 @@ impl<'a> Subject<'a> {
     }
 
     /// A changed object as this server's: read as from a client, in the request's version, defaulted.
-    pub fn accept(&self, view: &View, changed: Value) -> Result<Value, Status> {
+    pub async fn accept(&self, view: &View, changed: Value) -> Result<Value, Status> {
         let intent = self.intent();
         let schema = self.schema(view)?;
         let mut object = decode::value(changed, &view.gvk, &schema, FieldValidation::Ignore)?.value;
@@ -108,8 +118,12 @@ impl<'a> Subject<'a> {
             return Ok(object);
         }
         if view.gvk != intent.kind.gvk {
-            let versions = Served::new(self.request.server, &intent.kind);
-            object = versions.convert(&object, &view.gvk.api_version(), &intent.kind.gvk.api_version());
+            let convert = || self.versions.convert(&object, &view.gvk.api_version(), &intent.kind.gvk.api_version());
+            let mut converted = convert();
+            if self.versions.get_missing(self.request.server).await? {
+                converted = convert();
+            }
+            object = converted;
         }
         pipeline::apply_defaults(&intent.kind, &mut object);
         Ok(object)

@@ -1,25 +1,62 @@
 //! One cached object: its served bytes and the small index that selectors look at.
 
 use crate::encode::splice;
+use crate::metadata;
 use bytes::Bytes;
-use isopod_api::selector::{FieldSelector, LabelSelector, Labels};
+use isopod_api::selector::{FieldSelector, FieldTerm, LabelSelector, Labels};
 use isopod_kinds::Kind;
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+use tokio::sync::OnceCell;
 
 /// An object at one revision.
 #[derive(Debug)]
 pub struct Entry {
     /// `<namespace>/<name>`, or `<name>`.
     pub key: Box<str>,
-    /// JSON in the stored version, with `resourceVersion`.
+    /// JSON with `resourceVersion`: of a built-in kind in the stored version, of a custom one in that of [`Self::is_of`].
     pub body: Bytes,
     digits: Range<u32>,
     labels: Box<[(Box<str>, Box<str>)]>,
     /// Values of [`Kind::selectable`].
     fields: Box<[Box<str>]>,
+    /// The version of the object, of kinds whose objects are not all of one.
+    version: Option<Box<str>>,
+    views: Views<Entry>,
+}
+
+/// One thing in other versions, each made when it is asked for first.
+pub struct Views<T>(OnceLock<Box<Mutex<Vec<View<T>>>>>);
+
+/// A version and what the thing is in it.
+type View<T> = (Box<str>, Arc<OnceCell<Arc<T>>>);
+
+impl<T> Default for Views<T> {
+    fn default() -> Self {
+        Views(OnceLock::new())
+    }
+}
+
+impl<T> std::fmt::Debug for Views<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Views")
+    }
+}
+
+impl<T> Views<T> {
+    pub fn cell(&self, version: &str) -> Arc<OnceCell<Arc<T>>> {
+        let mut all = self.0.get_or_init(Box::default).lock();
+        if let Some((_, cell)) = all.iter().find(|(v, _)| **v == *version) {
+            return cell.clone();
+        }
+        let cell = Arc::<OnceCell<Arc<T>>>::default();
+        all.push((version.into(), cell.clone()));
+        cell
+    }
 }
 
 /// Bytes in the store that are not an object.
@@ -46,25 +83,89 @@ struct HeadMeta {
 impl Entry {
     /// Takes stored bytes in.
     pub fn new(kind: &Kind, key: &str, stored: &[u8], revision: i64) -> Result<Self, Unreadable> {
+        match kind.hooks.on_read(stored).filter(|_| kind.schema.custom) {
+            Some(read) => Self::of_value(kind, key, &read, revision),
+            None => Self::of_bytes(kind, key, stored, None, revision),
+        }
+    }
+
+    /// As the object is now, whatever is stored.
+    fn of_value(kind: &Kind, key: &str, object: &Value, revision: i64) -> Result<Self, Unreadable> {
+        Self::of_bytes(kind, key, &splice::stored(object), Some(object), revision)
+    }
+
+    fn of_bytes(
+        kind: &Kind,
+        key: &str,
+        stored: &[u8],
+        object: Option<&Value>,
+        revision: i64,
+    ) -> Result<Self, Unreadable> {
         let unreadable = |source| Unreadable { key: key.to_owned(), source };
-        let read = if kind.schema.custom { kind.hooks.on_read(stored) } else { None };
-        let read = read.map(|value| splice::stored(&value));
-        let stored = read.as_deref().unwrap_or(stored);
         let head: Head = serde_json::from_slice(stored).map_err(|e| unreadable(Some(e)))?;
         let (body, digits) = splice::with_revision(stored, revision).ok_or_else(|| unreadable(None))?;
         let fields = if kind.selectable.is_empty() {
             Box::default()
         } else {
-            let value: Value = serde_json::from_slice(stored).map_err(|e| unreadable(Some(e)))?;
-            kind.hooks.selectable(&value).into_iter().map(String::into_boxed_str).collect()
+            let parsed: Value;
+            let value = match object {
+                Some(object) => object,
+                None => {
+                    parsed = serde_json::from_slice(stored).map_err(|e| unreadable(Some(e)))?;
+                    &parsed
+                }
+            };
+            kind.hooks.selectable(value).into_iter().map(String::into_boxed_str).collect()
         };
+        let versions = kind.hooks.versions().filter(|v| v.several());
+        let version = versions.zip(object).map(|(versions, object)| versions.version_of(object).into());
         let labels = head.metadata.labels.unwrap_or_default().into_iter().collect();
-        Ok(Entry { key: key.into(), body, digits, labels, fields })
+        Ok(Entry { key: key.into(), body, digits, labels, fields, version, views: Views::default() })
     }
 
     /// The same object with other bytes, which carry no revision: the answer of a dry run.
     pub fn unstored(other: &Entry, body: Bytes) -> Self {
-        Entry { key: other.key.clone(), body, digits: 0..0, labels: other.labels.clone(), fields: other.fields.clone() }
+        Entry {
+            key: other.key.clone(),
+            body,
+            digits: 0..0,
+            labels: other.labels.clone(),
+            fields: other.fields.clone(),
+            version: other.version.clone(),
+            views: Views::default(),
+        }
+    }
+
+    /// The same object in the version of `kind`, as a conversion has made it.
+    pub fn converted(&self, kind: &Kind, object: &Value) -> Option<Arc<Self>> {
+        Self::of_value(kind, &self.key, object, self.revision()).ok().map(Arc::new)
+    }
+
+    /// Whether the body is in the version of `kind`, or becomes so without a conversion of its own.
+    pub fn is_of(&self, kind: &Kind) -> bool {
+        self.version.as_deref().is_none_or(|v| v == kind.gvk.version)
+    }
+
+    /// Where the same object in another version is kept.
+    pub fn view_cell(&self, version: &str) -> Arc<OnceCell<Arc<Entry>>> {
+        self.views.cell(version)
+    }
+
+    /// The same object in another version, if it was asked for before.
+    pub fn viewed(&self, version: &str) -> Option<Arc<Entry>> {
+        self.view_cell(version).get().cloned()
+    }
+
+    pub fn revision(&self) -> i64 {
+        let digits = self.body.get(self.digits.start as usize..self.digits.end as usize);
+        digits.and_then(|d| std::str::from_utf8(d).ok()?.parse().ok()).unwrap_or_default()
+    }
+
+    /// The object without its revision, which conversions are not told.
+    pub fn unrevised(&self) -> Value {
+        let mut value = self.value();
+        metadata::without_revision(&mut value);
+        value
     }
 
     pub fn name(&self) -> &str {
@@ -109,6 +210,24 @@ impl Filter {
     pub fn matches(&self, kind: &Kind, entry: &Entry) -> bool {
         let in_namespace = self.namespace.is_empty() || !kind.namespaced || entry.namespace() == self.namespace;
         in_namespace && self.labels.matches(entry) && self.fields.matches(|field| lookup(kind, entry, field))
+    }
+
+    /// Whether what no conversion can change matches.
+    pub fn matches_name(&self, kind: &Kind, entry: &Entry) -> bool {
+        let in_namespace = self.namespace.is_empty() || !kind.namespaced || entry.namespace() == self.namespace;
+        let holds = |t: &FieldTerm| match t.field.as_str() {
+            "metadata.name" => t.equal == (entry.name() == t.value),
+            "metadata.namespace" => t.equal == (entry.namespace() == t.value),
+            _ => true,
+        };
+        in_namespace && self.fields.terms.iter().all(holds)
+    }
+
+    /// What of it no conversion can change: the place and the name.
+    pub fn of_names(&self) -> Self {
+        let is_name = |t: &&FieldTerm| matches!(t.field.as_str(), "metadata.name" | "metadata.namespace");
+        let terms = self.fields.terms.iter().filter(is_name).cloned().collect();
+        Filter { namespace: self.namespace.clone(), labels: LabelSelector::default(), fields: FieldSelector { terms } }
     }
 
     /// Keys outside this prefix never match.

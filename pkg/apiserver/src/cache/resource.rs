@@ -1,7 +1,7 @@
 //! The cache of one resource: an ordered map of entries that is cheap to snapshot, a bounded ring of changes, and the
 //! watchers that wait for more.
 
-use crate::cache::entry::{Entry, Filter};
+use crate::cache::entry::{Entry, Filter, Views};
 use crate::cache::prefix_of;
 use crate::cache::watcher::{Delivery, EventType, History, Watcher};
 use bytes::Bytes;
@@ -29,11 +29,17 @@ pub struct Change {
     pub new: Option<Arc<Entry>>,
     /// The encoded watch events, by type and form.
     forms: Mutex<Vec<(EventType, u64, Bytes)>>,
+    views: Views<Change>,
 }
 
 impl Change {
     pub fn new(revision: Revision, old: Option<Arc<Entry>>, new: Option<Arc<Entry>>) -> Self {
-        Change { revision, old, new, forms: Mutex::default() }
+        Change { revision, old, new, forms: Mutex::default(), views: Views::default() }
+    }
+
+    /// Where the same change in another version is kept.
+    pub fn view_cell(&self, version: &str) -> Arc<OnceCell<Arc<Change>>> {
+        self.views.cell(version)
     }
 
     /// What this change is to a watcher with this filter, if anything. An object that leaves the selector is DELETED.

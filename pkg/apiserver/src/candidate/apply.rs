@@ -5,7 +5,9 @@ use crate::ApiServer;
 use crate::encode::decode::{self, FieldValidation};
 use crate::ownership::{self, Served};
 use crate::pipeline::Intent;
+use async_trait::async_trait;
 use isopod_api::Status;
+use isopod_schema::managed::{Applied, ApplyError};
 use serde_json::Value;
 
 /// A configuration, and whether it may take fields from others.
@@ -58,16 +60,37 @@ pub struct Apply<'a> {
     pub server: &'a ApiServer,
     pub intent: &'a Intent,
     pub configuration: Configuration,
+    pub versions: Served,
 }
 
+impl Apply<'_> {
+    fn apply(&self, current: Option<&Value>) -> Result<Applied, ApplyError> {
+        let filter = self.intent.kind.hooks.owned(&self.intent.subresource);
+        let manager = ownership::manager(self.intent, &filter, &self.versions);
+        manager.apply(current, &self.configuration.config, self.configuration.force)
+    }
+}
+
+#[async_trait]
 impl Candidate for Apply<'_> {
+    /// Others may own fields of the object in other versions.
+    async fn prepare(&self, current: Option<&Value>) -> Result<(), Status> {
+        if !self.versions.asks() {
+            return Ok(());
+        }
+        self.configuration.check_type(&self.intent.kind.gvk)?;
+        loop {
+            let _ = self.apply(current);
+            if !self.versions.get_missing(self.server).await? {
+                return Ok(());
+            }
+        }
+    }
+
     fn make(&self, current: Option<&Value>) -> Result<Made, Status> {
         let (kind, configuration) = (&self.intent.kind, &self.configuration);
         configuration.check_type(&kind.gvk)?;
-        let (filter, versions) = (kind.hooks.owned(&self.intent.subresource), Served::new(self.server, kind));
-        let manager = ownership::manager(self.intent, &filter, &versions);
-        let applied = manager.apply(current, &configuration.config, configuration.force);
-        let applied = applied.map_err(ownership::refusal)?;
+        let applied = self.apply(current).map_err(ownership::refusal)?;
         let object = applied.object.or_else(|| current.cloned()).unwrap_or_else(|| configuration.config.clone());
         let mut object = decode::value(object, &kind.gvk, &kind.schema, FieldValidation::Ignore)?.value;
         if object["metadata"]["name"].as_str().unwrap_or_default().is_empty() {

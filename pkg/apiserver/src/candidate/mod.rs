@@ -6,6 +6,7 @@ pub mod patch;
 pub mod update;
 mod yaml_keys;
 
+use async_trait::async_trait;
 use isopod_api::Status;
 use serde_json::Value;
 
@@ -29,7 +30,13 @@ pub enum Creates {
 }
 
 /// Makes the wanted object.
+#[async_trait]
 pub trait Candidate: Send + Sync {
+    /// Gets what [`make`](Self::make) of the same object needs and this process does not have.
+    async fn prepare(&self, _current: Option<&Value>) -> Result<(), Status> {
+        Ok(())
+    }
+
     /// `current` is the newest stored object in the served version; `None`: it does not exist, which is asked only of one
     /// that [`creates`](Self::creates).
     fn make(&self, current: Option<&Value>) -> Result<Made, Status>;

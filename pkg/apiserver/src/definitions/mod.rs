@@ -97,7 +97,8 @@ fn take_in(server: &ApiServer, kind: &Kind, entries: &Entries) {
     }
     old.values().flat_map(|gone| gone.kinds.first()).for_each(|k| server.hub.forget(&prefix_of(k)));
     if changed {
-        let all = known.values().flat_map(|k| k.kinds.iter().cloned());
+        let all: Vec<Arc<Kind>> = known.values().flat_map(|k| k.kinds.iter().cloned()).collect();
+        server.conversions.retain(&all);
         server.registry.store(Arc::new(Registry::new(server.config.kinds.iter().cloned().chain(all))));
         server.aggregation.registry_changed.notify_one();
     }

@@ -30,9 +30,10 @@ pub struct List {
 }
 
 impl List {
-    fn meta(&self) -> Value {
+    fn meta(&self, kind: &Kind, form: &Form) -> Value {
         let mut meta = json!({"resourceVersion": self.revision.to_string()});
-        if !self.continue_token.is_empty() {
+        // Upstream's lists without a type of their own always say it.
+        if !self.continue_token.is_empty() || kind.schema.custom && form.shape == Shape::Object {
             meta["continue"] = self.continue_token.clone().into();
         }
         if let Some(n) = self.remaining {
@@ -96,7 +97,7 @@ fn list_value(kind: &Kind, list: &List, form: &Form, now: Timestamp) -> Value {
             json!({"kind": "PartialObjectMetadataList", "apiVersion": form.meta_version(), "items": items})
         }
     };
-    value["metadata"] = list.meta();
+    value["metadata"] = list.meta(kind, form);
     value
 }
 
@@ -114,7 +115,8 @@ fn stream(kind: &Arc<Kind>, list: List, form: &Form, now: Timestamp) -> Response
         Shape::Table(_) => ("Table".to_owned(), form.meta_version().to_owned(), "rows"),
         Shape::Metadata => ("PartialObjectMetadataList".to_owned(), form.meta_version().to_owned(), "items"),
     };
-    let mut head = format!("{{\"kind\":\"{kind_name}\",\"apiVersion\":\"{version}\",\"metadata\":{}", list.meta());
+    let mut head =
+        format!("{{\"kind\":\"{kind_name}\",\"apiVersion\":\"{version}\",\"metadata\":{}", list.meta(kind, form));
     if matches!(form.shape, Shape::Table(_)) {
         head.push_str(&format!(",\"columnDefinitions\":{}", table::columns(kind)));
     }
@@ -221,7 +223,7 @@ impl<I: Iterator<Item = Bytes>> Iterator for Zipped<I> {
 /// All lists are alike in protobuf: `metadata` is field 1, `items` is field 2.
 fn protobuf_list(kind: &Kind, list: &List, form: &Form) -> Bytes {
     let mut raw = Vec::with_capacity(4096);
-    let meta = meta_object("ListMeta").map(|o| proto::encode(&list.meta(), &o)).unwrap_or_default();
+    let meta = meta_object("ListMeta").map(|o| proto::encode(&list.meta(kind, form), &o)).unwrap_or_default();
     message(&mut raw, 1, &meta);
     let metadata_only = (form.shape == Shape::Metadata).then(|| meta_object("PartialObjectMetadata")).flatten();
     for entry in &list.entries {

@@ -15,10 +15,16 @@ use jiff::Timestamp;
 use negotiate::{Form, Include, Media, Shape};
 use serde_json::{Value, json};
 
+/// Whether bodies of entries are in another version than the one that `kind` serves. Those of custom resources have been
+/// converted before they come here (`conversion`).
+fn differs(kind: &Kind) -> bool {
+    kind.gvk != kind.storage.gvk && kind.hooks.versions().is_none()
+}
+
 /// The object of an entry in the version that `kind` serves.
 pub fn served(kind: &Kind, body: &[u8]) -> Value {
     let mut value: Value = serde_json::from_slice(body).unwrap_or_default();
-    if kind.gvk != kind.storage.gvk {
+    if differs(kind) {
         kind.hooks.from_storage(&mut value);
         value["apiVersion"] = kind.gvk.api_version().into();
         value["kind"] = kind.gvk.kind.clone().into();
@@ -28,7 +34,7 @@ pub fn served(kind: &Kind, body: &[u8]) -> Value {
 
 /// The bytes of an entry's object in JSON of the served version.
 pub fn json_bytes(kind: &Kind, body: &Bytes) -> Bytes {
-    if kind.gvk == kind.storage.gvk { body.clone() } else { to_json(&served(kind, body)) }
+    if differs(kind) { to_json(&served(kind, body)) } else { body.clone() }
 }
 
 pub fn to_json(value: &Value) -> Bytes {

@@ -1,6 +1,7 @@
 //! DELETE of an object and of a collection.
 
 use super::Call;
+use super::list::Seen;
 use crate::ApiServer;
 use crate::audit::Shown;
 use crate::deletion;
@@ -60,7 +61,7 @@ pub async fn delete_collection(server: &ApiServer, call: &Call, body: Body) -> R
     let stored_kind = call.stored_kind(server);
     let (cache, revision) = server.hub.fresh_cache(&stored_kind).await?;
     let snapshot = cache.snapshot();
-    let entries: Vec<_> = snapshot.entries.values().filter(|e| filter.matches(&stored_kind, e)).cloned().collect();
+    let entries = Seen::new(&stored_kind, &call.kind).select(server, &filter, snapshot.entries.values()).await?;
     for entry in &entries {
         let mut intent =
             call.intent(&WriteOptions { dry_run: options.dry_run, shown: options.shown(), ..Default::default() });

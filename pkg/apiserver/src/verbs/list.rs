@@ -7,12 +7,13 @@ use crate::ApiServer;
 use crate::cache::entry::{Entry, Filter};
 use crate::cache::resource::{Cache, Snapshot};
 use crate::cache::{store_status, too_large};
+use crate::conversion;
 use crate::encode::body::{self, List};
 use crate::options::{ListOptions, Match};
 use axum::response::Response;
 use isopod_api::Status;
 use isopod_kinds::Kind;
-use isopod_store::{KeyRange, RangeRequest, Revision, StoreError};
+use isopod_store::{KeyRange, KeyValue, RangeRequest, Revision, StoreError};
 use std::sync::Arc;
 
 const TOO_OLD: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.";
@@ -23,18 +24,13 @@ pub async fn list(server: &ApiServer, call: &Call) -> Result<Response, Status> {
     let form = call.list_form()?;
     let options = ListOptions::parse(&call.query, false)?;
     let filter = call.filter()?;
-    let kind = call.stored_kind(server);
-    let list = read(server, &kind, &filter, &options).await?;
+    let list = read(server, call, &filter, &options).await?;
     Ok(body::list(&call.kind, list, &form, call.now))
 }
 
 /// Reads what the options ask for.
-pub async fn read(
-    server: &ApiServer,
-    kind: &Arc<Kind>,
-    filter: &Filter,
-    options: &ListOptions,
-) -> Result<List, Status> {
+async fn read(server: &ApiServer, call: &Call, filter: &Filter, options: &ListOptions) -> Result<List, Status> {
+    let kind = &call.stored_kind(server);
     let newest = options.continue_token.is_empty() && options.resource_version.is_none();
     // Looked at before the content: what comes in between must not count as seen.
     let at_hand = server.hub.revision();
@@ -42,7 +38,7 @@ pub async fn read(
         true => server.hub.fresh_cache(kind).await?,
         false => (server.hub.cache(kind).await?, at_hand),
     };
-    let page = Page { cache: &cache, kind, filter, limit: options.limit };
+    let page = Page { server, cache: &cache, kind: Seen::new(kind, &call.kind), filter, limit: options.limit };
     if !options.continue_token.is_empty() {
         if options.resource_version.is_some_and(|v| v != 0) {
             return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
@@ -51,25 +47,25 @@ pub async fn read(
         // A negative revision means: the rest of the list, as it is now.
         if token.revision < 0 {
             let (cache, revision) = server.hub.fresh_cache(kind).await?;
-            return Ok(Page { cache: &cache, ..page }.of_snapshot(&cache.snapshot(), revision, &token.start));
+            return Page { cache: &cache, ..page }.of_snapshot(&cache.snapshot(), revision, &token.start).await;
         }
-        return page.at(server, token.revision, &token.start).await.map_err(|e| match e.code {
+        return page.at(token.revision, &token.start).await.map_err(|e| match e.code {
             410 => outdated(token),
             _ => e,
         });
     }
     match (options.resource_version, options.version_match) {
-        (None, _) => Ok(page.of_snapshot(&cache.snapshot(), revision, "")),
+        (None, _) => page.of_snapshot(&cache.snapshot(), revision, "").await,
         // What is at hand is sent whole: from its cache, which has no Events, upstream has never kept a limit.
-        (Some(0), _) if kind.storage.gvk.kind == "Event" => Ok(page.of_snapshot(&cache.snapshot(), revision, "")),
-        (Some(0), _) => Ok(Page { limit: 0, ..page }.of_snapshot(&cache.snapshot(), revision, "")),
-        (Some(revision), Some(Match::Exact)) => page.at(server, revision, "").await,
+        (Some(0), _) if kind.storage.gvk.kind == "Event" => page.of_snapshot(&cache.snapshot(), revision, "").await,
+        (Some(0), _) => Page { limit: 0, ..page }.of_snapshot(&cache.snapshot(), revision, "").await,
+        (Some(revision), Some(Match::Exact)) => page.at(revision, "").await,
         // Without a match, a limit has always meant the exact revision.
-        (Some(revision), None) if options.limit > 0 => page.at(server, revision, "").await,
+        (Some(revision), None) if options.limit > 0 => page.at(revision, "").await,
         (Some(revision), _) => {
             server.hub.wait_for_client(revision).await?;
             let (cache, revision) = server.hub.fresh_cache(kind).await?;
-            Ok(Page { cache: &cache, ..page }.of_snapshot(&cache.snapshot(), revision, ""))
+            Page { cache: &cache, ..page }.of_snapshot(&cache.snapshot(), revision, "").await
         }
     }
 }
@@ -81,9 +77,60 @@ fn outdated(token: Continue) -> Status {
     status
 }
 
+/// The kind that is cached, and the version that is wanted of it.
+#[derive(Clone, Copy)]
+pub struct Seen<'a> {
+    stored: &'a Arc<Kind>,
+    wanted: &'a Arc<Kind>,
+    converts: bool,
+}
+
+impl<'a> Seen<'a> {
+    pub fn new(stored: &'a Arc<Kind>, wanted: &'a Arc<Kind>) -> Self {
+        Seen { stored, wanted, converts: conversion::converts(stored) }
+    }
+
+    /// What changes are to be told of: one that leaves the filter when it is converted is left out then.
+    pub fn of_changes(&self, filter: &Filter) -> Filter {
+        if self.converts { filter.of_names() } else { filter.clone() }
+    }
+
+    /// Whether an entry may match: before it is converted, only its name tells.
+    fn may_match(&self, filter: &Filter, entry: &Entry) -> bool {
+        if self.converts { filter.matches_name(self.stored, entry) } else { filter.matches(self.stored, entry) }
+    }
+
+    /// Those of many entries that match, in the wanted version.
+    pub async fn select<'e>(
+        &self,
+        server: &ApiServer,
+        filter: &Filter,
+        entries: impl Iterator<Item = &'e Arc<Entry>>,
+    ) -> Result<Vec<Arc<Entry>>, Status> {
+        let entries = entries.filter(|e| self.may_match(filter, e)).cloned().collect();
+        self.matching(server, filter, entries).await
+    }
+
+    /// Those entries that match of those that may, in the wanted version.
+    async fn matching(
+        &self,
+        server: &ApiServer,
+        filter: &Filter,
+        entries: Vec<Arc<Entry>>,
+    ) -> Result<Vec<Arc<Entry>>, Status> {
+        if !self.converts {
+            return Ok(entries);
+        }
+        let mut seen = server.views(self.wanted, entries).await?;
+        seen.retain(|e| filter.matches(self.wanted, e));
+        Ok(seen)
+    }
+}
+
 struct Page<'a> {
+    server: &'a ApiServer,
     cache: &'a Arc<Cache>,
-    kind: &'a Arc<Kind>,
+    kind: Seen<'a>,
     filter: &'a Filter,
     limit: usize,
 }
@@ -91,7 +138,7 @@ struct Page<'a> {
 impl Page<'_> {
     /// The prefix that continue tokens are relative to: that of the namespace, or of the resource.
     fn base(&self) -> String {
-        match (self.kind.namespaced, self.filter.namespace.as_str()) {
+        match (self.kind.stored.namespaced, self.filter.namespace.as_str()) {
             (true, namespace) if !namespace.is_empty() => format!("{namespace}/"),
             _ => String::new(),
         }
@@ -102,27 +149,35 @@ impl Page<'_> {
     }
 
     /// From cached content that stands for `revision` or newer.
-    fn of_snapshot(&self, snapshot: &Snapshot, revision: Revision, start: &str) -> List {
+    async fn of_snapshot(&self, snapshot: &Snapshot, revision: Revision, start: &str) -> Result<List, Status> {
         let revision = revision.max(snapshot.revision);
-        self.of_entries(snapshot, revision, start)
+        self.of_entries(snapshot, revision, start).await
     }
 
-    fn of_entries(&self, snapshot: &Snapshot, revision: Revision, start: &str) -> List {
-        let (base, prefix) = (self.base(), self.filter.key_prefix(self.kind));
+    async fn of_entries(&self, snapshot: &Snapshot, revision: Revision, start: &str) -> Result<List, Status> {
+        let (base, prefix) = (self.base(), self.filter.key_prefix(self.kind.stored));
         let from: Arc<str> = if start.is_empty() { prefix.as_str().into() } else { format!("{base}{start}").into() };
         let mut list = List { revision, ..Default::default() };
         let mut rest = snapshot.entries.range(from..).take_while(|(k, _)| k.starts_with(prefix.as_str()));
-        let mut matching = rest.by_ref().filter(|(_, e)| self.filter.matches(self.kind, e));
+        let may_match = |(_, e): &(&Arc<str>, &Arc<Entry>)| self.kind.may_match(self.filter, e);
         if self.limit == 0 {
-            list.entries = matching.map(|(_, e)| e.clone()).collect();
-            return list;
+            list.entries = self.kind.select(self.server, self.filter, rest.map(|(_, e)| e)).await?;
+            return Ok(list);
         }
-        list.entries = matching.by_ref().take(self.limit).map(|(_, e)| e.clone()).collect();
-        if matching.next().is_some() {
-            let remaining = self.counts_remaining().then(|| rest.count() as u64 + 1);
-            self.more(&mut list, &base, remaining);
+        // One more than is wanted tells that there is more.
+        let wanted = self.limit.saturating_add(1);
+        while list.entries.len() < wanted {
+            let lacking = wanted - list.entries.len();
+            let some: Vec<Arc<Entry>> = rest.by_ref().filter(may_match).take(lacking).map(|(_, e)| e.clone()).collect();
+            if some.is_empty() {
+                return Ok(list);
+            }
+            list.entries.extend(self.kind.matching(self.server, self.filter, some).await?);
         }
-        list
+        list.entries.truncate(self.limit);
+        let remaining = self.counts_remaining().then(|| rest.count() as u64 + 1);
+        self.more(&mut list, &base, remaining);
+        Ok(list)
     }
 
     fn more(&self, list: &mut List, base: &str, remaining: Option<u64>) {
@@ -133,21 +188,22 @@ impl Page<'_> {
     }
 
     /// At exactly this revision.
-    async fn at(&self, server: &ApiServer, revision: Revision, start: &str) -> Result<List, Status> {
-        let (cache, newest) = server.hub.fresh_cache(&self.cache.kind).await?;
+    async fn at(&self, revision: Revision, start: &str) -> Result<List, Status> {
+        let (cache, newest) = self.server.hub.fresh_cache(&self.cache.kind).await?;
         if revision > newest {
             return Err(too_large(revision, newest));
         }
         let snapshot = cache.snapshot();
         // Nothing has changed since: the content is that of the revision.
         if snapshot.revision <= revision {
-            return Ok(self.of_entries(&snapshot, revision, start));
+            return self.of_entries(&snapshot, revision, start).await;
         }
-        self.of_history(server, revision, start).await
+        self.of_history(revision, start).await
     }
 
-    async fn of_history(&self, server: &ApiServer, revision: Revision, start: &str) -> Result<List, Status> {
-        let (base, prefix) = (self.base(), format!("{}{}", self.cache.prefix(), self.filter.key_prefix(self.kind)));
+    async fn of_history(&self, revision: Revision, start: &str) -> Result<List, Status> {
+        let (base, prefix) =
+            (self.base(), format!("{}{}", self.cache.prefix(), self.filter.key_prefix(self.kind.stored)));
         let mut range = KeyRange::prefix(prefix.clone());
         if !start.is_empty() {
             range.start = format!("{}{base}{start}", self.cache.prefix()).into();
@@ -157,17 +213,21 @@ impl Page<'_> {
             let mut request = RangeRequest::new(range.clone());
             request.revision = revision;
             request.limit = if self.limit == 0 { 0 } else { (self.limit + 1).max(BATCH) };
-            let read = server.config.store.range(request).await.map_err(|e| match e {
+            let read = self.server.config.store.range(request).await.map_err(|e| match e {
                 StoreError::Compacted { .. } => {
                     Status::expired("The resourceVersion for the provided list is too old.")
                 }
                 e => store_status(e),
             })?;
-            for (i, kv) in read.kvs.iter().enumerate() {
-                let entry = self.cache.entry(&kv.key, &kv.value, kv.mod_revision);
-                let Some(entry) = entry.filter(|e: &Arc<Entry>| self.filter.matches(self.kind, e)) else { continue };
+            let entries = read.kvs.iter().filter_map(|kv| self.cache.entry(&kv.key, &kv.value, kv.mod_revision));
+            let entries = entries.filter(|e| self.kind.may_match(self.filter, e)).collect();
+            for entry in self.kind.matching(self.server, self.filter, entries).await? {
                 if self.limit > 0 && list.entries.len() == self.limit {
-                    let remaining = self.counts_remaining().then(|| read.count - i as u64);
+                    let after = |kv: &&KeyValue| {
+                        kv.key.strip_prefix(self.cache.prefix().as_bytes()) < Some(entry.key.as_bytes())
+                    };
+                    let before = read.kvs.iter().take_while(after).count() as u64;
+                    let remaining = self.counts_remaining().then(|| read.count - before);
                     self.more(&mut list, &base, remaining);
                     return Ok(list);
                 }

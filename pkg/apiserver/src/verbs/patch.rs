@@ -6,6 +6,7 @@ use crate::candidate::apply::{Apply, Configuration};
 use crate::candidate::patch::{Patch, PatchType};
 use crate::encode::decode;
 use crate::options::WriteOptions;
+use crate::ownership::Served;
 use crate::pipeline;
 use axum::body::Body;
 use axum::response::Response;
@@ -20,7 +21,8 @@ pub async fn patch(server: &ApiServer, call: &Call, body: Body) -> Result<Respon
     let (kind, intent) = (&call.kind, call.intent(&options));
     let done = if ty == PatchType::Apply {
         let configuration = Configuration::parse(&bytes, options.force, options.validation)?;
-        pipeline::update(server, &intent, &Apply { server, intent: &intent, configuration }).await?
+        let versions = Served::new(server, kind);
+        pipeline::update(server, &intent, &Apply { server, intent: &intent, configuration, versions }).await?
     } else {
         let candidate = Patch::parse(ty, &bytes, kind.gvk.clone(), kind.schema.clone(), options.validation)?;
         pipeline::update(server, &intent, &candidate).await?

@@ -4,11 +4,13 @@
 //! its revision; what cannot be told any more ends with an ERROR event that says 410.
 
 use super::Call;
+use super::list::Seen;
 use crate::ApiServer;
 use crate::cache::away;
 use crate::cache::entry::{Entry, Filter};
 use crate::cache::resource::{Cache, Change};
 use crate::cache::watcher::{Delivery, EventType, History};
+use crate::conversion;
 use crate::encode::negotiate::{Form, Media, Shape};
 use crate::encode::{self, body, table, to_json};
 use crate::options::ListOptions;
@@ -63,7 +65,7 @@ pub async fn watch(server: &Arc<ApiServer>, mut call: Call) -> Result<Response, 
         Some(Transport::WebSocket) => Some(accept(&mut call, &form)),
         _ => None,
     };
-    let started = start(server, &cache, &filter, &options).await;
+    let started = start(server, &call.kind, &cache, &filter, &options).await;
     let mut stream = match (started, &socket) {
         (Ok(started), _) => Stream::new(server, cache, filter, &options, started, encoder),
         (Err(status), None) if status.code != 503 => {
@@ -127,10 +129,12 @@ struct Started {
 
 async fn start(
     server: &ApiServer,
+    kind: &Arc<Kind>,
     cache: &Arc<Cache>,
     filter: &Filter,
     options: &ListOptions,
 ) -> Result<Started, Status> {
+    let seen = Seen::new(&cache.kind, kind);
     let version = options.resource_version;
     let from_state = match (options.send_initial_events, version) {
         (Some(initial), _) => initial,
@@ -143,7 +147,7 @@ async fn start(
     if from_state {
         // Looked at before the content: what comes in between is an event.
         let reached = server.hub.revision();
-        let (receiver, snapshot) = cache.subscribe_with_snapshot(filter.clone());
+        let (receiver, snapshot) = cache.subscribe_with_snapshot(seen.of_changes(filter));
         if cache.is_expired() {
             return Err(away("the caches begin anew"));
         }
@@ -152,7 +156,7 @@ async fn start(
             .entries
             .range(Arc::<str>::from(prefix.as_str())..)
             .take_while(|(k, _)| k.starts_with(prefix.as_str()));
-        let initial = under.map(|(_, e)| e).filter(|e| filter.matches(&cache.kind, e)).cloned().collect();
+        let initial = seen.select(server, filter, under.map(|(_, e)| e)).await?.into();
         let revision = snapshot.revision.max(if version == Some(0) { 0 } else { reached });
         let wants_end = options.send_initial_events == Some(true) && options.bookmarks;
         let initial_end = wants_end.then_some(revision);
@@ -162,7 +166,7 @@ async fn start(
         0 => server.hub.revision(),
         v => v,
     };
-    let (receiver, history) = cache.subscribe(filter.clone(), after);
+    let (receiver, history) = cache.subscribe(seen.of_changes(filter), after);
     let missed = match history {
         History::Ring(changes) => changes,
         History::Store { until } => cache.history(after, until).await?,
@@ -180,6 +184,8 @@ struct Stream {
     /// `None`: the client wants no bookmarks.
     next_bookmark: Option<Instant>,
     bookmark_due: Option<Revision>,
+    /// Changes are of other versions.
+    converts: bool,
     end: Instant,
     timer: Pin<Box<Sleep>>,
     stop: CancellationToken,
@@ -205,6 +211,7 @@ impl Stream {
         let timer = Box::pin(tokio::time::sleep_until(next_bookmark.unwrap_or(end).min(end)));
         Stream {
             server: server.clone(),
+            converts: conversion::converts(&cache.kind),
             cache,
             filter,
             started,
@@ -226,7 +233,7 @@ impl Stream {
             if out.len() >= CHUNK {
                 return out.take();
             }
-            if let Some(frame) = self.ready() {
+            if let Some(frame) = self.ready().await {
                 if self.single {
                     return Some(frame);
                 }
@@ -244,31 +251,55 @@ impl Stream {
     }
 
     /// A frame that needs no waiting.
-    fn ready(&mut self) -> Option<Bytes> {
+    async fn ready(&mut self) -> Option<Bytes> {
         if let Some(entry) = self.started.initial.pop_front() {
             return Some(self.encoder.event(EventType::Added, &entry.body));
         }
         while let Some(change) = self.started.missed.pop_front() {
-            if let Some(ty) = change.seen_by(&self.cache.kind, &self.filter) {
-                return Some(self.encoder.change(ty, &change));
+            if let Some(frame) = self.seen(&change).await {
+                return Some(frame);
             }
         }
         if let Some(revision) = self.started.initial_end.take() {
             return Some(self.encoder.bookmark(revision, true));
         }
-        match self.started.receiver.try_recv() {
-            Ok((ty, change)) => return Some(self.encoder.change(ty, &change)),
-            // Ended for being too slow, or the cache starts anew: the client comes again from where it was.
-            // It may have missed something: there is no revision that it has certainly reached.
-            Err(mpsc::error::TryRecvError::Disconnected) => {
-                self.ended = true;
-                return None;
+        loop {
+            match self.started.receiver.try_recv() {
+                Ok((ty, change)) if !self.converts => return Some(self.encoder.change(ty, &change)),
+                Ok((_, change)) => {
+                    if let Some(frame) = self.seen(&change).await {
+                        return Some(frame);
+                    }
+                }
+                // Ended for being too slow, or the cache starts anew: the client comes again from where it was.
+                // It may have missed something: there is no revision that it has certainly reached.
+                Err(mpsc::error::TryRecvError::Disconnected) => {
+                    self.ended = true;
+                    return None;
+                }
+                Err(mpsc::error::TryRecvError::Empty) => break,
             }
-            Err(mpsc::error::TryRecvError::Empty) => {}
         }
         // Everything up to the bookmark's revision was queued before the revision was read.
         let revision = self.bookmark_due.take()?;
         Some(self.encoder.bookmark(revision.max(self.started.revision), false))
+    }
+
+    /// The frame of a change, if it is one for this watcher. One that cannot be converted ends the watch.
+    async fn seen(&mut self, change: &Arc<Change>) -> Option<Bytes> {
+        if self.ended {
+            return None;
+        }
+        match self.server.change_view(&self.encoder.kind, change).await {
+            Ok(change) => {
+                let kind = if self.converts { &self.encoder.kind } else { &self.cache.kind };
+                change.seen_by(kind, &self.filter).map(|ty| self.encoder.change(ty, &change))
+            }
+            Err(status) => {
+                self.ended = true;
+                Some(self.encoder.error(&status))
+            }
+        }
     }
 
     async fn wait(&mut self) {

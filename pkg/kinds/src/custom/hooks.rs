@@ -1,14 +1,13 @@
 //! The strategy of custom resources (`apiextensions-apiserver/pkg/registry/customresource`).
 
-use super::Versions;
-use super::jsonpath::{self, JsonPath};
+use super::jsonpath;
 use super::rules::Rules;
+use super::versions::Versions;
 use crate::access::{Access, set};
 use crate::kind::{Ctx, Hooks};
 use isopod_api::{FieldError, FieldErrors, Path, names};
 use isopod_schema::managed::{Filter, Set};
 use isopod_schema::types::Object;
-use isopod_schema::{default, json};
 use serde_json::{Value, json};
 use std::sync::{Arc, OnceLock};
 
@@ -39,8 +38,6 @@ pub struct Custom {
     pub kind: String,
     pub has_status: bool,
     pub scale: Option<ScaleFields>,
-    /// `None`: no path; its value is always empty.
-    pub selectable: Vec<Option<JsonPath>>,
     pub deprecation: String,
     pub terminating: bool,
     pub versions: Arc<Versions>,
@@ -48,17 +45,9 @@ pub struct Custom {
 }
 
 impl Custom {
-    /// The conversion `None`: what the other version's schema does not know is lost, everything else stays.
-    fn convert(&self, obj: &mut Value, version: &str) {
-        let Some(schema) = self.versions.schemas.get(version) else { return };
-        if let Ok(decoded) = json::decode_value(std::mem::take(obj), schema) {
-            *obj = decoded.value;
-        }
-    }
-
     /// The schema of this version.
     pub(super) fn schema(&self) -> Option<&Object> {
-        self.versions.schemas.get(&self.version).map(Arc::as_ref)
+        self.versions.schema(&self.version).map(Arc::as_ref)
     }
 
     /// The rules of this version's schema, compiled when they are first asked for.
@@ -174,11 +163,7 @@ impl Hooks for Custom {
         }
     }
     fn selectable(&self, obj: &Value) -> Vec<String> {
-        let text = |path: &Option<JsonPath>| match path.as_ref().and_then(|p| p.find(obj).into_iter().next()) {
-            None | Some(Value::Null) => String::new(),
-            Some(value) => jsonpath::printed(value),
-        };
-        self.selectable.iter().map(text).collect()
+        self.versions.selectable(obj)
     }
     fn replicas_path(&self) -> Vec<String> {
         let path = self.scale.as_ref().map_or("spec.replicas", |s| plain(&s.spec_replicas));
@@ -211,26 +196,10 @@ impl Hooks for Custom {
         Vec::new()
     }
     fn on_read(&self, stored: &[u8]) -> Option<Value> {
-        let stated: Value = serde_json::from_slice(stored).ok()?;
-        let version = stated.text("apiVersion").rsplit('/').next().unwrap_or_default().to_owned();
-        let schemas = &self.versions.schemas;
-        let schema = schemas.get(&version).or_else(|| schemas.get(&self.versions.stored))?;
-        let mut value = json::decode(stored, schema).ok()?.value;
-        default::apply(&mut value, schema);
-        if version != self.versions.stored {
-            self.convert(&mut value, &self.versions.stored);
-            value["apiVersion"] = format!("{}/{}", self.versions.group, self.versions.stored).into();
-        }
-        if value.int_or("metadata.generation", 0) == 0 {
-            set(&mut value, "metadata.generation", 1);
-        }
-        Some(value)
+        self.versions.read(stored)
     }
-    fn to_storage(&self, obj: &mut Value) {
-        self.convert(obj, &self.versions.stored);
-    }
-    fn from_storage(&self, obj: &mut Value) {
-        self.convert(obj, &self.version);
+    fn versions(&self) -> Option<&Arc<Versions>> {
+        Some(&self.versions)
     }
 }
 

@@ -6,44 +6,28 @@
 mod columns;
 mod hooks;
 mod jsonpath;
+mod review;
 mod rules;
 pub mod status;
 mod validation;
+mod versions;
 
 pub use columns::CustomColumn;
+pub use review::{Failed, Fault, Webhook};
+pub use versions::Versions;
 
 use crate::access::Access;
 use crate::kind::{Columns, Kind, Storage, Subresource};
 use crate::table::version_priority;
 use hooks::{Custom, ScaleFields};
 use isopod_api::Gvk;
-use isopod_schema::structural;
-use isopod_schema::types::Object;
-use jsonpath::JsonPath;
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
-
-/// What all versions of a resource know of one another.
-struct Versions {
-    group: String,
-    /// The version that is stored.
-    stored: String,
-    schemas: BTreeMap<String, Arc<Object>>,
-}
 
 /// The kinds of a definition under its accepted names. The stored version is among them even when it is not served.
 pub fn kinds(definition: &Value) -> Vec<Arc<Kind>> {
     let versions = definition.list("spec.versions");
-    let Some(stored) = versions.iter().find(|v| v.flag("storage")).map(|v| v.text("name").to_owned()) else {
-        return Vec::new();
-    };
-    let schemas = versions.iter().map(|v| {
-        let schema = structural::resource(v.at("schema.openAPIV3Schema"));
-        (v.text("name").to_owned(), Arc::new(schema))
-    });
-    let shared =
-        Arc::new(Versions { group: definition.text("spec.group").to_owned(), stored, schemas: schemas.collect() });
+    let Some(shared) = Versions::new(definition).map(Arc::new) else { return Vec::new() };
     let wanted = versions.iter().filter(|v| v.flag("served") || v.text("name") == shared.stored);
     wanted.map(|version| Arc::new(kind(definition, version, &shared))).collect()
 }
@@ -68,7 +52,7 @@ fn kind(definition: &Value, version: &Value, versions: &Arc<Versions>) -> Kind {
             .map(str::to_owned)
             .to_vec(),
         subresources: subresources(version),
-        schema: versions.schemas.get(name).cloned().unwrap_or_default(),
+        schema: versions.schema(name).cloned().unwrap_or_default(),
         storage: Storage {
             prefix: format!("{}/{plural}", versions.group),
             gvk: gvk(&versions.stored),
@@ -76,13 +60,12 @@ fn kind(definition: &Value, version: &Value, versions: &Arc<Versions>) -> Kind {
             ephemeral: false,
             ttl_seconds: 0,
         },
-        selectable: selectable.clone().map(|p| p.trim_start_matches('.').to_owned()).collect(),
+        selectable: selectable.map(|p| p.trim_start_matches('.').to_owned()).collect(),
         hooks: Arc::new(Custom {
             version: name.to_owned(),
             kind: names.text("kind").to_owned(),
             has_status: version.has("subresources.status"),
             scale: ScaleFields::new(version.at("subresources.scale")),
-            selectable: selectable.map(JsonPath::parse).collect(),
             deprecation: deprecation(definition, version),
             terminating: is_terminating(definition),
             versions: versions.clone(),
@@ -172,12 +155,14 @@ mod tests {
         let mut read = made[1].hooks.on_read(stored.to_string().as_bytes()).expect("it is an object");
         assert_eq!(read["spec"], json!({"color": "red", "replicas": 3}));
         assert_eq!(made[1].hooks.selectable(&read), ["red"]);
-        made[0].hooks.from_storage(&mut read);
-        assert_eq!(read["spec"], json!({"color": "red"}));
-        // Bytes of an older version become the stored one.
-        let older = json!({"apiVersion": "example.com/v1beta1", "kind": "Foo", "metadata": {"name": "a"}, "spec": {"color": "x"}});
+        let versions = made[0].hooks.versions().expect("it is a custom kind");
+        versions.rename(&mut read, "v1beta1");
+        assert_eq!((&read["apiVersion"], &read["spec"]), (&json!("example.com/v1beta1"), &json!({"color": "red"})));
+        // Bytes of an older version stay what they are: which version is wanted is asked later.
+        let older = json!({"apiVersion": "example.com/v1beta1", "kind": "Foo", "metadata": {"name": "a"}, "spec": {"color": "x", "replicas": 3}});
         let read = made[1].hooks.on_read(older.to_string().as_bytes()).expect("it is an object");
-        assert_eq!((&read["apiVersion"], &read["metadata"]["generation"]), (&json!("example.com/v1"), &json!(1)));
+        assert_eq!((versions.version_of(&read), &read["metadata"]["generation"]), ("v1beta1", &json!(1)));
+        assert_eq!((&read["spec"], made[1].hooks.selectable(&read)), (&json!({"color": "x"}), vec![]));
     }
 
     #[test]

@@ -84,7 +84,7 @@ impl Plugin for MutatingPolicies {
                 continue;
             }
             let before = new.clone();
-            if let Err(why) = turn.mutate(&subject, new, namespace.as_ref()) {
+            if let Err(why) = turn.mutate(&subject, new, namespace.as_ref()).await {
                 errors.push((turn.policy, turn.binding, why));
             }
             request.rounds.answered(NAME, &id, *new != before, turn.policy.rules.reinvocable);
@@ -120,7 +120,8 @@ impl Turn<'_, Rules> {
     }
 
     /// Makes the policy's changes, one after another.
-    fn mutate(&self, subject: &Subject<'_>, new: &mut Value, namespace: Option<&Value>) -> Result<(), String> {
+    async fn mutate(&self, subject: &Subject<'_>, new: &mut Value, namespace: Option<&Value>) -> Result<(), String> {
+        subject.convert(Some(new), &self.view).await.map_err(|s| s.message)?;
         let first = self.scope(subject, Some(new), namespace).with_authorizer(subject);
         if !self.policy.conditions.hold_in(&first)? {
             return Ok(());
@@ -139,7 +140,8 @@ impl Turn<'_, Rules> {
                 }
             };
             if changed != current {
-                *new = subject.accept(&self.view, changed).map_err(|s| s.message)?;
+                *new = subject.accept(&self.view, changed).await.map_err(|s| s.message)?;
+                subject.convert(Some(new), &self.view).await.map_err(|s| s.message)?;
             }
         }
         Ok(())

@@ -233,7 +233,7 @@ async fn mutate_by(
     note_patch(subject.request, hook, place, &operations);
     let changed = patched != shown;
     if changed {
-        let made = subject.accept(view, patched).map_err(Failure::Refused)?;
+        let made = subject.accept(view, patched).await.map_err(Failure::Refused)?;
         *new = made;
     }
     Ok(changed)
