@@ -361,7 +361,7 @@ mod tests {
         }
         // A running listener goes by what is in the file now.
         let running = options.config("test", &pki.serving).unwrap();
-        let mut let_in = |content: Option<Vec<u8>>| {
+        let let_in = |content: Option<Vec<u8>>| {
             match content {
                 Some(bytes) => std::fs::write(&file, bytes).unwrap(),
                 None => std::fs::remove_file(&file).unwrap(),

@@ -129,10 +129,8 @@ async fn make_room(conn: &mut Connection, schema: &str, existing: Existing) -> s
                  SET LOCAL idle_in_transaction_session_timeout = 0";
     sqlx::raw_sql(begin).execute(&mut conn.raw).await?;
     // A server that has just ended may have its lock for a moment.
-    match sqlx::raw_sql(AssertSqlSafe(schema::unserved(schema))).execute(&mut conn.raw).await {
-        Err(e) if is_locked(&e) => return Err(fault(Fault::Served)),
-        other => drop(other?),
-    }
+    let alone = sqlx::raw_sql(AssertSqlSafe(schema::unserved(schema))).execute(&mut conn.raw).await;
+    alone.map_err(|e| if is_locked(&e) { fault(Fault::Served) } else { e })?;
     // Who makes the tables holds this one.
     let lock = format!("SELECT pg_advisory_xact_lock({ADVISORY}, hashtext('{schema}'))");
     sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut conn.raw).await?;
