@@ -9,6 +9,7 @@ import sys
 from harness import run, wait
 from test_crash import CLIENT
 from test_datastore import datastore
+from test_history import Postgres
 
 # Creates config maps one after another, and says which were acknowledged.
 WRITER = CLIENT + r"""
@@ -134,3 +135,36 @@ def test_a_datastore_comes_back_from_a_backup(fresh):
         old = run(d.args("watch", "a", f"--rev={revision + 1}"), check=False, env=dict(os.environ, ETCDCTL_API="3"))
         assert "required revision has been compacted" in old.stdout + old.stderr, old
         assert json.loads(d.ctl("put", "a", "2", "-w", "json"))["header"]["revision"] == revision + 1001
+
+
+def test_a_backup_is_restored_into_postgres(fresh):
+    with datastore(fresh) as d:
+        c, database = d.cluster, None
+        d.ctl("put", "a", "1")
+        revision = d.json("put", "b", "2")["header"]["revision"]
+        backup = f"{d.dir}/backup"
+        isopod(c, "backup", "--data-dir", f"{d.dir}/data", "--output", backup)
+        d.stop()
+        try:
+            database = Postgres(c)
+            postgres = f"--datastore-endpoint={database.url}"
+            said = isopod(c, "restore", backup, postgres, "--bump-revision", "1000").stdout
+            assert "Restored into Postgres at 127.0.0.1:5432/postgres" in said, said
+            d.start(postgres)
+            got = d.json("get", "a")
+            assert got["header"]["revision"] == revision + 1000 and got["kvs"][0]["mod_revision"] < revision, got
+            d.ctl("put", "a", "later")
+            refused = isopod(c, "restore", backup, postgres, "--force", check=False)
+            assert refused.returncode != 0 and "end every server" in refused.stderr, refused
+            d.stop()
+            refused = isopod(c, "restore", backup, postgres, check=False)
+            assert refused.returncode != 0 and "--force" in refused.stderr and "nothing was changed" in refused.stderr, refused
+            said = isopod(c, "restore", backup, postgres, "--force", "--bump-revision", "2000").stdout
+            assert "What was there is in the schema isopod_replaced_" in said, said
+            d.start(postgres)
+            assert d.ctl("get", "a", "--print-value-only") == "1\n"
+            assert d.json("put", "a", "2")["header"]["revision"] == revision + 2001
+            d.stop()
+        finally:
+            if database:
+                database.close()

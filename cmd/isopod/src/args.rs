@@ -344,6 +344,8 @@ pub struct ImportArgs {
     /// is, and the history)
     #[arg(long = "for", default_value = "isopod", value_parser = ["isopod", "kube-apiserver"], value_name = "SERVER")]
     pub purpose: String,
+    #[command(flatten)]
+    pub datastore: Datastore,
     /// Leave out what cannot be taken over; without it that ends the import
     #[arg(long)]
     pub skip_unreadable: bool,
@@ -370,6 +372,8 @@ pub struct BackupArgs {
 pub struct RestoreArgs {
     #[command(flatten)]
     pub data: DataDir,
+    #[command(flatten)]
+    pub datastore: Datastore,
     /// The backup; - reads it from the standard input
     #[arg(value_name = "FILE")]
     pub file: PathBuf,

@@ -96,16 +96,22 @@ impl Endpoint {
                 Ok(Arc::new(reach(async || EtcdStore::open(options.clone()).await).await?))
             }
             Endpoint::Postgres(place) => {
-                let mut place = place.clone();
-                place.ca_file.clone_from(&args.datastore_cafile);
-                place.cert_file.clone_from(&args.datastore_certfile);
-                place.key_file.clone_from(&args.datastore_keyfile);
+                let place = with_files(place, args);
                 let store = reach(async || PostgresStore::open(place.clone(), options.clone()).await).await?;
                 Ok(Arc::new(store))
             }
             _ => Ok(Arc::new(MemoryStore::new(options))),
         }
     }
+}
+
+/// A database with the certificates that are to be used with it.
+pub fn with_files(place: &PostgresOptions, args: &Datastore) -> PostgresOptions {
+    let mut place = place.clone();
+    place.ca_file.clone_from(&args.datastore_cafile);
+    place.cert_file.clone_from(&args.datastore_certfile);
+    place.key_file.clone_from(&args.datastore_keyfile);
+    place
 }
 
 /// A machine that boots before its database waits for it, and says so once.

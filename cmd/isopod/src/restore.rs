@@ -1,8 +1,8 @@
-//! `isopod restore`: a backup becomes a data directory's datastore and keys.
+//! `isopod restore`: a backup becomes a datastore, in a data directory or in a Postgres database, and a data directory's keys.
 
 use crate::args::RestoreArgs;
 use crate::paths::Paths;
-use crate::replace::Place;
+use crate::replace::{Place, Target};
 use anyhow::Context;
 use isopod_store::archive::{Archive, ArchiveError};
 use std::fs::File;
@@ -52,17 +52,18 @@ fn check(args: &RestoreArgs) -> anyhow::Result<()> {
 
 fn restore(args: &RestoreArgs) -> anyhow::Result<()> {
     let paths = Paths::new(&args.data.data_dir)?;
+    let target = Target::of(&args.datastore)?;
     let archive = open(&args.file)?;
-    let place = Place::claim(paths, !archive.files.is_empty(), args.force)?;
+    let place = Place::claim(paths, &target, !archive.files.is_empty(), args.force)?;
     let (text, files) = (described(&archive), archive.files.clone());
     let mut content = archive.into_content()?;
     content.begin_epoch(args.bump_revision);
     let revision = content.export.revision;
-    let aside = place.fill(content, &files)?;
+    let done = place.fill(content, &files)?;
     println!("{text}");
-    println!("Restored into {}; revisions go on from {revision}", place.data().display());
-    if let Some(aside) = aside {
-        println!("What was there is in {}", aside.display());
+    println!("Restored into {}; revisions go on from {revision}", done.place);
+    for aside in done.aside {
+        println!("What was there is in {aside}");
     }
     Ok(())
 }

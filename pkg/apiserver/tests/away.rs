@@ -121,6 +121,9 @@ impl Store for Far {
     async fn set_setting(&self, name: &str, value: Option<Bytes>) -> Result<()> {
         self.reach()?.set_setting(name, value).await
     }
+    async fn swap_setting(&self, name: &str, expected: Option<Bytes>, value: Option<Bytes>) -> Result<bool> {
+        self.reach()?.swap_setting(name, expected, value).await
+    }
     async fn close(&self) -> Result<()> {
         self.reach()?.close().await
     }

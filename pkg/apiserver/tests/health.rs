@@ -95,6 +95,9 @@ impl Store for Stuck {
     async fn set_setting(&self, name: &str, value: Option<Bytes>) -> Result<()> {
         self.inner.set_setting(name, value).await
     }
+    async fn swap_setting(&self, name: &str, expected: Option<Bytes>, value: Option<Bytes>) -> Result<bool> {
+        self.inner.swap_setting(name, expected, value).await
+    }
     async fn close(&self) -> Result<()> {
         self.inner.close().await
     }

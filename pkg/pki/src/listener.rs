@@ -10,18 +10,19 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme, SupportedCipherSuite,
-    SupportedProtocolVersion,
+    CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+    SupportedCipherSuite, SupportedProtocolVersion,
 };
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// By default: everybody, TLS 1.2 and 1.3, every cipher that is safe.
 #[derive(Clone, Debug, Default)]
 pub struct ListenerOptions {
     /// Clients show a certificate of this CA.
     pub client_ca_pem: Option<String>,
-    /// And none that stands here: a revocation list, PEM or DER.
-    pub revoked: Option<Vec<u8>>,
+    /// And none that stands in this file: a revocation list, PEM or DER. What is in it at each handshake counts.
+    pub revoked: Option<PathBuf>,
     /// And one that is valid for one of these names, where there are any.
     pub client_names: Vec<String>,
     /// `TLS1.2` or `TLS1.3`.
@@ -50,19 +51,12 @@ impl ListenerOptions {
     }
 
     fn verifier(&self, name: &str, ca_pem: &str) -> Result<Arc<dyn ClientCertVerifier>, PkiError> {
-        let general = |e: rustls::server::VerifierBuilderError| PkiError::Tls {
-            name: name.to_owned(),
-            source: rustls::Error::General(e.to_string()),
+        let tls = |source| PkiError::Tls { name: name.to_owned(), source };
+        let roots = Arc::new(roots(name, ca_pem)?);
+        let verifier: Arc<dyn ClientCertVerifier> = match &self.revoked {
+            Some(file) => Arc::new(Revocable::open(roots, file.clone()).map_err(tls)?),
+            None => verifier(roots, None).map_err(tls)?,
         };
-        let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(name, ca_pem)?), provider());
-        if let Some(bytes) = &self.revoked {
-            // Of a certificate whose issuer is not in the list nothing is said: it counts.
-            builder = builder
-                .with_crls([revocation_list(bytes)])
-                .only_check_end_entity_revocation()
-                .allow_unknown_revocation_status();
-        }
-        let verifier = builder.build().map_err(general)?;
         if self.client_names.is_empty() {
             return Ok(verifier);
         }
@@ -110,6 +104,100 @@ fn is_tls12(suite: &SupportedCipherSuite) -> bool {
 
 fn revocation_list(bytes: &[u8]) -> CertificateRevocationListDer<'static> {
     CertificateRevocationListDer::from_pem_slice(bytes).unwrap_or_else(|_| bytes.to_vec().into())
+}
+
+fn verifier(roots: Arc<RootCertStore>, revoked: Option<&[u8]>) -> Result<Arc<dyn ClientCertVerifier>, rustls::Error> {
+    let mut builder = WebPkiClientVerifier::builder_with_provider(roots, provider());
+    if let Some(bytes) = revoked {
+        // Of a certificate whose issuer is not in the list nothing is said: it counts.
+        builder = builder
+            .with_crls([revocation_list(bytes)])
+            .only_check_end_entity_revocation()
+            .allow_unknown_revocation_status();
+    }
+    builder.build().map_err(|e| rustls::Error::General(e.to_string()))
+}
+
+/// Lets in clients whose certificate is good and not in a file, as that is now. While the file cannot be read nobody is let in, as
+/// by etcd.
+#[derive(Debug)]
+struct Revocable {
+    roots: Arc<RootCertStore>,
+    file: PathBuf,
+    read: RwLock<Read>,
+    /// It knows the roots, and no list: what it says of all clients alike.
+    plain: Arc<dyn ClientCertVerifier>,
+}
+
+/// What was in the file, and who goes by it.
+#[derive(Debug)]
+struct Read {
+    bytes: Vec<u8>,
+    verifier: Arc<dyn ClientCertVerifier>,
+}
+
+impl Revocable {
+    fn open(roots: Arc<RootCertStore>, file: PathBuf) -> Result<Self, rustls::Error> {
+        let bytes = revocation_file(&file)?;
+        let read = Read { verifier: verifier(Arc::clone(&roots), Some(&bytes))?, bytes };
+        let plain = verifier(Arc::clone(&roots), None)?;
+        Ok(Revocable { roots, file, read: RwLock::new(read), plain })
+    }
+
+    fn newest(&self) -> Result<Arc<dyn ClientCertVerifier>, rustls::Error> {
+        let bytes = revocation_file(&self.file)?;
+        {
+            let read = self.read.read().unwrap_or_else(PoisonError::into_inner);
+            if read.bytes == bytes {
+                return Ok(Arc::clone(&read.verifier));
+            }
+        }
+        let verifier = verifier(Arc::clone(&self.roots), Some(&bytes))?;
+        *self.read.write().unwrap_or_else(PoisonError::into_inner) = Read { bytes, verifier: Arc::clone(&verifier) };
+        Ok(verifier)
+    }
+}
+
+fn revocation_file(path: &Path) -> Result<Vec<u8>, rustls::Error> {
+    let cannot = |e| rustls::Error::General(format!("cannot read the revocation list {}: {e}", path.display()));
+    std::fs::read(path).map_err(cannot)
+}
+
+impl ClientCertVerifier for Revocable {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.plain.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.newest()?.verify_client_cert(end_entity, intermediates, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.plain.verify_tls12_signature(message, cert, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.plain.verify_tls13_signature(message, cert, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.plain.supported_verify_schemes()
+    }
 }
 
 /// Lets in clients whose certificate is good and names one of these.
@@ -224,7 +312,7 @@ mod tests {
 
     #[test]
     fn clients_are_chosen_by_name_and_revocation() {
-        let (_dir, pki) = pki();
+        let (dir, pki) = pki();
         let ca_key = KeyPair::generate().unwrap();
         let mut ca_params = CertificateParams::new(Vec::new()).unwrap();
         ca_params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -239,20 +327,23 @@ mod tests {
         };
         let (good, revoked, other) = (leaf(1, "db.example"), leaf(2, "db.example"), leaf(3, "web.example"));
         let now = time::OffsetDateTime::now_utc();
-        let crl = CertificateRevocationListParams {
-            this_update: now,
-            next_update: now + time::Duration::days(1),
-            crl_number: SerialNumber::from(1u64),
-            issuing_distribution_point: None,
-            revoked_certs: vec![RevokedCertParams {
-                serial_number: SerialNumber::from(2u64),
+        let crl = |serials: &[u64]| {
+            let revoked = |serial: &u64| RevokedCertParams {
+                serial_number: SerialNumber::from(*serial),
                 revocation_time: now,
                 reason_code: None,
                 invalidity_date: None,
-            }],
-            key_identifier_method: KeyIdMethod::Sha256,
+            };
+            let list = CertificateRevocationListParams {
+                this_update: now,
+                next_update: now + time::Duration::days(1),
+                crl_number: SerialNumber::from(1u64),
+                issuing_distribution_point: None,
+                revoked_certs: serials.iter().map(revoked).collect(),
+                key_identifier_method: KeyIdMethod::Sha256,
+            };
+            list.signed_by(&issuer).unwrap()
         };
-        let crl = crl.signed_by(&issuer).unwrap();
         let base = ListenerOptions { client_ca_pem: Some(ca.pem()), ..Default::default() };
         let try_all = |options: &ListenerOptions| {
             [&good, &revoked, &other].map(|identity| {
@@ -260,10 +351,27 @@ mod tests {
             })
         };
         assert_eq!(try_all(&base), [true, true, true]);
-        for bytes in [crl.pem().unwrap().into_bytes(), crl.der().to_vec()] {
-            let options = ListenerOptions { revoked: Some(bytes), ..base.clone() };
+        let file = dir.path().join("revoked");
+        let options = ListenerOptions { revoked: Some(file.clone()), ..base.clone() };
+        let missing = options.config("test", &pki.serving).unwrap_err();
+        assert!(format!("{missing:?}").contains("revocation list"), "{missing:?}");
+        for bytes in [crl(&[2]).pem().unwrap().into_bytes(), crl(&[2]).der().to_vec()] {
+            std::fs::write(&file, bytes).unwrap();
             assert_eq!(try_all(&options), [true, false, true]);
         }
+        // A running listener goes by what is in the file now.
+        let running = options.config("test", &pki.serving).unwrap();
+        let let_in = |content: Option<Vec<u8>>| {
+            match content {
+                Some(bytes) => std::fs::write(&file, bytes).unwrap(),
+                None => std::fs::remove_file(&file).unwrap(),
+            }
+            [&good, &revoked, &other].map(|identity| shake_hands(running.clone(), client(&pki, identity)).is_ok())
+        };
+        assert_eq!(let_in(Some(crl(&[1, 3]).der().to_vec())), [false, true, false]);
+        assert_eq!(let_in(Some(b"half a li".to_vec())), [false; 3]);
+        assert_eq!(let_in(Some(crl(&[]).pem().unwrap().into_bytes())), [true; 3]);
+        assert_eq!(let_in(None), [false; 3]);
         let named = ListenerOptions { client_names: vec!["nobody".into(), "db.example".into()], ..base };
         assert_eq!(try_all(&named), [true, true, false]);
         assert!(shake_hands(named.config("test", &pki.serving).unwrap(), client(&pki, &pki.admin)).is_err());

@@ -303,6 +303,14 @@ impl<B: Backend> Machine<B> {
         Ok(())
     }
 
+    /// For backends that nobody else writes to.
+    pub fn swap_setting(&mut self, name: &str, expected: Option<&Bytes>, value: Option<Bytes>) -> Result<bool> {
+        if self.shared.settings.lock().get(name) != expected {
+            return Ok(false);
+        }
+        self.set_setting(name, value).map(|()| true)
+    }
+
     pub fn compact(&mut self, rev: Revision) -> Result<()> {
         let compacted = *self.shared.compacted.lock();
         if rev <= compacted {

@@ -227,6 +227,11 @@ impl Store for MemoryStore {
         self.machine.lock().set_setting(name, value)
     }
 
+    async fn swap_setting(&self, name: &str, expected: Option<Bytes>, value: Option<Bytes>) -> Result<bool> {
+        self.shared.hub.check_open()?;
+        self.machine.lock().swap_setting(name, expected.as_ref(), value)
+    }
+
     async fn close(&self) -> Result<()> {
         self.shared.hub.close();
         self.shared.leases_changed.notify_one();

@@ -324,6 +324,20 @@ pub struct HistoryEntry {
     pub kv: Option<KeyValue>,
 }
 
+impl HistoryEntry {
+    /// The event that made it, without what stood there before.
+    pub(crate) fn into_event(self) -> Event {
+        match self.kv {
+            Some(kv) => Event { kind: EventKind::Put, kv, prev: None },
+            None => {
+                let (key, value, mod_revision) = (self.key, Bytes::new(), self.revision);
+                let kv = KeyValue { key, value, create_revision: 0, mod_revision, version: 0, lease: 0 };
+                Event { kind: EventKind::Delete, kv, prev: None }
+            }
+        }
+    }
+}
+
 /// The whole history as it was at one revision.
 pub struct Export {
     pub revision: Revision,
@@ -444,6 +458,9 @@ pub trait Store: Send + Sync + 'static {
     }
     /// `None` takes it away.
     async fn set_setting(&self, name: &str, value: Option<Bytes>) -> Result<()>;
+    /// As [`Store::set_setting`], if it is what `expected` says. False: it is something else, perhaps because another server
+    /// changed it, and nothing was done.
+    async fn swap_setting(&self, name: &str, expected: Option<Bytes>, value: Option<Bytes>) -> Result<bool>;
     /// Flushes what is ephemeral and closes; later calls answer [`StoreError::Closed`].
     async fn close(&self) -> Result<()>;
 }

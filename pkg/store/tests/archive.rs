@@ -3,12 +3,17 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "conformance/postgres/server.rs"]
+mod server;
+
 use isopod_base::clock::Clock;
 use isopod_store::archive::{self, Archive, ArchiveError, ArchivedFile, Content};
 use isopod_store::memory::MemoryStore;
+use isopod_store::postgres::{Draft, Existing, PostgresStore};
 use isopod_store::sqlite::{self, SqliteStore};
 use isopod_store::*;
 use jiff::Timestamp;
+use server::Cluster;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -332,4 +337,83 @@ async fn there_is_no_content_where_there_is_no_database() {
     conn.execute_batch("CREATE TABLE kine (id INTEGER)").unwrap();
     let e = sqlite::content(dir.path()).err().unwrap();
     assert!(matches!(&e, StoreError::Format { found, .. } if found == "of another program"), "{e}");
+}
+
+fn unpacked(file: &[u8]) -> Content {
+    Archive::open(std::io::Cursor::new(file.to_vec())).unwrap().into_content().unwrap()
+}
+
+async fn draft(cluster: &Cluster, existing: Existing) -> Result<Option<Draft>> {
+    Draft::begin(&cluster.options("restored"), existing).await
+}
+
+async fn postgres(cluster: &Cluster) -> PostgresStore {
+    PostgresStore::open(cluster.options("restored"), Options::default()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgres_database_is_made_of_a_backup() {
+    let cluster = Cluster::start("");
+    let memory = MemoryStore::default();
+    fill(&memory, 40_000).await;
+    let file = archived(Content::of(&memory).await.unwrap(), &[]).await;
+    // A server made the tables and wrote nothing.
+    postgres(&cluster).await.close().await.unwrap();
+    let room = draft(&cluster, Existing::Refuse).await.unwrap().unwrap();
+    room.fill(unpacked(&file)).await.unwrap().commit().await.unwrap();
+    let restored = postgres(&cluster).await;
+    assert_same(&memory, &restored).await;
+    assert!(restored.lease_status(7).await.unwrap().ttl > 590, "the whole time again");
+    let next = durable(&restored, vec![put("k/00", "new", 0)]).await;
+    assert_eq!(next, memory.revisions().await.unwrap().0 + 1);
+    let again = archived(Content::of(&restored).await.unwrap(), &[]).await;
+    assert_eq!(unpacked(&again).keys, unpacked(&file).keys);
+
+    let used = draft(&cluster, Existing::MoveAside).await.err().unwrap();
+    let used = isopod_base::errors::Chain(&used).to_string();
+    assert!(used.contains("end every server"), "{used}");
+    restored.close().await.unwrap();
+    assert!(draft(&cluster, Existing::Refuse).await.unwrap().is_none(), "it holds data");
+    let room = draft(&cluster, Existing::MoveAside).await.unwrap().unwrap();
+    let mut content = unpacked(&file);
+    content.begin_epoch(1_000_000_000);
+    let filled = room.fill(content).await.unwrap();
+    let aside = filled.aside().unwrap().to_owned();
+    // Who comes now waits, and finds the new tables.
+    let comes = tokio::spawn(PostgresStore::open(cluster.options("restored"), Options::default()));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    filled.commit().await.unwrap();
+    let restored = comes.await.unwrap().unwrap();
+    let (newest, compacted) = restored.revisions().await.unwrap();
+    assert!(newest > 1_000_000_000 && compacted == newest, "{newest} {compacted}");
+    let watch = restored.watch(WatchRequest { range: KeyRange::prefix("k/"), start: next }).await;
+    assert!(matches!(watch, Err(StoreError::Compacted { .. })));
+    assert_eq!(durable(&restored, vec![put("k/00", "newer", 0)]).await, newest + 1);
+    let moved = PostgresStore::open(cluster.options(&aside), Options::default()).await.unwrap();
+    assert_eq!(moved.revisions().await.unwrap().0, next, "what was there is whole, beside");
+    moved.close().await.unwrap();
+    restored.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgres_database_stays_what_it_was_when_a_restore_fails() {
+    let cluster = Cluster::start("");
+    let store = postgres(&cluster).await;
+    let before = durable(&store, vec![put("mine", "1", 0)]).await;
+    store.close().await.unwrap();
+    let memory = MemoryStore::default();
+    fill(&memory, 40_000).await;
+    let whole = archived(Content::of(&memory).await.unwrap(), &[]).await;
+    let mut damaged = whole.clone();
+    damaged[whole.len() / 4 * 3] ^= 1;
+    let room = draft(&cluster, Existing::MoveAside).await.unwrap().unwrap();
+    let e = room.fill(unpacked(&damaged)).await.err().unwrap();
+    assert!(isopod_base::errors::Chain(&e).to_string().contains("damaged"), "{e}");
+    // And when it ends before its commit.
+    let room = draft(&cluster, Existing::MoveAside).await.unwrap().unwrap();
+    drop(room.fill(unpacked(&whole)).await.unwrap());
+    let store = postgres(&cluster).await;
+    assert_eq!(store.revisions().await.unwrap().0, before);
+    assert_eq!(store.range(RangeRequest::new(KeyRange::prefix(""))).await.unwrap().count, 1);
+    store.close().await.unwrap();
 }

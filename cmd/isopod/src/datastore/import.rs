@@ -2,7 +2,7 @@
 
 use crate::args::ImportArgs;
 use crate::paths::Paths;
-use crate::replace::Place;
+use crate::replace::{Place, Target};
 use anyhow::{Context, bail};
 use isopod_apiserver::Adoption;
 use isopod_etcd::snapshot_file;
@@ -62,11 +62,12 @@ impl Source {
 fn import(args: &ImportArgs, source: &Source) -> anyhow::Result<()> {
     let ours = args.purpose == "isopod";
     let depth = if ours { Depth::Newest } else { Depth::History };
+    let target = Target::of(&args.datastore)?;
     let (content, left) = source.content(depth)?;
-    let place = Place::claim(Paths::new(&args.data.data_dir)?, false, args.force)?;
+    let place = Place::claim(Paths::new(&args.data.data_dir)?, &target, false, args.force)?;
     let (found, revision) = (content.keys, content.export.revision);
     let (content, taken) = if ours { adopted(content, args.skip_unreadable)? } else { (content, None) };
-    let aside = place.fill(content, &[])?;
+    let done = place.fill(content, &[])?;
     println!("Imported {} at revision {revision}: {found} keys", source.path().display());
     if let Some(why) = left {
         println!("Its history does not fit together ({why}): only the newest state was taken");
@@ -74,16 +75,16 @@ fn import(args: &ImportArgs, source: &Source) -> anyhow::Result<()> {
     if let Some(taken) = taken {
         println!("{}", taken.blocking_recv().context("the import did not come to its end")?);
     }
-    if let Some(aside) = aside {
-        println!("The datastore that was there is in {}", aside.display());
+    for aside in done.aside {
+        println!("The datastore that was there is in {aside}");
     }
-    println!("Next: {}", next(ours, place.data()));
-    Ok(())
-}
-
-fn next(ours: bool, data: &Path) -> String {
     let command = if ours { "server" } else { "datastore" };
-    format!("isopod {command} --data-dir {}", data.display())
+    match target {
+        Target::DataDirectory => println!("Next: isopod {command} --data-dir {}", done.data.display()),
+        // The endpoint may have a password in it.
+        Target::Postgres(_) => println!("Next: isopod {command} with the same --datastore-endpoint"),
+    }
+    Ok(())
 }
 
 /// What became of the objects.

@@ -116,10 +116,9 @@ fn tls_config(args: &DatastoreArgs) -> anyhow::Result<Option<Arc<rustls::ServerC
     let (Some(cert), Some(key)) = (&args.cert_file, &args.key_file) else { return Ok(None) };
     let read = |p: &PathBuf| std::fs::read_to_string(p).with_context(|| format!("cannot read {}", p.display()));
     let identity = Identity { cert_pem: read(cert)?, key_pem: read(key)? };
-    let bytes = |p: &PathBuf| std::fs::read(p).with_context(|| format!("cannot read {}", p.display()));
     let options = ListenerOptions {
         client_ca_pem: args.trusted_ca_file.as_ref().map(read).transpose()?,
-        revoked: args.client_crl_file.as_ref().map(bytes).transpose()?,
+        revoked: args.client_crl_file.clone(),
         client_names: args.client_cert_allowed_hostname.clone(),
         min_version: args.tls_min_version.clone(),
         max_version: args.tls_max_version.clone(),

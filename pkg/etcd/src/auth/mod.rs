@@ -15,6 +15,7 @@ mod tokens;
 
 use crate::pb::authpb;
 use crate::status;
+use bytes::Bytes;
 use isopod_store::{KeyRange, Store};
 use parking_lot::RwLock;
 pub(crate) use state::State;
@@ -116,8 +117,11 @@ impl Caller {
     }
 }
 
+#[derive(Clone)]
 struct Loaded {
     state: Arc<State>,
+    /// As the store has it.
+    stored: Option<Bytes>,
     at: Instant,
 }
 
@@ -135,14 +139,14 @@ pub(crate) struct Auth {
 
 impl Auth {
     pub async fn new(store: Arc<dyn Store>, config: &AuthConfig) -> isopod_store::Result<Self> {
-        let state = Arc::new(read(&*store).await?);
+        let loaded = read(&*store).await?;
         Ok(Auth {
             store,
             tokens: Tokens::new(&config.tokens, config.token_ttl),
             bcrypt_cost: password::cost(config.bcrypt_cost),
             certificates: config.certificates,
             gate: Arc::default(),
-            loaded: RwLock::new(Loaded { state, at: Instant::now() }),
+            loaded: RwLock::new(loaded),
             reloading: tokio::sync::Mutex::default(),
         })
     }
@@ -155,7 +159,7 @@ impl Auth {
         let _one = self.reloading.lock().await;
         match self.fresh() {
             Some(state) => Ok(state),
-            None => self.reload().await,
+            None => Ok(self.reload().await?.state),
         }
     }
 
@@ -164,18 +168,17 @@ impl Auth {
         (loaded.at.elapsed() < FRESH).then(|| Arc::clone(&loaded.state))
     }
 
-    async fn reload(&self) -> Result<Arc<State>, Status> {
-        let begun = Instant::now();
-        let state = Arc::new(read(&*self.store).await.map_err(status::of)?);
+    async fn reload(&self) -> Result<Loaded, Status> {
+        let found = read(&*self.store).await.map_err(status::of)?;
         let mut loaded = self.loaded.write();
         // One that was read earlier is no news.
-        if loaded.at < begun {
-            if loaded.state.enabled && !state.enabled {
+        if loaded.at < found.at {
+            if loaded.state.enabled && !found.state.enabled {
                 self.tokens.forget();
             }
-            *loaded = Loaded { state, at: begun };
+            *loaded = found;
         }
-        Ok(Arc::clone(&loaded.state))
+        Ok(loaded.clone())
     }
 
     /// `None`: nothing was shown, or nobody asks for it.
@@ -202,27 +205,32 @@ impl Auth {
         Ok(Caller { state, who, _unchanged: unchanged })
     }
 
-    /// A change of users or roles, which only administrators make.
+    /// A change of users or roles, which only administrators make. It is made anew on what another server has made meanwhile.
     async fn change(
         &self,
         shown: &Credentials,
-        change: impl FnOnce(&mut State) -> Result<(), Status>,
+        change: impl Fn(&mut State) -> Result<(), Status>,
     ) -> Result<(), Status> {
         let _alone = self.gate.write().await;
-        let before = self.reload().await?;
-        let who = self.identify(&before, shown)?;
-        before.check_admin(who.as_ref())?;
-        let mut state = State::clone(&before);
-        change(&mut state)?;
-        if state.revision == before.revision && state.enabled == before.enabled {
+        loop {
+            let Loaded { state: before, stored, .. } = self.reload().await?;
+            let who = self.identify(&before, shown)?;
+            before.check_admin(who.as_ref())?;
+            let mut state = State::clone(&before);
+            change(&mut state)?;
+            if state.revision == before.revision && state.enabled == before.enabled {
+                return Ok(());
+            }
+            let next = Some(state.encode());
+            if !self.store.swap_setting(SETTING, stored, next.clone()).await.map_err(status::of)? {
+                continue;
+            }
+            if !state.enabled {
+                self.tokens.forget();
+            }
+            *self.loaded.write() = Loaded { state: Arc::new(state), stored: next, at: Instant::now() };
             return Ok(());
         }
-        self.store.set_setting(SETTING, Some(state.encode())).await.map_err(status::of)?;
-        if !state.enabled {
-            self.tokens.forget();
-        }
-        *self.loaded.write() = Loaded { state: Arc::new(state), at: Instant::now() };
-        Ok(())
     }
 
     /// A token for who knows the password.
@@ -244,9 +252,40 @@ impl Auth {
     }
 }
 
-async fn read(store: &dyn Store) -> isopod_store::Result<State> {
-    match store.setting(SETTING).await? {
-        Some(bytes) => State::decode(&bytes),
-        None => Ok(State::default()),
+async fn read(store: &dyn Store) -> isopod_store::Result<Loaded> {
+    let at = Instant::now();
+    let stored = store.setting(SETTING).await?;
+    let state = stored.as_deref().map(State::decode).transpose()?.unwrap_or_default();
+    Ok(Loaded { state: Arc::new(state), stored, at })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+    use isopod_store::memory::MemoryStore;
+    use std::cell::Cell;
+
+    #[tokio::test]
+    async fn a_change_is_made_on_what_another_server_has_just_made() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let open = async || Auth::new(Arc::clone(&store), &AuthConfig::default()).await.unwrap();
+        let (one, other) = (open().await, open().await);
+        let nobody = Credentials::default();
+        let first = Cell::new(true);
+        let change = |state: &mut State| {
+            if first.take() {
+                let beside = other.change(&nobody, |state| state.add_role("beside".into()));
+                beside.now_or_never().expect("memory answers at once")?;
+            }
+            state.add_role("mine".into())
+        };
+        one.change(&nobody, change).await.unwrap();
+        for auth in [&one, &other] {
+            let state = auth.reload().await.unwrap().state;
+            assert_eq!(state.roles().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["beside", "mine"]);
+        }
+        let again = other.change(&nobody, |state| state.add_role("mine".into())).await.unwrap_err();
+        assert_eq!(again.code(), status::role_exists().code(), "what the other server made counts here");
     }
 }

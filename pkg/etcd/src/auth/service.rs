@@ -10,14 +10,14 @@ use bytes::Bytes;
 use tonic::{Request, Response, Status};
 
 impl Service {
-    async fn change<R>(
+    async fn change<R: Clone>(
         &self,
         request: Request<R>,
-        change: impl FnOnce(&mut State, R) -> Result<(), Status>,
+        change: impl Fn(&mut State, R) -> Result<(), Status>,
     ) -> Result<Option<pb::ResponseHeader>, Status> {
         let shown = Credentials::of(&request);
         let request = request.into_inner();
-        self.auth.change(&shown, |state| change(state, request)).await?;
+        self.auth.change(&shown, |state| change(state, request.clone())).await?;
         self.newest().await
     }
 }
@@ -134,7 +134,7 @@ impl pb::auth_server::Auth for Service {
             self.admin(&shown).await?;
             Some(password::hash(r.password, self.auth.bcrypt_cost).await?)
         };
-        self.auth.change(&shown, |state| state.add_user(r.name, hash)).await?;
+        self.auth.change(&shown, |state| state.add_user(r.name.clone(), hash.clone())).await?;
         Ok(Response::new(pb::AuthUserAddResponse { header: self.newest().await? }))
     }
 
@@ -151,7 +151,7 @@ impl pb::auth_server::Auth for Service {
         } else {
             Ok(password::hash(r.password, self.auth.bcrypt_cost).await?)
         };
-        self.auth.change(&shown, |state| state.change_password(&r.name, hash?)).await?;
+        self.auth.change(&shown, |state| state.change_password(&r.name, hash.clone()?)).await?;
         Ok(Response::new(pb::AuthUserChangePasswordResponse { header: self.newest().await? }))
     }
 

@@ -340,6 +340,10 @@ impl Store for EtcdStore {
         Err(backend(context, "make users and roles with etcdctl at the etcd itself"))
     }
 
+    async fn swap_setting(&self, name: &str, _: Option<Bytes>, value: Option<Bytes>) -> Result<bool> {
+        self.set_setting(name, value).await.map(|()| true)
+    }
+
     async fn close(&self) -> Result<()> {
         self.cluster.closed.cancel();
         Ok(())

@@ -346,6 +346,9 @@ impl Store for GrpcStore {
     async fn set_setting(&self, _: &str, _: Option<Bytes>) -> Result<()> {
         panic!("etcd's API has users and roles instead")
     }
+    async fn swap_setting(&self, _: &str, _: Option<Bytes>, _: Option<Bytes>) -> Result<bool> {
+        panic!("etcd's API has users and roles instead")
+    }
     async fn close(&self) -> Result<()> {
         Ok(())
     }

@@ -12,7 +12,7 @@ mod codec;
 mod read;
 mod write;
 
-use crate::{Alarm, Export, KeyRange, LeaseId, RangeRequest, Result, Revision, Store, StoreError};
+use crate::{Alarm, Export, HistoryEntry, KeyRange, LeaseId, RangeRequest, Result, Revision, Store, StoreError};
 use bytes::Bytes;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -72,6 +72,21 @@ impl Content {
             (self.export.revision, self.export.compacted) = (next, next);
         }
         self.reserved = 0;
+    }
+}
+
+/// Where entries stand within their revisions, one after another.
+#[derive(Default)]
+pub(crate) struct Places {
+    last: (Revision, u32),
+}
+
+impl Places {
+    pub fn next(&mut self, entry: &HistoryEntry) -> u32 {
+        // Keys that share a revision by a restart, not by a transaction, share its first place.
+        let sub = if entry.revision == self.last.0 { entry.sub.max(self.last.1 + 1) } else { entry.sub };
+        self.last = (entry.revision, sub);
+        sub
     }
 }
 

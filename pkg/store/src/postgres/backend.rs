@@ -21,29 +21,29 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A row of the log that is not yet written.
-struct Pending {
-    id: i64,
+pub(crate) struct Pending {
+    pub id: i64,
     /// The row before it; `None`: the one that the database has.
-    prev: Option<i64>,
-    deleted: bool,
-    kv: KeyValue,
+    pub prev: Option<i64>,
+    pub deleted: bool,
+    pub kv: KeyValue,
 }
 
 /// What a batch writes last: its revision, its mark, and the news for the other servers.
-struct Seal {
+pub(crate) struct Seal {
     meta: Meta,
     server: i64,
     batch: i64,
 }
 
 /// Bytes that wait at most.
-const PENDING: usize = 8 << 20;
+pub(crate) const PENDING: usize = 8 << 20;
 /// Each so many ended leases, the older ones' rows go …
 const LEASES_TRIMMED: i64 = 256;
 /// … but for so many changes, which other servers may not have seen.
 const LEASES_KEPT: i64 = 1024;
 /// Seconds; see [`crate::leases`].
-const MAX_TTL: i64 = 9_000_000_000;
+pub(crate) const MAX_TTL: i64 = 9_000_000_000;
 
 /// In which bit an alarm stands in `meta`.
 pub(crate) fn alarm_bit(alarm: Alarm) -> i32 {
@@ -241,7 +241,7 @@ const SEAL: &str = "revision AS ( \
        ON CONFLICT (id) DO UPDATE SET batch = $16, seen = now())";
 
 /// Appends to the log and turns the index to what is newest in it.
-async fn write(conn: &mut PgConnection, rows: &[Pending], seal: Option<Seal>) -> sqlx::Result<()> {
+pub(crate) async fn write(conn: &mut PgConnection, rows: &[Pending], seal: Option<Seal>) -> sqlx::Result<()> {
     let column = |f: fn(&Pending) -> i64| rows.iter().map(f).collect::<Vec<i64>>();
     let deleted: Vec<bool> = rows.iter().map(|r| r.deleted).collect();
     let newest: HashMap<&[u8], i64> = rows.iter().map(|r| (&r.kv.key[..], r.id)).collect();
@@ -327,6 +327,10 @@ impl Batch {
             sqlx::query(sql).bind(id).bind(change).execute(conn).await.map(drop)
         })?;
         self.trim_leases()
+    }
+
+    pub fn setting(&mut self, name: &str) -> Result<Option<Bytes>> {
+        self.run("read a setting", async |conn| queries::setting(conn, name).await)
     }
 
     fn set_setting(&mut self, name: &str, value: Option<&[u8]>) -> Result<()> {

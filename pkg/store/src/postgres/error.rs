@@ -23,6 +23,8 @@ pub(crate) enum Fault {
     Forbidden(String),
     #[error("the row of the table meta is gone: restore the database from a backup, or choose another one")]
     NoMeta,
+    #[error("a server uses it: end every server on this database first")]
+    Served,
     #[error("its history lies behind what this server has shown: commits were lost")]
     Behind,
 }
@@ -44,7 +46,7 @@ pub(crate) fn fault(fault: Fault) -> sqlx::Error {
         Fault::NoAnswer(_) | Fault::Busy | Fault::Replica | Fault::Behind => {
             sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, fault))
         }
-        Fault::TooOld(_) | Fault::Format { .. } | Fault::Forbidden(_) | Fault::NoMeta => {
+        Fault::TooOld(_) | Fault::Format { .. } | Fault::Forbidden(_) | Fault::NoMeta | Fault::Served => {
             sqlx::Error::Configuration(Box::new(fault))
         }
     }
@@ -74,6 +76,11 @@ pub(crate) fn is_passing(error: &sqlx::Error) -> bool {
 /// Is there no such function, or not for this user?
 pub(crate) fn is_forbidden(error: &sqlx::Error) -> bool {
     matches!(code(error).as_deref(), Some("42501" | "42883" | "0A000"))
+}
+
+/// Does somebody else hold a lock that was waited for?
+pub(crate) fn is_locked(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("55P03")
 }
 
 /// Is the connection of no more use?

@@ -24,11 +24,13 @@ mod listen;
 mod pool;
 mod queries;
 mod schema;
+mod seed;
 mod session;
 mod sync;
 mod writer;
 
 pub use connect::PostgresOptions;
+pub use seed::{Draft, Existing, Filled};
 
 use crate::hub::{Committed, History};
 use crate::machine::Shared;
@@ -499,6 +501,10 @@ impl Store for PostgresStore {
 
     async fn set_setting(&self, name: &str, value: Option<Bytes>) -> Result<()> {
         self.ask(|reply| Request::SetSetting(name.to_owned(), value, reply)).await
+    }
+
+    async fn swap_setting(&self, name: &str, expected: Option<Bytes>, value: Option<Bytes>) -> Result<bool> {
+        self.ask(|reply| Request::SwapSetting(name.to_owned(), expected, value, reply)).await
     }
 
     async fn close(&self) -> Result<()> {

@@ -45,6 +45,16 @@ INSERT INTO compaction (through) VALUES (0);
 /// "isop": the first half of the keys of advisory locks, so that they are nobody else's.
 pub(crate) const ADVISORY: i32 = 0x6973_6f70;
 
+/// A lock that each server's writer has, shared with the others: whoever replaces the tables asks for it alone.
+pub(crate) fn serving(schema: &str) -> String {
+    format!("SELECT pg_advisory_lock_shared({ADVISORY}, hashtext('{schema} server'))")
+}
+
+/// Asks for that lock, alone and until the transaction ends.
+pub(crate) fn unserved(schema: &str) -> String {
+    format!("SELECT pg_advisory_xact_lock({ADVISORY}, hashtext('{schema} server'))")
+}
+
 /// Makes or migrates the tables, one server at a time. A server writes nothing to a database that is as it should be.
 pub(crate) async fn prepare(conn: &mut Connection, server: &Server) -> sqlx::Result<()> {
     if format(&mut conn.raw, &server.schema).await? == Some(FORMAT) {
@@ -57,37 +67,39 @@ pub(crate) async fn prepare(conn: &mut Connection, server: &Server) -> sqlx::Res
     sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut conn.raw).await?;
     // Another server may have done it meanwhile.
     let found = format(&mut conn.raw, &server.schema).await?;
-    let from = match found {
-        Some(n) if (1..=FORMAT).contains(&n) => n as usize,
-        Some(found) => return Err(fault(Fault::Format { found, supported: FORMAT })),
-        None => {
-            let create = format!("CREATE SCHEMA \"{}\"", server.schema);
-            if !schema_exists(&mut conn.raw, &server.schema).await? {
-                sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut conn.raw).await?;
-            }
-            0
+    match found {
+        Some(n) if (1..=FORMAT).contains(&n) => {
+            let steps = STEPS[n as usize..].concat();
+            sqlx::raw_sql(AssertSqlSafe(steps)).execute(&mut conn.raw).await?;
+            sqlx::query("UPDATE meta SET format = $1").bind(FORMAT).execute(&mut conn.raw).await?;
         }
-    };
-    sqlx::raw_sql(AssertSqlSafe(STEPS[from..].concat())).execute(&mut conn.raw).await?;
-    if found.is_none() {
-        let insert = "INSERT INTO meta (format, revision, compacted, epoch, lineage, started, lease_change, lease_floor, alarms) \
-                      VALUES ($1, 1, 0, 0, $2, $3, 0, 0, 0)";
-        let insert = sqlx::query(insert).bind(FORMAT).bind(&conn.facts.lineage).bind(conn.facts.started);
-        insert.execute(&mut conn.raw).await?;
-    } else {
-        sqlx::query("UPDATE meta SET format = $1").bind(FORMAT).execute(&mut conn.raw).await?;
+        Some(found) => return Err(fault(Fault::Format { found, supported: FORMAT })),
+        None => create(conn, &server.schema).await?,
     }
     sqlx::raw_sql("COMMIT").execute(&mut conn.raw).await?;
     Ok(())
 }
 
-async fn schema_exists(conn: &mut PgConnection, schema: &str) -> sqlx::Result<bool> {
+/// Makes the tables, and the schema where there is none, in the transaction that is open.
+pub(crate) async fn create(conn: &mut Connection, schema: &str) -> sqlx::Result<()> {
+    if !schema_exists(&mut conn.raw, schema).await? {
+        let create = format!("CREATE SCHEMA \"{schema}\"");
+        sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut conn.raw).await?;
+    }
+    sqlx::raw_sql(AssertSqlSafe(STEPS.concat())).execute(&mut conn.raw).await?;
+    let insert = "INSERT INTO meta (format, revision, compacted, epoch, lineage, started, lease_change, lease_floor, alarms) \
+                  VALUES ($1, 1, 0, 0, $2, $3, 0, 0, 0)";
+    let insert = sqlx::query(insert).bind(FORMAT).bind(&conn.facts.lineage).bind(conn.facts.started);
+    insert.execute(&mut conn.raw).await.map(drop)
+}
+
+pub(crate) async fn schema_exists(conn: &mut PgConnection, schema: &str) -> sqlx::Result<bool> {
     let row = sqlx::query("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)").bind(schema).fetch_one(conn);
     row.await?.try_get(0)
 }
 
 /// The format of the tables; `None`: there are none.
-async fn format(conn: &mut PgConnection, schema: &str) -> sqlx::Result<Option<i32>> {
+pub(crate) async fn format(conn: &mut PgConnection, schema: &str) -> sqlx::Result<Option<i32>> {
     // Not by a name that the server looks up: it may remember that there was none.
     let sql = "SELECT has_schema_privilege(n.oid, 'USAGE') FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                WHERE n.nspname = $1 AND c.relname = 'meta'";

@@ -7,7 +7,7 @@ use super::connect::{Attempts, Connection, Facts, STATEMENT, Server, in_time};
 use super::error::{Fault, fault, is_lost, is_passing};
 use super::schema;
 use crate::{Result, StoreError};
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
@@ -37,7 +37,13 @@ impl Session {
         if let Some(conn) = &self.conn {
             return Ok(conn.facts.clone());
         }
-        match self.runtime.block_on(self.server.connect()) {
+        let connect = async {
+            let mut conn = self.server.connect().await?;
+            let serving = AssertSqlSafe(schema::serving(&self.server.schema));
+            in_time(STATEMENT, sqlx::raw_sql(serving).execute(&mut conn.raw)).await?;
+            Ok(conn)
+        };
+        match self.runtime.block_on(connect) {
             Ok(conn) => Ok(self.conn.insert(conn).facts.clone()),
             Err(e) => Err(self.failed("connect", e)),
         }

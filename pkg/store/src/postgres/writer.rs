@@ -30,6 +30,8 @@ pub(crate) enum Request {
     Compact(Revision, Reply<()>),
     SetAlarm(Alarm, bool, Reply<bool>),
     SetSetting(String, Option<Bytes>, Reply<()>),
+    /// With what is expected, and what it becomes.
+    SwapSetting(String, Option<Bytes>, Option<Bytes>, Reply<bool>),
     /// There may be news of other servers.
     Follow,
     Close(Reply<()>),
@@ -128,6 +130,16 @@ impl Writer {
                 }
                 Request::SetSetting(name, value, reply) => {
                     answer(reply, self.attempt(asked, |m| m.set_setting(&name, value.clone())));
+                }
+                Request::SwapSetting(name, expected, value, reply) => {
+                    let swap = |m: &mut Machine<PostgresBackend>| {
+                        // Under the lock that every server takes before it writes.
+                        if m.backend.batch().setting(&name)? != expected {
+                            return Ok(false);
+                        }
+                        m.set_setting(&name, value.clone()).map(|()| true)
+                    };
+                    answer(reply, self.attempt(asked, swap));
                 }
             }
             self.publish_progress();

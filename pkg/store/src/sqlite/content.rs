@@ -10,7 +10,7 @@ use super::files::Files;
 use super::queries::{self, failed};
 use super::reader::send_entries;
 use super::schema;
-use crate::archive::{Content, State, start_thread};
+use crate::archive::{Content, Places, State, start_thread};
 use crate::*;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
@@ -108,14 +108,12 @@ pub fn seed(dir: &Path, mut content: Content) -> Result<()> {
     let draft = Draft::begin(&files, None)?;
     let conn = &draft.conn;
     conn.execute_batch(&format!("PRAGMA cache_size = -{SEED_CACHE_KIB}")).map_err(failed("make a new database"))?;
-    let mut last = (0, 0);
+    let mut places = Places::default();
     let mut written = 0;
     while let Some(part) = content.export.entries.blocking_recv() {
         for entry in part? {
-            // Keys that share a revision by a restart, not by a transaction, share its first place.
-            let sub = if entry.revision == last.0 { entry.sub.max(last.1 + 1) } else { entry.sub };
-            last = (entry.revision, sub);
-            queries::append(conn, entry.revision, sub, &event(entry))?;
+            let sub = places.next(&entry);
+            queries::append(conn, entry.revision, sub, &entry.into_event())?;
             written += 1;
             if written % BATCH == 0 {
                 conn.execute_batch("COMMIT; BEGIN").map_err(failed("commit"))?;
@@ -144,15 +142,4 @@ fn seed_state(conn: &Connection, content: &Content) -> Result<()> {
         queries::set_meta(conn, alarm_name(*alarm), 1)?;
     }
     Ok(())
-}
-
-fn event(entry: HistoryEntry) -> Event {
-    match entry.kv {
-        Some(kv) => Event { kind: EventKind::Put, kv, prev: None },
-        None => {
-            let (key, value) = (entry.key, bytes::Bytes::new());
-            let kv = KeyValue { key, value, create_revision: 0, mod_revision: entry.revision, version: 0, lease: 0 };
-            Event { kind: EventKind::Delete, kv, prev: None }
-        }
-    }
 }

@@ -315,6 +315,10 @@ impl Store for SqliteStore {
         self.ask(|reply| Request::SetSetting(name.to_owned(), value, reply)).await
     }
 
+    async fn swap_setting(&self, name: &str, expected: Option<Bytes>, value: Option<Bytes>) -> Result<bool> {
+        self.ask(|reply| Request::SwapSetting(name.to_owned(), expected, value, reply)).await
+    }
+
     async fn close(&self) -> Result<()> {
         self.shared.hub.check_open()?;
         // The writer's connection is closed last: it empties the write-ahead log into the database.

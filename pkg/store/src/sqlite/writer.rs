@@ -26,6 +26,8 @@ pub(crate) enum Request {
     Defragment(Reply<()>),
     SetAlarm(Alarm, bool, Reply<bool>),
     SetSetting(String, Option<Bytes>, Reply<()>),
+    /// With what is expected, and what it becomes.
+    SwapSetting(String, Option<Bytes>, Option<Bytes>, Reply<bool>),
     /// The time for a flush has come.
     Flush,
     /// The write-ahead log is long and mostly copied.
@@ -96,6 +98,9 @@ impl Writer {
                 }
                 Request::SetSetting(name, value, reply) => {
                     let _ = reply.send(self.machine.set_setting(&name, value));
+                }
+                Request::SwapSetting(name, expected, value, reply) => {
+                    let _ = reply.send(self.machine.swap_setting(&name, expected.as_ref(), value));
                 }
                 Request::Expire(ids, done) => {
                     self.machine.expire(&ids);

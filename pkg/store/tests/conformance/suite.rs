@@ -832,7 +832,39 @@ async fn settings(s: Subject) {
         assert_eq!(s.store.setting(name).await.unwrap().as_deref(), Some(value), "{name}");
     }
     assert_eq!(s.store.settings().await.unwrap().into_keys().collect::<Vec<_>>(), ["a", "b"]);
+    let [one, two] = [b"1", b"2"].map(|v| Some(Bytes::from_static(v)));
+    for (expected, value, swapped) in [
+        (None, one.clone(), true),
+        (None, two.clone(), false),
+        (two.clone(), one.clone(), false),
+        (one.clone(), two.clone(), true),
+        (two.clone(), None, true),
+        (two.clone(), one.clone(), false),
+    ] {
+        assert_eq!(s.store.swap_setting("c", expected, value).await.unwrap(), swapped);
+    }
+    assert_eq!(s.store.setting("c").await.unwrap(), None);
+    let all = (0..4).map(|_| tokio::spawn(count_up(Arc::clone(&s.store), "c", 10)));
+    for task in all.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    assert_eq!(s.store.setting("c").await.unwrap().as_deref(), Some(&b"40"[..]), "no change was lost");
+    s.store.set_setting("c", None).await.unwrap();
     s.store.set_setting("b", None).await.unwrap();
     assert_eq!(s.store.setting("b").await.unwrap(), None);
     assert_eq!(s.store.revisions().await.unwrap().0, base, "a setting is no change of the keys");
+}
+
+/// Adds one to the number in a setting, again and again, beside others who do the same.
+pub async fn count_up(store: Arc<dyn Store>, name: &str, times: usize) {
+    for _ in 0..times {
+        loop {
+            let before = store.setting(name).await.unwrap();
+            let n: u32 = before.as_deref().map_or(0, |b| String::from_utf8_lossy(b).parse().unwrap());
+            let after = Bytes::from((n + 1).to_string());
+            if store.swap_setting(name, before, Some(after)).await.unwrap() {
+                break;
+            }
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use super::load::Load;
 use super::server::Cluster;
 use super::{connect, open, open_with};
-use crate::suite::{next, show};
+use crate::suite::{count_up, next, show};
 use bytes::Bytes;
 use isopod_store::postgres::PostgresStore;
 use isopod_store::*;
@@ -72,6 +72,11 @@ async fn two_servers_share_one_history() {
     assert_eq!(b.alarms().await.unwrap(), [Alarm::NoSpace]);
     b.set_setting("s", Some("1".into())).await.unwrap();
     assert_eq!(a.setting("s").await.unwrap().as_deref(), Some(&b"1"[..]));
+    let counts: Vec<_> = stores.iter().map(|s| tokio::spawn(count_up(Arc::clone(s), "s", 20))).collect();
+    for task in counts {
+        task.await.unwrap();
+    }
+    assert_eq!(b.setting("s").await.unwrap().as_deref(), Some(&b"41"[..]), "what one wrote the other one did not undo");
     a.close().await.unwrap();
     b.close().await.unwrap();
 }
