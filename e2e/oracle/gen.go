@@ -154,6 +154,9 @@ func (g *generator) add(area string, k *kind, name string, c Case) {
 		for _, p := range []string{"/status", "/items/*/status", "/metadata/generation"} {
 			c.Ignore[p] = "written by controllers inside upstream's server"
 		}
+		if area == "table" {
+			c.Ignore["/rows/*/object/status"] = "written by controllers inside upstream's server"
+		}
 		if cell, ok := volatileCells[k.resource]; ok {
 			c.Ignore["/rows/*/cells/"+cell] = "shows a condition that a controller inside upstream's server writes"
 		}
