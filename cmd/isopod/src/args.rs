@@ -256,7 +256,7 @@ pub struct DatastoreArgs {
           action = clap::ArgAction::Set, value_name = "BOOL", help_heading = "TLS")]
     pub client_cert_auth: bool,
 
-    /// Certificates that are not let in any more: a revocation list, PEM or DER, read at the start
+    /// Certificates that are not let in any more: a revocation list, PEM or DER, read at each handshake
     #[arg(long, requires = "trusted_ca_file", value_name = "FILE", help_heading = "TLS")]
     pub client_crl_file: Option<PathBuf>,
     /// Let in only clients whose certificate is valid for one of these names

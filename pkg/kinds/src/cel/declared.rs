@@ -2,7 +2,7 @@
 //! (`apiserver/pkg/cel/common/schemas.go`, `types.go`).
 
 use super::check::cost::Sizes;
-use super::check::{Objects, Type};
+use super::check::{Objects, RESERVED, Type};
 use crate::access::Access;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -195,30 +195,6 @@ fn has_metadata(schema: &Value) -> bool {
         && metadata.text("type") == "object"
         && ["name", "generateName"].iter().all(|n| text(metadata.at("properties").at(n)))
 }
-
-const RESERVED: [&str; 21] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
 
 /// A field's name as expressions write it (`apiserver/pkg/cel/escaping.go`). `None`: they cannot.
 pub fn escape(name: &str) -> Option<String> {

@@ -16,7 +16,7 @@ pub struct Environment {
 }
 
 /// Words that are no names in CEL; a field of such a name is declared with underscores around it.
-const RESERVED: [&str; 21] = [
+pub(in crate::cel) const RESERVED: [&str; 21] = [
     "true",
     "false",
     "null",

@@ -16,6 +16,7 @@ mod tree;
 mod types;
 mod unify;
 
+pub(super) use environment::RESERVED;
 pub use environment::{Environment, Objects};
 pub use functions::Library;
 pub use types::Type;
