@@ -59,7 +59,18 @@ def test_secrets_are_not_on_the_disk(fresh):
         restart(cluster)
         refused = cluster.kubectl("get", "secrets", check=False, full=True)
         assert refused.returncode != 0 and "identity transformer tried to read encrypted data" in refused.stderr, refused
-        restart(cluster, "--secrets-encryption")
+        # Nor is a new key made for what the old one has encrypted.
+        key = f"{cluster.data}/server/encryption.yaml"
+        cluster.stop()
+        os.rename(key, key + ".lost")
+        cluster.server_args = ["--secrets-encryption"]
+        try:
+            cluster.start()
+            raise AssertionError("it started without the key")
+        except SystemExit as e:
+            assert "holds encrypted Secrets" in str(e) and not os.path.exists(key), e
+        os.rename(key + ".lost", key)
+        cluster.start()
         assert secret(cluster) == PLAIN
     finally:
         cluster.close()
