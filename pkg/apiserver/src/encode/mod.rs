@@ -5,7 +5,7 @@ pub mod decode;
 pub mod negotiate;
 pub mod splice;
 pub mod table;
-mod yaml;
+pub mod yaml;
 
 use bytes::Bytes;
 use isopod_kinds::Kind;
