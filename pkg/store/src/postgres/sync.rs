@@ -11,7 +11,6 @@ use super::writer::Writer;
 use crate::leases::Leases;
 use crate::*;
 use bytes::Bytes;
-use jiff::SignedDuration;
 use sqlx::{AssertSqlSafe, PgConnection};
 use std::collections::BTreeSet;
 
@@ -118,8 +117,7 @@ impl Writer {
     fn settle(&mut self, what: &str, change: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<()>) -> Result<()> {
         self.session().run(what, async |conn| {
             change(conn).await?;
-            let leases = "UPDATE lease SET deadline = greatest(deadline, clock_timestamp() + ttl * interval '1 second') \
-                          WHERE NOT ended";
+            let leases = "UPDATE lease SET deadline = clock_timestamp() + ttl * interval '1 second' WHERE NOT ended";
             sqlx::query(leases).execute(conn).await.map(drop)
         })?;
         self.session().commit()
@@ -203,7 +201,7 @@ impl Writer {
         let mut leases = Leases::default();
         for row in rows.iter().filter(|row| !row.ended) {
             leases.grant(row.id, row.ttl, now);
-            leases.set_left(row.id, SignedDuration::from_millis(row.left), now);
+            leases.renewed(row.id, row.ttl, row.stamp, now);
         }
         for (id, key) in keys {
             leases.attach(id, key);
@@ -227,7 +225,7 @@ impl Writer {
             let living: BTreeSet<LeaseId> = rows.iter().filter(|r| !r.ended).map(|r| r.id).collect();
             let here = self.machine.shared.leases.lock().ids();
             let ended = here.into_iter().filter(|id| !living.contains(id));
-            rows.extend(ended.map(|id| LeaseRow { id, ttl: 0, left: 0, ended: true }));
+            rows.extend(ended.map(|id| LeaseRow { id, ttl: 0, stamp: 0, ended: true }));
         }
         Ok(rows)
     }
@@ -238,7 +236,7 @@ impl Writer {
         for row in rows.iter().filter(|row| !row.ended) {
             if !leases.contains(row.id) {
                 leases.grant(row.id, row.ttl, now);
-                leases.set_left(row.id, SignedDuration::from_millis(row.left), now);
+                leases.renewed(row.id, row.ttl, row.stamp, now);
             }
         }
         self.machine.shared.leases_changed.notify_one();
