@@ -307,6 +307,10 @@ struct PostgresHistory(Arc<Reader>);
 
 #[async_trait]
 impl History for PostgresHistory {
+    fn check_start(&self, start: Revision) -> Result<()> {
+        self.0.epochs.read().check_watch(start)
+    }
+
     async fn page(
         &self,
         range: &KeyRange,
@@ -327,13 +331,17 @@ impl History for PostgresHistory {
                 })
             });
             match read.await {
-                Ok((moment, page)) => {
+                Ok((moment, (mut committed, through))) => {
                     if from < moment.compacted {
                         return Err(StoreError::Compacted { requested: from, compacted: moment.compacted });
                     }
                     // It may have become known meanwhile.
-                    self.0.epochs.read().check_watch(from)?;
-                    return Ok(page);
+                    let epochs = self.0.epochs.read();
+                    epochs.check_watch(from)?;
+                    // The end of it may be lost.
+                    let whole = epochs.whole(through);
+                    committed.retain(|(rev, _)| *rev <= whole);
+                    return Ok((committed, whole));
                 }
                 // A watch goes on when the database is there again.
                 Err(StoreError::Unavailable { .. }) => tokio::time::sleep(attempts.endless_pause()).await,
@@ -355,9 +363,6 @@ impl Store for PostgresStore {
 
     async fn watch(&self, req: WatchRequest) -> Result<Watch> {
         self.reader.shared.check_watch(req.start)?;
-        if req.start > 0 {
-            self.reader.epochs.read().check_watch(req.start)?;
-        }
         let history = Arc::new(PostgresHistory(Arc::clone(&self.reader)));
         // A running watch waits for the database as long as it takes; who asks for one does not.
         match tokio::time::timeout(PATIENCE * 2, self.reader.shared.hub.watch(history, req)).await {
