@@ -21,7 +21,7 @@ help:
 	@echo "make bench    measure start, memory, disk, throughput (root)"
 	@echo "make soak-store   stock kube-apiserver on the datastore, both killed at random; MINUTES=30 DATASTORE=sqlite"
 	@echo "make postgres-versions  the datastore's tests on Postgres 13 and 18, besides the system's (needs npm)"
-	@echo "make bench-store  measure the datastore beside etcd and kine, half an hour; PUTS=100000 KEYS=100000 make it shorter"
+	@echo "make bench-store  measure the datastore beside etcd and kine, a quarter of an hour; PUTS=100000 KEYS=100000 make it shorter"
 
 build: release
 release: PROFILE = release
