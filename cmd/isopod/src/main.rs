@@ -75,12 +75,20 @@ fn datastore_flags(args: Vec<std::ffi::OsString>) -> anyhow::Result<etcd_flags::
 
 /// Two worker threads are enough for an edge device; more cores get one each, up to eight.
 fn run<F: Future<Output = anyhow::Result<()>>>(work: F) -> anyhow::Result<()> {
+    give_memory_back();
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(cores.clamp(2, 8)).enable_all().build()?;
     let result = runtime.block_on(work);
     // A blocked thread (a terminal's stdin) must not keep the process alive.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     result
+}
+
+/// Has a thread of the allocator give back to the kernel what a burst has left: without it nothing is given back while nothing is
+/// allocated. An allocator that cannot is no reason not to run.
+fn give_memory_back() {
+    let _ = tikv_jemalloc_ctl::max_background_threads::write(1);
+    let _ = tikv_jemalloc_ctl::background_thread::write(true);
 }
 
 fn fail(e: &(dyn std::error::Error + 'static)) -> ExitCode {
