@@ -1,5 +1,6 @@
 //! Prometheus' text format 0.0.4, as upstream's `/metrics` has it.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 /// A page that is written.
@@ -58,9 +59,80 @@ impl Family<'_> {
     }
 }
 
+/// Counters whose names have no `_total` at their end, against the rule.
+const WITHOUT_TOTAL: [&str; 2] = ["authenticated_user_requests", "authentication_attempts"];
+
+/// A page of OpenMetrics in the older format: there, a counter's own name is that of its values.
+pub fn older(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + text.len() / 8);
+    // What stands before a family is known only once its type is.
+    let mut help = None;
+    let mut odd = None;
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            help = rest.split_once(' ');
+            continue;
+        }
+        if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            odd = WITHOUT_TOTAL.into_iter().find(|n| *n == name);
+            let total = if kind == "counter" && odd.is_none() { "_total" } else { "" };
+            if let Some((_, help)) = help.take().filter(|(of, _)| *of == name) {
+                let _ = writeln!(out, "# HELP {name}{total} {help}");
+            }
+            let _ = writeln!(out, "# TYPE {name}{total} {kind}");
+            continue;
+        }
+        if line.starts_with('#') {
+            continue;
+        }
+        let line = odd.map_or_else(|| line.into(), |name| line.replacen(&format!("{name}_total"), name, 1));
+        out.push_str(&shorter(&line));
+        out.push('\n');
+    }
+    out
+}
+
+/// The bound of a bucket as Go writes it: `1` for `1.0`, `1e+06` for `1000000.0`.
+fn shorter(line: &str) -> Cow<'_, str> {
+    let Some((before, (bound, after))) =
+        line.split_once("le=\"").and_then(|(b, rest)| Some((b, rest.split_once('"')?)))
+    else {
+        return line.into();
+    };
+    match bound.parse::<f64>() {
+        Ok(number) if number.is_finite() => format!("{before}le=\"{}\"{after}", go_number(number)).into(),
+        _ => line.into(),
+    }
+}
+
+/// As Go's `%g` has it.
+fn go_number(number: f64) -> String {
+    let exponent = if number == 0.0 { 0 } else { number.abs().log10().floor() as i32 };
+    if (-4..=5).contains(&exponent) || number == 0.0 {
+        return number.to_string();
+    }
+    let text = format!("{number:e}");
+    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let sign = if exponent.starts_with('-') { '-' } else { '+' };
+    format!("{digits}e{sign}{:0>2}", exponent.trim_start_matches('-'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn open_metrics_become_the_older_format() {
+        let text = "# HELP a A.\n# TYPE a counter\na_total{x=\"y\"} 3\n# HELP authentication_attempts B.\n\
+            # TYPE authentication_attempts counter\nauthentication_attempts_total{result=\"success\"} 1\n\
+            # HELP h H.\n# TYPE h histogram\nh_sum 2.5\nh_count 3\nh_bucket{le=\"1.0\"} 1\nh_bucket{le=\"1000000.0\",a=\"b\"} 2\n\
+            h_bucket{le=\"5e-7\"} 2\nh_bucket{le=\"0.001\"} 2\nh_bucket{le=\"+Inf\"} 3\n# EOF\n";
+        let want = "# HELP a_total A.\n# TYPE a_total counter\na_total{x=\"y\"} 3\n# HELP authentication_attempts B.\n\
+            # TYPE authentication_attempts counter\nauthentication_attempts{result=\"success\"} 1\n\
+            # HELP h H.\n# TYPE h histogram\nh_sum 2.5\nh_count 3\nh_bucket{le=\"1\"} 1\nh_bucket{le=\"1e+06\",a=\"b\"} 2\n\
+            h_bucket{le=\"5e-07\"} 2\nh_bucket{le=\"0.001\"} 2\nh_bucket{le=\"+Inf\"} 3\n";
+        assert_eq!(older(text), want);
+    }
 
     #[test]
     fn a_page() {

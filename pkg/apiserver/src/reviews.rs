@@ -1,6 +1,7 @@
 //! Kinds that are questions: their create answers and stores nothing. TokenReview, the access reviews,
 //! SelfSubjectRulesReview, SelfSubjectReview.
 
+use crate::authorization::Verdict;
 use crate::encode::{self, body, decode, negotiate};
 use crate::options::WriteOptions;
 use crate::verbs::Call;
@@ -90,8 +91,10 @@ async fn access(server: &ApiServer, call: &Call, review: &Value, kind: AccessRev
     }
     let spec = &review["spec"];
     let user = if kind == AccessReview::SelfSubject { call.user.clone() } else { review::subject(spec) };
-    let decision = chain::decide(server, &review::attributes(spec, user)).await;
-    Ok(review::access_status(&decision, &review::unused_selectors(spec)))
+    let Verdict { decision, error } = chain::decide(server, &review::attributes(spec, user)).await;
+    let errors = [error, review::unused_selectors(spec)];
+    let errors: Vec<&str> = errors.iter().map(String::as_str).filter(|e| !e.is_empty()).collect();
+    Ok(review::access_status(&decision, &errors.join("; ")))
 }
 
 fn rules(server: &ApiServer, user: &UserInfo, spec: &Value) -> Result<Value, Status> {
@@ -99,13 +102,5 @@ fn rules(server: &ApiServer, user: &UserInfo, spec: &Value) -> Result<Value, Sta
     if namespace.is_empty() {
         return Err(Status::bad_request("no namespace on request"));
     }
-    let Some(access) = &server.config.access else {
-        let unknown = ["the authorizer does not support user rule resolution".to_owned()];
-        return Ok(review::rules_status(&[], &unknown));
-    };
-    let (rules, mut errors) = access.rbac.rules_for(user, namespace);
-    if isopod_auth::node::node_of(user).is_some() {
-        errors.push("node authorizer does not support user rule resolution".to_owned());
-    }
-    Ok(review::rules_status(&rules, &errors))
+    Ok(review::rules_status(&server.config.authorizer.rules_for(user, namespace)))
 }

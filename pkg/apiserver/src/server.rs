@@ -28,6 +28,7 @@ use hyper_util::server::conn::auto;
 use isopod_api::{Status, UserInfo};
 use isopod_base::errors::Chain;
 use isopod_store::StoreError;
+use jiff::Timestamp;
 use serde_json::Value;
 use std::convert::Infallible;
 use std::future::Future;
@@ -75,6 +76,7 @@ pub struct ApiServer {
     pub(crate) turns: Turns,
     pub(crate) tunnels: Arc<Tunnels>,
     pub(crate) bootstrapped: AtomicBool,
+    pub(crate) started: Timestamp,
     /// Ends watches and tunnels.
     pub(crate) stop: CancellationToken,
     /// `None`: it is switched off, and `in_flight` limits the requests.
@@ -103,11 +105,12 @@ impl ApiServer {
             hub,
             admission: admission::all::all(),
             service_cidr,
-            metrics: Metrics::new(config.audit.as_ref().map(|a| a.counters.clone()).unwrap_or_default()),
+            metrics: Metrics::new(&config),
             lease: SharedLease::default(),
             turns: Turns::default(),
             tunnels: Arc::default(),
             bootstrapped: AtomicBool::new(false),
+            started: config.clock.now(),
             stop: CancellationToken::new(),
             fairness: config.priority_and_fairness.then(|| Arc::new(Fairness::new(reading + mutating))),
             in_flight: InFlight::new(reading, mutating),

@@ -92,7 +92,8 @@ impl Plugin for ValidatingPolicies {
         for turn in turns {
             let (policy, binding, findings) = match turn {
                 Ok(turn) => {
-                    let findings = findings(&turn, &subject, new, namespace.as_ref(), &mut notes);
+                    let find = || findings(&turn, &subject, new, namespace.as_ref(), &mut notes);
+                    let findings = request.answers.settled(find).await;
                     (turn.policy, turn.binding, findings)
                 }
                 Err(wrong) => {
