@@ -17,6 +17,7 @@ use isopod_base::supervisor::Supervisor;
 use isopod_client::election::{Election, Timing};
 use isopod_client::views::Node;
 use isopod_client::{Change, Informers, ListScope};
+use isopod_controllers::certificates::signing::Signers;
 use isopod_pki::ServerPki;
 use isopod_store::{Options, Store};
 use serde_json::{Value, json};
@@ -32,6 +33,7 @@ pub struct ControlPlane {
     pub api: Arc<ApiServer>,
     /// The CAs, PEM, whose certificates clients and front proxies show.
     pub client_authorities: String,
+    signers: Signers,
     store: Arc<dyn Store>,
     /// Whose file is followed.
     issuers: Option<Arc<Jwt>>,
@@ -51,6 +53,7 @@ impl ControlPlane {
         let args = &settings.args;
         let authorizer = args.authorization.chain(&access, &settings.node_name)?;
         let mut config = Config::new(opened, kinds, authorizer);
+        let signers = args.signing.signers(&settings.paths.tls())?;
         config.sealed = sealed;
         config.access = Some(access);
         config.shared_store = settings.datastore.is_shared();
@@ -83,7 +86,8 @@ impl ControlPlane {
         config.bootstrap = bootstrap(settings);
         config.flags = Some(settings.flags.clone());
         let api = ApiServer::new(config).await.context("cannot start the API server")?;
-        Ok(ControlPlane { api, client_authorities: trust.listener(pki), store, issuers })
+        let client_authorities = trust.listener(pki);
+        Ok(ControlPlane { api, client_authorities, signers, store, issuers })
     }
 
     pub async fn bootstrap(&self) -> anyhow::Result<()> {
@@ -135,6 +139,7 @@ impl ControlPlane {
             cluster_cidr: Some(settings.args.cluster_cidr.clone()),
             service_cidr: settings.args.service_cidr.clone(),
             root_ca_pem: pki.server_ca.cert_pem.clone(),
+            signers: self.signers.clone(),
             ..Default::default()
         };
         let (api, time, stop) = (self.api.clone(), clock.clone(), parts.token());

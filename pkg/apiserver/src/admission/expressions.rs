@@ -3,6 +3,7 @@
 
 use super::answers::Answers;
 use super::matching::View;
+use super::metrics::Owner;
 use super::subject::Subject;
 use crate::authorization::Verdict;
 use isopod_api::UserInfo;
@@ -13,6 +14,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What all conditions of one webhook or policy may cost together, in upstream's units.
 const CONDITIONS_BUDGET: u64 = 2_500_000;
@@ -47,12 +49,13 @@ impl Compiled {
 pub struct Conditions {
     all: Vec<Compiled>,
     ignores_failure: bool,
+    pub owner: Owner,
 }
 
 impl Conditions {
-    pub fn new(conditions: &[Value], ignores_failure: bool) -> Self {
+    pub fn new(conditions: &[Value], ignores_failure: bool, owner: Owner) -> Self {
         let all = conditions.iter().map(|c| Compiled::new(c.text("expression"))).collect();
-        Conditions { all, ignores_failure }
+        Conditions { all, ignores_failure, owner }
     }
 
     /// Whether all of them hold. One that does not hold decides, whatever the others do; else an error does, unless failures
@@ -68,10 +71,21 @@ impl Conditions {
             return Ok(true);
         }
         let scope = Scope::new(subject, view, new, params).with_authorizer(subject);
-        subject.request.answers.settled(|| self.hold_in(&scope)).await
+        subject.request.answers.settled(|| self.hold_in(subject, &scope)).await
     }
 
-    pub fn hold_in(&self, scope: &Scope) -> Result<bool, String> {
+    pub fn hold_in(&self, subject: &Subject<'_>, scope: &Scope) -> Result<bool, String> {
+        let begun = Instant::now();
+        let held = self.evaluate(subject, scope);
+        // What lacks an answer is evaluated again.
+        if !matches!(held, Ok(true)) && !subject.request.answers.are_open() {
+            let metrics = &subject.request.server.metrics.admission;
+            metrics.conditions(&self.owner, subject.request.operation, begun.elapsed());
+        }
+        held
+    }
+
+    fn evaluate(&self, subject: &Subject<'_>, scope: &Scope) -> Result<bool, String> {
         let mut budget = CONDITIONS_BUDGET;
         let mut failures = Vec::new();
         for condition in &self.all {
@@ -79,7 +93,11 @@ impl Conditions {
                 Ok(Val::Bool(false)) => return Ok(false),
                 Ok(Val::Bool(true)) => {}
                 Ok(_) => failures.push("must evaluate to bool".to_owned()),
-                Err(e) => failures.push(e),
+                Err(e) => {
+                    let metrics = &subject.request.server.metrics.admission;
+                    metrics.condition_failed(&self.owner, subject.request.operation);
+                    failures.push(e);
+                }
             }
         }
         match failures.len() {

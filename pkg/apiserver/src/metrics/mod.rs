@@ -11,6 +11,7 @@ pub use attempts::Shown;
 pub use requests::Asked;
 pub use watches::Events;
 
+use crate::admission::metrics::{self as admission, AdmissionMetrics};
 use crate::conversion::ConversionMetrics;
 use crate::exposition::{self, Page};
 use crate::{ApiServer, Config, nonresource};
@@ -53,6 +54,7 @@ pub struct Metrics {
     pub tokens: TokenMetrics,
     pub checks: CheckMetrics,
     pub conversion: ConversionMetrics,
+    pub admission: AdmissionMetrics,
     in_flight: Family<InFlightLabels, Gauge>,
     waiting: Family<InFlightLabels, Gauge>,
     objects: Family<GroupLabels, Gauge>,
@@ -87,6 +89,7 @@ impl Metrics {
             tokens: TokenMetrics::register(&mut registry),
             checks: CheckMetrics::default(),
             conversion: ConversionMetrics::register(&mut registry),
+            admission: AdmissionMetrics::default(),
             registry,
             in_flight,
             waiting,
@@ -109,6 +112,7 @@ impl Metrics {
         build_info(&mut page);
         events_received(server, &mut page);
         size(server, &mut page).await;
+        admission::write(server, &mut page);
         if let Some(fairness) = &server.fairness {
             crate::fairness::metrics(fairness, &mut page);
         }

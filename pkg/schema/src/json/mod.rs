@@ -26,6 +26,11 @@ pub fn parse(bytes: &[u8]) -> Result<Value, DecodeError> {
     Ok(value)
 }
 
+/// The text of a string in its quotes. Of what is none it is empty.
+pub(crate) fn string(quoted: &[u8]) -> String {
+    scan::Scanner::new(quoted).string().map(std::borrow::Cow::into_owned).unwrap_or_default()
+}
+
 /// JSON text with the characters that Go's encoder escapes for HTML.
 pub fn html_escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
