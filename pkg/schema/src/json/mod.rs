@@ -13,7 +13,7 @@ use serde_json::Value;
 
 pub use canonical::{canonicalize, zero};
 pub(crate) use decode::decode_base64;
-pub use decode::{DecodeError, Decoded, decode, decode_value};
+pub use decode::{DecodeError, Decoded, decode, decode_value, list_errors, parse_strict};
 
 /// The deepest nesting that any decoder of this crate takes.
 pub const MAX_DEPTH: usize = scan::MAX_DEPTH;
