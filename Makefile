@@ -23,7 +23,7 @@ help:
 	@echo "make soak-store   stock kube-apiserver on the datastore, both killed at random; MINUTES=30 DATASTORE=sqlite"
 	@echo "make postgres-histories what clients see while Postgres fails over to a replica"
 	@echo "make postgres-versions  the datastore's tests on Postgres 13 and 18, besides the system's (needs npm)"
-	@echo "make bench-store  measure the datastore beside etcd and kine, half an hour; PUTS=100000 KEYS=100000 make it shorter"
+	@echo "make bench-store  measure the datastore beside etcd and kine, a quarter of an hour; PUTS=100000 KEYS=100000 make it shorter"
 
 build: release
 release: PROFILE = release

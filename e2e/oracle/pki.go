@@ -6,7 +6,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -84,7 +83,12 @@ func (a *authority) issue(name, organization string) ([]byte, []byte, error) {
 
 // tokenKey makes the key pair that signs service accounts' tokens.
 func tokenKey() (private, public []byte, err error) {
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	// Of the sort that Isopod makes for itself: the discovery document names the algorithm.
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	sec1, err := x509.MarshalECPrivateKey(key)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -92,7 +96,7 @@ func tokenKey() (private, public []byte, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return pemBlock("RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(key)), pemBlock("PUBLIC KEY", pub), nil
+	return pemBlock("EC PRIVATE KEY", sec1), pemBlock("PUBLIC KEY", pub), nil
 }
 
 func pemBlock(kind string, der []byte) []byte {

@@ -231,7 +231,7 @@ impl Definitions {
         if let Some(values) = f.allowed.as_deref().and_then(|t| serde_json::from_str(t).ok()) {
             innermost(&mut out).insert("enum".to_owned(), values);
         }
-        let described = description.is_some() || matches!(f.node, Node::Any);
+        let described = description.is_some() || (matches!(f.node, Node::Any) && !is_json(f.go_type.as_deref()));
         // v3 allows no siblings of a reference.
         if self.flavor == Flavor::V3 && out.contains_key("$ref") && (described || default.is_some()) {
             out = [("allOf".to_owned(), Value::Array(vec![Value::Object(out)]))].into_iter().collect();
@@ -247,6 +247,9 @@ impl Definitions {
         }
         if f.granular {
             out.insert("x-kubernetes-map-type".to_owned(), json!("granular"));
+        }
+        if f.atomic_bytes {
+            out.insert("x-kubernetes-list-type".to_owned(), json!("atomic"));
         }
         patch_strategy(&mut out, f);
         Value::Object(out)
@@ -285,7 +288,7 @@ impl Definitions {
             Node::MicroTime => meta("MicroTime"),
             Node::Duration => meta("Duration"),
             Node::FieldsV1 => meta("FieldsV1"),
-            Node::Any if go.is_some_and(|g| g.ends_with(".JSON")) => extension("JSON"),
+            Node::Any if is_json(go) => extension("JSON"),
             Node::Any if go.is_some_and(|g| g.contains("interface")) => json!({}),
             Node::Any => self.reference(RAW_EXTENSION),
             Node::Object(o) => self.reference(&o.get().name),
@@ -392,6 +395,11 @@ fn selectable(out: &mut Map<String, Value>, kind: &Kind) {
         let fields: Vec<Value> = kind.selectable.iter().map(|f| json!({"fieldPath": f})).collect();
         out.insert("x-kubernetes-selectable-fields".to_owned(), Value::Array(fields));
     }
+}
+
+/// Is this Go's type for any JSON in the schema of a CRD?
+fn is_json(go: Option<&str>) -> bool {
+    go.is_some_and(|g| g.ends_with(".JSON"))
 }
 
 /// The schema of the elements of a list or a map, however deep; else the schema itself.

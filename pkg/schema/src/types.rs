@@ -129,6 +129,8 @@ pub struct Field {
     pub atomic: bool,
     /// `x-kubernetes-map-type: granular` at this place, of an object whose definition says atomic, or of a map.
     pub granular: bool,
+    /// `x-kubernetes-list-type: atomic` of bytes: a string to all but OpenAPI's documents.
+    pub atomic_bytes: bool,
     /// OpenAPI v3 shows a zero default (`""`, `0`, `{}`), which is no default.
     pub zero_default: bool,
     /// Names of the Go structs that are inlined on the way to the field (`VolumeSource`, `TypeMeta`), else empty: type
@@ -160,6 +162,7 @@ impl Field {
             nullable: false,
             atomic: false,
             granular: false,
+            atomic_bytes: false,
             zero_default: false,
             embedded: Box::default(),
             go_name: None,

@@ -87,6 +87,7 @@ fn field(line: &'static str, resolve: Resolve) -> Option<Field> {
         attribute(&mut f, &mut shape, key, value);
     }
     f.atomic = shape.atomic_map && code.starts_with('@');
+    f.atomic_bytes = shape.list.is_some() && code == "B";
     f.node = node(code, &mut shape, resolve);
     Some(f)
 }

@@ -76,9 +76,9 @@ impl Writer {
                     let _ = reply.send(self.machine.revoke(id));
                 }
                 Request::Compact(rev, reply) => {
-                    let _ = reply.send(self.machine.compact(rev));
+                    let _ = reply.send(self.compact(rev));
                 }
-                Request::CompactPhysically(rev, reply) => match self.machine.compact(rev) {
+                Request::CompactPhysically(rev, reply) => match self.compact(rev) {
                     Ok(()) => self.compacting.push(reply),
                     Err(e) => {
                         let _ = reply.send(Err(e));
@@ -150,7 +150,15 @@ impl Writer {
                 let _ = reply.send(Err(e.clone()));
             }
         }
+        self.machine.backend.committed = false;
         self.checkpoint();
+    }
+
+    /// What a compaction commits, here and in its steps, is no sign of use: an idle store flushes nothing because of it.
+    fn compact(&mut self, through: Revision) -> Result<()> {
+        let done = self.machine.compact(through);
+        self.machine.backend.committed = false;
+        done
     }
 
     /// Runs the transactions that wait. Returns a request of another sort that came among them.

@@ -77,6 +77,32 @@ async fn an_idle_store_writes_nothing_for_an_hour() {
     store.close().await.unwrap();
 }
 
+/// The compaction of what was written at the start is no reason to write heartbeats again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compaction_brings_no_flush() {
+    let machine = Machine::counting();
+    let clock = clock();
+    let store = machine.open(&options(&clock)).unwrap();
+    for i in 0..50 {
+        put(&store, "pods/1".into(), kilobyte(i), Durability::Durable).await;
+    }
+    put(&store, "leases/n".into(), b"0".to_vec(), Durability::Ephemeral).await;
+    flush(&machine, &clock).await;
+    let newest = put(&store, "leases/n".into(), b"1".to_vec(), Durability::Ephemeral).await;
+    let before = machine.disk.counts();
+    store.compact_physically(newest - 1).await.unwrap();
+    let compacted = machine.disk.counts();
+    assert_ne!(compacted, before, "there was something to drop");
+    for _ in 0..10 {
+        clock.advance(100 * SECOND);
+        // The writer has come past whatever the clock woke.
+        store.lease_grant_ephemeral(0, 1_000_000).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(machine.disk.counts(), compacted);
+    store.close().await.unwrap();
+}
+
 /// Bytes and syncs of `what`, for each of `n`.
 fn report(what: &str, n: usize, before: Counts, after: Counts) -> u64 {
     let bytes = (after.bytes - before.bytes) / n as u64;

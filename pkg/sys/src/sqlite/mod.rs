@@ -40,7 +40,11 @@ mod tests {
     use std::path::Path;
 
     fn open(path: &Path, cache: u32) -> Connection {
-        let vfs = checked_vfs(None).unwrap();
+        open_over(None, path, cache)
+    }
+
+    fn open_over(below: Option<&str>, path: &Path, cache: u32) -> Connection {
+        let vfs = checked_vfs(below).unwrap();
         let conn = Connection::open_with_flags_and_vfs(path, OpenFlags::default(), vfs).unwrap();
         reserve_checksums(&conn).unwrap();
         conn.execute_batch(&format!(
@@ -79,6 +83,28 @@ mod tests {
         let wrong = file.chunks(PAGE).zip(1..).filter(|(page, number)| !has_page_sum(*number, page)).count();
         assert_eq!(wrong, 0);
         assert_eq!(length(&reader).unwrap(), 300 * 600);
+    }
+
+    #[cfg(feature = "faults")]
+    #[test]
+    fn the_frames_of_a_transaction_go_on_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = crate::faults::Disk::register_counter("joined-frames", None).unwrap();
+        let conn = open_over(Some(disk.name()), &dir.path().join("db"), 100);
+        let fill = |text: &str| {
+            conn.execute_batch("BEGIN").unwrap();
+            for id in 0..20 {
+                conn.execute("INSERT OR REPLACE INTO t VALUES (?1, ?2)", (id, text.repeat(3000))).unwrap();
+            }
+            conn.execute_batch("COMMIT").unwrap();
+        };
+        fill("a");
+        let before = disk.counts();
+        fill("b");
+        let after = disk.counts();
+        let frames = (after.bytes - before.bytes) / FRAME as u64;
+        assert!((20..31).contains(&frames), "{frames} frames");
+        assert_eq!(after.writes - before.writes, 1);
     }
 
     #[test]

@@ -3,12 +3,16 @@
 //! Pages of the database file carry theirs in the bytes that SQLite leaves free at their end. Frames of the write-ahead log
 //! have checksums of SQLite's, which it looks at after a crash only: here each page that is read from there is proved too, so
 //! that damage is neither served nor carried over into the database. Files of any other sort are left to the VFS below.
+//!
+//! SQLite writes a frame's header and its page by two calls, a transaction of thirty frames by sixty. Frames are joined here and go
+//! on in one call at the end of their transaction, and before whatever else needs them: nobody reads them earlier but the
+//! connection that writes them. Invariant: the call that ends a transaction tells whether all its frames went on.
 
 use super::frames::{FRAME, FRAME_HEADER, FrameHeader, LOG_HEADER};
 use super::{PAGE, RESERVED, is_whole, page_sum};
 use rusqlite::Connection;
 use rusqlite::ffi;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::Mutex;
@@ -132,6 +136,32 @@ struct File {
     unproved_from: Cell<i64>,
     /// The frame whose header was written last, its page is to follow; -1: none.
     written: Cell<i64>,
+    /// That frame ends a transaction.
+    commits: Cell<bool>,
+    joined: RefCell<Joined>,
+}
+
+/// Bytes of a log that are not with the VFS below yet, and where they belong.
+#[derive(Default)]
+struct Joined {
+    at: i64,
+    bytes: Vec<u8>,
+}
+
+/// At most so many bytes are joined: SQLite's own VFS takes less than 128 KiB at a time.
+const JOINED: usize = 31 * FRAME;
+
+impl Joined {
+    fn takes(&self, amount: usize, offset: i64) -> bool {
+        self.bytes.is_empty() || (self.at + self.bytes.len() as i64 == offset && self.bytes.len() + amount <= JOINED)
+    }
+
+    fn add(&mut self, bytes: &[u8], offset: i64) {
+        if self.bytes.is_empty() {
+            self.at = offset;
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
 }
 
 /// # Safety
@@ -157,6 +187,37 @@ macro_rules! below {
     }};
 }
 
+/// Hands on what was joined. Where that fails it is gone, and so is the transaction that is told of it.
+fn hand_on(file: *mut ffi::sqlite3_file) -> c_int {
+    // SAFETY: an open file of ours, which one thread at a time uses.
+    let joined = unsafe { &(*file.cast::<File>()).joined };
+    let mut joined = joined.borrow_mut();
+    if joined.bytes.is_empty() {
+        return ffi::SQLITE_OK;
+    }
+    let code = below!(file, xWrite, joined.bytes.as_ptr().cast(), joined.bytes.len() as c_int, joined.at);
+    joined.bytes.clear();
+    code
+}
+
+/// Calls a method of the file below, which is to know what was joined.
+macro_rules! after_joined {
+    ($($name:ident, $method:ident ( $($arg:ident: $type:ty),* );)*) => {$(
+        unsafe extern "C" fn $name(file: *mut ffi::sqlite3_file $(, $arg: $type)*) -> c_int {
+            match hand_on(file) {
+                ffi::SQLITE_OK => below!(file, $method $(, $arg)*),
+                code => code,
+            }
+        }
+    )*};
+}
+
+after_joined! {
+    truncate, xTruncate(size: i64);
+    sync, xSync(flags: c_int);
+    file_size, xFileSize(size: *mut i64);
+}
+
 /// Passes a method on as it is.
 macro_rules! pass {
     ($($name:ident, $method:ident ( $($arg:ident: $type:ty),* );)*) => {$(
@@ -167,19 +228,23 @@ macro_rules! pass {
 }
 
 pass! {
-    close, xClose();
-    truncate, xTruncate(size: i64);
-    sync, xSync(flags: c_int);
-    file_size, xFileSize(size: *mut i64);
     lock, xLock(level: c_int);
     unlock, xUnlock(level: c_int);
-    check_reserved_lock, xCheckReservedLock(held: *mut c_int);
     file_control, xFileControl(op: c_int, arg: *mut c_void);
+    check_reserved_lock, xCheckReservedLock(held: *mut c_int);
     sector_size, xSectorSize();
     device_characteristics, xDeviceCharacteristics();
     shm_map, xShmMap(region: c_int, size: c_int, extend: c_int, at: *mut *mut c_void);
     shm_lock, xShmLock(offset: c_int, n: c_int, flags: c_int);
     shm_unmap, xShmUnmap(delete: c_int);
+}
+
+unsafe extern "C" fn close(file: *mut ffi::sqlite3_file) -> c_int {
+    let written = hand_on(file);
+    let closed = below!(file, xClose);
+    // SAFETY: `open` wrote it, and SQLite does not use a file after it closed it.
+    unsafe { std::ptr::drop_in_place(&raw mut (*file.cast::<File>()).joined) };
+    if written == ffi::SQLITE_OK { closed } else { written }
 }
 
 unsafe extern "C" fn shm_barrier(file: *mut ffi::sqlite3_file) {
@@ -216,6 +281,10 @@ static METHODS: ffi::sqlite3_io_methods = ffi::sqlite3_io_methods {
 };
 
 unsafe extern "C" fn read(file: *mut ffi::sqlite3_file, buffer: *mut c_void, amount: c_int, offset: i64) -> c_int {
+    let written = hand_on(file);
+    if written != ffi::SQLITE_OK {
+        return written;
+    }
     let code = below!(file, xRead, buffer, amount, offset);
     // Anything but a whole page is a header, or a frame that SQLite proves itself.
     if amount as usize != PAGE || !(code == ffi::SQLITE_OK || code == ffi::SQLITE_IOERR_SHORT_READ) {
@@ -271,20 +340,41 @@ unsafe extern "C" fn write(file: *mut ffi::sqlite3_file, buffer: *const c_void, 
     let (this, bytes) =
         unsafe { (&*file.cast::<File>(), std::slice::from_raw_parts(buffer.cast::<u8>(), amount as usize)) };
     match this.kind {
-        Kind::Database if bytes.len() == PAGE => {
-            if let Some(number) = page_at(offset) {
-                // A copy: the page that SQLite holds is not ours to write to.
-                let mut page = [0u8; PAGE];
-                page.copy_from_slice(bytes);
-                let sum = page_sum(number, &page[..PAGE - RESERVED]);
-                page[PAGE - RESERVED..].copy_from_slice(&sum.to_le_bytes());
-                return below!(file, xWrite, page.as_ptr().cast(), amount, offset);
+        Kind::Database => match page_at(offset) {
+            Some(number) if bytes.len() == PAGE => {
+                below!(file, xWrite, with_sum(number, bytes).as_ptr().cast(), amount, offset)
             }
+            _ => below!(file, xWrite, buffer, amount, offset),
+        },
+        Kind::Log => {
+            this.note_log_write(bytes, offset);
+            // The header of a new round, or the last page of a transaction.
+            let ends = offset == 0 || (bytes.len() == PAGE && this.commits.get());
+            join(file, bytes, offset, ends)
         }
-        Kind::Database => {}
-        Kind::Log => this.note_log_write(bytes, offset),
     }
-    below!(file, xWrite, buffer, amount, offset)
+}
+
+/// A copy: the page that SQLite holds is not ours to write to.
+fn with_sum(number: u32, bytes: &[u8]) -> [u8; PAGE] {
+    let mut page = [0u8; PAGE];
+    page.copy_from_slice(bytes);
+    let sum = page_sum(number, &page[..PAGE - RESERVED]);
+    page[PAGE - RESERVED..].copy_from_slice(&sum.to_le_bytes());
+    page
+}
+
+fn join(file: *mut ffi::sqlite3_file, bytes: &[u8], offset: i64, ends: bool) -> c_int {
+    // SAFETY: an open file of ours, which one thread at a time uses.
+    let joined = unsafe { &(*file.cast::<File>()).joined };
+    if !joined.borrow().takes(bytes.len(), offset) {
+        let code = hand_on(file);
+        if code != ffi::SQLITE_OK {
+            return code;
+        }
+    }
+    joined.borrow_mut().add(bytes, offset);
+    if ends { hand_on(file) } else { ffi::SQLITE_OK }
 }
 
 impl File {
@@ -297,6 +387,7 @@ impl File {
         } else if bytes.len() == FRAME_HEADER {
             let frame = (offset - LOG_HEADER as i64) / FRAME as i64;
             self.written.set(frame);
+            self.commits.set(bytes[4..8] != [0; 4]);
             let empty = bytes[8..].iter().all(|b| *b == 0);
             if empty {
                 self.unproved_from.set(self.unproved_from.get().min(frame));
@@ -330,10 +421,17 @@ unsafe extern "C" fn open(
             _ => return open_below(below, name, file, flags, out_flags),
         };
         let base = ffi::sqlite3_file { pMethods: std::ptr::null() };
-        file.cast::<File>().write(File { base, kind, unproved_from: Cell::new(i64::MAX), written: Cell::new(-1) });
+        file.cast::<File>().write(File {
+            base,
+            kind,
+            unproved_from: Cell::new(i64::MAX),
+            written: Cell::new(-1),
+            commits: Cell::new(false),
+            joined: RefCell::default(),
+        });
         let code = open_below(below, name, inner(file), flags, out_flags);
         if !(*inner(file)).pMethods.is_null() {
-            // Also where it failed: SQLite then closes it.
+            // Also where it failed: SQLite then closes it. (Where it does not, nothing was joined, and nothing is to be freed.)
             (*file).pMethods = &METHODS;
         }
         code
