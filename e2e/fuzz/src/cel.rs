@@ -63,6 +63,8 @@ pub fn expression(data: &[u8]) {
     ordered(&checked, text);
     match result {
         None => panic!("{text:?} is checked and cannot be compiled"),
+        // What is dynamic is what it is.
+        Some(Ok(_)) if checked.references.contains("any") || text.contains("dyn") => {}
         Some(Ok(value)) => assert!(fits(&value, checked.result()), "{text:?} is {value:?}, not {:?}", checked.result()),
         Some(Err(_)) => {}
     }

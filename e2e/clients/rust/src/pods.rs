@@ -15,7 +15,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 pub async fn pods(world: &World) -> Result<()> {
     let pods: Api<Pod> = Api::namespaced(world.client.clone(), &world.namespace);
     let script = "echo started; while true; do echo hello | nc -l -p 8080; done";
-    let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "shell"}, "spec": {"terminationGracePeriodSeconds": 0,
+    let pod: Pod =
+        serde_json::from_value(json!({"metadata": {"name": "shell"}, "spec": {"terminationGracePeriodSeconds": 0,
         "containers": [{"name": "main", "image": world.image, "command": ["sh", "-c", script]}]}}))?;
     pods.create(&PostParams::default(), &pod).await?;
     let running = await_condition(pods.clone(), "shell", conditions::is_pod_running());
@@ -50,7 +51,8 @@ pub async fn pods(world: &World) -> Result<()> {
     ensure(&said == b"hello", || format!("the port says {:?}", String::from_utf8_lossy(&said)))?;
     drop(port);
 
-    pods.evict("shell", &EvictParams { delete_options: Some(DeleteParams::default()), ..EvictParams::default() }).await?;
+    pods.evict("shell", &EvictParams { delete_options: Some(DeleteParams::default()), ..EvictParams::default() })
+        .await?;
     let uid = pod_uid(&pods).await?;
     if let Some(uid) = uid {
         let gone = await_condition(pods.clone(), "shell", conditions::is_deleted(&uid));

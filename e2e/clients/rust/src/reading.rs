@@ -80,7 +80,9 @@ pub async fn pages(world: &World) -> Result<()> {
     let made = maps.create(&dry, &config_map("dry", "pages", &[])).await?;
     ensure(made.uid().is_some() && maps.get_opt("dry").await?.is_none(), || "a dry run leaves something".to_owned())?;
     maps.delete_collection(&DeleteParams::default(), &ListParams::default().labels("made-by=pages")).await?;
-    ensure(maps.list(&ListParams::default().labels("made-by=pages")).await?.items.is_empty(), || "some are left".to_owned())
+    ensure(maps.list(&ListParams::default().labels("made-by=pages")).await?.items.is_empty(), || {
+        "some are left".to_owned()
+    })
 }
 
 /// A store that starts with a streaming list (KEP-3157) has what there is, and follows it; a plain watch tells each change.

@@ -22,13 +22,15 @@ pub async fn apply(world: &World) -> Result<()> {
     };
     maps.patch("applied", &PatchParams::apply("one"), &applied(json!({"a": "1", "b": "1"}))).await?;
     let conflict = maps.patch("applied", &PatchParams::apply("two"), &applied(json!({"b": "2"}))).await;
-    let told = matches!(&conflict, Err(kube::Error::Api(s)) if s.code == 409 && s.message.contains("conflict with \"one\""));
+    let told =
+        matches!(&conflict, Err(kube::Error::Api(s)) if s.code == 409 && s.message.contains("conflict with \"one\""));
     ensure(told, || format!("two managers of one field: {conflict:?}"))?;
     let live = maps.patch("applied", &PatchParams::apply("two").force(), &applied(json!({"b": "2"}))).await?;
     ensure(data(&live) == json!({"a": "1", "b": "2"}), || format!("after the second manager: {:?}", live.data))?;
     let live = maps.patch("applied", &PatchParams::apply("one"), &applied(json!({}))).await?;
     ensure(data(&live) == json!({"b": "2"}), || format!("after the first one's last word: {:?}", live.data))?;
-    let strict = PatchParams { field_validation: Some(kube::api::ValidationDirective::Strict), ..PatchParams::apply("two") };
+    let strict =
+        PatchParams { field_validation: Some(kube::api::ValidationDirective::Strict), ..PatchParams::apply("two") };
     let typo = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "applied"}, "dat": {}});
     let refused = maps.patch("applied", &strict, &Patch::Apply(typo)).await;
     ensure(matches!(&refused, Err(kube::Error::Api(_))), || format!("a field that is not known: {refused:?}"))
@@ -41,7 +43,8 @@ pub async fn patches(world: &World) -> Result<()> {
     let none = PatchParams::default();
     maps.patch("patched", &none, &Patch::Merge(json!({"data": {"b": "2"}}))).await?;
     maps.patch("patched", &none, &Patch::Strategic(json!({"data": {"c": "3", "a": null}}))).await?;
-    let meta = maps.patch_metadata("patched", &none, &Patch::Merge(json!({"metadata": {"annotations": {"k": "v"}}}))).await?;
+    let meta =
+        maps.patch_metadata("patched", &none, &Patch::Merge(json!({"metadata": {"annotations": {"k": "v"}}}))).await?;
     ensure(meta.annotations().get("k").is_some_and(|v| v == "v"), || format!("{:?}", meta.metadata))?;
     let mut live = maps.get("patched").await?;
     ensure(data(&live) == json!({"b": "2", "c": "3"}), || format!("after all patches: {:?}", live.data))?;
@@ -64,7 +67,9 @@ pub async fn subresources(world: &World) -> Result<()> {
         "replicas": 0, "paused": true, "selector": {"matchLabels": {"app": "scaled"}},
         "template": {"metadata": {"labels": {"app": "scaled"}}, "spec": {"containers": [{"name": "main", "image": world.image}]}}}}))?;
     deployments.create(&PostParams::default(), &deployment).await?;
-    let scale = deployments.patch_scale("scaled", &PatchParams::default(), &Patch::Merge(json!({"spec": {"replicas": 2}}))).await?;
+    let scale = deployments
+        .patch_scale("scaled", &PatchParams::default(), &Patch::Merge(json!({"spec": {"replicas": 2}})))
+        .await?;
     let selector = scale.status.and_then(|s| s.selector).unwrap_or_default();
     ensure(selector == "app=scaled", || format!("the selector of the scale is {selector:?}"))?;
     let replicas = deployments.get("scaled").await?.spec.replicas;

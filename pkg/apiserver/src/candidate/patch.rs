@@ -129,9 +129,7 @@ impl Patch {
         })?;
         let decoded = self.decode(patched.clone()).map_err(|why| {
             let shown = match self.ty {
-                PatchType::Json => {
-                    patch::patched_text(&patched, &self.schema, &Opened::by_operations(&self.patch))
-                }
+                PatchType::Json => patch::patched_text(&patched, &self.schema, &Opened::by_operations(&self.patch)),
                 PatchType::Merge => patch::patched_text(&patched, &self.schema, &Opened::by_merge(&self.patch)),
                 _ => patch::go_value(&self.patch),
             };

@@ -139,7 +139,10 @@ mod tests {
             ("lists.range(1000001)", "lists.range: size 1000001 exceeds maximum allowed (1000000)"),
             ("[1, 2.0].sort()", "list elements must have the same type"),
             ("[2.5, double('NaN'), 1.5].sort()", "list elements must be comparable"),
-            ("'%.65536f'.format([1.0])", "could not parse formatting clause: error while parsing precision: precision 65536 exceeds maximum allowed precision 65535"),
+            (
+                "'%.65536f'.format([1.0])",
+                "could not parse formatting clause: error while parsing precision: precision 65536 exceeds maximum allowed precision 65535",
+            ),
             (
                 "quantity('x1')",
                 "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
@@ -169,8 +172,11 @@ mod tests {
         }
         let mut copied = "x".to_owned();
         (0..60).for_each(|_| copied.push_str(".optMap(y, [y])"));
-        let environment = check::Environment::new(check::Library::Stored).variable("x", check::Type::optional(check::Type::Dyn));
-        assert!(check::check(&copied, &environment).is_err_and(|e| e.contains("too large once its macros are expanded")));
+        let environment =
+            check::Environment::new(check::Library::Stored).variable("x", check::Type::optional(check::Type::Dyn));
+        assert!(
+            check::check(&copied, &environment).is_err_and(|e| e.contains("too large once its macros are expanded"))
+        );
     }
 
     #[test]
@@ -182,9 +188,14 @@ mod tests {
         assert_eq!((result.unwrap_err().as_str(), budget), (eval::TOO_EXPENSIVE, 0));
     }
 
-    /// As upstream's parser counts, which no stack is too small for.
+    /// As upstream's parser counts. Code that is not optimized takes more of a stack than a test has.
     #[test]
     fn what_is_too_deep_or_too_long_is_refused() {
+        let thread = std::thread::Builder::new().stack_size(16 << 20).spawn(depths);
+        thread.unwrap().join().unwrap();
+    }
+
+    fn depths() {
         let repeated = |before: &str, n: usize, after: &str| format!("{}1{}", before.repeat(n), after.repeat(n));
         let limit = "ERROR: <input>:-1:0: expression recursion limit exceeded: 250";
         let faulty = |text: &str| parser::parse(text).map(|_| String::new()).unwrap_or_else(|f| display(text, &f));

@@ -49,7 +49,9 @@ pub(super) fn parse(text: &str) -> Parsed {
     let mut parser = Parser { tokens: tokens(text)?, next: 0, depths: Depths::default() };
     let expression = parser.expression()?;
     match parser.peek() {
-        t if t.kind == Kind::End && visits(&expression) > MAX_DEPTH => Err(whole("max recursion depth exceeded".into())),
+        t if t.kind == Kind::End && visits(&expression) > MAX_DEPTH => {
+            Err(whole("max recursion depth exceeded".into()))
+        }
         t if t.kind == Kind::End => Ok(expression),
         _ => Err(parser.unexpected("<EOF>", parser.after().kind == Kind::End)),
     }
@@ -214,14 +216,13 @@ impl Parser {
         let before = self.depths;
         self.enter(Rule::Member)?;
         // One minus belongs to a number: the digits of the least integer alone are too large.
-        let (operand, times) =
-            if mark == "-" && times == 1 && matches!(self.peek().kind, Kind::Int | Kind::Float) {
-                let t = self.take();
-                let value = literal::negative(&Token { at, ..t })?;
-                (Expression::Literal { value, at }, 0)
-            } else {
-                (self.primary()?, times)
-            };
+        let (operand, times) = if mark == "-" && times == 1 && matches!(self.peek().kind, Kind::Int | Kind::Float) {
+            let t = self.take();
+            let value = literal::negative(&Token { at, ..t })?;
+            (Expression::Literal { value, at }, 0)
+        } else {
+            (self.primary()?, times)
+        };
         let operand = self.members(operand)?;
         self.depths = before;
         Ok(prefixed(operator, times, operand, at))

@@ -259,8 +259,7 @@ fn copy(doc: &mut Value, op: &Map<String, Value>, growth: &mut Growth) -> Result
     growth.copies(&copied)?;
     growth.deeper(doc, path, &copied)?;
     let (container, key) = find(doc, path).ok_or_else(missing)?;
-    insert(container, key, copied)
-        .map_err(|e| format!("error while adding value during copy: {e}"))
+    insert(container, key, copied).map_err(|e| format!("error while adding value during copy: {e}"))
 }
 
 fn test(doc: &mut Value, op: &Map<String, Value>) -> Result<(), Failure> {
@@ -316,18 +315,30 @@ mod tests {
     /// Each copies all there is into itself, or wraps it.
     #[test]
     fn patches_that_grow_without_end_end() {
-        let copies: Vec<Value> = (0..200).map(|i| json!({"op": "copy", "from": "/a", "path": format!("/a/c{i}")})).collect();
+        let copies: Vec<Value> =
+            (0..200).map(|i| json!({"op": "copy", "from": "/a", "path": format!("/a/c{i}")})).collect();
         let doc = json!({"a": {"text": "x".repeat(1000)}});
         let e = json_patch(&doc, &json!(copies)).unwrap_err().to_string();
         assert!(e.starts_with("Unable to complete the copy, the accumulated size increase of copy is "), "{e}");
         assert!(e.ends_with(", exceeding the limit 3145728"), "{e}");
 
         let wraps: Vec<Value> = (0..1000)
-            .flat_map(|_| [json!({"op": "add", "path": "/b", "value": {}}), json!({"op": "move", "from": "/a", "path": "/b/a"}), json!({"op": "move", "from": "/b", "path": "/a"})])
+            .flat_map(|_| {
+                [
+                    json!({"op": "add", "path": "/b", "value": {}}),
+                    json!({"op": "move", "from": "/a", "path": "/b/a"}),
+                    json!({"op": "move", "from": "/b", "path": "/a"}),
+                ]
+            })
             .collect();
         assert_eq!(json_patch(&doc, &json!(wraps)).unwrap_err().to_string(), "exceeded max depth");
         let swings: Vec<Value> = (0..1000)
-            .flat_map(|_| [json!({"op": "move", "from": "/a/t", "path": "/t"}), json!({"op": "move", "from": "/t", "path": "/a/t"})])
+            .flat_map(|_| {
+                [
+                    json!({"op": "move", "from": "/a/t", "path": "/t"}),
+                    json!({"op": "move", "from": "/t", "path": "/a/t"}),
+                ]
+            })
             .collect();
         let doc = json!({"a": {"t": [[1]]}});
         assert_eq!(json_patch(&doc, &json!(swings)).unwrap(), doc);

@@ -184,7 +184,8 @@ impl Tree {
         let Node { at, what } = self.nodes[id].clone();
         if self.nodes.len() >= MAX_NODES {
             if self.faults.is_empty() {
-                self.faults.push(Fault { at, message: "the expression is too large once its macros are expanded".into() });
+                self.faults
+                    .push(Fault { at, message: "the expression is too large once its macros are expanded".into() });
             }
             return self.add(at, What::Faulty);
         }

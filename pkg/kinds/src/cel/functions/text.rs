@@ -223,9 +223,9 @@ fn format(text: &str, values: &[Val]) -> Result<String> {
             while let Some(d) = chars.next_if(char::is_ascii_digit) {
                 digits.push(d);
             }
-            let number = digits.parse::<usize>().map_err(
-                |_| "could not parse formatting clause: unable to convert precision specifier to integer",
-            )?;
+            let number = digits
+                .parse::<usize>()
+                .map_err(|_| "could not parse formatting clause: unable to convert precision specifier to integer")?;
             if number > MAX_PRECISION {
                 let m = format!("precision {number} exceeds maximum allowed precision {MAX_PRECISION}");
                 return Err(format!("could not parse formatting clause: error while parsing precision: {m}"));
