@@ -6,6 +6,7 @@ use anyhow::bail;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::Method;
+use hyper::header::ACCEPT_ENCODING;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,7 +41,8 @@ async fn client(args: &Args, target: &Target, next: &AtomicUsize) -> anyhow::Res
             return Ok((took, read));
         }
         let (method, path, body) = request(args, n)?;
-        let request = target.request(method, &path, "application/json", &args.accept, &body)?;
+        let mut request = target.request(method, &path, "application/json", &args.accept, &body)?;
+        request.headers_mut().insert(ACCEPT_ENCODING, args.accept_encoding.parse()?);
         let start = Instant::now();
         sender.ready().await?;
         let mut answer = sender.send_request(request).await?;

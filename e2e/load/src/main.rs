@@ -33,6 +33,9 @@ struct Args {
     /// Accept header of reads
     #[arg(long, default_value = "application/json")]
     accept: String,
+    /// Accept-Encoding header of reads; what is compressed is not unpacked
+    #[arg(long, default_value = "identity")]
+    accept_encoding: String,
     /// Image of start-pods
     #[arg(long, default_value = "busybox")]
     image: String,

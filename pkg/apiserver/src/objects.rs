@@ -150,6 +150,19 @@ impl ApiServer {
         Ok(entries.iter().map(|e| served(&kind, &e.body)).collect())
     }
 
+    /// The objects of a built-in resource in a namespace whose indexed label has this value.
+    pub(crate) async fn labelled(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        value: &str,
+    ) -> Result<Vec<Arc<Entry>>, Status> {
+        let Some(kind) = self.registry.load().resource(group, resource).cloned() else { return Ok(Vec::new()) };
+        let (cache, _) = self.hub.fresh_cache(&self.registry.load().stored(&kind)).await?;
+        Ok(cache.labelled(namespace, value))
+    }
+
     /// Would what is stored be encrypted otherwise today? Then writing the same again is how it gets the new key.
     pub(crate) async fn is_stale(&self, intent: &Intent) -> Result<bool, Status> {
         let Some(sealed) = &self.config.sealed else { return Ok(false) };

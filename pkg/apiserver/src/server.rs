@@ -1,7 +1,7 @@
 //! The API server as a whole: its state, its service for in-process callers, and its listener.
 
 use crate::admission::resource_quota::Turns;
-use crate::admission::{self, Plugin};
+use crate::admission::{self, Row};
 use crate::aggregation::{self, Aggregation};
 use crate::allocate::cidr::Cidr;
 use crate::allocate::{kubernetes_service, peers};
@@ -71,7 +71,7 @@ pub struct ApiServer {
     pub(crate) callouts: Arc<callout::Pool>,
     pub(crate) aggregation: Arc<Aggregation>,
     pub(crate) hub: Arc<Hub>,
-    pub(crate) admission: Vec<Box<dyn Plugin>>,
+    pub(crate) admission: Vec<Row>,
     pub(crate) service_cidr: Cidr,
     pub(crate) metrics: Metrics,
     pub(crate) lease: SharedLease,

@@ -2,11 +2,15 @@
 //! runs.
 
 use crate::ApiServer;
+use crate::cache::entry::Entry;
 use crate::tunnel::Io;
 use isopod_api::Status;
 use rand::Rng;
+use serde::Deserialize;
 use serde_json::Value;
+use std::borrow::Cow;
 use std::io;
+use std::sync::Arc;
 
 /// One endpoint. Without a node it is no pod, and this server reaches it by itself or not at all.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -34,18 +38,96 @@ pub fn port_name(service: &Value, number: i64) -> Option<String> {
     Some(found["name"].as_str().unwrap_or_default().to_owned())
 }
 
+/// The slices of a service.
+pub async fn slices(server: &ApiServer, namespace: &str, name: &str) -> Result<Vec<Arc<Entry>>, Status> {
+    server.labelled("discovery.k8s.io", "endpointslices", namespace, name).await
+}
+
+/// What of a slice leads to an endpoint. It is read for every request that goes there.
+#[derive(Deserialize)]
+struct Slice<'a> {
+    #[serde(borrow, default)]
+    endpoints: Option<Vec<Member<'a>>>,
+    #[serde(borrow, default)]
+    ports: Option<Vec<Port<'a>>>,
+}
+
+#[derive(Deserialize)]
+struct Port<'a> {
+    #[serde(borrow, default)]
+    name: Option<Cow<'a, str>>,
+    port: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Member<'a> {
+    #[serde(borrow, default)]
+    addresses: Option<Vec<Cow<'a, str>>>,
+    #[serde(default)]
+    conditions: Conditions,
+    #[serde(borrow, default)]
+    target_ref: Option<Target<'a>>,
+}
+
+#[derive(Deserialize, Default)]
+struct Conditions {
+    ready: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct Target<'a> {
+    #[serde(borrow, default)]
+    kind: Cow<'a, str>,
+    #[serde(borrow, default)]
+    namespace: Cow<'a, str>,
+    #[serde(borrow, default)]
+    name: Cow<'a, str>,
+}
+
+/// Where a pod is.
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct Pod {
+    spec: PodSpec,
+    status: PodStatus,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct PodSpec {
+    node_name: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct PodStatus {
+    #[serde(rename = "podIPs")]
+    ips: Vec<PodIp>,
+}
+
+#[derive(Deserialize)]
+struct PodIp {
+    ip: String,
+}
+
+impl Slice<'_> {
+    fn port(&self, name: &str) -> Option<u64> {
+        let named = |p: &&Port| p.name.as_deref().unwrap_or_default() == name;
+        self.ports.iter().flatten().find(named)?.port
+    }
+}
+
 /// A ready endpoint of a service's port: any pod of it, else anything else. `None`: there is none.
 pub async fn endpoint(server: &ApiServer, namespace: &str, name: &str, port: &str) -> Result<Option<Endpoint>, Status> {
-    let slices = server.read_all("discovery.k8s.io", "endpointslices", namespace).await?;
     let mut other = None;
-    for slice in slices.iter().filter(|s| s["metadata"]["labels"]["kubernetes.io/service-name"] == name) {
-        let mut ports = slice["ports"].as_array().into_iter().flatten();
-        let Some(number) = ports.find(|p| p["name"].as_str().unwrap_or_default() == port) else { continue };
-        let Some(number) = number["port"].as_u64() else { continue };
-        let endpoints = slice["endpoints"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let start = if endpoints.is_empty() { 0 } else { rand::rng().random_range(0..endpoints.len()) };
-        for endpoint in endpoints[start..].iter().chain(&endpoints[..start]) {
-            if let Some((node, ip)) = ready(server, namespace, endpoint).await? {
+    for entry in slices(server, namespace, name).await? {
+        let Ok(slice) = serde_json::from_slice::<Slice>(&entry.body) else { continue };
+        let Some(number) = slice.port(port) else { continue };
+        let members = slice.endpoints.as_deref().unwrap_or_default();
+        let start = if members.is_empty() { 0 } else { rand::rng().random_range(0..members.len()) };
+        for member in members[start..].iter().chain(&members[..start]) {
+            if let Some((node, ip)) = ready(server, namespace, member).await? {
                 let found = Endpoint { node, ip, port: number };
                 if found.node.is_some() {
                     return Ok(Some(found));
@@ -61,17 +143,19 @@ pub async fn endpoint(server: &ApiServer, namespace: &str, name: &str, port: &st
 async fn ready(
     server: &ApiServer,
     namespace: &str,
-    endpoint: &Value,
+    member: &Member<'_>,
 ) -> Result<Option<(Option<String>, String)>, Status> {
-    let is_ready = endpoint["conditions"]["ready"].as_bool().unwrap_or(true);
-    let (target, ip) = (&endpoint["targetRef"], endpoint["addresses"][0].as_str());
-    let (Some(ip), true) = (ip, is_ready) else { return Ok(None) };
-    if target["kind"] != "Pod" {
-        return Ok(Some((None, ip.to_owned())));
+    let ip = member.addresses.iter().flatten().next();
+    let (Some(ip), true) = (ip, member.conditions.ready.unwrap_or(true)) else { return Ok(None) };
+    let Some(target) = member.target_ref.as_ref().filter(|t| t.kind == "Pod") else {
+        return Ok(Some((None, ip.to_string())));
+    };
+    if target.namespace != namespace {
+        return Ok(None);
     }
-    let (Some(name), true) = (target["name"].as_str(), target["namespace"] == namespace) else { return Ok(None) };
-    let Some(pod) = server.read("", "pods", namespace, name).await? else { return Ok(None) };
-    let its = pod["status"]["podIPs"].as_array().into_iter().flatten().any(|p| p["ip"] == ip);
-    let node = pod["spec"]["nodeName"].as_str().unwrap_or_default().to_owned();
-    Ok(its.then(|| (Some(node), ip.to_owned())))
+    let Some(kind) = server.registry.load().resource("", "pods").cloned() else { return Ok(None) };
+    let Some(entry) = server.get_entry(&kind, namespace, &target.name).await? else { return Ok(None) };
+    let pod: Pod = serde_json::from_slice(&entry.body).unwrap_or_default();
+    let its = pod.status.ips.iter().any(|p| p.ip == **ip);
+    Ok(its.then(|| (Some(pod.spec.node_name), ip.to_string())))
 }

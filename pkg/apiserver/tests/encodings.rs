@@ -139,6 +139,52 @@ async fn protobuf_in_and_out() {
     assert!(list["metadata"]["resourceVersion"].as_str().is_some_and(|v| !v.is_empty()));
 }
 
+/// The items of a list in protobuf.
+fn items_of(bytes: &[u8], definition: &str) -> Value {
+    let unknown = proto::envelope::unwrap(bytes).unwrap();
+    let schema = facts::builtin().object(definition).unwrap();
+    proto::decode(unknown.raw, &schema).unwrap()["items"].clone()
+}
+
+/// What is longer than what is kept of a list is sent while it is made: its length was told before.
+#[tokio::test]
+async fn long_lists_in_protobuf_are_whole() {
+    let s = TestServer::start().await;
+    let mut wanted = Vec::new();
+    for i in 0..9 {
+        let mut large = map(&format!("m{i}"));
+        large["data"]["x"] = "x".repeat(300_000 - i * 10_007).into();
+        wanted.push(s.post(MAPS, large).await.json);
+    }
+    let whole = async |uri: &str, accept: &str, encoding: &str| {
+        let request = Request::get(uri).header("accept", accept).header("accept-encoding", encoding);
+        let response = s.open(request.body(Body::empty()).unwrap()).await;
+        assert_eq!(response.status(), 200);
+        response.into_body().collect().await.unwrap().to_bytes()
+    };
+    let first = whole(MAPS, PROTOBUF, "identity").await;
+    let mut items = items_of(&first, "io.k8s.api.core.v1.ConfigMapList");
+    for (item, wanted) in items.as_array_mut().unwrap().iter_mut().zip(&wanted) {
+        item["apiVersion"] = "v1".into();
+        item["kind"] = "ConfigMap".into();
+        assert_eq!(item, wanted);
+    }
+    assert_eq!(items.as_array().unwrap().len(), 9);
+    assert_eq!(whole(MAPS, PROTOBUF, "identity").await, first, "with the lengths known");
+    let mut unzipped = Vec::new();
+    let zipped = whole(MAPS, PROTOBUF, "gzip").await;
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&zipped[..]), &mut unzipped).unwrap();
+    assert_eq!(unzipped, first);
+
+    let metadata = format!("{PROTOBUF};as=PartialObjectMetadataList;v=v1;g=meta.k8s.io");
+    let partial = items_of(
+        &whole(MAPS, &metadata, "identity").await,
+        "io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadataList",
+    );
+    let metadata: Vec<_> = partial.as_array().unwrap().iter().map(|item| item["metadata"].clone()).collect();
+    assert_eq!(metadata, wanted.iter().map(|w| w["metadata"].clone()).collect::<Vec<_>>());
+}
+
 #[tokio::test]
 async fn large_lists_are_zipped() {
     let s = TestServer::start().await;

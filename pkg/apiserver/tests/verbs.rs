@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-use axum::body::Body;
-use http::Request;
 use isopod_testkit::TestServer;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -277,63 +275,6 @@ async fn wrong_requests_get_upstreams_status() {
     let protected = s.delete("/api/v1/namespaces/default").await;
     assert_eq!(protected.code, 403);
     assert_eq!(protected.json["message"], "namespaces \"default\" is forbidden: this namespace may not be deleted");
-}
-
-#[tokio::test]
-async fn patches_say_what_is_not_strictly_right_about_them() {
-    const MERGE: &str = "application/merge-patch+json";
-    const STRATEGIC: &str = "application/strategic-merge-patch+json";
-    const OPERATIONS: &str = "application/json-patch+json";
-    let s = TestServer::start().await;
-    s.post(MAPS, map("a")).await;
-    let twice = r#"{"data":{"a":"1","a":"2"},"x":1}"#;
-    let unknown = r#"[{"op":"add","path":"/data","value":{"a":"1"},"foo":1}]"#;
-    for (how, content_type, body, code, told) in [
-        ("Ignore", MERGE, twice, 200, ""),
-        ("Warn", MERGE, twice, 200, r#"duplicate field \"data.a\""#),
-        ("Strict", MERGE, twice, 422, r#"strict decoding error: duplicate field "data.a", unknown field "x""#),
-        (
-            "Strict",
-            STRATEGIC,
-            r#"{"data":{"a":"1","a":"2"}}"#,
-            422,
-            r#"Invalid value: "map[data:map[a:2]]": strict decoding"#,
-        ),
-        ("Warn", OPERATIONS, unknown, 200, r#"json patch unknown field \"[0].foo\""#),
-        ("Strict", OPERATIONS, unknown, 422, r#"strict decoding error: json patch unknown field "[0].foo""#),
-        ("Ignore", OPERATIONS, unknown, 200, ""),
-        (
-            "Warn",
-            OPERATIONS,
-            r#"[{"op":1}]"#,
-            400,
-            "cannot unmarshal number into Go struct field jsonPatchOp.op of type string",
-        ),
-        (
-            "Warn",
-            MERGE,
-            "data: {a: b}",
-            400,
-            "error decoding patch: invalid character 'd' looking for beginning of value",
-        ),
-        ("Ignore", MERGE, "data: {a: b}", 400, "Invalid JSON Patch"),
-        ("Warn", STRATEGIC, "{", 400, "unexpected end of JSON input"),
-        (
-            "Warn",
-            MERGE,
-            "[]",
-            400,
-            "error decoding patch: json: cannot unmarshal array into Go value of type map[string]interface {}",
-        ),
-    ] {
-        let uri = format!("{MAPS}/a?dryRun=All&fieldValidation={how}");
-        let request = Request::patch(uri).header("content-type", content_type).body(Body::from(body)).unwrap();
-        let answer = s.send(request).await;
-        let warnings: Vec<_> = answer.headers.get_all("warning").iter().filter_map(|w| w.to_str().ok()).collect();
-        let said = if code == 200 { warnings.join("; ") } else { answer.json["message"].as_str().unwrap().to_owned() };
-        assert!(answer.code == code && said.contains(told), "{how} {content_type} {body}: {} {said}", answer.code);
-        assert!(!told.is_empty() || said.is_empty(), "{said}");
-    }
 }
 
 /// A graceful delete without grace marks the pod and removes it; a status that is written between the two removes it too.

@@ -27,6 +27,11 @@ pub enum Patch {
     Strategic(Value),
     /// RFC 6902.
     Json(Value),
+    /// Server-side apply, over whoever owns the fields.
+    Apply {
+        manager: &'static str,
+        object: Value,
+    },
 }
 
 /// What must still be true of the object. `None` asks nothing.
@@ -166,7 +171,10 @@ impl Calls {
         patch: Patch,
         preconditions: &Preconditions,
     ) -> Result<T, Error> {
-        let path = self.path(namespace, name, subresource);
+        let mut path = self.path(namespace, name, subresource);
+        if let Patch::Apply { manager, .. } = &patch {
+            path = Query::default().set("fieldManager", manager).set("force", "true").on(&path);
+        }
         let (content_type, body) = patch_body(patch, preconditions);
         call(&self.client, Method::PATCH, &path, Some((content_type, encode(&path, &body)?))).await
     }
@@ -296,6 +304,8 @@ fn patch_body(patch: Patch, preconditions: &Preconditions) -> (&'static str, Val
     match patch {
         Patch::Merge(body) => ("application/merge-patch+json", in_metadata(body)),
         Patch::Strategic(body) => ("application/strategic-merge-patch+json", in_metadata(body)),
+        // JSON is YAML.
+        Patch::Apply { object, .. } => ("application/apply-patch+yaml", in_metadata(object)),
         Patch::Json(body) => {
             let mut ops: Vec<Value> = guards
                 .iter()

@@ -359,9 +359,13 @@ objects! {
     Lease = namespaced("coordination.k8s.io", "v1", "leases");
 }
 
+mod certificates;
 mod placement;
+mod policies;
 mod storage;
 mod workloads;
+pub use certificates::*;
+pub use policies::*;
 pub use storage::*;
 pub use workloads::*;
 

@@ -50,6 +50,10 @@ pub enum Error {
     Cidr { cidr: String, why: String },
     #[error("no free pod range is left in {0}")]
     RangeFull(String),
+    #[error("{0:?} may not have requests of kubelets approved")]
+    NotAllowed(String),
+    #[error("cannot sign as {signer}")]
+    Sign { signer: String, source: isopod_pki::PkiError },
 }
 
 impl Error {
@@ -59,7 +63,7 @@ impl Error {
             Error::Call { source: e, .. } | Error::Read(e) => {
                 e.is_conflict() || e.is_not_found() || e.is_namespace_terminating()
             }
-            Error::ContentLeft(_) => true,
+            Error::ContentLeft(_) | Error::NotAllowed(_) => true,
             _ => false,
         }
     }

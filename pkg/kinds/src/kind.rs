@@ -201,6 +201,10 @@ pub trait Hooks: Send + Sync {
     fn internal_annotations(&self) -> &[&str] {
         &[]
     }
+    /// The label by which the server itself looks objects up.
+    fn indexed_label(&self) -> Option<&str> {
+        None
+    }
     /// Whether `metadata.generation` is kept for this kind (false: core/v1 ConfigMap, Secret, Event, Lease … never set it).
     fn generation(&self) -> bool {
         true

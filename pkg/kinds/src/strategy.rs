@@ -56,6 +56,8 @@ pub struct Strategy {
     pub orphaning: &'static str,
     /// Annotations that upstream's internal type holds as fields, so that metadata alone does not show them.
     pub internal_annotations: &'static [&'static str],
+    /// See [`Hooks::indexed_label`].
+    pub indexed_label: Option<&'static str>,
     pub grace: fn(&Value, Option<i64>) -> Option<i64>,
     pub scale: Option<ScalePaths>,
     /// Numbers that upstream's internal type holds by value: an empty object shows them.
@@ -90,6 +92,7 @@ pub const PLAIN: Strategy = Strategy {
     warnings: |_, _| Vec::new(),
     orphaning: "",
     internal_annotations: &[],
+    indexed_label: None,
     grace: |_, _| None,
     scale: None,
     zeros: &[],
@@ -160,6 +163,9 @@ impl Hooks for Strategy {
     }
     fn internal_annotations(&self) -> &[&str] {
         self.internal_annotations
+    }
+    fn indexed_label(&self) -> Option<&str> {
+        self.indexed_label
     }
     fn generation(&self) -> bool {
         self.generation

@@ -111,6 +111,41 @@ fn untyped() -> impl Strategy<Value = Value> {
     })
 }
 
+/// The same JSON written as nobody does: keys backwards, spaces, and every other character escaped.
+fn untidy(value: &Value, out: &mut String) {
+    match value {
+        Value::Object(map) => {
+            out.push_str("{ ");
+            for (i, (k, v)) in map.iter().rev().enumerate() {
+                out.push_str(if i > 0 { "\n, " } else { "" });
+                untidy(&Value::String(k.clone()), out);
+                out.push_str("\t: ");
+                untidy(v, out);
+            }
+            out.push_str(" }");
+        }
+        Value::Array(items) => {
+            out.push_str("[ ");
+            for (i, v) in items.iter().enumerate() {
+                out.push_str(if i > 0 { " , " } else { "" });
+                untidy(v, out);
+            }
+            out.push(']');
+        }
+        Value::String(s) => {
+            out.push('"');
+            for (i, unit) in s.encode_utf16().enumerate() {
+                match char::from_u32(unit.into()).filter(|c| c.is_ascii_alphanumeric() && i % 2 == 0) {
+                    Some(c) => out.push(c),
+                    None => out.push_str(&format!("\\u{unit:04x}")),
+                }
+            }
+            out.push('"');
+        }
+        other => out.push_str(&other.to_string()),
+    }
+}
+
 fn null_in_array(value: &Value, inside: bool) -> bool {
     match value {
         Value::Null => inside,
@@ -128,6 +163,7 @@ proptest! {
         let _ = json::decode(&bytes, &object);
         let _ = json::parse(&bytes);
         let _ = proto::decode(&bytes, &object);
+        let _ = proto::Encoder::default().encode(&bytes, &object);
         let _ = proto::envelope::unwrap(&bytes);
         let mut framed = proto::envelope::PREFIX.to_vec();
         framed.extend_from_slice(&bytes);
@@ -142,6 +178,30 @@ proptest! {
             bytes[at] = byte;
         }
         let _ = proto::decode(&bytes, &object);
+    }
+
+    #[test]
+    fn damaged_text_never_panics((object, value) in typed(), at in any::<prop::sample::Index>(), byte in prop::sample::select(&b"{}[]\",:\\n0 x"[..])) {
+        let mut text = json::encode(&value);
+        let at = at.index(text.len());
+        let mut encoder = proto::Encoder::default();
+        encoder.encode(&text[..at], &object);
+        text[at] = byte;
+        encoder.encode(&text, &object);
+    }
+
+    #[test]
+    fn protobuf_of_json_in_any_form((object, value) in typed()) {
+        let mut canonical = value;
+        json::canonicalize(&mut canonical, &object);
+        let mut text = String::new();
+        untidy(&canonical, &mut text);
+        let mut encoder = proto::Encoder::default();
+        let bytes = encoder.encode(text.as_bytes(), &object).to_vec();
+        prop_assert_eq!(&proto::decode(&bytes, &object).expect("our own bytes decode"), &canonical);
+        // What was encoded before leaves nothing behind.
+        let tidy = encoder.encode(&json::encode(&canonical), &object).to_vec();
+        prop_assert_eq!(proto::encode(&canonical, &object), tidy);
     }
 
     #[test]

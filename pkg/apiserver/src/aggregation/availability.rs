@@ -124,17 +124,15 @@ async fn check(server: &ApiServer, remote: &Remote) -> Verdict {
             let m = format!("service/{name} in {namespace:?} is not listening on port {}", remote.port);
             return ("False", "ServicePortError", m);
         };
-        let slices = match server.read_all("discovery.k8s.io", "endpointslices", namespace).await {
+        let slices = match services::slices(server, namespace, name).await {
             Ok(slices) => slices,
             Err(e) => return unknown("EndpointsAccessError", e),
         };
-        let own = |s: &&Value| s.entry_text("metadata.labels", "kubernetes.io/service-name") == name;
-        let slices: Vec<&Value> = slices.iter().filter(own).collect();
         if slices.is_empty() {
             let m = format!("cannot find endpointslices for service/{name} in {namespace:?}");
             return ("False", "EndpointsNotFound", m);
         }
-        if !slices.iter().any(|s| has_endpoint(s, &port)) {
+        if !slices.iter().any(|s| has_endpoint(&s.value(), &port)) {
             let m =
                 format!("endpointslices for service/{name} in {namespace:?} have no addresses with port name {port:?}");
             return ("False", "MissingEndpoints", m);

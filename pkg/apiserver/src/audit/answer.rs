@@ -194,7 +194,7 @@ impl Drop for Followed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encode::body::message;
+    use isopod_schema::proto::wire::put_bytes;
 
     #[test]
     fn managed_fields_go_from_objects_lists_and_tables() {
@@ -215,8 +215,8 @@ mod tests {
         let schema = facts::builtin().object_of(&Gvk::new("", "v1", "ConfigMap")).unwrap();
         let item = proto::encode(&json!({"metadata": {"name": "a"}, "data": {"b": "c"}}), &schema);
         let mut raw = Vec::new();
-        message(&mut raw, 1, &proto::encode(&json!({"resourceVersion": "7"}), &meta_object("ListMeta").unwrap()));
-        message(&mut raw, 2, &item);
+        put_bytes(&mut raw, 1, &proto::encode(&json!({"resourceVersion": "7"}), &meta_object("ListMeta").unwrap()));
+        put_bytes(&mut raw, 2, &item);
         let bytes = proto::envelope::wrap("v1", "ConfigMapList", &raw);
         let list = of_protobuf(&bytes).unwrap();
         assert_eq!(list["kind"], "ConfigMapList");

@@ -1,5 +1,6 @@
 //! One cached object: its served bytes and the small index that selectors look at.
 
+use crate::cache::message::Message;
 use crate::encode::splice;
 use crate::metadata;
 use bytes::Bytes;
@@ -21,6 +22,8 @@ pub struct Entry {
     /// JSON with `resourceVersion`: of a built-in kind in the stored version, of a custom one in that of [`Self::is_of`].
     pub body: Bytes,
     digits: Range<u32>,
+    /// The body in protobuf, of kinds that are served in the stored version.
+    pub message: Message,
     labels: Box<[(Box<str>, Box<str>)]>,
     /// Values of [`Kind::selectable`].
     fields: Box<[Box<str>]>,
@@ -120,7 +123,16 @@ impl Entry {
         let versions = kind.hooks.versions().filter(|v| v.several());
         let version = versions.zip(object).map(|(versions, object)| versions.version_of(object).into());
         let labels = head.metadata.labels.unwrap_or_default().into_iter().collect();
-        Ok(Entry { key: key.into(), body, digits, labels, fields, version, views: Views::default() })
+        Ok(Entry {
+            key: key.into(),
+            body,
+            digits,
+            message: Message::default(),
+            labels,
+            fields,
+            version,
+            views: Views::default(),
+        })
     }
 
     /// The same object with other bytes, which carry no revision: the answer of a dry run.
@@ -129,6 +141,7 @@ impl Entry {
             key: other.key.clone(),
             body,
             digits: 0..0,
+            message: Message::default(),
             labels: other.labels.clone(),
             fields: other.fields.clone(),
             version: other.version.clone(),

@@ -6,24 +6,29 @@
 //!   taken its events in and handed them to its watchers.
 //! - Fresh reads: [`Hub::fresh`] returns when everything that was committed before the call is in the caches.
 //! - All events of one transaction enter a cache at once.
+//! - Messages of protobuf are kept beside the JSON within a bound, and only for a while (`message`).
 //! - A cache that may have missed something is dropped, and so is whoever read from it: [`Hub::fresh_cache`] never gives out
 //!   one that was dropped before its content was known to be fresh.
 
 pub mod entry;
+mod index;
+mod message;
 pub mod resource;
 pub mod watcher;
 
+use crate::cache::message::PATIENCE;
 use crate::cache::resource::Cache;
 use isopod_api::Status;
 use isopod_base::errors::Chain;
 use isopod_kinds::Kind;
 use isopod_store::{Event, KeyRange, Revision, Store, StoreError, Watch, WatchMessage, WatchRequest};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 /// How long a read waits for the caches to get to where the store is.
 const BEHIND: Duration = Duration::from_secs(10);
@@ -40,6 +45,8 @@ pub struct Hub {
     request_progress: RwLock<Arc<dyn Fn() + Send + Sync>>,
     /// Somebody has seen that the store is behind what was read from it.
     replaced: Arc<Notify>,
+    /// When messages of protobuf were last asked for, while some may be kept.
+    messages_wanted: Mutex<Option<Instant>>,
 }
 
 /// The prefix of a kind's keys, with its slash at the end.
@@ -99,6 +106,7 @@ impl Hub {
             revision: watch::Sender::new(newest),
             request_progress: RwLock::new(watch.request_progress.clone()),
             replaced: Arc::default(),
+            messages_wanted: Mutex::default(),
         });
         tokio::spawn(run(Arc::downgrade(&hub), hub.replaced.clone(), watch));
         Ok(hub)
@@ -200,6 +208,27 @@ impl Hub {
         Ok(cache)
     }
 
+    /// Keeps the messages of protobuf that are made from now on until nobody has called this for a while.
+    pub fn keep_messages(self: &Arc<Self>) {
+        if self.messages_wanted.lock().replace(Instant::now()).is_none() {
+            tokio::spawn(forget_messages(Arc::downgrade(self)));
+        }
+    }
+
+    /// Until when messages are wanted as it is now; `None`: they are dropped.
+    fn messages_until(&self, now: Instant) -> Option<Instant> {
+        let mut wanted = self.messages_wanted.lock();
+        let until = wanted.map(|at| at + PATIENCE).filter(|until| *until > now);
+        if until.is_none() {
+            *wanted = None;
+            drop(wanted);
+            for cache in self.caches() {
+                cache.snapshot().entries.values().for_each(|e| e.message.forget());
+            }
+        }
+        until
+    }
+
     fn dispatch(&self, revision: Revision, events: &[Event]) {
         let caches = self.caches.read();
         let mut rest = events;
@@ -238,6 +267,14 @@ impl Hub {
 async fn open(store: &dyn Store, after: Revision) -> Result<Watch, StoreError> {
     let range = KeyRange { start: b"\0".as_slice().into(), end: b"\0".as_slice().into() };
     store.watch(WatchRequest { range, start: after + 1 }).await
+}
+
+/// Waits until nobody wants the messages any more that are kept.
+async fn forget_messages(hub: Weak<Hub>) {
+    loop {
+        let Some(until) = hub.upgrade().and_then(|hub| hub.messages_until(Instant::now())) else { return };
+        tokio::time::sleep_until(until).await;
+    }
 }
 
 async fn run(hub: Weak<Hub>, replaced: Arc<Notify>, mut watch: Watch) {
@@ -296,4 +333,29 @@ async fn again(hub: &Hub, gone: bool) -> Result<Watch, StoreError> {
         hub.revision.send_replace(newest);
     }
     open(&*hub.store, hub.revision()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use isopod_store::memory::MemoryStore;
+    use isopod_store::{Op, Options, Txn};
+
+    #[tokio::test]
+    async fn messages_go_when_nobody_wants_them() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new(Options::default()));
+        let map = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"}}"#;
+        let put = Op::put("/registry/configmaps/default/a", map);
+        store.txn(Txn { success: vec![put], ..Default::default() }).await.unwrap();
+        let hub = Hub::start(store).await.unwrap();
+        let kind = isopod_kinds::table::builtin().into_iter().find(|k| k.gvk.kind == "ConfigMap").unwrap();
+        let entry = hub.cache(&kind).await.unwrap().get("default/a").unwrap();
+        hub.keep_messages();
+        entry.message.remember(b"message");
+        let now = Instant::now();
+        assert!(hub.messages_until(now).is_some_and(|until| until <= now + PATIENCE));
+        assert!(entry.message.kept().is_some());
+        assert!(hub.messages_until(now + PATIENCE).is_none());
+        assert_eq!((entry.message.kept(), entry.message.length()), (None, Some(7)));
+    }
 }

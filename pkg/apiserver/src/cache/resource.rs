@@ -2,6 +2,7 @@
 //! watchers that wait for more.
 
 use crate::cache::entry::{Entry, Filter, Views};
+use crate::cache::index::LabelIndex;
 use crate::cache::prefix_of;
 use crate::cache::watcher::{Delivery, EventType, History, Watcher};
 use bytes::Bytes;
@@ -87,6 +88,7 @@ pub struct Snapshot {
 #[derive(Default)]
 struct Content {
     entries: Entries,
+    labelled: LabelIndex,
     /// Of all bodies.
     bytes: usize,
     /// Events up to and with this revision are in `entries`.
@@ -139,6 +141,9 @@ impl Cache {
         }
         let mut content = self.content.lock();
         content.bytes = entries.values().map(|e| e.body.len()).sum();
+        if let Some(label) = self.kind.hooks.indexed_label() {
+            entries.values().for_each(|e| content.labelled.replace(label, None, Some(e)));
+        }
         content.entries = entries;
         content.revision = read.revision;
         content.ring_after = read.revision;
@@ -206,6 +211,9 @@ impl Cache {
         };
         let length = |e: &Option<Arc<Entry>>| e.as_ref().map_or(0, |e| e.body.len());
         content.bytes = content.bytes.saturating_sub(length(&old)) + length(&new);
+        if let Some(label) = self.kind.hooks.indexed_label() {
+            content.labelled.replace(label, old.as_deref(), new.as_deref());
+        }
         (old.is_some() || new.is_some()).then(|| Change::new(revision, old, new))
     }
 
@@ -223,6 +231,12 @@ impl Cache {
 
     pub fn get(&self, key: &str) -> Option<Arc<Entry>> {
         self.content.lock().entries.get(key).cloned()
+    }
+
+    /// The entries of a namespace whose [indexed label](isopod_kinds::kind::Hooks::indexed_label) has this value, by name.
+    pub fn labelled(&self, namespace: &str, value: &str) -> Vec<Arc<Entry>> {
+        let content = self.content.lock();
+        content.labelled.keys(namespace, value).filter_map(|key| content.entries.get(key).cloned()).collect()
     }
 
     pub fn snapshot(&self) -> Snapshot {

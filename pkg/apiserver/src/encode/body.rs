@@ -2,15 +2,14 @@
 
 use crate::cache::entry::Entry;
 use crate::encode::negotiate::{Form, Media, Shape};
-use crate::encode::{json_bytes, meta_object, partial, served, splice, table, text, to_json};
+use crate::encode::{json_bytes, partial, protobuf, served, splice, table, text, to_json};
 use axum::body::Body;
 use axum::response::Response;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::{HeaderValue, StatusCode, header};
 use isopod_kinds::Kind;
-use isopod_schema::proto;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::io::Write;
@@ -30,7 +29,7 @@ pub struct List {
 }
 
 impl List {
-    fn meta(&self, kind: &Kind, form: &Form) -> Value {
+    pub fn meta(&self, kind: &Kind, form: &Form) -> Value {
         let mut meta = json!({"resourceVersion": self.revision.to_string()});
         // Upstream's lists without a type of their own always say it.
         if !self.continue_token.is_empty() || kind.schema.custom && form.shape == Shape::Object {
@@ -72,10 +71,10 @@ pub fn gzip(bytes: &[u8]) -> Bytes {
 }
 
 /// The response of a list.
-pub fn list(kind: &Arc<Kind>, list: List, form: &Form, now: Timestamp) -> Response {
+pub async fn list(kind: &Arc<Kind>, list: List, form: &Form, now: Timestamp) -> Response {
     match form.media {
-        Media::Protobuf => response(200, form, protobuf_list(kind, &list, form)),
-        Media::Json if !form.pretty => stream(kind, list, form, now),
+        Media::Protobuf => protobuf::list(kind, list, form).await,
+        Media::Json if !form.pretty => json_list(kind, list, form, now),
         _ => response(200, form, text(&list_value(kind, &list, form, now), form)),
     }
 }
@@ -108,8 +107,8 @@ fn without_type(object: &mut Value) {
     }
 }
 
-/// JSON in chunks of about [`CHUNK`] bytes, made while they are sent.
-fn stream(kind: &Arc<Kind>, list: List, form: &Form, now: Timestamp) -> Response {
+/// The list in JSON.
+fn json_list(kind: &Arc<Kind>, list: List, form: &Form, now: Timestamp) -> Response {
     let (kind_name, version, items) = match form.shape {
         Shape::Object => (kind.list_kind.clone(), kind.gvk.api_version(), "items"),
         Shape::Table(_) => ("Table".to_owned(), form.meta_version().to_owned(), "rows"),
@@ -123,9 +122,8 @@ fn stream(kind: &Arc<Kind>, list: List, form: &Form, now: Timestamp) -> Response
     head.push_str(&format!(",\"{items}\":["));
 
     let size: usize = list.entries.iter().map(|e| e.body.len()).sum();
-    let zip = form.gzip && size >= GZIP_FROM;
     let (item_kind, item_form) = (kind.clone(), form.clone());
-    let item = move |entry: &Entry, out: &mut BytesMut| match item_form.shape {
+    let item = move |entry: &Entry, out: &mut Vec<u8>| match item_form.shape {
         Shape::Object => {
             let bytes = json_bytes(&item_kind, &entry.body);
             if item_kind.schema.custom {
@@ -147,46 +145,66 @@ fn stream(kind: &Arc<Kind>, list: List, form: &Form, now: Timestamp) -> Response
             out.extend_from_slice(&to_json(&partial(&item_kind, &served(&item_kind, &entry.body), &item_form)))
         }
     };
-    let chunks = Chunks { head: Some(head), entries: list.entries.into_iter(), first: true, done: false, item };
+    stream(Chunks::new(head.into(), list.entries.into_iter(), b",", b"]}\n", item), size, form)
+}
+
+/// The response of what is made while it is sent. `length`: about how long it becomes.
+pub fn stream(chunks: impl Iterator<Item = Bytes> + Send + 'static, length: usize, form: &Form) -> Response {
+    let zip = form.gzip && length >= GZIP_FROM;
+    let sent = Ok::<_, std::convert::Infallible>;
     let body = if zip {
-        Body::from_stream(futures::stream::iter(Zipped::new(chunks).map(Ok::<_, std::convert::Infallible>)))
+        Body::from_stream(futures::stream::iter(Zipped::new(chunks).map(sent)))
     } else {
-        Body::from_stream(futures::stream::iter(chunks.map(Ok::<_, std::convert::Infallible>)))
+        Body::from_stream(futures::stream::iter(chunks.map(sent)))
     };
     finish(200, form, body, zip)
 }
 
-struct Chunks<F> {
-    head: Option<String>,
+/// A list in chunks of about [`CHUNK`] bytes: its head, its items with something between them, its tail.
+pub struct Chunks<F> {
+    /// What is to be sent next.
+    next: Vec<u8>,
     entries: std::vec::IntoIter<Arc<Entry>>,
+    /// In front of every item but the first.
+    between: &'static [u8],
+    tail: Option<&'static [u8]>,
     first: bool,
-    done: bool,
     item: F,
 }
 
-impl<F: Fn(&Entry, &mut BytesMut)> Iterator for Chunks<F> {
+impl<F: FnMut(&Entry, &mut Vec<u8>)> Chunks<F> {
+    pub fn new(
+        head: Vec<u8>,
+        entries: std::vec::IntoIter<Arc<Entry>>,
+        between: &'static [u8],
+        tail: &'static [u8],
+        item: F,
+    ) -> Self {
+        Chunks { next: head, entries, between, tail: Some(tail), first: true, item }
+    }
+}
+
+impl<F: FnMut(&Entry, &mut Vec<u8>)> Iterator for Chunks<F> {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {
-        if self.done {
-            return None;
-        }
-        let mut out = BytesMut::with_capacity(CHUNK.min(4096 + self.entries.len() * 1024));
-        if let Some(head) = self.head.take() {
-            out.extend_from_slice(head.as_bytes());
+        let tail = self.tail?;
+        let mut out = std::mem::take(&mut self.next);
+        if out.capacity() < CHUNK {
+            out.reserve((CHUNK + (8 << 10)).min(4096 + self.entries.len() * 1024));
         }
         while out.len() < CHUNK {
             let Some(entry) = self.entries.next() else {
-                out.extend_from_slice(b"]}\n");
-                self.done = true;
+                out.extend_from_slice(tail);
+                self.tail = None;
                 break;
             };
             if !std::mem::take(&mut self.first) {
-                out.extend_from_slice(b",");
+                out.extend_from_slice(self.between);
             }
             (self.item)(&entry, &mut out);
         }
-        Some(out.freeze())
+        Some(out.into())
     }
 }
 
@@ -218,40 +236,4 @@ impl<I: Iterator<Item = Bytes>> Iterator for Zipped<I> {
             }
         }
     }
-}
-
-/// All lists are alike in protobuf: `metadata` is field 1, `items` is field 2.
-fn protobuf_list(kind: &Kind, list: &List, form: &Form) -> Bytes {
-    let mut raw = Vec::with_capacity(4096);
-    let meta = meta_object("ListMeta").map(|o| proto::encode(&list.meta(kind, form), &o)).unwrap_or_default();
-    message(&mut raw, 1, &meta);
-    let metadata_only = (form.shape == Shape::Metadata).then(|| meta_object("PartialObjectMetadata")).flatten();
-    for entry in &list.entries {
-        let value = served(kind, &entry.body);
-        let item = match &metadata_only {
-            Some(object) => proto::encode(&partial(kind, &value, form), object),
-            None => proto::encode(&value, &kind.schema),
-        };
-        message(&mut raw, 2, &item);
-    }
-    match form.shape {
-        Shape::Metadata => proto::envelope::wrap(form.meta_version(), "PartialObjectMetadataList", &raw),
-        _ => proto::envelope::wrap(&kind.gvk.api_version(), &kind.list_kind, &raw),
-    }
-    .into()
-}
-
-/// A length-delimited protobuf field.
-pub fn message(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
-    varint(out, u64::from(field << 3 | 2));
-    varint(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-}
-
-fn varint(out: &mut Vec<u8>, mut n: u64) {
-    while n >= 0x80 {
-        out.push(n as u8 | 0x80);
-        n >>= 7;
-    }
-    out.push(n as u8);
 }

@@ -3,9 +3,10 @@
 pub mod body;
 pub mod decode;
 pub mod negotiate;
+pub mod protobuf;
 pub mod splice;
 pub mod table;
-mod yaml;
+pub mod yaml;
 
 use bytes::Bytes;
 use isopod_kinds::Kind;
@@ -45,18 +46,12 @@ pub fn to_json(value: &Value) -> Bytes {
 pub fn entry(kind: &Kind, body: &Bytes, form: &Form, now: Timestamp) -> Bytes {
     match (form.media, form.shape) {
         (Media::Json, Shape::Object) if !form.pretty => json_bytes(kind, body),
-        (Media::Protobuf, Shape::Object) => protobuf(kind, &served(kind, body)),
+        (Media::Protobuf, Shape::Object | Shape::Metadata) => protobuf::object(kind, body, form),
         (_, Shape::Object) => text(&served(kind, body), form),
         (_, Shape::Table(_)) => {
             let value = served(kind, body);
             let revision = value["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
             text(&table::table(kind, &[value], &revision, form, now), form)
-        }
-        (Media::Protobuf, Shape::Metadata) => {
-            let partial = partial(kind, &served(kind, body), form);
-            let object = meta_object("PartialObjectMetadata");
-            let raw = object.map(|o| proto::encode(&partial, &o)).unwrap_or_default();
-            proto::envelope::wrap(form.meta_version(), "PartialObjectMetadata", &raw).into()
         }
         (_, Shape::Metadata) => text(&partial(kind, &served(kind, body), form), form),
     }
@@ -85,11 +80,6 @@ pub fn text(value: &Value, form: &Form) -> Bytes {
         }
         _ => to_json(value),
     }
-}
-
-fn protobuf(kind: &Kind, value: &Value) -> Bytes {
-    let raw = proto::encode(value, &kind.schema);
-    proto::envelope::wrap(&kind.gvk.api_version(), &kind.gvk.kind, &raw).into()
 }
 
 /// `PartialObjectMetadata` of an object.

@@ -6,7 +6,7 @@ use crate::ApiServer;
 use crate::audit::Shown;
 use crate::deletion;
 use crate::encode::decode;
-use crate::encode::negotiate::Form;
+use crate::encode::negotiate::{Form, Media};
 use crate::encode::{body, value};
 use crate::options::{DeleteOptions, WriteOptions};
 use axum::body::Body;
@@ -72,6 +72,9 @@ pub async fn delete_collection(server: &ApiServer, call: &Call, body: Body) -> R
             _ => {}
         }
     }
+    if form.media == Media::Protobuf {
+        server.hub.keep_messages();
+    }
     let list = body::List { revision: revision.max(snapshot.revision), entries, ..Default::default() };
-    Ok(body::list(&call.kind, list, &form, call.now))
+    Ok(body::list(&call.kind, list, &form, call.now).await)
 }

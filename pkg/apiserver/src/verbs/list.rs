@@ -9,6 +9,7 @@ use crate::cache::resource::{Cache, Snapshot};
 use crate::cache::{store_status, too_large};
 use crate::conversion;
 use crate::encode::body::{self, List};
+use crate::encode::negotiate::Media;
 use crate::options::{ListOptions, Match};
 use axum::response::Response;
 use isopod_api::Status;
@@ -24,8 +25,11 @@ pub async fn list(server: &ApiServer, call: &Call) -> Result<Response, Status> {
     let form = call.list_form()?;
     let options = ListOptions::parse(&call.query, false)?;
     let filter = call.filter()?;
+    if form.media == Media::Protobuf {
+        server.hub.keep_messages();
+    }
     let list = read(server, call, &filter, &options).await?;
-    Ok(body::list(&call.kind, list, &form, call.now))
+    Ok(body::list(&call.kind, list, &form, call.now).await)
 }
 
 /// Reads what the options ask for.

@@ -12,7 +12,7 @@ use crate::cache::resource::{Cache, Change};
 use crate::cache::watcher::{Delivery, EventType, History};
 use crate::conversion;
 use crate::encode::negotiate::{Form, Media, Shape};
-use crate::encode::{self, body, table, to_json};
+use crate::encode::{self, table, to_json};
 use crate::fairness::Beginning;
 use crate::options::ListOptions;
 use axum::body::Body;
@@ -22,6 +22,7 @@ use futures::StreamExt;
 use http::{HeaderValue, Request, header};
 use isopod_api::Status;
 use isopod_kinds::Kind;
+use isopod_schema::proto;
 use isopod_store::Revision;
 use isopod_streaming::Refusal;
 use isopod_streaming::messages::{self, Messages};
@@ -59,6 +60,9 @@ pub async fn watch(server: &Arc<ApiServer>, mut call: Call) -> Result<Response, 
         None => server.hub.fresh_cache(&kind).await?.0,
         Some(_) => server.hub.cache(&kind).await?,
     };
+    if form.media == Media::Protobuf {
+        server.hub.keep_messages();
+    }
     let mut encoder = Encoder { kind: call.kind.clone(), form: form.clone(), headers_sent: false, now: call.now };
     // With it goes the watch's seat.
     let beginning = call.parts.extensions.remove::<Beginning>();
@@ -259,7 +263,7 @@ impl Stream {
     /// A frame that needs no waiting.
     async fn ready(&mut self) -> Option<Bytes> {
         if let Some(entry) = self.started.initial.pop_front() {
-            return Some(self.encoder.event(EventType::Added, &entry.body));
+            return Some(self.encoder.initial(&entry));
         }
         while let Some(change) = self.started.missed.pop_front() {
             if let Some(frame) = self.seen(&change).await {
@@ -384,6 +388,14 @@ impl Encoder {
         change.encoded(ty, key, |body| frame(ty, &encode::entry(kind, &body, form, now), form))
     }
 
+    /// An object that was there at the start.
+    fn initial(&mut self, entry: &Entry) -> Bytes {
+        if self.form.media != Media::Protobuf {
+            return self.event(EventType::Added, &entry.body);
+        }
+        frame(EventType::Added, &encode::protobuf::entry(&self.kind, entry, &self.form), &self.form)
+    }
+
     fn event(&mut self, ty: EventType, body: &Bytes) -> Bytes {
         let object = match self.form.shape {
             Shape::Table(_) => {
@@ -430,21 +442,14 @@ impl Encoder {
 
 /// One event on the wire: a line of JSON, or a length and a `WatchEvent` message.
 fn frame(ty: EventType, object: &[u8], form: &Form) -> Bytes {
-    let mut out = Vec::with_capacity(object.len() + 48);
     if form.media == Media::Protobuf {
-        let mut raw = Vec::with_capacity(object.len() + 8);
-        body::message(&mut raw, 1, object);
-        let mut event = Vec::with_capacity(raw.len() + 24);
-        body::message(&mut event, 1, ty.name().as_bytes());
-        body::message(&mut event, 2, &raw);
-        out.extend_from_slice(&(event.len() as u32).to_be_bytes());
-        out.extend_from_slice(&event);
-    } else {
-        out.extend_from_slice(b"{\"type\":\"");
-        out.extend_from_slice(ty.name().as_bytes());
-        out.extend_from_slice(b"\",\"object\":");
-        out.extend_from_slice(object);
-        out.extend_from_slice(b"}\n");
+        return proto::watch_frame(ty.name(), object).into();
     }
+    let mut out = Vec::with_capacity(object.len() + 48);
+    out.extend_from_slice(b"{\"type\":\"");
+    out.extend_from_slice(ty.name().as_bytes());
+    out.extend_from_slice(b"\",\"object\":");
+    out.extend_from_slice(object);
+    out.extend_from_slice(b"}\n");
     out.into()
 }

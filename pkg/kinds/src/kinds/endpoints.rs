@@ -24,6 +24,8 @@ pub const ENDPOINTS: Strategy = Strategy {
 
 pub const SLICE: Strategy = Strategy {
     resets_status: false,
+    // The slices of a service: what leads to it looks for them.
+    indexed_label: Some("kubernetes.io/service-name"),
     warnings: warnings::slice,
     // Its labels count as content.
     prepare_update: |_, new, old| {

@@ -34,7 +34,7 @@ pub enum DecodeError {
 }
 
 /// Upstream stops collecting strict errors here.
-const MAX_STRICT: usize = 100;
+pub(super) const MAX_STRICT: usize = 100;
 
 /// Decodes a body.
 pub fn decode(bytes: &[u8], object: &Object) -> Result<Decoded, DecodeError> {
@@ -50,26 +50,6 @@ pub fn decode(bytes: &[u8], object: &Object) -> Result<Decoded, DecodeError> {
 /// [`decode`] of a value that is parsed already (from YAML, from a patch).
 pub fn decode_value(value: Value, object: &Object) -> Result<Decoded, DecodeError> {
     decode(&super::encode(&value), object)
-}
-
-/// As [`super::parse`], with what stands twice, in upstream's words (`duplicate field "a.b"`).
-pub fn parse_strict(bytes: &[u8]) -> Result<(Value, Vec<String>), DecodeError> {
-    let mut scanner = Scanner::new(bytes);
-    let mut d = Decoder::default();
-    let value = d.any(&mut scanner).and_then(|v| scanner.end().map(|()| v)).map_err(DecodeError::Syntax)?;
-    Ok((value, d.strict))
-}
-
-/// What is not strictly right about a list (a [`Node::List`] whose Go type is `go_type`), in upstream's words.
-pub fn list_errors(bytes: &[u8], list: &Node, go_type: &str) -> Result<Vec<String>, DecodeError> {
-    let mut scanner = Scanner::new(bytes);
-    let mut d = Decoder::default();
-    let read = d.node(&mut scanner, list, Some(go_type));
-    read.and_then(|_| scanner.end()).map_err(DecodeError::Syntax)?;
-    match d.abort.or(d.saved) {
-        Some(text) => Err(DecodeError::Type(text)),
-        None => Ok(d.strict),
-    }
 }
 
 #[derive(Default)]

@@ -6,14 +6,20 @@
 //! in their canonical form); [`encode`] writes it.
 
 mod canonical;
+mod convert;
 mod decode;
+mod go;
 mod scan;
+mod strict;
 
 use serde_json::Value;
 
 pub use canonical::{canonicalize, zero};
+pub use convert::unconvertible;
 pub(crate) use decode::decode_base64;
-pub use decode::{DecodeError, Decoded, decode, decode_value, list_errors, parse_strict};
+pub use decode::{DecodeError, Decoded, decode, decode_value};
+pub use go::{go_float, go_text};
+pub use strict::{doubled_fields, strange_operations};
 
 /// The deepest nesting that any decoder of this crate takes.
 pub const MAX_DEPTH: usize = scan::MAX_DEPTH;
@@ -24,6 +30,11 @@ pub fn parse(bytes: &[u8]) -> Result<Value, DecodeError> {
     let value = s.value().map_err(DecodeError::Syntax)?;
     s.end().map_err(DecodeError::Syntax)?;
     Ok(value)
+}
+
+/// The text of a string in its quotes. Of what is none it is empty.
+pub(crate) fn string(quoted: &[u8]) -> String {
+    scan::Scanner::new(quoted).string().map(std::borrow::Cow::into_owned).unwrap_or_default()
 }
 
 /// JSON text with the characters that Go's encoder escapes for HTML.

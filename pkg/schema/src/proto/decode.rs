@@ -1,6 +1,6 @@
 //! Messages to values.
 
-use super::layout::{Layout, What};
+use super::layout::{Layout, Message, What};
 use super::wire::{BYTES, FIXED64, Reader, VARINT};
 use super::{ProtoError, envelope};
 use crate::json::{MAX_DEPTH, canonicalize, zero};
@@ -26,7 +26,7 @@ fn text(bytes: &[u8]) -> String {
 
 fn struct_value(bytes: &[u8], object: &Object, depth: usize) -> Result<Map<String, Value>, ProtoError> {
     let mut map = Map::new();
-    into(&mut map, bytes, object, Layout::of(object), depth)?;
+    into(&mut map, bytes, object, &Layout::of(object).message, depth)?;
     Ok(map)
 }
 
@@ -34,7 +34,7 @@ fn into(
     map: &mut Map<String, Value>,
     bytes: &[u8],
     object: &Object,
-    layout: &Layout,
+    message: &Message,
     depth: usize,
 ) -> Result<(), ProtoError> {
     if depth > MAX_DEPTH {
@@ -43,11 +43,11 @@ fn into(
     let mut r = Reader::new(bytes);
     while !r.is_empty() {
         let (tag, wire_type) = r.tag()?;
-        match layout.find(tag) {
+        match message.find(tag) {
             None => r.skip(wire_type)?,
             Some(What::Inline(inner)) if wire_type == BYTES => into(map, r.bytes()?, object, inner, depth + 1)?,
             Some(What::Inline(_)) => return Err(ProtoError::WrongWireType { wire_type, field: object.name.clone() }),
-            Some(What::Field(i)) => field(map, &mut r, wire_type, &object.fields[*i], depth)?,
+            Some(What::Field(place)) => field(map, &mut r, wire_type, &object.fields[place.field], depth)?,
         }
     }
     Ok(())
@@ -95,7 +95,7 @@ fn field(
             let bytes = r.bytes()?;
             let slot = map.entry(f.name.as_str()).or_insert_with(|| Value::Object(Map::new()));
             match slot {
-                Value::Object(inner) => into(inner, bytes, o.get(), Layout::of(o.get()), depth + 1),
+                Value::Object(inner) => into(inner, bytes, o.get(), &Layout::of(o.get()).message, depth + 1),
                 _ => Ok(()),
             }
         }

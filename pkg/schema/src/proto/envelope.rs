@@ -1,6 +1,6 @@
 //! The frame of Kubernetes' protobuf: `k8s\0` and a `runtime.Unknown` message with the object's type.
 
-use super::wire::{BYTES, Reader, put_bytes, put_message};
+use super::wire::{BYTES, Reader, put_bytes, put_message, put_tag, put_varint};
 use super::{ProtoError, decode, encode};
 use crate::types::Object;
 use isopod_api::{GroupVersion, Gvk};
@@ -26,17 +26,28 @@ impl Unknown<'_> {
     }
 }
 
-/// `k8s\0` + `runtime.Unknown{typeMeta, raw}`.
-pub fn wrap(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(raw.len() + api_version.len() + kind.len() + 24);
+/// What stands behind the message: its encoding and its type, which are not said.
+pub const TAIL: &[u8] = &[3 << 3 | BYTES, 0, 4 << 3 | BYTES, 0];
+
+/// What stands in front of a message of this length: `k8s\0` + `runtime.Unknown{typeMeta, raw}`.
+pub fn head(api_version: &str, kind: &str, length: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(api_version.len() + kind.len() + 32);
     out.extend_from_slice(PREFIX);
     put_message(&mut out, 1, |out| {
         put_bytes(out, 1, api_version.as_bytes());
         put_bytes(out, 2, kind.as_bytes());
     });
-    put_bytes(&mut out, 2, raw);
-    put_bytes(&mut out, 3, b"");
-    put_bytes(&mut out, 4, b"");
+    put_tag(&mut out, 2, BYTES);
+    put_varint(&mut out, length as u64);
+    out
+}
+
+/// A message in its frame.
+pub fn wrap(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
+    let mut out = head(api_version, kind, raw.len());
+    out.reserve_exact(raw.len() + TAIL.len());
+    out.extend_from_slice(raw);
+    out.extend_from_slice(TAIL);
     out
 }
 

@@ -4,14 +4,16 @@
 //! The functions here know messages; [`envelope`] knows the `k8s\0` frame around them. `apiVersion` and `kind` are not part of
 //! a message, they stand in the frame.
 
+mod backward;
 mod decode;
 mod encode;
 pub mod envelope;
 mod layout;
+mod tape;
 pub mod wire;
 
 pub use decode::decode;
-pub use encode::{encode, list, watch_event};
+pub use encode::{Encoder, encode, watch_frame};
 pub use layout::Layout;
 
 /// Why bytes are not a message of this schema. Texts are those of Go's generated code.

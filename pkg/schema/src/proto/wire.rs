@@ -35,6 +35,16 @@ pub fn put_bytes(out: &mut Vec<u8>, tag: u32, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
+/// How long a varint is.
+pub fn varint_length(v: u64) -> usize {
+    (63 - (v | 1).leading_zeros() as usize) / 7 + 1
+}
+
+/// How long a length-delimited field is with its tag and its length.
+pub fn field_length(tag: u32, content: usize) -> usize {
+    varint_length(u64::from(tag) << 3) + varint_length(content as u64) + content
+}
+
 /// Writes a message whose length is known only after its content.
 pub fn put_message(out: &mut Vec<u8>, tag: u32, content: impl FnOnce(&mut Vec<u8>)) {
     put_tag(out, tag, BYTES);
