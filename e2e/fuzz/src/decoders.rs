@@ -72,7 +72,9 @@ pub fn protobuf(data: &[u8]) {
     let Ok((unknown, value)) = proto::envelope::open_builtin(data) else { return };
     let schema = unknown.gvk().and_then(|gvk| facts::builtin().object_of(&gvk)).expect("it was opened by its schema");
     let sealed = proto::envelope::seal(&value, &schema);
-    let (_, again) = proto::envelope::open_builtin(&sealed).unwrap_or_else(|e| panic!("{value}: {e}"));
-    assert_eq!(again, value);
+    let (_, mut again) = proto::envelope::open_builtin(&sealed).unwrap_or_else(|e| panic!("{value}: {e}"));
+    let mut told = value.clone();
+    [&mut again, &mut told].into_iter().for_each(as_messages_tell);
+    assert_eq!(again, told);
     survives(value, &schema);
 }

@@ -200,6 +200,7 @@ impl Neutral {
             map.insert("type".into(), "date".into());
         }
         map.iter_mut().for_each(|(k, v)| self.value(v, k));
+        map.retain(|k, v| !(k == "f:spec" || k == "f:status") || *v != json!({}));
     }
 
     fn value(&mut self, value: &mut Value, key: &str) {
@@ -415,8 +416,10 @@ impl Side<'_> {
             &json!([{"op": "replace", "path": "/status/conditions/0/message", "value": "m"}]),
         )
         .await;
+        // As are its labels.
         let mut applied = self.object("a", &json!({}));
         applied.as_object_mut().unwrap().remove("spec");
+        applied["metadata"] = json!({"name": "a"});
         applied["status"] = second.clone();
         self.patch("/a/status?fieldManager=s", APPLY, &applied).await;
         self.patch("/a/status?fieldManager=s&force=true", APPLY, &applied).await;

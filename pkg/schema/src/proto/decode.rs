@@ -141,8 +141,7 @@ fn entry(bytes: &[u8], m: &MapType, f: &Field, depth: usize) -> Result<(String, 
                 expect(wire_type, BYTES, f)?;
                 let mut items = Vec::new();
                 wrapped(&mut items, r.bytes()?, &list.item, f, depth)?;
-                // Go has no list where there is no item.
-                value = if items.is_empty() { Value::Null } else { Value::Array(items) };
+                value = Value::Array(items);
             }
             (2, node) => value = single(&mut r, wire_type, node, f, depth)?,
             _ => r.skip(wire_type)?,
