@@ -127,8 +127,8 @@ impl Pair {
     /// `described`: the built-in table's columns, whose descriptions the twin's have too.
     fn definition(&self, described: &Value) -> Value {
         let of = |name: &str| {
-            let all = described.as_array().into_iter().flatten();
-            all.into_iter().find(|c| c["name"] == name).map_or(Value::Null, |c| c["description"].clone())
+            let mut all = described.as_array().into_iter().flatten();
+            all.find(|c| c["name"] == name).map_or(Value::Null, |c| c["description"].clone())
         };
         let columns: Vec<Value> = self
             .columns
