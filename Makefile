@@ -9,12 +9,13 @@ TOOLS := $(CACHE)/tools
 WITH_TOOLS = PATH="$(TOOLS)/bin:$$PATH"
 DATA_DIR ?= /var/lib/isopod
 
-.PHONY: help run build release test ci unit e2e verify lint fmt tools bench bench-store soak-store clean conformance conformance-ci ratchet postgres-versions
+.PHONY: help run build release test ci unit e2e fuzz verify lint fmt tools bench bench-store soak-store clean conformance conformance-ci ratchet postgres-versions
 help:
 	@echo "make run      build the release binary and run a whole cluster here (root; Ctrl-C stops the server)"
 	@echo "make build    the release binary: $(OUT)/release/isopod"
 	@echo "make test     lint, unit tests, end-to-end tests with real containers (root)"
 	@echo "make e2e      the end-to-end tests alone; ONLY=name runs those whose name holds it"
+	@echo "make fuzz     look for inputs that break a decoder, an engine or the server; TARGET=name MINUTES=10 KEEP=1"
 	@echo "make oracle   compare with upstream's API server, request by request; ONLY=name narrows"
 	@echo "make verify   regenerate the schema facts and compare them with what is committed (downloads modules)"
 	@echo "make conformance  upstream's conformance suite (root); SIG=apps FOCUS=regexp PARALLEL=4 RESUME=1 narrow it"
@@ -87,9 +88,16 @@ tools:
 
 # The history checker's client needs protoc: tests have it.
 e2e: tools test-programs
-	cargo build --profile $(PROFILE) -p isopod-e2e-history
+	cargo build --profile $(PROFILE) -p isopod-e2e-history -p isopod-e2e-kube
 	$(WITH_TOOLS) e2e/clients/fetch.sh $(TOOLS)
 	python3 e2e/run.py --isopod $(OUT)/$(PROFILE)/isopod --tools $(TOOLS) $(if $(ONLY),--only $(ONLY))
+
+# Each of e2e/fuzz's targets, or TARGET alone, for MINUTES. What was learned before is gone through by `make unit`.
+fuzz:
+	@hack/deps.sh fuzz
+	RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/e2e/fuzz/instrument.sh CARGO_PROFILE_CI_OPT_LEVEL=1 \
+		cargo build --profile ci -p isopod-e2e-fuzz --features libfuzzer
+	e2e/fuzz/fuzz.sh $(OUT)/ci/isopod-e2e-fuzz $(CACHE)/fuzz $(MINUTES) $(TARGET)
 
 # Upstream's programs are built once and kept; the list of known differences may only shrink.
 UPSTREAM = $(WITH_TOOLS) $(CURDIR)/e2e/oracle/upstream/build.sh $(CACHE)/upstream

@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
 # Installs Debian packages that are missing: `deps.sh build` what a build needs, `deps.sh test` also what the tests need,
 # `deps.sh conformance` also what makes the images of the conformance suite, `deps.sh bench-store` also what the datastore is
-# compared with.
+# compared with, `deps.sh fuzz` also what compiles libFuzzer.
 set -euo pipefail
 build=(gcc make pkg-config libseccomp-dev)
 test=(busybox-static docker-registry etcd-client etcd-server openssl libprotobuf-dev protobuf-compiler iproute2 nftables conntrack postgresql python3 python3-pip curl git procps)
 conformance=(bzip2 libc6-dev mmdebstrap)
 bench_store=(postgresql util-linux)
+fuzz=(g++)
 want=("${build[@]}")
 case "${1:-build}" in
   test) want+=("${test[@]}") ;;
   conformance) want+=("${test[@]}" "${conformance[@]}") ;;
   bench-store) want+=("${test[@]}" "${bench_store[@]}") ;;
+  fuzz) want+=("${fuzz[@]}") ;;
 esac
 missing=()
 for p in "${want[@]}"; do

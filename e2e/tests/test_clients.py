@@ -1,4 +1,4 @@
-"""Clients that others wrote, unmodified: helm, Go's client-go, the Python clients, an operator, and every kubectl that is still in use."""
+"""Clients that others wrote, unmodified: helm, Go's client-go, Rust's kube, the Python clients, an operator, and every kubectl that is still in use."""
 
 import contextlib
 import json
@@ -95,6 +95,12 @@ def test_helm_looks_up_what_is_there(cluster):
 def test_go_client(cluster):
     with cluster.namespace("client-go") as ns:
         program = [f"{cluster.tools}/clients-go", cluster.kubeconfig, ns, cluster.image("busybox:1.36")]
+        print(run(cluster.net.inside(program), timeout=150).stdout, end="")
+
+
+def test_rust_client(cluster):
+    with cluster.namespace("client-rust") as ns:
+        program = [f"{os.path.dirname(cluster.isopod)}/isopod-e2e-kube", cluster.kubeconfig, ns, cluster.image("busybox:1.36")]
         print(run(cluster.net.inside(program), timeout=150).stdout, end="")
 
 

@@ -9,6 +9,10 @@ use std::fmt;
 const NANO: i32 = -9;
 /// The most digits for which upstream takes its fast path, which decides whether text is kept.
 const FAST_DIGITS: i32 = 18;
+/// So many digits fit beside any digit more.
+const DIGITS: usize = 38;
+/// Larger exponents are refused, so that no sum of an exponent and a number of digits is too large.
+const MAX_EXPONENT: i32 = i32::MAX - 1024;
 
 /// The family of suffixes in which a quantity is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,7 +121,8 @@ fn interpret(suffix: &str) -> Option<(u32, i32, Format)> {
         "Ei" => binary(60),
         _ => {
             let n = suffix.strip_prefix(['e', 'E'])?;
-            Some((10, n.parse().ok()?, Format::DecimalExponent))
+            let n: i32 = n.parse().ok()?;
+            (n <= MAX_EXPONENT).then_some((10, n, Format::DecimalExponent))
         }
     }
 }
@@ -146,7 +151,13 @@ impl Quantity {
         if !p.digits && p.suffix.is_empty() {
             return Err(QuantityError::Numeric);
         }
-        let digits: i128 = shifted.parse().map_err(|_| QuantityError::Numeric)?;
+        // Zeros at the end of many digits are only scale.
+        let significant = if shifted.len() > DIGITS { shifted.trim_end_matches('0') } else { &shifted };
+        let zeros = i32::try_from(shifted.len() - significant.len()).map_err(|_| QuantityError::Numeric)?;
+        let digits: i128 = match significant {
+            "" => 0,
+            some => some.parse().map_err(|_| QuantityError::Numeric)?,
+        };
         let signed = |v: i128| if p.negative { -v } else { v };
         let fast = match format {
             Format::BinarySi => p.denom.is_empty() && 15 - p.num.len() as i32 - exponent * 3 / 10 > 0,
@@ -155,7 +166,7 @@ impl Quantity {
                     && exponent.checked_sub(p.denom.len() as i32).is_some_and(|s| s >= NANO)
             }
         };
-        let mut scale = -(p.denom.len() as i32);
+        let mut scale = zeros - i32::try_from(p.denom.len()).map_err(|_| QuantityError::Numeric)?;
         let mut value = digits;
         if base == 2 {
             value = value.checked_mul(1 << exponent).ok_or(QuantityError::Numeric)?;
@@ -248,13 +259,15 @@ impl Quantity {
             _ => {}
         }
         let (fine, coarse) = if a.scale <= b.scale { (a, b) } else { (b, a) };
-        let mut shift = coarse.scale.abs_diff(fine.scale);
-        let mut dropped = 0;
+        // No more digits than there can be.
+        let apart = coarse.scale.abs_diff(fine.scale);
+        let mut shift = apart.min(DIGITS as u32);
+        let mut dropped = apart - shift;
         let up = loop {
             // Half the range, so that a sum cannot overflow.
             match pow10(shift).and_then(|m| coarse.value.checked_mul(m)).filter(|v| v.unsigned_abs() < 1 << 126) {
                 Some(v) => break v,
-                None if shift == 0 => break coarse.value / 2 * 2,
+                None if shift == 0 => break coarse.value,
                 None => (shift, dropped) = (shift - 1, dropped + 1),
             }
         };
@@ -273,26 +286,24 @@ impl Quantity {
     }
     pub fn sub(&mut self, other: &Self) {
         let mut minus = other.clone();
-        minus.value = -minus.value;
+        minus.value = minus.value.saturating_neg();
         self.add(&minus);
     }
     pub fn mul(&mut self, by: i64) {
         (self.value, self.text) = (self.value.saturating_mul(by.into()), None);
     }
     pub fn neg(&mut self) {
-        (self.value, self.text) = (-self.value, None);
+        (self.value, self.text) = (self.value.saturating_neg(), None);
     }
 
-    /// The mantissa and an exponent that is a multiple of three.
-    fn canonical_decimal(&self) -> (i128, i32) {
+    /// The digits of the mantissa and an exponent that is a multiple of three.
+    fn canonical_decimal(&self) -> (String, i32) {
         let (mut v, mut e) = (self.value, self.scale);
         while v != 0 && v % 10 == 0 {
             (v, e) = (v / 10, e + 1);
         }
-        while e % 3 != 0 {
-            (v, e) = (v.saturating_mul(10), e - 1);
-        }
-        (v, e)
+        let zeros = e.rem_euclid(3);
+        (format!("{v}{}", "0".repeat(zeros as usize)), e - zeros)
     }
 }
 
@@ -329,7 +340,7 @@ impl fmt::Display for Quantity {
                 write!(f, "{v}{name}")
             }
             Format::DecimalExponent => match self.canonical_decimal() {
-                (v, 0) => write!(f, "{v}"),
+                (v, 0) => f.write_str(&v),
                 (v, e) => write!(f, "{v}e{e}"),
             },
         }
@@ -406,9 +417,26 @@ mod tests {
             ("129e6", "129e6"),
             ("123Mi", "123Mi"),
             ("1100000n", "1100u"),
+            ("99999999999999999999999999999999999999e1", "999999999999999999999999999999999999990"),
+            ("999999999999999999999999999999999999990", "999999999999999999999999999999999999990"),
+            ("10e2147482000", "100e2147481999"),
         ] {
             assert_eq!(q(input).to_string(), want, "{input}");
         }
+    }
+
+    /// Amounts that are far apart are compared and added at once.
+    #[test]
+    fn exponents_cost_nothing() {
+        let (huge, one) = (q("1e2147482000"), q("1"));
+        assert!(huge > one && one < huge && q("-1e2147482000") < one);
+        let mut sum = one;
+        sum.add(&huge);
+        assert!(sum >= huge);
+        assert_eq!(huge.value(), i64::MAX);
+        assert_eq!(q("1e-2147483648").to_string(), "1e-9");
+        let full = "99999999999999999999999999999999999999";
+        assert_eq!(q(full), q(full));
     }
 
     #[test]
@@ -422,6 +450,7 @@ mod tests {
             ("1i", Suffix),
             ("1mi", Suffix),
             ("5e", Suffix),
+            ("1e2147483647", Suffix),
         ] {
             assert_eq!(Quantity::parse(input).unwrap_err(), want, "{input}");
         }

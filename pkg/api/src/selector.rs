@@ -382,11 +382,14 @@ fn lex(text: &str) -> Vec<(Token, String)> {
     let mut rest = text.trim_start_matches(space);
     while let Some(first) = rest.chars().next() {
         let (token, used) = if special(first) {
-            let run = rest.find(|c| !special(c)).unwrap_or(rest.len());
+            let symbols = rest.chars().take(2).take_while(|c| special(*c)).count();
             // The longest operator that the run of symbols starts with.
-            match (1..=run.min(2)).rev().find_map(|n| keyword(&rest[..n]).map(|t| (t, n))) {
+            match (1..=symbols).rev().find_map(|n| keyword(&rest[..n]).map(|t| (t, n))) {
                 Some((t, n)) => ((t, rest[..n].to_owned()), n),
-                None => ((Token::Error, format!("error expected: keyword found '{}'", &rest[..run])), run),
+                None => {
+                    let run = rest.find(|c| !special(c)).unwrap_or(rest.len());
+                    ((Token::Error, format!("error expected: keyword found '{}'", &rest[..run])), run)
+                }
             }
         } else {
             let n = rest.find(|c| special(c) || space(c)).unwrap_or(rest.len());

@@ -46,6 +46,10 @@ use tokio_util::task::TaskTracker;
 
 /// A client that sends no handshake keeps nothing busy for longer.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// All header fields of a request together, in bytes, as in Go's server: long selectors and many groups of an impersonated user.
+const MAX_HEADERS: u32 = 1 << 20;
+/// Over HTTP/1, where memory is set aside for each line before it is read.
+const MAX_HEADER_LINES: usize = 1000;
 /// How long running requests may take after the server was told to stop.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -263,11 +267,17 @@ async fn connection(server: Arc<ApiServer>, acceptor: TlsAcceptor, stream: TcpSt
         async move { Ok::<_, Infallible>(chain::serve(server, request).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(30))
+        .max_buf_size(MAX_HEADERS as usize)
+        .max_headers(MAX_HEADER_LINES);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(1000)
+        .max_header_list_size(MAX_HEADERS)
         .initial_stream_window_size(256 << 10)
         .initial_connection_window_size(4 << 20)
         .keep_alive_interval(Duration::from_secs(30))

@@ -164,7 +164,8 @@ pub fn duration_nanos(text: &str) -> Result<i64, String> {
         let fraction: i128 =
             fraction.get(..places as usize).filter(|f| !f.is_empty()).map_or(0, |f| f.parse().unwrap_or(0));
         let part = whole.checked_mul(scale).ok_or_else(invalid)?;
-        total = total.checked_add(part + fraction * scale / 10i128.pow(places)).ok_or_else(invalid)?;
+        let part = part.checked_add(fraction * scale / 10i128.pow(places)).ok_or_else(invalid)?;
+        total = total.checked_add(part).ok_or_else(invalid)?;
         if total > i128::from(i64::MAX) {
             return Err(invalid());
         }
@@ -249,6 +250,7 @@ mod tests {
             assert_eq!(duration(text).unwrap(), want, "{text}");
         }
         assert_eq!(duration("").unwrap_err(), r#"time: invalid duration """#);
+        assert!(duration("170141183460469231731687303715884105.999us").is_err());
         assert_eq!(duration("1").unwrap_err(), r#"time: missing unit in duration "1""#);
         assert_eq!(duration("1x").unwrap_err(), r#"time: unknown unit "x" in duration "1x""#);
     }

@@ -35,6 +35,12 @@ impl<'a> Evaluator<'a> {
         Evaluator { variables, bound: Vec::new(), left: budget }
     }
 
+    /// Pays for what somebody will look at: the value that all comes to.
+    pub fn hand_over(&mut self, value: Val) -> Result {
+        self.pay(functions::walked(&value).saturating_sub(1))?;
+        Ok(value)
+    }
+
     /// What is left of the budget.
     pub fn left(&self) -> u64 {
         self.left
@@ -402,10 +408,7 @@ impl<'a> Evaluator<'a> {
         for item in &items {
             made.push((self.each(&[x], item, keyed, body)?, item.1.clone()));
         }
-        let comparable = made.windows(2).all(|w| w[0].0.order(&w[1].0).is_some());
-        if !comparable {
-            return Err("list elements must be comparable".into());
-        }
+        functions::orderly(made.iter().map(|(key, _)| key))?;
         made.sort_by(|a, b| a.0.order(&b.0).unwrap_or(std::cmp::Ordering::Equal));
         Ok(Val::list(made.into_iter().map(|(_, v)| v).collect()))
     }

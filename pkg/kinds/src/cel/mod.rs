@@ -44,7 +44,7 @@ impl Program {
     /// Evaluates it and takes what that cost from `budget`.
     pub fn run(&self, variables: &dyn Variables, budget: &mut u64) -> Result<Val, String> {
         let mut evaluator = eval::Evaluator::new(variables, *budget);
-        let result = evaluator.run(&self.0);
+        let result = evaluator.run(&self.0).and_then(|value| evaluator.hand_over(value));
         *budget = evaluator.left();
         result
     }
@@ -57,8 +57,14 @@ struct Fault {
     message: String,
 }
 
+/// Where the text as a whole is wrong.
+const NOWHERE: usize = usize::MAX;
+
 /// The fault with its line and a mark below its place.
 fn display(text: &str, fault: &Fault) -> String {
+    if fault.at == NOWHERE {
+        return format!("ERROR: <input>:-1:0: {}", fault.message);
+    }
     if text.is_empty() {
         return format!("ERROR: <input>:1:0: {}", fault.message);
     }
@@ -130,6 +136,13 @@ mod tests {
             ("false || object.zzz", "no such key: zzz"),
             ("[1, 2].all(x, x > 'a')", "no such overload"),
             ("optional.none().value()", "optional.none() dereference"),
+            ("lists.range(1000001)", "lists.range: size 1000001 exceeds maximum allowed (1000000)"),
+            ("[1, 2.0].sort()", "list elements must have the same type"),
+            ("[2.5, double('NaN'), 1.5].sort()", "list elements must be comparable"),
+            (
+                "'%.65536f'.format([1.0])",
+                "could not parse formatting clause: error while parsing precision: precision 65536 exceeds maximum allowed precision 65535",
+            ),
             (
                 "quantity('x1')",
                 "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
@@ -137,6 +150,33 @@ mod tests {
         ] {
             assert_eq!(run(text).map(|v| format!("{v:?}")), Err(wanted.to_owned()), "{text}");
         }
+    }
+
+    /// Values whose parts are shared, and texts and lists that grow with each step.
+    #[test]
+    fn budgets_end_what_grows_too_large() {
+        let chain = |first: &str, step: &str, n: usize| format!("optional.of({first}){}.value()", step.repeat(n));
+        for text in [
+            chain("[1]", ".optMap(x, [x, x])", 60),
+            format!("{0} == {0}", chain("[1]", ".optMap(x, [x, x])", 60)),
+            format!("'%s'.format([{}])", chain("[1]", ".optMap(x, [x, x])", 60)),
+            chain("[1]", ".optMap(x, x + x)", 60),
+            chain("'aaaaaaaaaa'", ".optMap(x, x.replace('a', 'aaaaaaaaaa'))", 60),
+            chain("'aaaaaaaaaa'", ".optMap(x, [x, x].join(x))", 60),
+            chain("'aaaaaaaaaa'", ".optMap(x, '%s%s'.format([x, x]))", 60),
+            "lists.range(1000000).map(x, lists.range(1000000))".to_owned(),
+        ] {
+            let mut budget = 1_000_000;
+            let result = Program::compile(&text).unwrap().run(&Given(json!({})), &mut budget);
+            assert_eq!(result.unwrap_err().as_str(), eval::TOO_EXPENSIVE, "{text}");
+        }
+        let mut copied = "x".to_owned();
+        (0..60).for_each(|_| copied.push_str(".optMap(y, [y])"));
+        let environment =
+            check::Environment::new(check::Library::Stored).variable("x", check::Type::optional(check::Type::Dyn));
+        assert!(
+            check::check(&copied, &environment).is_err_and(|e| e.contains("too large once its macros are expanded"))
+        );
     }
 
     #[test]
@@ -148,10 +188,39 @@ mod tests {
         assert_eq!((result.unwrap_err().as_str(), budget), (eval::TOO_EXPENSIVE, 0));
     }
 
+    /// As upstream's parser counts. Code that is not optimized takes more of a stack than a test has.
+    #[test]
+    fn what_is_too_deep_or_too_long_is_refused() {
+        let thread = std::thread::Builder::new().stack_size(16 << 20).spawn(depths);
+        thread.unwrap().join().unwrap();
+    }
+
+    fn depths() {
+        let repeated = |before: &str, n: usize, after: &str| format!("{}1{}", before.repeat(n), after.repeat(n));
+        let limit = "ERROR: <input>:-1:0: expression recursion limit exceeded: 250";
+        let faulty = |text: &str| parser::parse(text).map(|_| String::new()).unwrap_or_else(|f| display(text, &f));
+        assert_eq!(faulty(&repeated("(", 249, ")")), "");
+        assert_eq!(faulty(&repeated("(", 250, ")")), limit);
+        assert_eq!(faulty(&repeated("[", 300, "]")), limit);
+        let chain = |first: &str, more: &str, n: usize| format!("{first}{}", more.repeat(n));
+        for more in [".a", "[0]", ".a(1)", "+a", "*a", "<a"] {
+            assert_eq!(faulty(&chain("a", more, 240)), "", "{more}");
+            assert_eq!(faulty(&chain("a", more, 300)), limit, "{more}");
+            assert_eq!(faulty(&chain("a", more, 15_000)), limit, "{more}");
+        }
+        assert_eq!(faulty(&chain("a", "&&a", 20_000)), "");
+        let both = format!("{}{}{}", "(a<a+".repeat(60), chain("a", ".a", 180), ")".repeat(60));
+        assert_eq!(faulty(&both), "ERROR: <input>:-1:0: max recursion depth exceeded");
+        let long = "1".repeat(100_001);
+        let m = "ERROR: <input>:-1:0: expression code point size exceeds limit: size: 100001, limit 100000";
+        assert_eq!(faulty(&long), m);
+    }
+
     #[test]
     fn faults_are_marked() {
         let fault = |at: usize| Fault { at, message: "m".to_owned() };
         assert_eq!(display("", &fault(0)), "ERROR: <input>:1:0: m");
+        assert_eq!(display("a", &fault(NOWHERE)), "ERROR: <input>:-1:0: m");
         assert_eq!(display("a\nbc", &fault(3)), "ERROR: <input>:2:2: m\n | bc\n | .^");
         assert_eq!(display("éx", &fault(1)), "ERROR: <input>:1:2: m\n | éx\n | ．^");
     }

@@ -1,9 +1,9 @@
 //! From text to an [`Expression`], by the grammar of `cel-go/parser/gen/CEL.g4`.
 
-use super::Fault;
 use super::ast::{Entry, Expression, Operator};
 use super::lexer::{Kind, Token, tokens};
 use super::literal;
+use super::{Fault, NOWHERE};
 
 const OPERAND: &str =
     "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
@@ -30,24 +30,63 @@ const RESERVED: [&str; 17] = [
 /// Operators of two operands, the loosest first.
 const OPERATORS: [&[&str]; 5] =
     [&["||"], &["&&"], &["<", "<=", ">=", ">", "==", "!=", "in"], &["+", "-"], &["*", "/", "%"]];
+/// The level of comparisons.
+const COMPARISON: usize = 2;
 /// Deeper nesting is refused, as upstream's parser does.
 const MAX_DEPTH: usize = 250;
+/// Longer texts are refused, in characters.
+const MAX_LENGTH: usize = 100_000;
 
 type Parsed = Result<Expression, Fault>;
 
 pub(super) fn parse(text: &str) -> Parsed {
-    let mut parser = Parser { tokens: tokens(text)?, next: 0, depth: 0 };
+    let whole = |message: String| Fault { at: NOWHERE, message };
+    let length = text.chars().count();
+    if length > MAX_LENGTH {
+        let m = format!("expression code point size exceeds limit: size: {length}, limit {MAX_LENGTH}");
+        return Err(whole(m));
+    }
+    let mut parser = Parser { tokens: tokens(text)?, next: 0, depths: Depths::default() };
     let expression = parser.expression()?;
     match parser.peek() {
+        t if t.kind == Kind::End && visits(&expression) > MAX_DEPTH => {
+            Err(whole("max recursion depth exceeded".into()))
+        }
         t if t.kind == Kind::End => Ok(expression),
         _ => Err(parser.unexpected("<EOF>", parser.after().kind == Kind::End)),
     }
 }
 
+/// How deep what upstream counts while it walks a parsed text lies in each other.
+fn visits(e: &Expression) -> usize {
+    let counts = match e {
+        Expression::Conditional { .. } | Expression::Field { .. } | Expression::Index { .. } => true,
+        Expression::Call { on, .. } => on.is_some(),
+        Expression::Operator { operator, .. } => {
+            !matches!(operator, Operator::And | Operator::Or | Operator::Not | Operator::Negate)
+        }
+        _ => false,
+    };
+    usize::from(counts) + e.parts().into_iter().map(visits).max().unwrap_or(0)
+}
+
+/// The rules of the grammar that contain themselves. A chain of operators or members counts as nesting: the rule for one more
+/// begins with the same rule.
+#[derive(Clone, Copy)]
+enum Rule {
+    Expression,
+    Relation,
+    Calculation,
+    Member,
+}
+
+/// How often each rule is open.
+type Depths = [usize; 4];
+
 struct Parser {
     tokens: Vec<Token>,
     next: usize,
-    depth: usize,
+    depths: Depths,
 }
 
 impl Parser {
@@ -91,51 +130,79 @@ impl Parser {
         Err(self.unexpected(&format!("'{mark}'"), self.after().is(mark)))
     }
 
-    fn expression(&mut self) -> Parsed {
-        self.depth += 1;
-        if self.depth > MAX_DEPTH {
-            let message = format!("expression recursion limit exceeded: {MAX_DEPTH}");
-            return Err(Fault { at: self.peek().at, message });
+    fn enter(&mut self, rule: Rule) -> Result<(), Fault> {
+        self.depths[rule as usize] += 1;
+        if self.depths[rule as usize] <= MAX_DEPTH {
+            return Ok(());
         }
-        let first = self.operators(0)?;
+        Err(Fault { at: NOWHERE, message: format!("expression recursion limit exceeded: {MAX_DEPTH}") })
+    }
+
+    fn expression(&mut self) -> Parsed {
+        let before = self.depths;
+        self.enter(Rule::Expression)?;
+        let mut whole = self.terms(0)?;
         let at = self.peek().at;
-        let whole = if self.takes("?") {
-            let yes = self.operators(0)?;
+        if self.takes("?") {
+            let yes = self.terms(0)?;
             self.expect_colon()?;
-            Expression::Conditional { parts: Box::new([first, yes, self.expression()?]), at }
-        } else {
-            first
-        };
-        self.depth -= 1;
+            whole = Expression::Conditional { parts: Box::new([whole, yes, self.expression()?]), at };
+        }
+        self.depths = before;
         Ok(whole)
     }
 
-    fn operators(&mut self, level: usize) -> Parsed {
-        let Some(marks) = OPERATORS.get(level) else { return self.unary() };
-        let mut left = self.operators(level + 1)?;
-        if level < 2 {
-            return self.logical(level, left);
-        }
-        loop {
-            let at = self.peek().at;
-            let Some(mark) = marks.iter().find(|m| self.takes(m)) else { return Ok(left) };
-            let right = self.operators(level + 1)?;
-            let operator = Operator::of(mark).expect("the marks above are operators");
-            left = Expression::Operator { operator, operands: vec![left, right], at };
-        }
-    }
-
-    /// Terms between `&&` or between `||`, as the balanced tree that cel-go makes of them.
-    fn logical(&mut self, level: usize, first: Expression) -> Parsed {
+    /// Terms between `||` (0) or between `&&` (1), as the balanced tree that cel-go makes of them.
+    fn terms(&mut self, level: usize) -> Parsed {
         let operator = if level == 0 { Operator::Or } else { Operator::And };
-        let (mut terms, mut places) = (vec![first], Vec::new());
+        let (mut terms, mut places) = (Vec::new(), Vec::new());
         loop {
+            terms.push(if level == 0 { self.terms(1)? } else { self.relation()? });
             let at = self.peek().at;
             if !self.takes(OPERATORS[level][0]) {
                 return Ok(balanced(operator, &mut terms.into_iter(), &places));
             }
             places.push(at);
-            terms.push(self.operators(level + 1)?);
+        }
+    }
+
+    /// Comparisons, and what is calculated between them.
+    fn relation(&mut self) -> Parsed {
+        let before = self.depths;
+        self.enter(Rule::Relation)?;
+        self.enter(Rule::Calculation)?;
+        let whole = self.binary(COMPARISON)?;
+        self.depths = before;
+        Ok(whole)
+    }
+
+    /// A chain of operators of `level` and of those that bind tighter. Each is one more of its rule, and so is what stands to its
+    /// right.
+    fn binary(&mut self, level: usize) -> Parsed {
+        let begun = self.depths;
+        let mut left = self.unary()?;
+        loop {
+            let at = self.peek().at;
+            let mark = self.peek();
+            let found = (level..OPERATORS.len()).find_map(|l| Some((l, *OPERATORS[l].iter().find(|m| mark.is(m))?)));
+            let Some((at_level, mark)) = found else { return Ok(left) };
+            self.next += 1;
+            let compares = at_level == COMPARISON;
+            let rule = if compares { Rule::Relation } else { Rule::Calculation };
+            self.enter(rule)?;
+            if compares {
+                // What was calculated before is over.
+                self.depths[Rule::Calculation as usize] = begun[Rule::Calculation as usize] - 1;
+            }
+            let before = self.depths;
+            self.enter(rule)?;
+            if compares {
+                self.enter(Rule::Calculation)?;
+            }
+            let right = self.binary(at_level + 1)?;
+            self.depths = before;
+            let operator = Operator::of(mark).expect("the marks above are operators");
+            left = Expression::Operator { operator, operands: vec![left, right], at };
         }
     }
 
@@ -146,14 +213,18 @@ impl Parser {
         while self.takes(mark) {
             times += 1;
         }
+        let before = self.depths;
+        self.enter(Rule::Member)?;
         // One minus belongs to a number: the digits of the least integer alone are too large.
-        if mark == "-" && times == 1 && matches!(self.peek().kind, Kind::Int | Kind::Float) {
+        let (operand, times) = if mark == "-" && times == 1 && matches!(self.peek().kind, Kind::Int | Kind::Float) {
             let t = self.take();
             let value = literal::negative(&Token { at, ..t })?;
-            return self.members(Expression::Literal { value, at });
-        }
-        let operand = self.primary()?;
+            (Expression::Literal { value, at }, 0)
+        } else {
+            (self.primary()?, times)
+        };
         let operand = self.members(operand)?;
+        self.depths = before;
         Ok(prefixed(operator, times, operand, at))
     }
 
@@ -161,6 +232,9 @@ impl Parser {
     fn members(&mut self, mut operand: Expression) -> Parsed {
         loop {
             let at = self.peek().at;
+            if matches!(self.peek().text.as_str(), "." | "[") {
+                self.enter(Rule::Member)?;
+            }
             operand = if self.takes(".") {
                 self.member(operand, at)?
             } else if self.takes("[") {

@@ -18,6 +18,9 @@ enum Step {
     },
 }
 
+/// Conditions inside of conditions are nothing that anybody writes.
+const MAX_NESTING: usize = 8;
+
 /// A path such as `.status.conditions[?(@.type=="Ready")].status`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JsonPath(Vec<Step>);
@@ -25,7 +28,7 @@ pub struct JsonPath(Vec<Step>);
 impl JsonPath {
     /// `None`: it is no such path.
     pub fn parse(text: &str) -> Option<Self> {
-        steps(text).map(JsonPath)
+        steps(text, MAX_NESTING).map(JsonPath)
     }
 
     /// All values at the path; what is missing is left out.
@@ -57,13 +60,14 @@ impl Step {
     }
 }
 
-fn steps(text: &str) -> Option<Vec<Step>> {
+/// `nesting`: so many conditions may still be inside of each other.
+fn steps(text: &str, nesting: usize) -> Option<Vec<Step>> {
     let mut all = Vec::new();
     let mut rest = text.trim();
     while !rest.is_empty() {
         if let Some(inside) = rest.strip_prefix('[') {
             let end = closing(inside)?;
-            all.push(bracket(inside[..end].trim())?);
+            all.push(bracket(inside[..end].trim(), nesting)?);
             rest = &inside[end + 1..];
             continue;
         }
@@ -119,7 +123,7 @@ fn unquoted(text: &str) -> Option<&str> {
     strip('\'').or_else(|| strip('"'))
 }
 
-fn bracket(inside: &str) -> Option<Step> {
+fn bracket(inside: &str, nesting: usize) -> Option<Step> {
     if inside == "*" {
         return Some(Step::All);
     }
@@ -129,7 +133,7 @@ fn bracket(inside: &str) -> Option<Step> {
     if let Some(condition) = inside.strip_prefix("?(").and_then(|c| c.strip_suffix(')')) {
         let equal = condition.contains("==");
         let (left, right) = condition.split_once(if equal { "==" } else { "!=" })?;
-        let path = steps(left.trim().strip_prefix('@')?)?;
+        let path = steps(left.trim().strip_prefix('@')?, nesting.checked_sub(1)?)?;
         let right = right.trim();
         let value = match unquoted(right) {
             Some(text) => Value::from(text),
@@ -174,8 +178,9 @@ mod tests {
             let found = JsonPath::parse(path).map(|p| json!(p.find(&object)));
             assert_eq!(found, Some(want), "{path}");
         }
-        for bad in ["spec", ".spec[", ".spec..a", ".spec[?(@.a)]", ".spec[x]"] {
-            assert_eq!(JsonPath::parse(bad), None, "{bad}");
+        let deep = format!(".a{}1{}", "[?(@".repeat(100_000), "==1)]".repeat(100_000));
+        for bad in ["spec", ".spec[", ".spec..a", ".spec[?(@.a)]", ".spec[x]", &deep] {
+            assert!(JsonPath::parse(bad).is_none(), "{}", &bad[..bad.len().min(80)]);
         }
     }
 

@@ -233,7 +233,7 @@ impl<'s> Decoder<'s> {
             _ => literal.parse::<f64>().is_ok_and(f64::is_finite),
         };
         if fits || self.lenient {
-            return Ok(Some(number(literal)));
+            return number(literal).map(Some);
         }
         self.save(&format!("number {literal}"), node, named);
         Ok(None)

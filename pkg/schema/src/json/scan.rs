@@ -319,7 +319,7 @@ impl<'a> Scanner<'a> {
         Ok(match self.token()? {
             Token::Null | Token::Bool => self.literal()?.map_or(Value::Null, Value::Bool),
             Token::String => Value::String(self.string()?.into_owned()),
-            Token::Number => number(self.number()?),
+            Token::Number => number(self.number()?)?,
             Token::Array => {
                 let mut items = Vec::new();
                 self.array::<Syntax>(&mut |s, _| {
@@ -352,16 +352,17 @@ impl<'a> Scanner<'a> {
 }
 
 /// A number as `sigs.k8s.io/json` reads it into an untyped place: an integer where the literal is one, else a double.
-pub(super) fn number(literal: &str) -> Value {
+pub(super) fn number(literal: &str) -> Result<Value, Syntax> {
     if let Ok(i) = literal.parse::<i64>() {
-        return Value::from(i);
+        return Ok(Value::from(i));
     }
     let float = literal.parse::<f64>().unwrap_or(0.0);
     // `1e3` is a whole number for every reader: show it as one.
     if !literal.contains('.') && float.fract() == 0.0 && float.abs() < 9e15 {
-        return Value::from(float as i64);
+        return Ok(Value::from(float as i64));
     }
-    Number::from_f64(float).map_or(Value::Null, Value::Number)
+    let too_large = || format!("json: cannot unmarshal number {literal} into Go value of type float64");
+    Number::from_f64(float).map(Value::Number).ok_or_else(too_large)
 }
 
 #[cfg(test)]
@@ -397,6 +398,7 @@ mod tests {
             ("1.x", "invalid character 'x' after decimal point in numeric literal"),
             ("1ex", "invalid character 'x' in exponent of numeric literal"),
             ("01", "invalid character '1' after top-level value"),
+            ("[-1e400]", "json: cannot unmarshal number -1e400 into Go value of type float64"),
         ] {
             assert_eq!(read(text).unwrap_err(), want, "{text}");
         }

@@ -1,11 +1,16 @@
 //! JSON patch (RFC 6902) as `evanphx/json-patch` v4 applies it: indices may be negative, and `replace` of a key that an
 //! object lacks adds it.
+//!
+//! Invariant: a value never becomes deeper than what can be read, and all copies together have at most [`MAX_COPIED`] bytes.
 
 use super::PatchError;
+use crate::json::{self, MAX_DEPTH};
 use serde_json::{Map, Value};
 
 /// A server takes at most this many operations in one patch.
 pub const MAX_OPERATIONS: usize = 10_000;
+/// Copies of one patch may make a value larger by so many bytes.
+pub const MAX_COPIED: usize = 3 << 20;
 
 const MISSING: &str = "missing value";
 const TEST_FAILED: &str = "test failed";
@@ -34,21 +39,73 @@ pub fn json_patch(original: &Value, patch: &Value) -> Result<Value, PatchError> 
         return Err(malformed(bad, "Operation"));
     }
     let mut doc = original.clone();
+    let mut growth = Growth { depth: depth(original), copied: 0 };
     let empty = Map::new();
     for operation in operations {
-        apply(&mut doc, operation.as_object().unwrap_or(&empty)).map_err(PatchError::Unprocessable)?;
+        apply(&mut doc, operation.as_object().unwrap_or(&empty), &mut growth).map_err(PatchError::Unprocessable)?;
     }
     Ok(doc)
 }
 
-fn apply(doc: &mut Value, op: &Map<String, Value>) -> Result<(), Failure> {
+/// How large a patch has made a value.
+struct Growth {
+    /// At least as deep as it is.
+    depth: usize,
+    copied: usize,
+}
+
+impl Growth {
+    /// Before a value is put at a path.
+    fn deeper(&mut self, doc: &Value, path: &str, value: &Value) -> Result<(), Failure> {
+        let by = steps(path) + depth(value);
+        if self.depth.max(by) > MAX_DEPTH {
+            self.depth = depth(doc);
+        }
+        self.depth = self.depth.max(by);
+        if self.depth > MAX_DEPTH { Err("exceeded max depth".to_owned()) } else { Ok(()) }
+    }
+
+    /// As [`Self::deeper`], of a value that was taken from another path: it is looked at only if it may be too deep.
+    fn moved(&mut self, doc: &Value, [from, to]: [&str; 2], value: &Value) -> Result<(), Failure> {
+        let by = steps(to) + self.depth.saturating_sub(steps(from));
+        if self.depth.max(by) > MAX_DEPTH {
+            return self.deeper(doc, to, value);
+        }
+        self.depth = self.depth.max(by);
+        Ok(())
+    }
+
+    fn copies(&mut self, value: &Value) -> Result<(), Failure> {
+        self.copied += json::encode(value).len();
+        if self.copied <= MAX_COPIED {
+            return Ok(());
+        }
+        let m = format!("the accumulated size increase of copy is {}, exceeding the limit {MAX_COPIED}", self.copied);
+        Err(format!("Unable to complete the copy, {m}"))
+    }
+}
+
+fn steps(path: &str) -> usize {
+    path.bytes().filter(|c| *c == b'/').count()
+}
+
+/// How deep lists and objects lie in each other.
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+fn apply(doc: &mut Value, op: &Map<String, Value>, growth: &mut Growth) -> Result<(), Failure> {
     match op.get("op").and_then(Value::as_str) {
-        Some("add") => add(doc, op),
+        Some("add") => add(doc, op, growth),
         Some("remove") => remove(doc, op),
-        Some("replace") => replace(doc, op),
-        Some("move") => relocate(doc, op),
+        Some("replace") => replace(doc, op, growth),
+        Some("move") => relocate(doc, op, growth),
         Some("test") => test(doc, op),
-        Some("copy") => copy(doc, op),
+        Some("copy") => copy(doc, op, growth),
         Some(other) => Err(format!("Unexpected kind: {other}")),
         None => Err("Unexpected kind: unknown".to_owned()),
     }
@@ -103,10 +160,10 @@ fn existing(items: &[Value], key: &str) -> Result<usize, Failure> {
 }
 
 /// The value at a step; `None` where an object lacks the key.
-fn get(container: &Value, key: &str) -> Result<Option<Value>, Failure> {
+fn get<'v>(container: &'v Value, key: &str) -> Result<Option<&'v Value>, Failure> {
     match container {
-        Value::Array(items) => existing(items, key).map(|i| items.get(i).cloned()),
-        other => Ok(other.get(key).cloned()),
+        Value::Array(items) => existing(items, key).map(|i| items.get(i)),
+        other => Ok(other.get(key)),
     }
 }
 
@@ -124,38 +181,40 @@ fn insert(container: &mut Value, key: String, value: Value) -> Result<(), Failur
     Ok(())
 }
 
-fn take(container: &mut Value, key: &str) -> Result<(), Failure> {
+fn take(container: &mut Value, key: &str) -> Result<Value, Failure> {
     match container {
         Value::Object(map) => {
-            map.remove(key).map(drop).ok_or_else(|| format!("Unable to remove nonexistent key: {key}: {MISSING}"))
+            map.remove(key).ok_or_else(|| format!("Unable to remove nonexistent key: {key}: {MISSING}"))
         }
-        Value::Array(items) => existing(items, key).map(|i| drop(items.remove(i))),
-        _ => Ok(()),
+        Value::Array(items) => existing(items, key).map(|i| items.remove(i)),
+        _ => Ok(Value::Null),
     }
 }
 
-fn value(op: &Map<String, Value>) -> Value {
-    op.get("value").cloned().unwrap_or(Value::Null)
+fn value(op: &Map<String, Value>) -> &Value {
+    op.get("value").unwrap_or(&Value::Null)
 }
 
-fn add(doc: &mut Value, op: &Map<String, Value>) -> Result<(), Failure> {
+fn add(doc: &mut Value, op: &Map<String, Value>, growth: &mut Growth) -> Result<(), Failure> {
     let path = path(op).ok_or_else(|| format!("add operation failed to decode path: {MISSING}"))?;
+    growth.deeper(doc, path, value(op))?;
     let missing = || format!("add operation does not apply: doc is missing path: \"{path}\": {MISSING}");
     let (container, key) = find(doc, path).ok_or_else(missing)?;
-    insert(container, key, value(op)).map_err(|e| format!("error in add for path: '{path}': {e}"))
+    insert(container, key, value(op).clone()).map_err(|e| format!("error in add for path: '{path}': {e}"))
 }
 
 fn remove(doc: &mut Value, op: &Map<String, Value>) -> Result<(), Failure> {
     let path = path(op).ok_or_else(|| format!("remove operation failed to decode path: {MISSING}"))?;
     let missing = || format!("remove operation does not apply: doc is missing path: \"{path}\": {MISSING}");
     let (container, key) = find(doc, path).ok_or_else(missing)?;
-    take(container, &key).map_err(|e| format!("error in remove for path: '{path}': {e}"))
+    take(container, &key).map(drop).map_err(|e| format!("error in remove for path: '{path}': {e}"))
 }
 
-fn replace(doc: &mut Value, op: &Map<String, Value>) -> Result<(), Failure> {
+fn replace(doc: &mut Value, op: &Map<String, Value>, growth: &mut Growth) -> Result<(), Failure> {
     let path = path(op).ok_or_else(|| no_path("replace"))?;
+    growth.deeper(doc, path, value(op))?;
     if path.is_empty() {
-        let new = value(op);
+        let new = value(op).clone();
         if !new.is_object() && !new.is_array() {
             return Err("replace operation value must be object or array: %!w(<nil>)".to_owned());
         }
@@ -167,49 +226,52 @@ fn replace(doc: &mut Value, op: &Map<String, Value>) -> Result<(), Failure> {
     match container {
         Value::Array(items) => {
             let at = existing(items, &key).map_err(|_| missing("key"))?;
-            items[at] = value(op);
+            items[at] = value(op).clone();
         }
-        Value::Object(map) => drop(map.insert(key, value(op))),
+        Value::Object(map) => drop(map.insert(key, value(op).clone())),
         _ => {}
     }
     Ok(())
 }
 
-fn relocate(doc: &mut Value, op: &Map<String, Value>) -> Result<(), Failure> {
+fn relocate(doc: &mut Value, op: &Map<String, Value>, growth: &mut Growth) -> Result<(), Failure> {
     let from = from(op)?;
     let missing = || format!("move operation does not apply: doc is missing from path: {from}: {MISSING}");
     let (container, key) = find(doc, from).ok_or_else(missing)?;
     let context = |key: &str, e: Failure| format!("error in move for path: '{key}': {e}");
-    let moved = get(container, &key).map_err(|e| context(&key, e))?;
-    take(container, &key).map_err(|e| context(&key, e))?;
+    let moved = take(container, &key).map_err(|e| context(&key, e))?;
     let path = path(op).ok_or_else(|| no_path("move"))?;
+    growth.moved(doc, [from, path], &moved)?;
     let missing = || format!("move operation does not apply: doc is missing destination path: {path}: {MISSING}");
     let (container, key) = find(doc, path).ok_or_else(missing)?;
-    insert(container, key, moved.unwrap_or(Value::Null)).map_err(|e| context(path, e))
+    insert(container, key, moved).map_err(|e| context(path, e))
 }
 
-fn copy(doc: &mut Value, op: &Map<String, Value>) -> Result<(), Failure> {
+fn copy(doc: &mut Value, op: &Map<String, Value>, growth: &mut Growth) -> Result<(), Failure> {
     let from = from(op).map_err(|e| e.replacen("move", "copy", 1))?;
     let missing = || format!("copy operation does not apply: doc is missing from path: {from}: {MISSING}");
     let (container, key) = find(doc, from).ok_or_else(missing)?;
     let copied = get(container, &key).map_err(|e| format!("error in copy for from: '{from}': {e}"))?;
+    let copied = copied.cloned().unwrap_or(Value::Null);
     let path = path(op).ok_or_else(|| format!("copy operation failed to decode path: {MISSING}"))?;
     let missing = || format!("copy operation does not apply: doc is missing destination path: {path}: {MISSING}");
+    find(doc, path).ok_or_else(missing)?;
+    growth.copies(&copied)?;
+    growth.deeper(doc, path, &copied)?;
     let (container, key) = find(doc, path).ok_or_else(missing)?;
-    insert(container, key, copied.unwrap_or(Value::Null))
-        .map_err(|e| format!("error while adding value during copy: {e}"))
+    insert(container, key, copied).map_err(|e| format!("error while adding value during copy: {e}"))
 }
 
 fn test(doc: &mut Value, op: &Map<String, Value>) -> Result<(), Failure> {
     let path = path(op).ok_or_else(|| no_path("test"))?;
     let failed = || format!("testing value {path} failed: {TEST_FAILED}");
     if path.is_empty() {
-        return if *doc == value(op) { Ok(()) } else { Err(failed()) };
+        return if doc == value(op) { Ok(()) } else { Err(failed()) };
     }
     let missing = || format!("test operation does not apply: is missing path: {path}: {MISSING}");
     let (container, key) = find(doc, path).ok_or_else(missing)?;
     let found = get(container, &key).map_err(|e| format!("error in test for path: '{path}': {e}"))?;
-    if found.unwrap_or(Value::Null) == value(op) { Ok(()) } else { Err(failed()) }
+    if found.unwrap_or(&Value::Null) == value(op) { Ok(()) } else { Err(failed()) }
 }
 
 #[cfg(test)]
@@ -248,6 +310,38 @@ mod tests {
         ] {
             assert_eq!(json_patch(&doc, &patch).unwrap(), want, "{patch}");
         }
+    }
+
+    /// Each copies all there is into itself, or wraps it.
+    #[test]
+    fn patches_that_grow_without_end_end() {
+        let copies: Vec<Value> =
+            (0..200).map(|i| json!({"op": "copy", "from": "/a", "path": format!("/a/c{i}")})).collect();
+        let doc = json!({"a": {"text": "x".repeat(1000)}});
+        let e = json_patch(&doc, &json!(copies)).unwrap_err().to_string();
+        assert!(e.starts_with("Unable to complete the copy, the accumulated size increase of copy is "), "{e}");
+        assert!(e.ends_with(", exceeding the limit 3145728"), "{e}");
+
+        let wraps: Vec<Value> = (0..1000)
+            .flat_map(|_| {
+                [
+                    json!({"op": "add", "path": "/b", "value": {}}),
+                    json!({"op": "move", "from": "/a", "path": "/b/a"}),
+                    json!({"op": "move", "from": "/b", "path": "/a"}),
+                ]
+            })
+            .collect();
+        assert_eq!(json_patch(&doc, &json!(wraps)).unwrap_err().to_string(), "exceeded max depth");
+        let swings: Vec<Value> = (0..1000)
+            .flat_map(|_| {
+                [
+                    json!({"op": "move", "from": "/a/t", "path": "/t"}),
+                    json!({"op": "move", "from": "/t", "path": "/a/t"}),
+                ]
+            })
+            .collect();
+        let doc = json!({"a": {"t": [[1]]}});
+        assert_eq!(json_patch(&doc, &json!(swings)).unwrap(), doc);
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod order;
 mod strategic;
 mod text;
 
-pub use json_patch::{MAX_OPERATIONS, json_patch};
+pub use json_patch::{MAX_COPIED, MAX_OPERATIONS, json_patch};
 pub use merge::merge_patch;
 pub use strategic::{go_value, strategic_merge};
 pub use text::{Opened, patched_text};

@@ -1,7 +1,7 @@
 //! The JSON of a patched object, byte for byte as upstream's patch library leaves it: objects that the patch looked into are
 //! maps with sorted keys, everything else still stands in the order of the Go structs. Clients see it in errors.
 
-use crate::json::html_escaped;
+use crate::json::{MAX_DEPTH, html_escaped};
 use crate::types::{Node, Object};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -16,7 +16,9 @@ impl Opened {
         let mut root = Opened::default();
         for operation in patch.as_array().into_iter().flatten() {
             for pointer in ["path", "from"].iter().filter_map(|key| operation[key].as_str()) {
-                let steps: Vec<String> = pointer.split('/').map(|s| s.replace("~1", "/").replace("~0", "~")).collect();
+                // A pointer that is of no use to its operation may be as long as it likes.
+                let steps = pointer.split('/').take(MAX_DEPTH).map(|s| s.replace("~1", "/").replace("~0", "~"));
+                let steps: Vec<String> = steps.collect();
                 let parents = steps.get(1..steps.len().saturating_sub(1)).unwrap_or_default();
                 let mut at = &mut root;
                 for step in parents {
@@ -113,6 +115,16 @@ mod tests {
     use crate::patch::{json_patch, merge_patch};
     use isopod_api::Gvk;
     use serde_json::json;
+
+    /// An operation that does not look at its pointer works with any.
+    #[test]
+    fn pointers_are_followed_as_deep_as_objects_can_be() {
+        let from = "/a".repeat(1_000_000);
+        let patch = json!([{"op": "add", "path": "/metadata", "value": {}, "from": from}]);
+        let patched = json_patch(&json!({}), &patch).expect("applies");
+        let schema = crate::facts::builtin().object_of(&Gvk::new("", "v1", "Service")).expect("built in");
+        assert_eq!(patched_text(&patched, &schema, &Opened::by_operations(&patch)), r#"{"metadata":{}}"#);
+    }
 
     #[test]
     fn only_what_a_patch_opens_is_sorted() {

@@ -8,6 +8,7 @@ use crate::scalar;
 use crate::types::{Field, Map as MapType, Node, Object};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use isopod_api::quantity::Quantity;
 use jiff::Timestamp;
 use serde_json::{Map, Number, Value};
 
@@ -222,7 +223,11 @@ fn scalar_message(bytes: &[u8], node: &Node) -> Result<Value, ProtoError> {
         }
     }
     Ok(match node {
-        Node::Quantity => Value::String(string.unwrap_or_else(|| "0".to_owned())),
+        // What is written is parsed, what is not there is zero.
+        Node::Quantity => match string {
+            Some(text) => Value::String(Quantity::parse(&text)?.to_string()),
+            None => Value::String("0".to_owned()),
+        },
         Node::IntOrString if numbers[1] == 1 => Value::String(string.unwrap_or_default()),
         Node::IntOrString => Value::from(numbers[2] as i32),
         Node::Duration => Value::String(scalar::duration_text(numbers[1])),

@@ -33,6 +33,8 @@ pub enum ProtoError {
     WrongWireType { wire_type: u8, field: String },
     #[error("proto: exceeded max depth")]
     TooDeep,
+    #[error(transparent)]
+    Quantity(#[from] isopod_api::quantity::QuantityError),
     #[error("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")]
     NoPrefix,
     #[error("no kind \"{kind}\" is registered for version \"{api_version}\"")]

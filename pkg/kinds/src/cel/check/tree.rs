@@ -67,6 +67,9 @@ pub struct Fold {
     pub result: Id,
 }
 
+/// More nodes than any text needs whose macros do not copy what they are called on again and again (`optMap`).
+const MAX_NODES: usize = 400_000;
+
 /// The name that no expression can write, for what macros gather.
 pub const RESULT: &str = "@result";
 
@@ -176,9 +179,16 @@ impl Tree {
         }
     }
 
-    /// The same once more, as nodes of their own.
+    /// The same once more, as nodes of their own. Where that is too much it is a fault.
     pub fn copy(&mut self, id: Id) -> Id {
         let Node { at, what } = self.nodes[id].clone();
+        if self.nodes.len() >= MAX_NODES {
+            if self.faults.is_empty() {
+                self.faults
+                    .push(Fault { at, message: "the expression is too large once its macros are expanded".into() });
+            }
+            return self.add(at, What::Faulty);
+        }
         let copied = match what {
             What::Select { of, field, test } => What::Select { of: self.copy(of), field, test },
             What::Call { target, function, arguments } => What::Call {

@@ -7,12 +7,18 @@ use crate::cel::value::Val;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+/// cel-go's limit.
+const MAX_RANGE: i64 = 1_000_000;
+
 pub fn call(name: &str, arguments: &[Val]) -> Found {
     match (name, arguments) {
         ("lists.range", [Val::Int(n)]) if *n < 0 => {
             Some(Err(format!("lists.range: size must be non-negative, got {n}")))
         }
-        ("lists.range", [Val::Int(n)]) => Some(Ok(Val::list((0..(*n).max(0)).map(Val::Int).collect()))),
+        ("lists.range", [Val::Int(n)]) if *n > MAX_RANGE => {
+            Some(Err(format!("lists.range: size {n} exceeds maximum allowed ({MAX_RANGE})")))
+        }
+        ("lists.range", [Val::Int(n)]) => Some(Ok(Val::list((0..*n).map(Val::Int).collect()))),
         ("optional.unwrap", [Val::List(items)]) => Some(unwrap(items)),
         ("sets.contains", [Val::List(a), Val::List(b)]) => Some(Ok(Val::Bool(contains(a, b)))),
         ("sets.equivalent", [Val::List(a), Val::List(b)]) => Some(Ok(Val::Bool(contains(a, b) && contains(b, a)))),
@@ -112,16 +118,28 @@ fn join(items: &[Val], by: &str) -> Result {
             _ => None,
         })
         .collect();
-    texts.map(|t| Val::text(t.join(by))).ok_or_else(|| "no such overload".into())
+    let texts = texts.ok_or("no such overload")?;
+    let size = texts.iter().map(|t| t.len()).sum::<usize>().saturating_add(texts.len().saturating_mul(by.len()));
+    super::text::within_limit(size)?;
+    Ok(Val::text(texts.join(by)))
 }
 
 fn sort(items: &[Val]) -> Result {
-    if items.windows(2).any(|w| w[0].order(&w[1]).is_none()) {
-        return Err("list elements must have the same type".into());
-    }
+    orderly(items.iter())?;
     let mut sorted = items.to_vec();
     sorted.sort_by(|a, b| a.order(b).unwrap_or(Ordering::Equal));
     Ok(Val::list(sorted))
+}
+
+/// Whether values have an order among them.
+pub(in crate::cel) fn orderly<'v>(values: impl Iterator<Item = &'v Val> + Clone) -> Result<()> {
+    let first = values.clone().next();
+    if values.clone().any(|v| first.is_some_and(|f| f.type_name() != v.type_name())) {
+        return Err("list elements must have the same type".into());
+    }
+    // What is no number has no place.
+    let comparable = values.clone().all(|v| v.order(v).is_some());
+    if comparable { Ok(()) } else { Err("list elements must be comparable".into()) }
 }
 
 fn slice(items: &[Val], from: i64, to: i64) -> Result {

@@ -11,6 +11,7 @@ mod time;
 use super::eval::Result;
 use super::value::Val;
 use base64::Engine;
+pub(super) use lists::orderly;
 pub(super) use operators::operate;
 pub(super) use text::is_regex;
 
@@ -114,8 +115,40 @@ fn length(value: &Val) -> u64 {
 }
 
 /// A tenth of what is looked at, as cel-go counts texts.
-fn walked(value: &Val) -> u64 {
-    length(value).div_ceil(10)
+pub(super) fn walked(value: &Val) -> u64 {
+    let looked_at = match value {
+        Val::List(_) | Val::Unordered(_) | Val::Map(_) | Val::Message(..) | Val::Optional(Some(_)) => weight(value),
+        scalar => length(scalar),
+    };
+    looked_at.div_ceil(10)
+}
+
+/// All values inside of a value. Those that it holds twice count twice: a few small lists of lists of the same list can be
+/// more than anybody could look at, and so much is as good as any more.
+fn weight(value: &Val) -> u64 {
+    const MOST: u64 = 100_000_000;
+    fn add(value: &Val, sum: &mut u64) {
+        *sum += 1;
+        let mut all = |items: &mut dyn Iterator<Item = &Val>| {
+            for item in items {
+                if *sum >= MOST {
+                    return;
+                }
+                add(item, sum);
+            }
+        };
+        match value {
+            Val::List(items) => all(&mut items.iter()),
+            Val::Unordered(list) => all(&mut list.items.iter()),
+            Val::Map(map) => all(&mut map.values()),
+            Val::Message(_, fields) => all(&mut fields.values()),
+            Val::Optional(Some(inner)) => all(&mut std::iter::once(&**inner)),
+            scalar => *sum += length(scalar) / 100,
+        }
+    }
+    let mut sum = 0;
+    add(value, &mut sum);
+    sum
 }
 
 /// What a call costs, beyond its arguments.
@@ -134,6 +167,10 @@ pub(super) fn cost(name: &str, target: Option<&Val>, arguments: &[Val]) -> u64 {
         "sum" | "min" | "max" | "isSorted" | "indexOf" | "lastIndexOf" | "sort" | "reverse" | "flatten" => {
             1 + target.map_or(0, length)
         }
+        "lists.range" => match arguments {
+            [Val::Int(n)] => u64::try_from(*n).unwrap_or(0).max(1),
+            _ => 1,
+        },
         "size" | "type" | "dyn" => 1,
         _ => 1 + all.map(walked).sum::<u64>(),
     }
@@ -148,6 +185,8 @@ pub(super) fn operator_cost(operator: super::ast::Operator, operands: &[Val]) ->
             walked(a).min(walked(b)).max(1)
         }
         (Operator::Add, [a @ (Val::Text(_) | Val::Bytes(_)), b]) => walked(a) + walked(b),
+        // Upstream joins lists when their elements are asked for; here they are copied.
+        (Operator::Add, [a @ (Val::List(_) | Val::Unordered(_)), b]) => (length(a) + length(b)).div_ceil(10).max(1),
         _ => 1,
     }
 }

@@ -22,7 +22,9 @@ fn one(operator: Operator, a: &Val) -> Result {
         (Operator::Not, Val::Bool(b)) => Ok(Val::Bool(!b)),
         (Operator::Negate, Val::Int(i)) => i.checked_neg().map(Val::Int).ok_or_else(|| "integer overflow".into()),
         (Operator::Negate, Val::Double(d)) => Ok(Val::Double(-d)),
-        (Operator::Negate, Val::Duration(d)) => Ok(Val::Duration(-*d)),
+        (Operator::Negate, Val::Duration(d)) => {
+            d.checked_neg().map(Val::Duration).ok_or_else(|| "duration overflow".into())
+        }
         _ => no_overload(),
     }
 }

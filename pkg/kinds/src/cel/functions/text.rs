@@ -1,9 +1,18 @@
 //! Strings: the standard functions and cel-go's `ext/strings.go`. Places in a string are counted in characters.
 
 use super::Found;
-use crate::cel::eval::Result;
+use crate::cel::eval::{Result, TOO_EXPENSIVE};
 use crate::cel::value::{Key, Val};
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
+
+/// The longest text that an expression may make: ten times what a request can bring.
+const MAX_TEXT: usize = 30 << 20;
+/// More digits than a double has; the standard library has room for so many.
+const MAX_PRECISION: usize = u16::MAX as usize;
+/// So many patterns are kept compiled for each thread.
+const PATTERNS: usize = 64;
 
 pub fn call(name: &str, arguments: &[Val]) -> Found {
     match (name, arguments) {
@@ -83,11 +92,10 @@ pub fn method(name: &str, text: &Arc<str>, arguments: &[Val]) -> Found {
         ("lastIndexOf", [Val::Text(part), Val::Int(to)]) => {
             Some(offset(text, *to).map(|to| Val::Int(last_index_of(text, part, to))))
         }
-        ("replace", [Val::Text(from), Val::Text(to)]) => some(Val::text(text.replace(&**from, to))),
-        ("replace", [Val::Text(from), Val::Text(to), Val::Int(n)]) => some(Val::text(match usize::try_from(*n) {
-            Ok(n) => text.replacen(&**from, to, n),
-            Err(_) => text.replace(&**from, to),
-        })),
+        ("replace", [Val::Text(from), Val::Text(to)]) => Some(replaced(text, from, to, usize::MAX)),
+        ("replace", [Val::Text(from), Val::Text(to), Val::Int(n)]) => {
+            Some(replaced(text, from, to, usize::try_from(*n).unwrap_or(usize::MAX)))
+        }
         ("split", [Val::Text(by)]) => some(split(text, by, -1)),
         ("split", [Val::Text(by), Val::Int(n)]) => some(split(text, by, *n)),
         ("format", [Val::List(values)]) => Some(format(text, values).map(Val::text)),
@@ -100,9 +108,35 @@ pub fn is_regex(pattern: &str) -> bool {
     regex(pattern).is_ok()
 }
 
-/// Go's regular expressions are RE2's, as this crate's are.
+thread_local! {
+    static COMPILED: RefCell<HashMap<String, regex::Regex>> = RefCell::default();
+}
+
+/// Go's regular expressions are RE2's, as this crate's are. A rule asks for the same one for each element of a list.
 fn regex(pattern: &str) -> Result<regex::Regex> {
-    regex::Regex::new(pattern).map_err(|e| format!("error parsing regexp: {e}"))
+    if let Some(known) = COMPILED.with_borrow(|all| all.get(pattern).cloned()) {
+        return Ok(known);
+    }
+    let made = regex::Regex::new(pattern).map_err(|e| format!("error parsing regexp: {e}"))?;
+    COMPILED.with_borrow_mut(|all| {
+        if all.len() >= PATTERNS {
+            all.clear();
+        }
+        all.insert(pattern.to_owned(), made.clone());
+    });
+    Ok(made)
+}
+
+/// Whether a text of this size may be made.
+pub fn within_limit(size: usize) -> Result<()> {
+    if size <= MAX_TEXT { Ok(()) } else { Err(TOO_EXPENSIVE.to_owned()) }
+}
+
+/// The first `most` occurrences of `from` replaced.
+fn replaced(text: &str, from: &str, to: &str, most: usize) -> Result {
+    let found = text.matches(from).take(most).count();
+    within_limit(text.len().saturating_add(found.saturating_mul(to.len())))?;
+    Ok(Val::text(text.replacen(from, to, most)))
 }
 
 fn find_all(text: &str, pattern: &str, most: usize) -> Result {
@@ -189,14 +223,19 @@ fn format(text: &str, values: &[Val]) -> Result<String> {
             while let Some(d) = chars.next_if(char::is_ascii_digit) {
                 digits.push(d);
             }
-            precision =
-                Some(digits.parse::<usize>().map_err(
-                    |_| "could not parse formatting clause: unable to convert precision specifier to integer",
-                )?);
+            let number = digits
+                .parse::<usize>()
+                .map_err(|_| "could not parse formatting clause: unable to convert precision specifier to integer")?;
+            if number > MAX_PRECISION {
+                let m = format!("precision {number} exceeds maximum allowed precision {MAX_PRECISION}");
+                return Err(format!("could not parse formatting clause: error while parsing precision: {m}"));
+            }
+            precision = Some(number);
         }
         let verb = chars.next().ok_or("could not parse formatting clause: unexpected end of string")?;
         let value = values.next().ok_or("index 0 out of range")?;
         out.push_str(&formatted(verb, precision, value)?);
+        within_limit(out.len())?;
     }
     Ok(out)
 }

@@ -57,7 +57,9 @@ pub fn parse(text: &str) -> Option<SignedDuration> {
         if whole.is_empty() && part.is_empty() {
             return None;
         }
-        nanos += if whole.is_empty() { 0 } else { whole.parse::<i128>().ok()? } * factor;
+        // More is no duration, with any unit.
+        let whole = if whole.is_empty() { 0 } else { whole.parse::<i64>().ok()? };
+        nanos = nanos.checked_add(i128::from(whole) * factor)?;
         let mut scale = *factor;
         for digit in part.chars() {
             scale /= 10;
@@ -91,7 +93,8 @@ fn zone(arguments: &[Val]) -> Result<TimeZone, String> {
         return TimeZone::get(text).map_err(|_| format!("unknown time zone {text}"));
     };
     let wrong = || format!("unknown time zone {text}");
-    let (h, m): (i32, i32) = (hours.parse().map_err(|_| wrong())?, minutes.parse().map_err(|_| wrong())?);
+    let (h, m): (i16, i16) = (hours.parse().map_err(|_| wrong())?, minutes.parse().map_err(|_| wrong())?);
+    let (h, m) = (i32::from(h), i32::from(m));
     let seconds = h * 3600 + if hours.starts_with('-') { -m } else { m } * 60;
     Offset::from_seconds(seconds).map(TimeZone::fixed).map_err(|_| wrong())
 }
@@ -149,8 +152,10 @@ mod tests {
         ] {
             assert_eq!(parse(text).map(|d| display(&d)).as_deref(), Some(shown), "{text}");
         }
-        for bad in ["", "1", "h", "1x", "1h-1m", "."] {
+        let huge = "170141183460469231731687303715884105727h";
+        for bad in ["", "1", "h", "1x", "1h-1m", ".", huge, "9223372036854775807s"] {
             assert_eq!(parse(bad), None, "{bad}");
         }
+        assert!(zone(&[Val::text("2147483647:-2147483648")]).is_err() && zone(&[Val::text("32767:-32768")]).is_err());
     }
 }
