@@ -5,6 +5,7 @@ mod admin_config;
 mod args;
 mod audit_flags;
 mod auth_flags;
+mod authz_flags;
 mod backup;
 mod check;
 mod claim;
@@ -13,6 +14,7 @@ mod config;
 mod datastore;
 mod endpoint;
 mod etcd_flags;
+mod flagz;
 mod front_proxy;
 mod image;
 mod node;
@@ -43,10 +45,11 @@ fn main() -> ExitCode {
         Ok(expanded) => expanded,
         Err(e) => return fail(e.as_ref()),
     };
+    let flags = flagz::shown(&expanded);
     let cli = args::Cli::parse_from(expanded);
     isopod_pki::tls::install_provider();
     let result = match cli.command {
-        args::Command::Server(a) => run(server::run(a)),
+        args::Command::Server(a) => run(server::run(a, flags)),
         args::Command::Backup(a) => run(backup::run(a)),
         args::Command::Restore(a) => run(restore::run(a)),
         args::Command::Datastore(a) => run(datastore::run(*a, notes)),

@@ -13,16 +13,19 @@ use crate::{SHIM, node};
 use anyhow::{Context, bail};
 use isopod_pki::{ServerNames, ServerPki};
 use isopod_runtime::Registries;
+use isopod_sys::own_code;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
-pub async fn run(args: Box<ServerArgs>) -> anyhow::Result<()> {
+/// `flags`: how it was started, as `/flagz` shows it.
+pub async fn run(args: Box<ServerArgs>, flags: BTreeMap<String, String>) -> anyhow::Result<()> {
     let start = Instant::now();
     isopod_base::logging::init(&args.log_level, args.log_json)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let settings = settings(*args)?;
+    let settings = settings(*args, flags)?;
     // The datastore may not be there yet.
     let claimed = tokio::select! {
         claimed = wire::claim(&settings) => claimed?,
@@ -48,10 +51,18 @@ pub async fn run(args: Box<ServerArgs>) -> anyhow::Result<()> {
     stopped
 }
 
+/// How long after the start its last echoes are over: informers have listed, controllers have looked at everything once.
+const SETTLED: Duration = Duration::from_secs(10);
+
 /// Says what becomes true and then waits for a part that the others cannot do without to end, which is an error.
 async fn work(cluster: &Cluster, start: Instant) -> anyhow::Result<()> {
     let narrated = async {
         narrate(cluster, start).await?;
+        // A start runs through most of the program once; afterwards little of it is needed again and again.
+        tokio::time::sleep(SETTLED).await;
+        if let Err(e) = own_code::unmap_unused() {
+            tracing::debug!(error = %e, "cannot unmap the code of the start");
+        }
         std::future::pending().await
     };
     tokio::select! {
@@ -61,7 +72,7 @@ async fn work(cluster: &Cluster, start: Instant) -> anyhow::Result<()> {
 }
 
 /// Everything that is decided before anything is started.
-fn settings(args: ServerArgs) -> anyhow::Result<Settings> {
+fn settings(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::Result<Settings> {
     if !args.disable_agent && !is_root() {
         bail!("a node needs root: run it with sudo, or run only the API server with --disable-agent");
     }
@@ -84,7 +95,7 @@ fn settings(args: ServerArgs) -> anyhow::Result<Settings> {
         Registries::load(&args.private_registry).context("mend the file, or name another with --private-registry")?;
     }
     let datastore = Endpoint::parse(&args.datastore.datastore_endpoint)?;
-    Ok(Settings { args, datastore, paths, node_name, node_ip, advertise, service_ip, cluster_dns, shim: SHIM })
+    Ok(Settings { args, flags, datastore, paths, node_name, node_ip, advertise, service_ip, cluster_dns, shim: SHIM })
 }
 
 /// Loads or makes the keys and writes the kubeconfig, whose claim it returns.

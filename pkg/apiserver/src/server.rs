@@ -28,6 +28,8 @@ use hyper_util::server::conn::auto;
 use isopod_api::{Status, UserInfo};
 use isopod_base::errors::Chain;
 use isopod_store::StoreError;
+use jiff::Timestamp;
+use parking_lot::Mutex;
 use serde_json::Value;
 use std::convert::Infallible;
 use std::future::Future;
@@ -74,7 +76,10 @@ pub struct ApiServer {
     /// Writes that quotas are charged with.
     pub(crate) turns: Turns,
     pub(crate) tunnels: Arc<Tunnels>,
+    /// What [`ApiServer::bootstrap`] is to create; nobody needs it after that.
+    founding: Mutex<Vec<Value>>,
     pub(crate) bootstrapped: AtomicBool,
+    pub(crate) started: Timestamp,
     /// Ends watches and tunnels.
     pub(crate) stop: CancellationToken,
     /// `None`: it is switched off, and `in_flight` limits the requests.
@@ -86,7 +91,7 @@ pub struct ApiServer {
 impl ApiServer {
     /// Starts the caches. Requests are served from now on through [`ApiServer::service`]; [`ApiServer::bootstrap`] makes
     /// `/readyz` true.
-    pub async fn new(config: Config) -> Result<Arc<Self>, StartError> {
+    pub async fn new(mut config: Config) -> Result<Arc<Self>, StartError> {
         let service_cidr = config.service_cidr.parse().map_err(StartError::Cidr)?;
         let hub = Hub::start(config.store.clone()).await.map_err(StartError::Store)?;
         let registry = Registry::new(config.kinds.iter().cloned());
@@ -103,11 +108,13 @@ impl ApiServer {
             hub,
             admission: admission::all::all(),
             service_cidr,
-            metrics: Metrics::new(config.audit.as_ref().map(|a| a.counters.clone()).unwrap_or_default()),
+            metrics: Metrics::new(&config),
             lease: SharedLease::default(),
             turns: Turns::default(),
             tunnels: Arc::default(),
+            founding: Mutex::new(std::mem::take(&mut config.bootstrap)),
             bootstrapped: AtomicBool::new(false),
+            started: config.clock.now(),
             stop: CancellationToken::new(),
             fairness: config.priority_and_fairness.then(|| Arc::new(Fairness::new(reading + mutating))),
             in_flight: InFlight::new(reading, mutating),
@@ -124,8 +131,8 @@ impl ApiServer {
     /// Creates what a cluster needs to have: the configured objects and the `kubernetes` service.
     pub async fn bootstrap(self: &Arc<Self>) -> Result<(), Status> {
         // Namespaces first; the others wait for one commit of the store together, not each for its own.
-        let (namespaces, others): (Vec<&Value>, Vec<&Value>) =
-            self.config.bootstrap.iter().partition(|o| o["kind"] == "Namespace");
+        let founding = std::mem::take(&mut *self.founding.lock());
+        let (namespaces, others): (Vec<&Value>, Vec<&Value>) = founding.iter().partition(|o| o["kind"] == "Namespace");
         for objects in [namespaces, others] {
             let creates = futures::stream::iter(objects.into_iter().map(|o| self.bootstrap_object(o)));
             creates.buffer_unordered(64).try_collect::<()>().await?;

@@ -1,7 +1,7 @@
 //! Which resources the server has, from its discovery documents.
 
 use crate::calls::{call, call_as};
-use crate::{Error, Resource};
+use crate::{Error, Resource, decode};
 use http::Method;
 use isopod_api::GroupVersion;
 use kube::Client;
@@ -123,7 +123,7 @@ struct ResponseKind {
 
 fn aggregated(document: Value, path: &str) -> Result<(Vec<Discovered>, Vec<String>), Error> {
     let groups: Groups =
-        serde_json::from_value(document).map_err(|source| Error::Decode { what: path.to_owned(), source })?;
+        decode::from_value(&document).map_err(|source| Error::Decode { what: path.to_owned(), source })?;
     let (mut found, mut stale) = (Vec::new(), Vec::new());
     for group in groups.items {
         for version in group.versions {
