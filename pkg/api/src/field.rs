@@ -162,6 +162,10 @@ impl FieldError {
     pub fn invalid(path: &Path, value: impl Into<Value>, detail: impl Into<String>) -> Self {
         Self::new(FieldErrorType::Invalid, path, Some(show(&value.into())), detail)
     }
+    /// The value is not shown.
+    pub fn invalid_omitted(path: &Path, detail: impl Into<String>) -> Self {
+        Self::new(FieldErrorType::Invalid, path, None, detail)
+    }
     pub fn type_invalid(path: &Path, value: impl Into<Value>, detail: impl Into<String>) -> Self {
         Self::new(FieldErrorType::TypeInvalid, path, Some(show(&value.into())), detail)
     }

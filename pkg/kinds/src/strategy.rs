@@ -7,6 +7,7 @@ use crate::kind::{Ctx, Hooks};
 use crate::ownership;
 use isopod_api::{FieldError, FieldErrors, Path};
 use isopod_schema::managed::Filter;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::borrow::Cow;
 
@@ -49,6 +50,8 @@ pub struct Strategy {
     pub update: fn(&Value, &Value) -> FieldErrors,
     /// An update through `status`: new, old.
     pub update_status: fn(&Value, &Value) -> FieldErrors,
+    /// The same where it depends on the time.
+    pub update_status_at: Option<fn(Timestamp, &Value, &Value) -> FieldErrors>,
     /// An update through any other subresource: its name, new, old.
     pub update_other: fn(&str, &Value, &Value) -> FieldErrors,
     pub warnings: fn(&Value, Option<&Value>) -> Vec<String>,
@@ -88,6 +91,7 @@ pub const PLAIN: Strategy = Strategy {
     create: |_| Vec::new(),
     update: |_, _| Vec::new(),
     update_status: |_, _| Vec::new(),
+    update_status_at: None,
     update_other: |_, _, _| Vec::new(),
     warnings: |_, _| Vec::new(),
     orphaning: "",
@@ -142,7 +146,10 @@ impl Hooks for Strategy {
     fn validate_update(&self, ctx: &Ctx, new: &Value, old: &Value) -> FieldErrors {
         match ctx.subresource {
             "" | "scale" => (self.update)(new, old),
-            "status" => (self.update_status)(new, old),
+            "status" => match self.update_status_at {
+                Some(update) => update(ctx.now, new, old),
+                None => (self.update_status)(new, old),
+            },
             other => (self.update_other)(other, new, old),
         }
     }

@@ -15,6 +15,7 @@ pub mod request;
 mod server;
 pub mod signing;
 pub mod tls;
+pub mod x509;
 
 pub use ca::{CertAuthority, Identity, Leaf, Usage};
 pub use error::PkiError;

@@ -5,6 +5,7 @@
 
 use crate::access::{Access, keep, list_mut, set, unset};
 use crate::kind::Ctx;
+use crate::kinds::pod_certificates;
 use crate::metadata::immutable;
 use crate::ownership;
 use crate::strategy::{PLAIN, STATELESS, Strategy};
@@ -13,8 +14,10 @@ use crate::validation::projected::signer_name;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use isopod_api::{FieldError, FieldErrors, Path, names, time};
+use isopod_pki::signing::CertificateRequest;
+use isopod_pki::x509::{Block, Certificate, Key, blocks};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 const LEGACY_SIGNER: &str = "kubernetes.io/legacy-unknown";
 const MAX_BUNDLE: usize = 1024 * 1024;
@@ -87,6 +90,9 @@ pub fn strategy(kind: &str) -> Strategy {
             owned: ownership::status_alone,
             generation: false,
             unconditional_update: false,
+            create: pod_certificates::create,
+            update: pod_certificates::update,
+            update_status_at: Some(pod_certificates::update_status),
             ..PLAIN
         },
     }
@@ -163,15 +169,52 @@ fn stamp(ctx: &Ctx, new: &mut Value, old: &Value) {
     }
 }
 
-/// The PEM block types of a base64 field.
-fn pem_types(v: &Value) -> Vec<String> {
+/// The text of a base64 field.
+fn text(v: &Value) -> String {
     let bytes = STANDARD.decode(v.as_str().unwrap_or("")).unwrap_or_default();
-    blocks(&String::from_utf8_lossy(&bytes))
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn blocks(pem: &str) -> Vec<String> {
-    let begin = |l: &str| l.trim().strip_prefix("-----BEGIN ")?.strip_suffix("-----").map(str::to_owned);
-    pem.lines().filter_map(begin).collect()
+/// Why a request is none, or not of who has the key, as Go says it.
+fn unproven(pem: &str) -> Option<String> {
+    let Some(block) = blocks(pem).into_iter().next().filter(|b| b.label == "CERTIFICATE REQUEST") else {
+        return Some("PEM block type must be CERTIFICATE REQUEST".to_owned());
+    };
+    let Ok(request) = CertificateRequest::from_der(&block.der) else { return Some(malformed(&block.der)) };
+    request.prove().err()?;
+    let why = match Key::of(request.public_key()) {
+        Some(Key::Rsa(_)) => "crypto/rsa: verification error",
+        Some(Key::Ed25519) => "x509: Ed25519 verification failure",
+        _ => "x509: ECDSA verification failure",
+    };
+    Some(why.to_owned())
+}
+
+/// What Go's reader says first of DER that is no request.
+fn malformed(der: &[u8]) -> String {
+    let [tag, length, rest @ ..] = der else { return "asn1: syntax error: sequence truncated".to_owned() };
+    let count = usize::from(length & 0x7f);
+    let (head, content) = match (length >= &0x80, rest.get(..count)) {
+        (false, _) => (2, count),
+        (true, Some(bytes)) if count <= 4 => (2 + count, bytes.iter().fold(0, |n, b| n << 8 | usize::from(*b))),
+        _ => return "asn1: syntax error: data truncated".to_owned(),
+    };
+    if *tag != 0x30 {
+        let (class, number, compound) = (tag >> 6, tag & 0x1f, tag & 0x20 != 0);
+        let parameters = "optional:false explicit:false application:false private:false defaultValue:<nil> tag:<nil> \
+            stringType:0 timeType:0 set:false omitEmpty:false";
+        return format!(
+            "asn1: structure error: tags don't match (16 vs {{class:{class} tag:{number} length:{content} \
+             isCompound:{compound}}}) {{{parameters}}} certificateRequest @{head}"
+        );
+    }
+    let why = match der.len().checked_sub(head + content) {
+        None => "asn1: syntax error: data truncated",
+        Some(0) if content == 0 => "asn1: syntax error: sequence truncated",
+        Some(0) => "asn1: structure error: malformed certificate request",
+        Some(_) => "asn1: syntax error: trailing data",
+    };
+    why.to_owned()
 }
 
 /// A bundle of a signer has the signer's name before its own.
@@ -195,27 +238,56 @@ fn bundle_signer(bundle: &Value) -> FieldErrors {
     }
 }
 
-/// The certificates of a bundle, as far as their blocks tell.
+/// The certificates of a bundle: authorities', each once.
 fn anchors(b: &Value) -> FieldErrors {
     let p = Path::new("spec").child("trustBundle");
-    let text = b.text("spec.trustBundle");
-    if text.len() > MAX_BUNDLE {
+    let pem = b.text("spec.trustBundle");
+    if pem.len() > MAX_BUNDLE {
         return vec![FieldError::too_long(&p, MAX_BUNDLE)];
     }
-    let all = blocks(text);
-    if all.is_empty() {
-        return vec![FieldError::invalid(&p, OMITTED, "at least one trust anchor must be provided")];
+    let all = blocks(pem);
+    let wrong = |why: String| FieldError::invalid(&p, OMITTED, why);
+    let odd = all.iter().enumerate().filter_map(|(i, block)| Some(wrong(format!("entry {i} {}", no_anchor(block)?))));
+    let errs: FieldErrors = odd.collect();
+    if !errs.is_empty() {
+        return errs;
     }
-    let odd = all.iter().enumerate().filter(|(_, kind)| *kind != "CERTIFICATE");
-    odd.map(|(i, kind)| FieldError::invalid(&p, OMITTED, format!("entry {i} has bad block type: {kind}"))).collect()
+    if all.is_empty() {
+        return vec![wrong("at least one trust anchor must be provided".to_owned())];
+    }
+    let mut places: BTreeMap<&[u8], Vec<usize>> = BTreeMap::new();
+    for (i, block) in all.iter().enumerate() {
+        places.entry(&block.der).or_default().push(i);
+    }
+    let twice = places.into_values().filter(|indices| indices.len() > 1);
+    twice
+        .map(|indices| {
+            let indices: Vec<String> = indices.iter().map(usize::to_string).collect();
+            wrong(format!("duplicate trust anchor (indices [{}])", indices.join(" ")))
+        })
+        .collect()
+}
+
+/// Why nobody can be trusted by a block.
+fn no_anchor(block: &Block) -> Option<String> {
+    if block.label != "CERTIFICATE" {
+        return Some(format!("has bad block type: {}", block.label));
+    }
+    if block.has_headers {
+        return Some("has PEM block headers".to_owned());
+    }
+    match Certificate::from_der(&block.der) {
+        None => Some("does not parse as X.509".to_owned()),
+        Some(certificate) if !certificate.is_ca => Some("does not have the CA bit set".to_owned()),
+        Some(_) => None,
+    }
 }
 
 fn request(csr: &Value, old: Option<&Value>) -> FieldErrors {
     let spec = Path::new("spec");
     let mut errs = Vec::new();
-    if pem_types(csr.at("spec.request")).first().map(String::as_str) != Some("CERTIFICATE REQUEST") {
-        let m = "PEM block type must be CERTIFICATE REQUEST";
-        errs.push(FieldError::invalid(&spec.child("request"), csr.at("spec.request").clone(), m));
+    if let Some(why) = unproven(&text(csr.at("spec.request"))) {
+        errs.push(FieldError::invalid(&spec.child("request"), csr.at("spec.request").clone(), why));
     }
     let usages = csr.texts("spec.usages");
     if usages.is_empty() {
@@ -251,13 +323,26 @@ fn certificate(csr: &Value, old: Option<&Value>) -> FieldErrors {
     if now.is_null() || now == "" || old.is_some_and(|o| o.at("status.certificate") == now) {
         return Vec::new();
     }
-    let types = pem_types(now);
-    let why = match types.iter().find(|t| *t != "CERTIFICATE") {
-        Some(other) => format!("only CERTIFICATE PEM blocks are allowed, found {other:?}"),
-        None if types.is_empty() => "must contain at least one CERTIFICATE PEM block".to_owned(),
+    let all = blocks(&text(now));
+    let why = match all.iter().find_map(no_certificate) {
+        Some(why) => why,
+        None if all.is_empty() => "must contain at least one CERTIFICATE PEM block".to_owned(),
         None => return Vec::new(),
     };
     vec![FieldError::invalid(&Path::new("status").child("certificate"), "<certificate data>", why)]
+}
+
+fn no_certificate(block: &Block) -> Option<String> {
+    if block.label != "CERTIFICATE" {
+        return Some(format!("only CERTIFICATE PEM blocks are allowed, found {:?}", block.label));
+    }
+    if block.has_headers {
+        return Some("no PEM block headers are permitted".to_owned());
+    }
+    if block.der.is_empty() {
+        return Some("found CERTIFICATE PEM block containing 0 certificates".to_owned());
+    }
+    Certificate::from_der(&block.der).is_none().then(|| "x509: malformed certificate".to_owned())
 }
 
 fn conditions(csr: &Value, old: Option<&Value>) -> FieldErrors {
@@ -327,9 +412,27 @@ mod tests {
     use super::*;
     use crate::kind::Hooks;
     use isopod_api::UserInfo;
+    use std::sync::LazyLock;
+
+    static AUTHORITY: LazyLock<String> = LazyLock::new(|| {
+        let dir = tempfile::tempdir().unwrap();
+        isopod_pki::CertAuthority::load_or_create(dir.path(), "ca").unwrap().cert_pem
+    });
+    static REQUEST: LazyLock<String> = LazyLock::new(|| {
+        let der = isopod_pki::request::key_and_request("ECDSAP256").unwrap().request;
+        isopod_pki::request::certificate_pem(&der).replace("CERTIFICATE", "CERTIFICATE REQUEST")
+    });
+
+    fn plain(kind: &str) -> String {
+        match kind {
+            "CERTIFICATE" => AUTHORITY.clone(),
+            "CERTIFICATE REQUEST" => REQUEST.clone(),
+            _ => format!("-----BEGIN {kind}-----\nAA==\n-----END {kind}-----\n"),
+        }
+    }
 
     fn pem(kind: &str) -> String {
-        STANDARD.encode(format!("-----BEGIN {kind}-----\nAA==\n-----END {kind}-----\n"))
+        STANDARD.encode(plain(kind))
     }
 
     fn csr() -> Value {
@@ -357,6 +460,40 @@ mod tests {
     }
 
     #[test]
+    fn requests_are_of_who_has_the_key() {
+        let der = |of: &str| blocks(of).remove(0).der;
+        let wrapped =
+            |der: &[u8]| isopod_pki::request::certificate_pem(der).replace("CERTIFICATE", "CERTIFICATE REQUEST");
+        let good = der(&REQUEST);
+        let mut forged = good.clone();
+        let last = forged.len() - 1;
+        forged[last] ^= 1;
+        for (pem, want) in [
+            (REQUEST.clone(), None),
+            (wrapped(&forged), Some("x509: ECDSA verification failure")),
+            (wrapped(&[good.clone(), vec![0]].concat()), Some("asn1: syntax error: trailing data")),
+            (wrapped(&good[..good.len() - 1]), Some("asn1: syntax error: data truncated")),
+            (AUTHORITY.clone(), Some("PEM block type must be CERTIFICATE REQUEST")),
+        ] {
+            assert_eq!(unproven(&pem).as_deref(), want, "{pem}");
+        }
+    }
+
+    #[test]
+    fn anchors_are_authorities_once_each() {
+        let told = |pem: &str| {
+            let errs = anchors(&json!({"spec": {"trustBundle": pem}}));
+            errs.into_iter().map(|e| e.detail).collect::<Vec<_>>().join("; ")
+        };
+        let leaf = plain("CERTIFICATE").replace("-----\nMII", "-----\na: b\nMII");
+        assert_eq!(told(&AUTHORITY), "");
+        assert_eq!(told(&AUTHORITY.repeat(2)), "duplicate trust anchor (indices [0 1])");
+        assert_eq!(told(&leaf), "entry 0 has PEM block headers");
+        assert_eq!(told(&format!("{}{}", *AUTHORITY, plain("KEY"))), "entry 1 has bad block type: KEY");
+        assert_eq!(told(&REQUEST.replace(" REQUEST", "")), "entry 0 does not parse as X.509");
+    }
+
+    #[test]
     fn each_subresource_changes_its_own_part() {
         let user = UserInfo::default();
         let old = csr();
@@ -377,10 +514,7 @@ mod tests {
 
     #[test]
     fn trust_bundles() {
-        let bundle = |name: &str, signer: &str, kind: &str| {
-            let pem = format!("-----BEGIN {kind}-----\nAA==\n-----END {kind}-----\n");
-            json!({"metadata": {"name": name}, "spec": {"signerName": signer, "trustBundle": pem}})
-        };
+        let bundle = |name: &str, signer: &str, kind: &str| json!({"metadata": {"name": name}, "spec": {"signerName": signer, "trustBundle": plain(kind)}});
         let made = |b: Value| (strategy("ClusterTrustBundle").create)(&b).iter().map(|e| e.field.clone()).collect();
         let fields: [Vec<String>; 4] = [
             made(bundle("example.com:s:a", "example.com/s", "CERTIFICATE")),

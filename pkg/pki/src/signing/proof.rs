@@ -13,7 +13,8 @@ const P384: &str = "1.3.132.0.34";
 const P521: &str = "1.3.132.0.35";
 
 impl CertificateRequest {
-    pub(super) fn prove(&self) -> Result<(), PkiError> {
+    /// Whether it is signed with the key that it is about.
+    pub fn prove(&self) -> Result<(), PkiError> {
         let (_, request) =
             X509CertificationRequest::from_der(&self.der).map_err(|e| PkiError::Request(e.to_string()))?;
         let info = &request.certification_request_info;

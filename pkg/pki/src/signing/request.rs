@@ -74,7 +74,7 @@ impl Names {
         *self == Names::default()
     }
 
-    fn add(&mut self, name: &GeneralName<'_>) -> Result<(), PkiError> {
+    pub(crate) fn add(&mut self, name: &GeneralName<'_>) -> Result<(), PkiError> {
         let ascii = |text: &str| match text.is_ascii() {
             true => Ok(text.to_owned()),
             false => Err(unreadable("a subject alternative name is malformed")),
@@ -116,8 +116,11 @@ impl CertificateRequest {
     pub fn from_pem(pem: &[u8]) -> Result<Self, PkiError> {
         let block = parse_x509_pem(pem).ok().map(|(_, block)| block).filter(|b| b.label == LABEL);
         let block = block.ok_or_else(|| unreadable("PEM block type must be CERTIFICATE REQUEST"))?;
-        let (rest, parsed) =
-            X509CertificationRequest::from_der(&block.contents).map_err(|e| unreadable(&e.to_string()))?;
+        Self::from_der(&block.contents)
+    }
+
+    pub fn from_der(der: &[u8]) -> Result<Self, PkiError> {
+        let (rest, parsed) = X509CertificationRequest::from_der(der).map_err(|e| unreadable(&e.to_string()))?;
         if !rest.is_empty() {
             return Err(unreadable("trailing data"));
         }
@@ -132,7 +135,12 @@ impl CertificateRequest {
             subject: Subject::of(&info.subject),
             names,
             public_key: info.subject_pki.raw.to_vec(),
-            der: block.contents.clone(),
+            der: der.to_vec(),
         })
+    }
+
+    /// SubjectPublicKeyInfo, DER.
+    pub fn public_key(&self) -> &[u8] {
+        &self.public_key
     }
 }
