@@ -9,7 +9,7 @@ TOOLS := $(CACHE)/tools
 WITH_TOOLS = PATH="$(TOOLS)/bin:$$PATH"
 DATA_DIR ?= /var/lib/isopod
 
-.PHONY: help run build release test ci unit e2e verify lint fmt tools bench bench-store soak-store clean conformance conformance-ci ratchet postgres-histories postgres-versions
+.PHONY: help run build release test ci unit e2e verify lint fmt tools bench bench-store soak-store clean conformance conformance-ci ratchet postgres-versions
 help:
 	@echo "make run      build the release binary and run a whole cluster here (root; Ctrl-C stops the server)"
 	@echo "make build    the release binary: $(OUT)/release/isopod"
@@ -20,7 +20,6 @@ help:
 	@echo "make conformance  upstream's conformance suite (root); SIG=apps FOCUS=regexp PARALLEL=4 RESUME=1 narrow it"
 	@echo "make bench    measure start, memory, disk, throughput (root)"
 	@echo "make soak-store   stock kube-apiserver on the datastore, both killed at random; MINUTES=30 DATASTORE=sqlite"
-	@echo "make postgres-histories what clients see while Postgres fails over to a replica"
 	@echo "make postgres-versions  the datastore's tests on Postgres 13 and 18, besides the system's (needs npm)"
 	@echo "make bench-store  measure the datastore beside etcd and kine, a quarter of an hour; PUTS=100000 KEYS=100000 make it shorter"
 
@@ -63,11 +62,6 @@ lint: $(DENY)/bin/cargo-deny
 	ISOPOD_SHIM=$(OUT)/ci/isopod-shim cargo clippy --profile ci --workspace --all-targets -- -D warnings
 	$(DENY)/bin/cargo-deny --locked check --hide-inclusion-graph licenses bans sources
 
-# Failovers need a machine that is not busy with other things.
-postgres-histories:
-	@hack/deps.sh test
-	cargo test --profile ci -p isopod-store --lib live::postgres -- --include-ignored
-
 # The oldest Postgres that is supported, and the newest. The packages have no pg_basebackup, and the system's is too old for 18.
 postgres-versions:
 	@hack/deps.sh test
@@ -76,7 +70,7 @@ postgres-versions:
 	  skip=; [ $$major = 13 ] || skip="--skip failover --skip switchover"; \
 	  export ISOPOD_POSTGRES=$$programs; \
 	  cargo test --profile ci -p isopod-store --test conformance postgres:: -- $$skip; \
-	  cargo test --profile ci -p isopod-store --lib live::postgres -- --include-ignored $$skip; \
+	  cargo test --profile ci -p isopod-store --lib live::postgres -- $$skip; \
 	done
 
 # Upstream's etcd is the referee of the datastore's tests.

@@ -4,6 +4,7 @@
 use crate::audit_flags::AuditArgs;
 use crate::auth_flags::AuthArgs;
 use crate::front_proxy::FrontProxyArgs;
+use crate::signing_flags::SigningArgs;
 use clap::{Args, Parser, Subcommand};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -156,6 +157,8 @@ pub struct ServerArgs {
     /// Run no controllers: what upstream's kube-controller-manager does is left to others
     #[arg(long, help_heading = "Control plane")]
     pub disable_controller_manager: bool,
+    #[command(flatten)]
+    pub signing: SigningArgs,
 
     /// Addresses of pods
     #[arg(long, default_value = "10.42.0.0/16", value_name = "CIDR", value_parser = cidr, help_heading = "Network")]

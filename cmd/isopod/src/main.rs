@@ -21,6 +21,7 @@ mod probe;
 mod replace;
 mod restore;
 mod server;
+mod signing_flags;
 mod wire;
 
 use clap::{CommandFactory, Parser};

@@ -13,8 +13,9 @@ use crate::{SHIM, node};
 use anyhow::{Context, bail};
 use isopod_pki::{ServerNames, ServerPki};
 use isopod_runtime::Registries;
+use isopod_sys::own_code;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
 pub async fn run(args: Box<ServerArgs>) -> anyhow::Result<()> {
@@ -48,10 +49,18 @@ pub async fn run(args: Box<ServerArgs>) -> anyhow::Result<()> {
     stopped
 }
 
+/// How long after the start its last echoes are over: informers have listed, controllers have looked at everything once.
+const SETTLED: Duration = Duration::from_secs(10);
+
 /// Says what becomes true and then waits for a part that the others cannot do without to end, which is an error.
 async fn work(cluster: &Cluster, start: Instant) -> anyhow::Result<()> {
     let narrated = async {
         narrate(cluster, start).await?;
+        // A start runs through most of the program once; afterwards little of it is needed again and again.
+        tokio::time::sleep(SETTLED).await;
+        if let Err(e) = own_code::unmap_unused() {
+            tracing::debug!(error = %e, "cannot unmap the code of the start");
+        }
         std::future::pending().await
     };
     tokio::select! {

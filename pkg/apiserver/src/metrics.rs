@@ -1,5 +1,6 @@
 //! `/metrics`, under upstream's names.
 
+use crate::admission::metrics::{self as admission, AdmissionMetrics};
 use crate::conversion::ConversionMetrics;
 use crate::request::RequestInfo;
 use crate::{ApiServer, audit};
@@ -54,6 +55,7 @@ pub struct Metrics {
     objects: Family<ResourceLabels, Gauge>,
     watchers: Family<ResourceLabels, Gauge>,
     pub conversion: ConversionMetrics,
+    pub admission: AdmissionMetrics,
 }
 
 impl Metrics {
@@ -72,7 +74,16 @@ impl Metrics {
         let watchers = Family::<ResourceLabels, Gauge>::default();
         registry.register("apiserver_longrunning_requests", "Watches that run now by resource", watchers.clone());
         let conversion = ConversionMetrics::register(&mut registry);
-        Metrics { registry, requests, durations, in_flight, objects, watchers, conversion }
+        Metrics {
+            registry,
+            requests,
+            durations,
+            in_flight,
+            objects,
+            watchers,
+            conversion,
+            admission: AdmissionMetrics::default(),
+        }
     }
 }
 
@@ -131,6 +142,7 @@ impl Metrics {
         // The end of OpenMetrics is none of the older format.
         out.truncate(out.trim_end().trim_end_matches("# EOF").len());
         let mut page = crate::exposition::Page::default();
+        admission::write(server, &mut page);
         if let Some(fairness) = &server.fairness {
             crate::fairness::metrics(fairness, &mut page);
         }

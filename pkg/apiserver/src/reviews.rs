@@ -1,6 +1,7 @@
 //! Kinds that are questions: their create answers and stores nothing. TokenReview, the access reviews,
-//! SelfSubjectRulesReview, SelfSubjectReview.
+//! SelfSubjectRulesReview, SelfSubjectReview. Admission has its say about them as about what is stored.
 
+use crate::admission::{self, Operation};
 use crate::encode::{self, body, decode, negotiate};
 use crate::options::WriteOptions;
 use crate::verbs::Call;
@@ -26,36 +27,73 @@ pub async fn create(server: &ApiServer, call: &Call, body: Body) -> Result<Respo
     let bytes = decode::read(body).await?;
     let kind = &call.kind;
     let decoded = decode::object(&call.parts.headers, &bytes, &kind.gvk, &kind.schema, options.validation)?;
-    call.intent(&options).warn(decoded.warnings);
+    let intent = call.intent(&options);
+    intent.warn(decoded.warnings);
     let mut review = decoded.value;
     call.trail.request_object(kind, &review);
     review["apiVersion"] = kind.gvk.api_version().into();
     review["kind"] = kind.gvk.kind.as_str().into();
+    if kind.namespaced {
+        place(&mut review, &call.info.namespace)?;
+    }
+    admission::mutate(server, &intent, Operation::Create, &mut review, None).await?;
+    check(kind, &review)?;
+    admission::validate(server, &intent, Operation::Create, Some(&review), None).await?;
     review["status"] = answer(server, call, &mut review).await?;
     schema_json::canonicalize(&mut review, &kind.schema);
     Ok(body::response(201, &form, encode::value(&review, &form)))
 }
 
-async fn answer(server: &ApiServer, call: &Call, review: &mut Value) -> Result<Value, Status> {
-    match call.kind.gvk.kind.as_str() {
-        "TokenReview" => token(server, &review["spec"]).await,
-        "SubjectAccessReview" => access(server, call, review, AccessReview::Subject).await,
-        "LocalSubjectAccessReview" => {
-            let namespace = &call.info.namespace;
-            if !review["metadata"].is_object() {
-                review["metadata"] = json!({});
-            }
-            let given = review["metadata"]["namespace"].as_str().unwrap_or_default();
-            if !given.is_empty() && given != namespace {
-                let m = "the namespace of the provided object does not match the namespace sent on the request";
-                return Err(Status::bad_request(m));
-            }
-            review["metadata"]["namespace"] = namespace.as_str().into();
-            access(server, call, review, AccessReview::LocalSubject).await
+/// The review is about the namespace of the request.
+fn place(review: &mut Value, namespace: &str) -> Result<(), Status> {
+    if !review["metadata"].is_object() {
+        review["metadata"] = json!({});
+    }
+    let given = review["metadata"]["namespace"].as_str().unwrap_or_default();
+    if !given.is_empty() && given != namespace {
+        let m = "the namespace of the provided object does not match the namespace sent on the request";
+        return Err(Status::bad_request(m));
+    }
+    review["metadata"]["namespace"] = namespace.into();
+    Ok(())
+}
+
+/// Of which kind of access review it is.
+fn access_review(kind: &Kind) -> Option<AccessReview> {
+    Some(match kind.gvk.kind.as_str() {
+        "SubjectAccessReview" => AccessReview::Subject,
+        "LocalSubjectAccessReview" => AccessReview::LocalSubject,
+        "SelfSubjectAccessReview" => AccessReview::SelfSubject,
+        _ => return None,
+    })
+}
+
+/// Whether it can be answered.
+fn check(kind: &Kind, review: &Value) -> Result<(), Status> {
+    let lacks = |field: &str| review["spec"][field].as_str().unwrap_or_default().is_empty();
+    match kind.gvk.kind.as_str() {
+        "TokenReview" if lacks("token") => {
+            return Err(Status::bad_request("token is required for TokenReview in authentication"));
         }
-        "SelfSubjectAccessReview" => access(server, call, review, AccessReview::SelfSubject).await,
+        "SelfSubjectRulesReview" if lacks("namespace") => return Err(Status::bad_request("no namespace on request")),
+        _ => {}
+    }
+    let errors = access_review(kind).map_or_else(Vec::new, |kind| review::validate(review, kind));
+    if errors.is_empty() {
+        return Ok(());
+    }
+    // Upstream leaves the kind out.
+    Err(Status::invalid(&Gvk::new(&kind.gvk.group, &kind.gvk.version, ""), "", &errors))
+}
+
+async fn answer(server: &ApiServer, call: &Call, review: &mut Value) -> Result<Value, Status> {
+    if let Some(kind) = access_review(&call.kind) {
+        return Ok(access(server, call, &review["spec"], kind).await);
+    }
+    match call.kind.gvk.kind.as_str() {
+        "TokenReview" => Ok(token(server, &review["spec"]).await),
         "SelfSubjectRulesReview" => {
-            let status = rules(server, &call.user, &review["spec"])?;
+            let status = rules(server, &call.user, &review["spec"]);
             // Upstream answers with the status alone.
             (review["metadata"], review["spec"]) = (json!({}), json!({}));
             Ok(status)
@@ -68,44 +106,31 @@ async fn answer(server: &ApiServer, call: &Call, review: &mut Value) -> Result<V
     }
 }
 
-async fn token(server: &ApiServer, spec: &Value) -> Result<Value, Status> {
+async fn token(server: &ApiServer, spec: &Value) -> Value {
     let token = spec["token"].as_str().unwrap_or_default();
-    if token.is_empty() {
-        return Err(Status::bad_request("token is required for TokenReview in authentication"));
-    }
     let audiences: Vec<String> =
         spec["audiences"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
-    Ok(match server.verify_token(token, &audiences).await {
+    match server.verify_token(token, &audiences).await {
         Ok((user, audiences)) => review::token_status(Ok((&user, &audiences))),
         Err(why) => review::token_status(Err(why)),
-    })
+    }
 }
 
-async fn access(server: &ApiServer, call: &Call, review: &Value, kind: AccessReview) -> Result<Value, Status> {
-    let errors = review::validate(review, kind);
-    if !errors.is_empty() {
-        // Upstream leaves the kind out.
-        let gvk = Gvk::new(&call.kind.gvk.group, &call.kind.gvk.version, "");
-        return Err(Status::invalid(&gvk, "", &errors));
-    }
-    let spec = &review["spec"];
+async fn access(server: &ApiServer, call: &Call, spec: &Value, kind: AccessReview) -> Value {
     let user = if kind == AccessReview::SelfSubject { call.user.clone() } else { review::subject(spec) };
     let decision = chain::decide(server, &review::attributes(spec, user)).await;
-    Ok(review::access_status(&decision, &review::unused_selectors(spec)))
+    review::access_status(&decision, &review::unused_selectors(spec))
 }
 
-fn rules(server: &ApiServer, user: &UserInfo, spec: &Value) -> Result<Value, Status> {
+fn rules(server: &ApiServer, user: &UserInfo, spec: &Value) -> Value {
     let namespace = spec["namespace"].as_str().unwrap_or_default();
-    if namespace.is_empty() {
-        return Err(Status::bad_request("no namespace on request"));
-    }
     let Some(access) = &server.config.access else {
         let unknown = ["the authorizer does not support user rule resolution".to_owned()];
-        return Ok(review::rules_status(&[], &unknown));
+        return review::rules_status(&[], &unknown);
     };
     let (rules, mut errors) = access.rbac.rules_for(user, namespace);
     if isopod_auth::node::node_of(user).is_some() {
         errors.push("node authorizer does not support user rule resolution".to_owned());
     }
-    Ok(review::rules_status(&rules, &errors))
+    review::rules_status(&rules, &errors)
 }

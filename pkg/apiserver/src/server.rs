@@ -1,7 +1,7 @@
 //! The API server as a whole: its state, its service for in-process callers, and its listener.
 
 use crate::admission::resource_quota::Turns;
-use crate::admission::{self, Plugin};
+use crate::admission::{self, Row};
 use crate::aggregation::{self, Aggregation};
 use crate::allocate::cidr::Cidr;
 use crate::allocate::{kubernetes_service, peers};
@@ -28,6 +28,7 @@ use hyper_util::server::conn::auto;
 use isopod_api::{Status, UserInfo};
 use isopod_base::errors::Chain;
 use isopod_store::StoreError;
+use parking_lot::Mutex;
 use serde_json::Value;
 use std::convert::Infallible;
 use std::future::Future;
@@ -67,13 +68,15 @@ pub struct ApiServer {
     pub(crate) callouts: Arc<callout::Pool>,
     pub(crate) aggregation: Arc<Aggregation>,
     pub(crate) hub: Arc<Hub>,
-    pub(crate) admission: Vec<Box<dyn Plugin>>,
+    pub(crate) admission: Vec<Row>,
     pub(crate) service_cidr: Cidr,
     pub(crate) metrics: Metrics,
     pub(crate) lease: SharedLease,
     /// Writes that quotas are charged with.
     pub(crate) turns: Turns,
     pub(crate) tunnels: Arc<Tunnels>,
+    /// What [`ApiServer::bootstrap`] is to create; nobody needs it after that.
+    founding: Mutex<Vec<Value>>,
     pub(crate) bootstrapped: AtomicBool,
     /// Ends watches and tunnels.
     pub(crate) stop: CancellationToken,
@@ -86,7 +89,7 @@ pub struct ApiServer {
 impl ApiServer {
     /// Starts the caches. Requests are served from now on through [`ApiServer::service`]; [`ApiServer::bootstrap`] makes
     /// `/readyz` true.
-    pub async fn new(config: Config) -> Result<Arc<Self>, StartError> {
+    pub async fn new(mut config: Config) -> Result<Arc<Self>, StartError> {
         let service_cidr = config.service_cidr.parse().map_err(StartError::Cidr)?;
         let hub = Hub::start(config.store.clone()).await.map_err(StartError::Store)?;
         let registry = Registry::new(config.kinds.iter().cloned());
@@ -107,6 +110,7 @@ impl ApiServer {
             lease: SharedLease::default(),
             turns: Turns::default(),
             tunnels: Arc::default(),
+            founding: Mutex::new(std::mem::take(&mut config.bootstrap)),
             bootstrapped: AtomicBool::new(false),
             stop: CancellationToken::new(),
             fairness: config.priority_and_fairness.then(|| Arc::new(Fairness::new(reading + mutating))),
@@ -124,8 +128,8 @@ impl ApiServer {
     /// Creates what a cluster needs to have: the configured objects and the `kubernetes` service.
     pub async fn bootstrap(self: &Arc<Self>) -> Result<(), Status> {
         // Namespaces first; the others wait for one commit of the store together, not each for its own.
-        let (namespaces, others): (Vec<&Value>, Vec<&Value>) =
-            self.config.bootstrap.iter().partition(|o| o["kind"] == "Namespace");
+        let founding = std::mem::take(&mut *self.founding.lock());
+        let (namespaces, others): (Vec<&Value>, Vec<&Value>) = founding.iter().partition(|o| o["kind"] == "Namespace");
         for objects in [namespaces, others] {
             let creates = futures::stream::iter(objects.into_iter().map(|o| self.bootstrap_object(o)));
             creates.buffer_unordered(64).try_collect::<()>().await?;

@@ -275,3 +275,86 @@ async fn connections_are_used_again() {
     }
     assert_eq!((hooks.taken().len(), hooks.0.connections()), (20, 1));
 }
+
+#[tokio::test]
+async fn questions_are_asked_about_too() {
+    let hooks = hooks(|path, request| match (path, request["object"]["spec"]["user"].as_str()) {
+        ("/change", Some("alias")) => patch(json!([{"op": "replace", "path": "/spec/user", "value": "jane"}])),
+        ("/check", Some("mallory")) => json!({"allowed": false, "status": {"message": "not about mallory"}}),
+        _ => json!({"allowed": true}),
+    })
+    .await;
+    let s = TestServer::start().await;
+    let all = ["subjectaccessreviews", "localsubjectaccessreviews", "selfsubjectrulesreviews"];
+    let rules = json!([{"operations": ["CREATE"], "apiGroups": ["authorization.k8s.io"], "apiVersions": ["v1"], "resources": all}]);
+    let hook = |path: &str| hooks.hook(path, json!({ "rules": rules }));
+    configure(&s, "mutatingwebhookconfigurations", vec![hook("/change")]).await;
+    configure(&s, "validatingwebhookconfigurations", vec![hook("/check")]).await;
+    let group = "/apis/authorization.k8s.io/v1";
+    let about = |user: &str| json!({"spec": {"user": user, "nonResourceAttributes": {"path": "/x", "verb": "get"}}});
+    let answer = s.post(&format!("{group}/subjectaccessreviews"), about("alias")).await;
+    assert_eq!((answer.code, &answer.json["spec"]["user"]), (201, &json!("jane")), "{}", answer.text);
+    let refused = s.post(&format!("{group}/subjectaccessreviews"), about("mallory")).await;
+    assert!(refused.code == 400 && refused.text.contains("denied the request: not about mallory"), "{}", refused.text);
+    hooks.taken();
+    // What cannot be answered is not asked about by those who only check; a namespace that is not there does not matter.
+    let invalid = s.post(&format!("{group}/subjectaccessreviews"), json!({"spec": {}})).await;
+    assert_eq!((invalid.code, hooks.paths()), (422, vec!["/change".to_owned()]), "{}", invalid.text);
+    let path = format!("{group}/namespaces/nowhere/localsubjectaccessreviews");
+    let local = json!({"spec": {"user": "jane", "resourceAttributes": {"namespace": "nowhere", "verb": "get", "resource": "pods"}}});
+    let answer = s.post(&path, local).await;
+    assert_eq!(answer.code, 201, "{}", answer.text);
+    assert_eq!(hooks.paths(), ["/change", "/check"]);
+}
+
+#[tokio::test]
+async fn admission_is_measured() {
+    let hooks = hooks(|path, _| match path {
+        "/refuse" => json!({"allowed": false, "status": {"code": 418}}),
+        _ => json!({"allowed": true}),
+    })
+    .await;
+    let s = TestServer::start().await;
+    let gone = json!({"clientConfig": {"url": "https://127.0.0.1:1/"}, "failurePolicy": "Ignore"});
+    let not_here = json!({"matchConditions": [{"name": "x", "expression": "object.metadata.name != 'a'"}]});
+    configure(&s, "mutatingwebhookconfigurations", vec![hooks.hook("/gone", gone), hooks.hook("/skipped", not_here)])
+        .await;
+    configure(&s, "validatingwebhookconfigurations", vec![hooks.hook("/refuse", json!({}))]).await;
+    let expression = json!({"expression": "object.data.own == '1'"});
+    let binding = json!({"validationActions": ["Warn"]});
+    policy(&s, "validating", json!({"matchConstraints": config_maps(), "validations": [expression]}), binding).await;
+    assert_eq!(s.post(CONFIG_MAPS, config_map("a", json!({"own": "2"}))).await.code, 418);
+    let page = s.get("/metrics").await.text;
+    for (name, labels, value) in [
+        ("step_admission_duration_seconds_count", r#"operation="CREATE",rejected="true",type="validate""#, "1"),
+        (
+            "controller_admission_duration_seconds_count",
+            r#"name="ValidatingAdmissionWebhook",operation="CREATE",rejected="true",type="validate""#,
+            "1",
+        ),
+        (
+            "webhook_request_total",
+            r#"code="503",name="gone.example.com",operation="CREATE",rejected="false",type="admit""#,
+            "1",
+        ),
+        ("webhook_fail_open_count", r#"name="gone.example.com",type="admit""#, "1"),
+        (
+            "webhook_rejection_count",
+            r#"error_type="no_error",name="refuse.example.com",operation="CREATE",rejection_code="418",type="validating""#,
+            "1",
+        ),
+        (
+            "match_condition_exclusions_total",
+            r#"kind="webhook",name="skipped.example.com",operation="CREATE",type="admit""#,
+            "1",
+        ),
+    ] {
+        let line = format!("apiserver_admission_{name}{{{labels}}} {value}");
+        assert!(page.lines().any(|l| l == line), "{line}\n{page}");
+    }
+    let warned =
+        r#"apiserver_validating_admission_policy_check_total{enforcement_action="warn",error_type="invalid_error""#;
+    assert!(page.contains(warned), "{page}");
+    let plugin = r#"name="LimitRanger",operation="CREATE",rejected="false",type="admit",le="0.005"}"#;
+    assert!(page.contains(plugin), "{page}");
+}

@@ -26,10 +26,7 @@ const UID_OID: &[u64] = &[1, 3, 6, 1, 4, 1, 57683, 2];
 pub fn identity(der: &[u8]) -> Result<Option<UserInfo>, CertificateError> {
     let (_, certificate) = X509Certificate::from_der(der).map_err(CertificateError::Malformed)?;
     let subject = certificate.subject();
-    let Some(name) = subject.iter_common_name().next().and_then(|cn| cn.as_str().ok()).filter(|cn| !cn.is_empty())
-    else {
-        return Ok(None);
-    };
+    let Some(name) = common_name(subject).filter(|cn| !cn.is_empty()) else { return Ok(None) };
     let groups = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
     let mut user = UserInfo { name: name.to_owned(), groups, ..Default::default() };
     if let Ok(uid_oid) = Oid::from(UID_OID) {
@@ -43,10 +40,7 @@ pub fn identity(der: &[u8]) -> Result<Option<UserInfo>, CertificateError> {
 
 /// The common name that a certificate signing request asks for, `""` if none. `pem`: as in `spec.request`, without its base64.
 pub fn requested_name(pem: &[u8]) -> Result<String, CertificateError> {
-    with_subject(pem, |subject| {
-        let mut names = subject.iter_common_name();
-        names.next().and_then(|n| n.as_str().ok()).unwrap_or_default().to_owned()
-    })
+    with_subject(pem, |subject| common_name(subject).unwrap_or_default().to_owned())
 }
 
 /// The organizations that a certificate signing request asks for: groups, when a client's certificate is made of it.
@@ -54,6 +48,11 @@ pub fn requested_groups(pem: &[u8]) -> Result<Vec<String>, CertificateError> {
     with_subject(pem, |subject| {
         subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect()
     })
+}
+
+/// Of several the last, as Go's `crypto/x509` has it, and who signs certificates.
+fn common_name<'a>(subject: &'a X509Name<'_>) -> Option<&'a str> {
+    subject.iter_common_name().last().and_then(|name| name.as_str().ok())
 }
 
 fn with_subject<T>(pem: &[u8], read: impl FnOnce(&X509Name) -> T) -> Result<T, CertificateError> {
@@ -96,6 +95,12 @@ mod tests {
         assert!(matches!(requested_name(b"nothing"), Err(CertificateError::NoRequest)));
         let broken = "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n";
         assert!(matches!(requested_name(broken.as_bytes()), Err(CertificateError::MalformedRequest(_))));
+    }
+
+    /// A node must not get another's certificate by naming itself first.
+    #[test]
+    fn of_two_names_the_last_counts() {
+        assert_eq!(requested_name(include_bytes!("two_names.csr")).unwrap(), "system:node:other");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Time as a dependency: real in programs, driven by hand in tests.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -13,7 +13,36 @@ pub struct Clock(Inner);
 enum Inner {
     System,
     Steady(Timestamp, Instant),
-    Fake(Arc<Mutex<Timestamp>>, watch::Sender<()>),
+    Fake(Arc<Fake>),
+    /// With how far the fake clock was set when this one began.
+    SteadyFake(Arc<Fake>, SignedDuration),
+}
+
+/// A clock that is driven by hand: how much time has gone by, and what it was set to besides.
+struct Fake {
+    gone_by: Mutex<Timestamp>,
+    set: Mutex<SignedDuration>,
+    wake: watch::Sender<()>,
+}
+
+impl Fake {
+    fn gone_by(&self) -> Timestamp {
+        *self.gone_by.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn set(&self) -> SignedDuration {
+        *self.set.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    async fn sleep(&self, d: Duration) {
+        let until = self.gone_by() + d;
+        let mut woken = self.wake.subscribe();
+        while self.gone_by() < until {
+            if woken.changed().await.is_err() {
+                return;
+            }
+        }
+    }
 }
 
 impl Clock {
@@ -22,47 +51,50 @@ impl Clock {
     }
 
     /// Begins with what this clock says and goes on evenly, whatever an operator or NTP does to the wall time: for how long
-    /// something may live, and not for what people are shown. A fake clock stays the same one.
+    /// something may live, and not for what people are shown. One of a fake clock is driven with it.
     pub fn steady(&self) -> Self {
         match &self.0 {
             Inner::System => Clock(Inner::Steady(Timestamp::now(), Instant::now())),
-            Inner::Steady(..) | Inner::Fake(..) => self.clone(),
+            Inner::Fake(fake) => Clock(Inner::SteadyFake(Arc::clone(fake), fake.set())),
+            Inner::Steady(..) | Inner::SteadyFake(..) => self.clone(),
         }
     }
 
     /// A clock that stands until [`Clock::advance`] moves it.
     pub fn fake(start: Timestamp) -> Self {
-        Clock(Inner::Fake(Arc::new(Mutex::new(start)), watch::Sender::new(())))
+        let (gone_by, set) = (Mutex::new(start), Mutex::new(SignedDuration::ZERO));
+        Clock(Inner::Fake(Arc::new(Fake { gone_by, set, wake: watch::Sender::new(()) })))
     }
 
     pub fn now(&self) -> Timestamp {
         match &self.0 {
             Inner::System => Timestamp::now(),
             Inner::Steady(began, at) => *began + at.elapsed(),
-            Inner::Fake(t, _) => *t.lock().unwrap_or_else(|e| e.into_inner()),
+            Inner::Fake(fake) => fake.gone_by() + fake.set(),
+            Inner::SteadyFake(fake, set) => fake.gone_by() + *set,
         }
     }
 
     /// Moves a fake clock and wakes its sleepers. A system clock is not moved.
     pub fn advance(&self, by: Duration) {
-        if let Inner::Fake(t, wake) = &self.0 {
-            *t.lock().unwrap_or_else(|e| e.into_inner()) += by;
-            wake.send_replace(());
+        if let Inner::Fake(fake) | Inner::SteadyFake(fake, _) = &self.0 {
+            *fake.gone_by.lock().unwrap_or_else(|e| e.into_inner()) += by;
+            fake.wake.send_replace(());
+        }
+    }
+
+    /// Sets a fake clock, as an operator or NTP sets a machine's: it is then `ahead` of the time that it was moved to. Those
+    /// that go on evenly do not, and nobody who sleeps wakes.
+    pub fn set(&self, ahead: SignedDuration) {
+        if let Inner::Fake(fake) = &self.0 {
+            *fake.set.lock().unwrap_or_else(|e| e.into_inner()) = ahead;
         }
     }
 
     pub async fn sleep(&self, d: Duration) {
         match &self.0 {
             Inner::System | Inner::Steady(..) => tokio::time::sleep(d).await,
-            Inner::Fake(_, wake) => {
-                let until = self.now() + d;
-                let mut woken = wake.subscribe();
-                while self.now() < until {
-                    if woken.changed().await.is_err() {
-                        return;
-                    }
-                }
-            }
+            Inner::Fake(fake) | Inner::SteadyFake(fake, _) => fake.sleep(d).await,
         }
     }
 
@@ -92,6 +124,31 @@ mod tests {
             Timestamp::UNIX_EPOCH + Duration::from_secs(1),
             "a fake clock stays the one that is driven"
         );
+    }
+
+    #[tokio::test]
+    async fn setting_a_clock_moves_no_steady_one_and_wakes_nobody() {
+        let clock = Clock::fake(Timestamp::UNIX_EPOCH);
+        let hour = SignedDuration::from_hours(1);
+        clock.set(hour);
+        let steady = clock.steady();
+        assert_eq!(steady.now(), Timestamp::UNIX_EPOCH + hour, "it begins with what the clock says");
+        let sleeper = tokio::spawn({
+            let clock = clock.clone();
+            async move { clock.sleep(Duration::from_secs(10)).await }
+        });
+        tokio::task::yield_now().await;
+        clock.set(-hour);
+        clock.advance(Duration::from_secs(9));
+        tokio::task::yield_now().await;
+        let second = SignedDuration::from_secs(1);
+        assert_eq!(clock.now(), Timestamp::UNIX_EPOCH - hour + second * 9);
+        assert_eq!(steady.now(), Timestamp::UNIX_EPOCH + hour + second * 9);
+        clock.set(hour * 24);
+        tokio::task::yield_now().await;
+        assert!(!sleeper.is_finished());
+        steady.advance(Duration::from_secs(1));
+        sleeper.await.unwrap();
     }
 
     #[tokio::test]

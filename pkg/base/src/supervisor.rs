@@ -5,6 +5,7 @@
 
 use crate::errors::Chain;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -18,6 +19,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const HEALTHY: Duration = Duration::from_secs(60);
 /// How long a task may take to end.
 const ENDING: Duration = Duration::from_secs(10);
+
+/// A run of a task. In a box: what is done with it is compiled once for all tasks.
+type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// A task ended that the others cannot do without.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -68,11 +72,13 @@ impl Supervisor {
         Fut: Future<Output = Result<(), E>> + Send + 'static,
         E: std::error::Error + Send + Sync + 'static,
     {
-        self.restarting(name, task, |ended| match ended {
-            Ok(Ok(())) => None,
-            Ok(Err(e)) => Some(Chain(&e).to_string()),
-            Err(e) => Some(panic_text(e)),
-        });
+        self.restarting(
+            name,
+            Box::new(move || {
+                let run = task();
+                Box::pin(async move { run.await.map_err(|e| Chain(&e).to_string()) })
+            }),
+        );
     }
 
     /// Runs `task` until the group ends: when it ends before, in whatever way, it is started again with the same backoff.
@@ -81,7 +87,16 @@ impl Supervisor {
         F: Fn() -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        self.restarting(name, task, |ended| Some(ended.err().map_or_else(|| "it returned".into(), panic_text)));
+        self.restarting(
+            name,
+            Box::new(move || {
+                let run = task();
+                Box::pin(async move {
+                    run.await;
+                    Err("it returned".to_owned())
+                })
+            }),
+        );
     }
 
     /// Runs a task that cannot be started again: when it ends before the group does, the group has [failed](Self::failed).
@@ -89,6 +104,10 @@ impl Supervisor {
     where
         Fut: Future<Output = ()> + Send + 'static,
     {
+        self.watched(name, Box::pin(task));
+    }
+
+    fn watched(&self, name: &'static str, task: Task<()>) {
         let (stop, failure) = (self.stop.clone(), self.failure.clone());
         self.tracker.spawn(async move {
             let Some(ended) = until_end(name, tokio::spawn(task), &stop).await else { return };
@@ -108,23 +127,19 @@ impl Supervisor {
         }
     }
 
-    fn restarting<F, Fut, T>(
-        &self,
-        name: &'static str,
-        task: F,
-        fault: impl Fn(Result<T, JoinError>) -> Option<String> + Send + 'static,
-    ) where
-        F: Fn() -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = T> + Send + 'static,
-        T: Send + 'static,
-    {
+    /// Starts what `task` makes, again after an error or a panic.
+    fn restarting(&self, name: &'static str, task: Box<dyn Fn() -> Task<Result<(), String>> + Send + Sync>) {
         let stop = self.stop.clone();
         self.tracker.spawn(async move {
             let mut wait = FIRST_PAUSE;
             loop {
                 let started = std::time::Instant::now();
                 let Some(ended) = until_end(name, tokio::spawn(task()), &stop).await else { return };
-                let Some(why) = fault(ended) else { return };
+                let why = match ended {
+                    Ok(Ok(())) => return,
+                    Ok(Err(why)) => why,
+                    Err(e) => panic_text(e),
+                };
                 tracing::error!(task = name, error = why, "task ended; starting it again");
                 if started.elapsed() > HEALTHY {
                     wait = FIRST_PAUSE;

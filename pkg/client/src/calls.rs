@@ -3,7 +3,8 @@
 //! Invariant: nothing is tried again here. Who calls knows whether a second try is safe.
 
 use crate::resource::{Query, Resource};
-use crate::{Error, ListScope};
+use crate::watch::{Items, list};
+use crate::{Error, ListScope, decode};
 use http::{Method, Request, StatusCode, header};
 use isopod_api::Status;
 use kube::Client;
@@ -11,6 +12,7 @@ use kube::client::Body;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use std::pin::Pin;
 
 /// Calls on one resource as one client. Cheap to clone.
 #[derive(Clone)]
@@ -27,6 +29,11 @@ pub enum Patch {
     Strategic(Value),
     /// RFC 6902.
     Json(Value),
+    /// Server-side apply, over whoever owns the fields.
+    Apply {
+        manager: &'static str,
+        object: Value,
+    },
 }
 
 /// What must still be true of the object. `None` asks nothing.
@@ -123,13 +130,17 @@ impl Calls {
     }
 
     /// All objects in `scope`, read page by page.
-    pub async fn list<T: DeserializeOwned>(&self, scope: &ListScope) -> Result<Vec<T>, Error> {
-        Ok(crate::watch::list(&self.client, &self.resource, scope, false).await?.items)
+    pub async fn list<T: DeserializeOwned + Send>(&self, scope: &ListScope) -> Result<Vec<T>, Error> {
+        let mut items = Items::default();
+        list(&self.client, &self.resource, scope, false, &mut items).await?;
+        Ok(items.0)
     }
 
     /// As [`Calls::list`], metadata only.
     pub async fn list_metadata(&self, scope: &ListScope) -> Result<Vec<crate::views::MetaOnly>, Error> {
-        Ok(crate::watch::list(&self.client, &self.resource, scope, true).await?.items)
+        let mut items = Items::default();
+        list(&self.client, &self.resource, scope, true, &mut items).await?;
+        Ok(items.0)
     }
 
     /// The revision that a list of one object has; of no object in a namespace that cannot be.
@@ -166,7 +177,10 @@ impl Calls {
         patch: Patch,
         preconditions: &Preconditions,
     ) -> Result<T, Error> {
-        let path = self.path(namespace, name, subresource);
+        let mut path = self.path(namespace, name, subresource);
+        if let Patch::Apply { manager, .. } = &patch {
+            path = Query::default().set("fieldManager", manager).set("force", "true").on(&path);
+        }
         let (content_type, body) = patch_body(patch, preconditions);
         call(&self.client, Method::PATCH, &path, Some((content_type, encode(&path, &body)?))).await
     }
@@ -296,6 +310,8 @@ fn patch_body(patch: Patch, preconditions: &Preconditions) -> (&'static str, Val
     match patch {
         Patch::Merge(body) => ("application/merge-patch+json", in_metadata(body)),
         Patch::Strategic(body) => ("application/strategic-merge-patch+json", in_metadata(body)),
+        // JSON is YAML.
+        Patch::Apply { object, .. } => ("application/apply-patch+yaml", in_metadata(object)),
         Patch::Json(body) => {
             let mut ops: Vec<Value> = guards
                 .iter()
@@ -309,8 +325,18 @@ fn patch_body(patch: Patch, preconditions: &Preconditions) -> (&'static str, Val
     }
 }
 
-/// One call with any path; the answer's body as bytes.
-pub async fn raw(
+/// One call with any path; the answer's body as bytes. In a box: every typed call waits for it, and would hold a copy of it.
+pub fn raw<'a>(
+    client: &'a Client,
+    method: Method,
+    path: &'a str,
+    accept: &'a str,
+    body: Option<(&'a str, Vec<u8>)>,
+) -> Pin<Box<dyn Future<Output = Result<bytes::Bytes, Error>> + Send + 'a>> {
+    Box::pin(exchange(client, method, path, accept, body))
+}
+
+async fn exchange(
     client: &Client,
     method: Method,
     path: &str,
@@ -349,7 +375,7 @@ pub(crate) async fn call_as<T: DeserializeOwned>(
     body: Option<(&str, Vec<u8>)>,
 ) -> Result<T, Error> {
     let bytes = raw(client, method, path, accept, body).await?;
-    serde_json::from_slice(&bytes).map_err(|source| Error::Decode { what: path.to_owned(), source })
+    decode::from_slice(&bytes).map_err(|source| Error::Decode { what: path.to_owned(), source })
 }
 
 /// The `Status` in an error response; a body that is none becomes the message.

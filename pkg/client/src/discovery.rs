@@ -1,7 +1,7 @@
 //! Which resources the server has, from its discovery documents.
 
 use crate::calls::{call, call_as};
-use crate::{Error, Resource};
+use crate::{Error, Resource, decode};
 use http::Method;
 use isopod_api::GroupVersion;
 use kube::Client;
@@ -10,10 +10,12 @@ use serde_json::Value;
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json;q=0.9";
 
-/// One resource in the version that its group prefers.
+/// One resource in one version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Discovered {
     pub resource: Resource,
+    /// `deployment`
+    pub singular: String,
     pub kind: String,
     pub verbs: Vec<String>,
 }
@@ -24,34 +26,53 @@ impl Discovered {
     }
 }
 
-/// Every resource, each in one version. Subresources are left out, and so is what its server does not tell at the moment.
+/// Every resource, each in the version that its group prefers. Subresources are left out, and so is what its server does not tell at the moment.
 pub async fn preferred(client: &Client) -> Result<Vec<Discovered>, Error> {
     Ok(discover(client).await?.0)
 }
 
 /// As [`preferred`], with the group versions of which nobody knows what is in them: their servers do not answer.
 pub async fn discover(client: &Client) -> Result<(Vec<Discovered>, Vec<String>), Error> {
-    let (mut found, mut stale): (Vec<Discovered>, Vec<String>) = Default::default();
-    for path in ["/api", "/apis"] {
-        let document: Value = call_as(client, Method::GET, path, AGGREGATED, None).await?;
-        let all = if document["kind"] == "APIGroupDiscoveryList" {
-            let (found, silent) = aggregated(document, path)?;
-            stale.extend(silent);
-            found
-        } else {
-            each(client, &document).await?
+    let (all, stale) = every_version(client).await?;
+    let mut found: Vec<Discovered> = Vec::new();
+    for d in all {
+        let known = |f: &Discovered| {
+            f.resource.gvr.group == d.resource.gvr.group && f.resource.gvr.resource == d.resource.gvr.resource
         };
-        for d in all {
-            let known = |f: &Discovered| {
-                f.resource.gvr.group == d.resource.gvr.group && f.resource.gvr.resource == d.resource.gvr.resource
-            };
-            // A group's versions come in its order of preference.
-            if !found.iter().any(known) {
-                found.push(d);
-            }
+        // A group's versions come in its order of preference.
+        if !found.iter().any(known) {
+            found.push(d);
         }
     }
     Ok((found, stale))
+}
+
+/// Every resource in every version, as far as [`discover`] knows of it.
+pub async fn every_version(client: &Client) -> Result<(Vec<Discovered>, Vec<String>), Error> {
+    let (mut found, mut stale): (Vec<Discovered>, Vec<String>) = Default::default();
+    for path in ["/api", "/apis"] {
+        let document: Value = call_as(client, Method::GET, path, AGGREGATED, None).await?;
+        if document["kind"] == "APIGroupDiscoveryList" {
+            let (all, silent) = aggregated(document, path)?;
+            found.extend(all);
+            stale.extend(silent);
+        } else {
+            found.extend(each(client, &document).await?);
+        }
+    }
+    Ok((found, stale))
+}
+
+/// The OpenAPI document, version 3, of a group version. `None`: it has none.
+pub async fn openapi(client: &Client, group_version: &GroupVersion) -> Result<Option<Value>, Error> {
+    let path = match group_version.group.as_str() {
+        "" => format!("/openapi/v3/api/{group_version}"),
+        _ => format!("/openapi/v3/apis/{group_version}"),
+    };
+    match call(client, Method::GET, &path, None).await {
+        Err(e) if e.is_not_found() => Ok(None),
+        answer => answer.map(Some),
+    }
 }
 
 #[derive(Deserialize)]
@@ -86,6 +107,8 @@ struct Version {
 #[serde(rename_all = "camelCase")]
 struct Aggregated {
     resource: String,
+    #[serde(default)]
+    singular_resource: String,
     scope: String,
     response_kind: Option<ResponseKind>,
     #[serde(default)]
@@ -100,7 +123,7 @@ struct ResponseKind {
 
 fn aggregated(document: Value, path: &str) -> Result<(Vec<Discovered>, Vec<String>), Error> {
     let groups: Groups =
-        serde_json::from_value(document).map_err(|source| Error::Decode { what: path.to_owned(), source })?;
+        decode::from_value(&document).map_err(|source| Error::Decode { what: path.to_owned(), source })?;
     let (mut found, mut stale) = (Vec::new(), Vec::new());
     for group in groups.items {
         for version in group.versions {
@@ -115,6 +138,7 @@ fn aggregated(document: Value, path: &str) -> Result<(Vec<Discovered>, Vec<Strin
                         gvr: isopod_api::Gvr::new(&*group.metadata.name, &*version.version, r.resource),
                         namespaced: r.scope == "Namespaced",
                     },
+                    singular: r.singular_resource,
                     kind: r.response_kind.map(|k| k.kind).unwrap_or_default(),
                     verbs: r.verbs,
                 });
@@ -152,6 +176,7 @@ async fn each(client: &Client, document: &Value) -> Result<Vec<Discovered>, Erro
                     gvr: isopod_api::Gvr::new(&*gv.group, &*gv.version, name),
                     namespaced: r["namespaced"].as_bool().unwrap_or_default(),
                 },
+                singular: r["singularName"].as_str().unwrap_or_default().to_owned(),
                 kind: r["kind"].as_str().unwrap_or_default().to_owned(),
                 verbs: r["verbs"]
                     .as_array()
@@ -173,13 +198,13 @@ mod tests {
     #[test]
     fn reads_the_aggregated_form() {
         let document = json!({"kind": "APIGroupDiscoveryList", "items": [{"metadata": {"name": "apps"}, "versions": [{
-            "version": "v1", "resources": [{"resource": "deployments", "scope": "Namespaced", "verbs": ["get", "delete"],
+            "version": "v1", "resources": [{"resource": "deployments", "singularResource": "deployment", "scope": "Namespaced", "verbs": ["get", "delete"],
             "responseKind": {"group": "apps", "version": "v1", "kind": "Deployment"}}]}]},
             {"metadata": {"name": "wardle.example.com"}, "versions": [{"version": "v1alpha1", "freshness": "Stale"}]}]});
         let (found, stale) = aggregated(document, "/apis").unwrap();
         assert_eq!(stale, ["wardle.example.com/v1alpha1"]);
         assert_eq!(found[0].resource, Resource::namespaced("apps", "v1", "deployments"));
-        assert_eq!(found[0].kind, "Deployment");
+        assert_eq!((found[0].kind.as_str(), found[0].singular.as_str()), ("Deployment", "deployment"));
         assert!(found[0].can("delete") && !found[0].can("watch"));
     }
 }

@@ -4,9 +4,11 @@
 //! beginning with what the cache holds when it subscribes; a change is visible in the cache before its subscribers hear of
 //! it. After a gap (410) the collection is listed again and subscribers get the differences, so no deletion is ever missed.
 //! Every list ends with [`Change::Resync`].
+//!
+//! The work is done on objects of any type (`Held`), so that it is compiled once; [`Informer`] and [`Receiver`] give the type back.
 
-use crate::watch::{self, Event};
-use crate::{Error, ListScope, Resource};
+use crate::watch::{self, Event, Sink};
+use crate::{Error, ListScope, Resource, decode};
 use isopod_base::clock::Clock;
 use isopod_base::errors::Chain;
 use kube::Client;
@@ -15,6 +17,8 @@ use serde::de::DeserializeOwned;
 use std::any::{Any, TypeId};
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::marker::PhantomData;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch as signal};
@@ -29,6 +33,10 @@ pub trait View: DeserializeOwned + Send + Sync + 'static {
     fn namespace(&self) -> &str;
     fn uid(&self) -> &str;
     fn resource_version(&self) -> &str;
+    /// Reads an object's JSON. A type's own method is compiled once, with the type, and not by each crate that uses it.
+    fn decode(object: &[u8]) -> Result<Self, serde_json::Error> {
+        decode::from_slice(object)
+    }
 }
 
 impl<K> View for K
@@ -53,9 +61,43 @@ where
     }
 }
 
+/// A view's object, its type known to the informer's handles only.
+trait Held: Any + Send + Sync {
+    fn name(&self) -> &str;
+    fn namespace(&self) -> &str;
+    fn uid(&self) -> &str;
+    fn resource_version(&self) -> &str;
+}
+
+impl<T: View> Held for T {
+    fn name(&self) -> &str {
+        View::name(self)
+    }
+    fn namespace(&self) -> &str {
+        View::namespace(self)
+    }
+    fn uid(&self) -> &str {
+        View::uid(self)
+    }
+    fn resource_version(&self) -> &str {
+        View::resource_version(self)
+    }
+}
+
+type Decode = fn(&[u8]) -> Result<Arc<dyn Held>, serde_json::Error>;
+
+fn decode_view<T: View>(object: &[u8]) -> Result<Arc<dyn Held>, serde_json::Error> {
+    Ok(Arc::new(T::decode(object)?))
+}
+
+fn typed<T: View>(object: Arc<dyn Held>) -> Arc<T> {
+    let object: Arc<dyn Any + Send + Sync> = object;
+    object.downcast().expect("a cache holds what its handles' type decoded")
+}
+
 /// One change of an informer's cache.
 #[derive(Debug)]
-pub enum Change<T> {
+pub enum Change<T: ?Sized> {
     /// The object is new (`old` is `None`) or has changed. An object that was deleted and made again under its name while
     /// the informer was away is one change, from the old uid to the new.
     Applied { old: Option<Arc<T>>, new: Arc<T> },
@@ -65,7 +107,7 @@ pub enum Change<T> {
     Resync,
 }
 
-impl<T> Clone for Change<T> {
+impl<T: ?Sized> Clone for Change<T> {
     fn clone(&self) -> Self {
         match self {
             Change::Applied { old, new } => Change::Applied { old: old.clone(), new: new.clone() },
@@ -75,8 +117,47 @@ impl<T> Clone for Change<T> {
     }
 }
 
+impl Change<dyn Held> {
+    fn typed<T: View>(self) -> Change<T> {
+        match self {
+            Change::Applied { old, new } => Change::Applied { old: old.map(typed), new: typed(new) },
+            Change::Deleted(old) => Change::Deleted(typed(old)),
+            Change::Resync => Change::Resync,
+        }
+    }
+}
+
 /// The receiving end of [`Informer::subscribe`].
-pub type Receiver<T> = mpsc::UnboundedReceiver<Change<T>>;
+pub struct Receiver<T> {
+    changes: mpsc::UnboundedReceiver<Change<dyn Held>>,
+    _of: PhantomData<fn() -> T>,
+}
+
+impl<T: View> Receiver<T> {
+    /// The next change; `None` when the informer has ended. Dropping the future loses nothing.
+    pub async fn recv(&mut self) -> Option<Change<T>> {
+        self.changes.recv().await.map(Change::typed)
+    }
+
+    /// A change that is there already.
+    pub fn try_recv(&mut self) -> Result<Change<T>, mpsc::error::TryRecvError> {
+        self.changes.try_recv().map(Change::typed)
+    }
+
+    /// Calls `react` with every change, in order, until the informer ends.
+    pub fn each(self, mut react: impl FnMut(Change<T>) + Send + 'static) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(each(self.changes, Box::new(move |change| react(change.typed()))))
+    }
+}
+
+async fn each(
+    mut changes: mpsc::UnboundedReceiver<Change<dyn Held>>,
+    mut react: Box<dyn FnMut(Change<dyn Held>) + Send>,
+) {
+    while let Some(change) = changes.recv().await {
+        react(change);
+    }
+}
 
 /// A set of informers over one client. They run until the last clone of the set and of its informers is gone.
 #[derive(Clone)]
@@ -86,7 +167,7 @@ struct Set {
     client: Client,
     clock: Clock,
     stop: CancellationToken,
-    shared: Mutex<HashMap<(TypeId, Resource, ListScope), Arc<dyn Any + Send + Sync>>>,
+    shared: Mutex<HashMap<(TypeId, Resource, ListScope), Arc<Cache>>>,
     _stop_when_dropped: DropGuard,
 }
 
@@ -108,17 +189,31 @@ impl Informers {
 
     /// The informer of `scope` in `resource`, started if it does not run yet. Call it within a tokio runtime.
     pub fn get<T: View>(&self, resource: Resource, scope: ListScope) -> Informer<T> {
+        let cache = self.cache(TypeId::of::<T>(), resource, scope, decode_view::<T>, T::METADATA_ONLY);
+        Informer { cache, _set: self.0.clone(), _of: PhantomData }
+    }
+
+    fn cache(
+        &self,
+        view: TypeId,
+        resource: Resource,
+        scope: ListScope,
+        decode: Decode,
+        metadata_only: bool,
+    ) -> Arc<Cache> {
         let set = &self.0;
-        let cache = match set.shared.lock().entry((TypeId::of::<T>(), resource.clone(), scope.clone())) {
-            Entry::Occupied(e) => e.get().clone().downcast::<Cache<T>>().expect("the key holds the type"),
+        match set.shared.lock().entry((view, resource.clone(), scope.clone())) {
+            Entry::Occupied(e) => e.get().clone(),
             Entry::Vacant(e) => {
-                let cache = Arc::new(Cache::<T>::default());
+                let cache = Arc::new(Cache::default());
                 e.insert(cache.clone());
                 let reflector = Reflector {
                     client: set.client.clone(),
                     clock: set.clock.clone(),
                     resource,
                     scope,
+                    decode,
+                    metadata_only,
                     cache: cache.clone(),
                 };
                 let stop = set.stop.clone();
@@ -127,20 +222,20 @@ impl Informers {
                 });
                 cache
             }
-        };
-        Informer { cache, _set: set.clone() }
+        }
     }
 }
 
 /// A handle to a shared cache. Cheap to clone.
 pub struct Informer<T: View> {
-    cache: Arc<Cache<T>>,
+    cache: Arc<Cache>,
     _set: Arc<Set>,
+    _of: PhantomData<fn() -> T>,
 }
 
 impl<T: View> Clone for Informer<T> {
     fn clone(&self) -> Self {
-        Informer { cache: self.cache.clone(), _set: self._set.clone() }
+        Informer { cache: self.cache.clone(), _set: self._set.clone(), _of: PhantomData }
     }
 }
 
@@ -156,18 +251,17 @@ impl<T: View> Informer<T> {
     }
 
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<T>> {
-        self.cache.state.read().objects.get(namespace)?.get(name).cloned()
+        self.cache.get(namespace, name).map(typed)
     }
 
     /// All objects, by namespace and name.
     pub fn list(&self) -> Vec<Arc<T>> {
-        self.cache.state.read().objects.values().flat_map(|names| names.values().cloned()).collect()
+        self.cache.list().into_iter().map(typed).collect()
     }
 
     /// The objects of one namespace, by name.
     pub fn list_namespace(&self, namespace: &str) -> Vec<Arc<T>> {
-        let state = self.cache.state.read();
-        state.objects.get(namespace).map(|names| names.values().cloned().collect()).unwrap_or_default()
+        self.cache.list_namespace(namespace).into_iter().map(typed).collect()
     }
 
     pub fn len(&self) -> usize {
@@ -181,32 +275,62 @@ impl<T: View> Informer<T> {
     /// Adds an index: `keys` gives the values under which an object is found by [`Informer::by_index`]. Adding a name twice
     /// keeps the first.
     pub fn add_index(&self, name: &'static str, keys: fn(&T) -> Vec<String>) {
-        let mut state = self.cache.state.write();
-        if state.indexes.contains_key(name) {
-            return;
-        }
-        let mut index = Index { keys, entries: HashMap::new() };
-        for object in state.objects.values().flat_map(BTreeMap::values) {
-            index.insert(object);
-        }
-        state.indexes.insert(name, index);
+        let of_any = move |object: &dyn Held| {
+            let object: &dyn Any = object;
+            object.downcast_ref().map(keys).unwrap_or_default()
+        };
+        self.cache.state.write().add_index(name, Box::new(of_any));
     }
 
     /// The objects indexed under `value`; none when there is no such index.
     pub fn by_index(&self, name: &str, value: &str) -> Vec<Arc<T>> {
-        let state = self.cache.state.read();
-        let Some(keys) = state.indexes.get(name).and_then(|i| i.entries.get(value)) else { return Vec::new() };
-        keys.iter().filter_map(|(ns, name)| state.objects.get(ns)?.get(name).cloned()).collect()
+        self.cache.by_index(name, value).into_iter().map(typed).collect()
     }
 
     /// A stream of changes: first the present objects, then (once synced) [`Change::Resync`], then what happens.
     pub fn subscribe(&self) -> Receiver<T> {
+        Receiver { changes: self.cache.subscribe(), _of: PhantomData }
+    }
+}
+
+struct Cache {
+    state: RwLock<State>,
+    synced: signal::Sender<bool>,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Cache { state: RwLock::default(), synced: signal::Sender::new(false) }
+    }
+}
+
+impl Cache {
+    fn get(&self, namespace: &str, name: &str) -> Option<Arc<dyn Held>> {
+        self.state.read().objects.get(namespace)?.get(name).cloned()
+    }
+
+    fn list(&self) -> Vec<Arc<dyn Held>> {
+        self.state.read().objects.values().flat_map(|names| names.values().cloned()).collect()
+    }
+
+    fn list_namespace(&self, namespace: &str) -> Vec<Arc<dyn Held>> {
+        let state = self.state.read();
+        state.objects.get(namespace).map(|names| names.values().cloned().collect()).unwrap_or_default()
+    }
+
+    fn by_index(&self, name: &str, value: &str) -> Vec<Arc<dyn Held>> {
+        let state = self.state.read();
+        let Some(keys) = state.indexes.get(name).and_then(|i| i.entries.get(value)) else { return Vec::new() };
+        keys.iter().filter_map(|(ns, name)| state.objects.get(ns)?.get(name).cloned()).collect()
+    }
+
+    fn subscribe(&self) -> mpsc::UnboundedReceiver<Change<dyn Held>> {
         let (tx, rx) = mpsc::unbounded_channel();
-        let mut state = self.cache.state.write();
+        let mut state = self.state.write();
         for new in state.objects.values().flat_map(BTreeMap::values) {
             let _ = tx.send(Change::Applied { old: None, new: new.clone() });
         }
-        if *self.cache.synced.borrow() {
+        if *self.synced.borrow() {
             let _ = tx.send(Change::Resync);
         }
         state.subscribers.push(tx);
@@ -214,43 +338,29 @@ impl<T: View> Informer<T> {
     }
 }
 
-struct Cache<T> {
-    state: RwLock<State<T>>,
-    synced: signal::Sender<bool>,
-}
-
-impl<T> Default for Cache<T> {
-    fn default() -> Self {
-        Cache { state: RwLock::new(State::default()), synced: signal::Sender::new(false) }
-    }
-}
-
-struct State<T> {
+#[derive(Default)]
+struct State {
     /// By namespace, then name.
-    objects: BTreeMap<String, BTreeMap<String, Arc<T>>>,
-    indexes: HashMap<&'static str, Index<T>>,
-    subscribers: Vec<mpsc::UnboundedSender<Change<T>>>,
+    objects: BTreeMap<String, BTreeMap<String, Arc<dyn Held>>>,
+    indexes: HashMap<&'static str, Index>,
+    subscribers: Vec<mpsc::UnboundedSender<Change<dyn Held>>>,
 }
 
-impl<T> Default for State<T> {
-    fn default() -> Self {
-        State { objects: BTreeMap::new(), indexes: HashMap::new(), subscribers: Vec::new() }
-    }
-}
+type Keys = Box<dyn Fn(&dyn Held) -> Vec<String> + Send + Sync>;
 
-struct Index<T> {
-    keys: fn(&T) -> Vec<String>,
+struct Index {
+    keys: Keys,
     entries: HashMap<String, BTreeSet<(String, String)>>,
 }
 
-impl<T: View> Index<T> {
-    fn insert(&mut self, object: &T) {
+impl Index {
+    fn insert(&mut self, object: &dyn Held) {
         for key in (self.keys)(object) {
             let object = (object.namespace().to_owned(), object.name().to_owned());
             self.entries.entry(key).or_default().insert(object);
         }
     }
-    fn remove(&mut self, object: &T) {
+    fn remove(&mut self, object: &dyn Held) {
         for key in (self.keys)(object) {
             if let Some(set) = self.entries.get_mut(&key) {
                 set.remove(&(object.namespace().to_owned(), object.name().to_owned()));
@@ -262,38 +372,54 @@ impl<T: View> Index<T> {
     }
 }
 
-impl<T: View> State<T> {
-    fn tell(&mut self, change: &Change<T>) {
+impl State {
+    fn add_index(&mut self, name: &'static str, keys: Keys) {
+        if self.indexes.contains_key(name) {
+            return;
+        }
+        let mut index = Index { keys, entries: HashMap::new() };
+        for object in self.objects.values().flat_map(BTreeMap::values) {
+            index.insert(&**object);
+        }
+        self.indexes.insert(name, index);
+    }
+
+    fn tell(&mut self, change: &Change<dyn Held>) {
         self.subscribers.retain(|s| s.send(change.clone()).is_ok());
     }
 
-    fn apply(&mut self, object: T) {
-        let new = Arc::new(object);
+    fn apply(&mut self, new: Arc<dyn Held>) {
         let names = self.objects.entry(new.namespace().to_owned()).or_default();
         let old = names.insert(new.name().to_owned(), new.clone());
         for index in self.indexes.values_mut() {
             if let Some(old) = &old {
-                index.remove(old);
+                index.remove(&**old);
             }
-            index.insert(&new);
+            index.insert(&*new);
         }
         self.tell(&Change::Applied { old, new });
     }
 
-    fn delete(&mut self, last: T) {
-        let Some(names) = self.objects.get_mut(last.namespace()) else { return };
-        let Some(old) = names.remove(last.name()) else { return };
+    fn delete(&mut self, last: Arc<dyn Held>) {
+        if self.remove(last.namespace(), last.name()).is_some() {
+            self.tell(&Change::Deleted(last));
+        }
+    }
+
+    fn remove(&mut self, namespace: &str, name: &str) -> Option<Arc<dyn Held>> {
+        let names = self.objects.get_mut(namespace)?;
+        let old = names.remove(name)?;
         if names.is_empty() {
-            self.objects.remove(last.namespace());
+            self.objects.remove(namespace);
         }
         for index in self.indexes.values_mut() {
-            index.remove(&old);
+            index.remove(&*old);
         }
-        self.tell(&Change::Deleted(Arc::new(last)));
+        Some(old)
     }
 
     /// Makes the cache equal to a new list and tells the differences.
-    fn replace(&mut self, items: Vec<T>) {
+    fn replace(&mut self, items: Vec<Arc<dyn Held>>) {
         let mut gone: BTreeSet<(String, String)> =
             self.objects.iter().flat_map(|(ns, names)| names.keys().map(|n| (ns.clone(), n.clone()))).collect();
         for item in items {
@@ -308,26 +434,38 @@ impl<T: View> State<T> {
             }
         }
         for (ns, name) in gone {
-            let Some(names) = self.objects.get_mut(&ns) else { continue };
-            let Some(old) = names.remove(&name) else { continue };
-            if names.is_empty() {
-                self.objects.remove(&ns);
+            if let Some(old) = self.remove(&ns, &name) {
+                self.tell(&Change::Deleted(old));
             }
-            for index in self.indexes.values_mut() {
-                index.remove(&old);
-            }
-            self.tell(&Change::Deleted(old));
         }
     }
 }
 
+/// The objects of a list, decoded as they come.
+struct Decoded {
+    decode: Decode,
+    items: Vec<Arc<dyn Held>>,
+}
+
+impl Sink for Decoded {
+    fn add(&mut self, object: &[u8]) -> Result<(), serde_json::Error> {
+        self.items.push((self.decode)(object)?);
+        Ok(())
+    }
+    fn clear(&mut self) {
+        self.items.clear();
+    }
+}
+
 /// Keeps one cache current.
-struct Reflector<T: View> {
+struct Reflector {
     client: Client,
     clock: Clock,
     resource: Resource,
     scope: ListScope,
-    cache: Arc<Cache<T>>,
+    decode: Decode,
+    metadata_only: bool,
+    cache: Arc<Cache>,
 }
 
 /// A watch is ended by the server after 5 to 10 minutes, spread so that not all end together.
@@ -335,7 +473,7 @@ const WATCH_SECONDS: std::ops::Range<u64> = 300..600;
 /// A watch that the server should have ended this long ago is dead.
 const WATCH_GRACE: Duration = Duration::from_secs(30);
 
-impl<T: View> Reflector<T> {
+impl Reflector {
     async fn run(self) {
         let mut backoff = Backoff::new();
         let mut resource_version = String::new();
@@ -365,20 +503,22 @@ impl<T: View> Reflector<T> {
     /// Lists unless `resource_version` says where to go on, then watches until the watch ends.
     async fn list_and_watch(&self, resource_version: &mut String) -> Result<(), Error> {
         if resource_version.is_empty() {
-            let listed = watch::list::<T>(&self.client, &self.resource, &self.scope, T::METADATA_ONLY).await?;
+            let mut listed = Decoded { decode: self.decode, items: Vec::new() };
+            let revision =
+                watch::list(&self.client, &self.resource, &self.scope, self.metadata_only, &mut listed).await?;
             let mut state = self.cache.state.write();
             state.replace(listed.items);
             self.cache.synced.send_replace(true);
             state.tell(&Change::Resync);
-            *resource_version = listed.resource_version;
+            *resource_version = revision;
         }
         let seconds = rand::random_range(WATCH_SECONDS);
         let deadline = tokio::time::Instant::now() + Duration::from_secs(seconds) + WATCH_GRACE;
         let mut stream =
-            watch::watch(&self.client, &self.resource, &self.scope, resource_version, seconds, T::METADATA_ONLY)
+            watch::watch(&self.client, &self.resource, &self.scope, resource_version, seconds, self.metadata_only)
                 .await?;
         loop {
-            let Ok(event) = tokio::time::timeout_at(deadline, stream.next::<T>()).await else {
+            let Ok(event) = tokio::time::timeout_at(deadline, stream.next()).await else {
                 tracing::debug!(resource = %self.resource.gvr, "watch outlived its deadline; opening it again");
                 return Ok(());
             };
@@ -386,15 +526,21 @@ impl<T: View> Reflector<T> {
                 None => return Ok(()),
                 Some(Event::Bookmark(rv)) => *resource_version = rv,
                 Some(Event::Applied(object)) => {
+                    let object = self.decoded(&object, stream.what())?;
                     object.resource_version().clone_into(resource_version);
                     self.cache.state.write().apply(object);
                 }
                 Some(Event::Deleted(object)) => {
+                    let object = self.decoded(&object, stream.what())?;
                     object.resource_version().clone_into(resource_version);
                     self.cache.state.write().delete(object);
                 }
             }
         }
+    }
+
+    fn decoded(&self, object: &[u8], what: &str) -> Result<Arc<dyn Held>, Error> {
+        (self.decode)(object).map_err(|source| Error::Decode { what: what.to_owned(), source })
     }
 }
 

@@ -5,6 +5,7 @@
 //! which controller uses it.
 
 pub mod calls;
+pub mod decode;
 pub mod discovery;
 pub mod election;
 pub mod error;

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a view is read-only. Writers send patches of the fields that they own, never a view.
 
+use crate::decode;
 use crate::informer::View;
 use crate::resource::Resource;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -32,6 +33,7 @@ macro_rules! objects {
             fn namespace(&self) -> &str { &self.metadata.namespace }
             fn uid(&self) -> &str { &self.metadata.uid }
             fn resource_version(&self) -> &str { &self.metadata.resource_version }
+            fn decode(object: &[u8]) -> Result<Self, serde_json::Error> { decode::from_slice(object) }
         }
         impl $name {
             pub fn resource() -> Resource { Resource::$scope($group, $version, $resource) }
@@ -359,9 +361,13 @@ objects! {
     Lease = namespaced("coordination.k8s.io", "v1", "leases");
 }
 
+mod certificates;
 mod placement;
+mod policies;
 mod storage;
 mod workloads;
+pub use certificates::*;
+pub use policies::*;
 pub use storage::*;
 pub use workloads::*;
 

@@ -1,10 +1,10 @@
-//! Reading collections: paged lists, and watches decoded event by event from the stream's bytes.
+//! Reading collections: paged lists, and watches cut into events from the stream's bytes. What the objects are decoded to is
+//! the caller's business: none of this is compiled again for each type.
 
-use crate::calls::{call_as, status_of};
-use crate::informer::View;
+use crate::calls::{raw, status_of};
 use crate::resource::Query;
-use crate::{Error, ListScope, Resource};
-use bytes::{Buf, BytesMut};
+use crate::{Error, ListScope, Resource, decode};
+use bytes::{Buf, Bytes, BytesMut};
 use http::{Method, Request, header};
 use http_body_util::BodyExt;
 use kube::Client;
@@ -19,21 +19,37 @@ const PAGE: &str = "500";
 const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json;q=0.9";
 const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json;q=0.9";
 
-/// A whole list and the revision that it is from.
-pub(crate) struct Listed<T> {
-    pub items: Vec<T>,
-    pub resource_version: String,
+/// Takes the objects of a list, one after another.
+pub(crate) trait Sink: Send {
+    fn add(&mut self, object: &[u8]) -> Result<(), serde_json::Error>;
+    /// The list starts again.
+    fn clear(&mut self);
+}
+
+/// Objects of one type.
+pub(crate) struct Items<T>(pub Vec<T>);
+
+impl<T> Default for Items<T> {
+    fn default() -> Self {
+        Items(Vec::new())
+    }
+}
+
+impl<T: DeserializeOwned + Send> Sink for Items<T> {
+    fn add(&mut self, object: &[u8]) -> Result<(), serde_json::Error> {
+        self.0.push(decode::from_slice(object)?);
+        Ok(())
+    }
+    fn clear(&mut self) {
+        self.0.clear();
+    }
 }
 
 #[derive(Deserialize)]
-struct Page<T> {
+struct Page<'a> {
     metadata: PageMeta,
-    #[serde(default = "none")]
-    items: Option<Vec<T>>,
-}
-
-fn none<T>() -> Option<T> {
-    None
+    #[serde(borrow, default)]
+    items: Option<Vec<&'a RawValue>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -44,40 +60,46 @@ struct PageMeta {
     token: String,
 }
 
-/// Lists everything in `scope`. When a continue token expires under way, the list starts again in one piece.
-pub(crate) async fn list<T: DeserializeOwned>(
+/// Lists everything in `scope` and returns the revision that it is from. When a continue token expires under way, the list
+/// starts again in one piece.
+pub(crate) async fn list(
     client: &Client,
     resource: &Resource,
     scope: &ListScope,
     metadata_only: bool,
-) -> Result<Listed<T>, Error> {
+    sink: &mut dyn Sink,
+) -> Result<String, Error> {
     let accept = if metadata_only { METADATA_LIST } else { "application/json" };
     let path = resource.collection(&scope.namespace);
-    let (mut items, mut token, mut limit) = (Vec::new(), String::new(), PAGE);
+    let (mut token, mut limit) = (String::new(), PAGE);
     loop {
         let query = Query::default().scope(scope).set("limit", limit).set("continue", &token).on(&path);
-        let page: Page<T> = match call_as(client, Method::GET, &query, accept, None).await {
+        let bytes = match raw(client, Method::GET, &query, accept, None).await {
             Err(e) if e.is_expired() && !token.is_empty() => {
-                items.clear();
+                sink.clear();
                 token.clear();
                 limit = "";
                 continue;
             }
             other => other?,
         };
-        items.extend(page.items.unwrap_or_default());
+        let broken = |source| Error::Decode { what: query.clone(), source };
+        let page: Page<'_> = serde_json::from_slice(&bytes).map_err(broken)?;
+        for item in page.items.unwrap_or_default() {
+            sink.add(item.get().as_bytes()).map_err(broken)?;
+        }
         token = page.metadata.token;
         if token.is_empty() {
-            return Ok(Listed { items, resource_version: page.metadata.resource_version });
+            return Ok(page.metadata.resource_version);
         }
     }
 }
 
-/// One event of a watch.
+/// One event of a watch, its object as it came.
 #[derive(Debug)]
-pub(crate) enum Event<T> {
-    Applied(T),
-    Deleted(T),
+pub(crate) enum Event {
+    Applied(Bytes),
+    Deleted(Bytes),
     /// Everything up to this revision has been seen.
     Bookmark(String),
 }
@@ -135,7 +157,7 @@ pub(crate) async fn watch(
 
 impl Stream {
     /// The next event; `None` when the server ended the watch in order. Dropping the future loses nothing.
-    pub(crate) async fn next<T: View>(&mut self) -> Result<Option<Event<T>>, Error> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Event>, Error> {
         loop {
             if let Some(at) = self.buffer[self.searched..].iter().position(|b| *b == b'\n') {
                 let line = self.buffer.split_to(self.searched + at);
@@ -144,14 +166,14 @@ impl Stream {
                 if line.iter().all(u8::is_ascii_whitespace) {
                     continue;
                 }
-                return self.decode(&line).map(Some);
+                return self.decode(&line.freeze()).map(Some);
             }
             self.searched = self.buffer.len();
             match self.body.frame().await {
                 None if self.buffer.iter().all(u8::is_ascii_whitespace) => return Ok(None),
                 // The last event may come without its newline.
                 None => {
-                    let line = self.buffer.split();
+                    let line = self.buffer.split().freeze();
                     self.searched = 0;
                     let cut_off = |e| match e {
                         Error::Decode { .. } => Error::CutOff { what: self.what.clone() },
@@ -168,18 +190,23 @@ impl Stream {
         }
     }
 
-    fn decode<T: View>(&self, line: &[u8]) -> Result<Event<T>, Error> {
+    fn decode(&self, line: &Bytes) -> Result<Event, Error> {
         let broken = |source| Error::Decode { what: self.what.clone(), source };
         let wire: Wire<'_> = serde_json::from_slice(line).map_err(broken)?;
         let object = wire.object.get();
         Ok(match wire.kind {
-            "ADDED" | "MODIFIED" => Event::Applied(serde_json::from_str(object).map_err(broken)?),
-            "DELETED" => Event::Deleted(serde_json::from_str(object).map_err(broken)?),
+            "ADDED" | "MODIFIED" => Event::Applied(line.slice_ref(object.as_bytes())),
+            "DELETED" => Event::Deleted(line.slice_ref(object.as_bytes())),
             "BOOKMARK" => {
                 let b: BookmarkObject = serde_json::from_str(object).map_err(broken)?;
                 Event::Bookmark(b.metadata.resource_version)
             }
             _ => return Err(Error::Status(status_of(http::StatusCode::INTERNAL_SERVER_ERROR, object.as_bytes()))),
         })
+    }
+
+    /// What is watched, for errors.
+    pub(crate) fn what(&self) -> &str {
+        &self.what
     }
 }

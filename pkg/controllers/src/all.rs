@@ -41,9 +41,16 @@ pub const ALL: &[Row] = rows! {
     "clusterrole-aggregation-controller", "clusterrole-aggregation-controller", cluster_role_aggregation;
     "resourcequota-controller", "resourcequota-controller", resource_quota;
     "root-ca-certificate-publisher-controller", "root-ca-cert-publisher", root_ca;
+    "kube-apiserver-serving-clustertrustbundle-publisher-controller",
+        "kube-apiserver-serving-clustertrustbundle-publisher", trust_bundle;
+    "certificatesigningrequest-approving-controller", "certificate-controller", certificates::approval;
+    "certificatesigningrequest-signing-controller", "certificate-controller", certificates::signing;
+    "certificatesigningrequest-cleaner-controller", "certificate-controller", certificates::cleanup;
+    "podcertificaterequest-cleaner-controller", "podcertificaterequestcleaner", pod_certificate_cleaner;
     "persistentvolumeclaim-protection-controller", "pvc-protection-controller", protection::claims;
     "persistentvolume-protection-controller", "pv-protection-controller", protection::volumes;
     "storage-version-migrator-controller", "storage-version-migrator-controller", storage_version_migrator;
+    "validatingadmissionpolicy-status-controller", "validatingadmissionpolicy-status-controller", policy_status;
     "volumeattributesclass-protection-controller", "volumeattributesclass-protection-controller", protection::classes;
 };
 

@@ -4,6 +4,7 @@ use crate::Options;
 use crate::all::Row;
 use crate::op::Op;
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use isopod_base::clock::Clock;
 use isopod_base::errors::Chain;
 use isopod_client::events::Recorder;
@@ -50,6 +51,10 @@ pub enum Error {
     Cidr { cidr: String, why: String },
     #[error("no free pod range is left in {0}")]
     RangeFull(String),
+    #[error("{0:?} may not have requests of kubelets approved")]
+    NotAllowed(String),
+    #[error("cannot sign as {signer}")]
+    Sign { signer: String, source: isopod_pki::PkiError },
 }
 
 impl Error {
@@ -59,7 +64,7 @@ impl Error {
             Error::Call { source: e, .. } | Error::Read(e) => {
                 e.is_conflict() || e.is_not_found() || e.is_namespace_terminating()
             }
-            Error::ContentLeft(_) => true,
+            Error::ContentLeft(_) | Error::NotAllowed(_) => true,
             _ => false,
         }
     }
@@ -120,14 +125,16 @@ impl Context {
     }
 
     /// Calls `react` with every change of `informer`, in order, until the end. The run ends when `react` fails.
-    pub fn feed<T: View>(&self, informer: &Informer<T>, mut react: impl FnMut(Change<T>) + Send + 'static) {
-        let mut changes = informer.subscribe();
+    pub fn feed<T: View>(&self, informer: &Informer<T>, react: impl FnMut(Change<T>) + Send + 'static) {
+        self.follow(informer.subscribe().each(react));
+    }
+
+    /// Apart from [`Context::feed`], so that it is one task for all types.
+    fn follow(&self, changes: BoxFuture<'static, ()>) {
         let stop = self.stop.clone();
         tokio::spawn(async move {
             let failed = stop.clone().drop_guard();
-            while let Some(Some(change)) = stop.run_until_cancelled(changes.recv()).await {
-                react(change);
-            }
+            stop.run_until_cancelled(changes).await;
             failed.disarm();
         });
     }
@@ -144,7 +151,7 @@ impl Context {
     }
 
     /// Works on the queue with `workers` tasks until the end. Panics when one of them does.
-    pub async fn work<C: Controller>(&self, controller: Arc<C>, queue: WorkQueue<Key>, workers: usize) {
+    pub async fn work(&self, controller: Arc<dyn Controller>, queue: WorkQueue<Key>, workers: usize) {
         let mut tasks = tokio::task::JoinSet::new();
         for _ in 0..workers {
             let (controller, queue, name) = (controller.clone(), queue.clone(), self.name);
@@ -167,7 +174,7 @@ impl Context {
     }
 }
 
-async fn reconcile_one<C: Controller>(controller: &C, queue: &WorkQueue<Key>, key: &Key, name: &str) {
+async fn reconcile_one(controller: &dyn Controller, queue: &WorkQueue<Key>, key: &Key, name: &str) {
     match controller.reconcile(key).await {
         Ok(again) => {
             queue.forget(key);

@@ -15,7 +15,7 @@ use isopod_api::time;
 use isopod_client::events::{Kind, ObjectRef};
 use isopod_client::queue::WorkQueue;
 use isopod_client::views::{ActiveJob, CronJob, CronJobStatus, Job};
-use isopod_client::{Change, Informer, Propagation};
+use isopod_client::{Change, Informer, Propagation, decode};
 use jiff::Timestamp;
 use schedule::Schedule;
 use serde_json::{Value, json};
@@ -312,7 +312,7 @@ impl CronJobs {
                 return Err(e);
             }
         };
-        let meta: isopod_client::views::Meta = serde_json::from_value(made["metadata"].clone()).unwrap_or_default();
+        let meta: isopod_client::views::Meta = decode::from_value(&made["metadata"]).unwrap_or_default();
         let is_ours = meta.controller().is_some_and(|c| c.uid == m.uid);
         if is_ours && !status.active.iter().any(|a| a.uid == meta.uid) {
             status.active.push(ActiveJob {

@@ -18,7 +18,7 @@ use backoff::Backoff;
 use isopod_client::events::Kind;
 use isopod_client::queue::WorkQueue;
 use isopod_client::views::{DaemonSet, LabelSelector, Meta, Node, Pod, PodSpec};
-use isopod_client::{Change, Informer};
+use isopod_client::{Change, Informer, decode};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -240,8 +240,7 @@ fn owner(set: &DaemonSet) -> Owner<'_> {
 }
 
 fn spec_of(template: &Value) -> PodSpec {
-    let spec = template["spec"].clone();
-    serde_json::from_value(spec).unwrap_or_default()
+    decode::from_value(&template["spec"]).unwrap_or_default()
 }
 
 #[async_trait]

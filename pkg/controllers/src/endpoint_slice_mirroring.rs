@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use isopod_client::events::{Kind, ObjectRef};
 use isopod_client::queue::WorkQueue;
 use isopod_client::views::{Endpoint, EndpointSlice, Endpoints, Labels, Meta, Service};
-use isopod_client::{Change, Informer};
+use isopod_client::{Change, Informer, decode};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -167,7 +167,7 @@ fn slice(endpoints: &Meta, (family, ports): &GroupKey, addresses: &[Value]) -> V
 }
 
 fn is_as_wanted(endpoints: &Meta, present: &EndpointSlice, addresses: &[Value]) -> bool {
-    let views = addresses.iter().filter_map(|e| serde_json::from_value::<Endpoint>(e.clone()).ok());
+    let views = addresses.iter().filter_map(|e| decode::from_value::<Endpoint>(e).ok());
     let by_address = |e: &Endpoint| (e.addresses.clone(), e.target_ref.as_ref().map(|t| t.uid.clone()));
     let (mut new, mut old): (Vec<Endpoint>, Vec<Endpoint>) = (views.collect(), present.endpoints.clone());
     new.sort_by_key(by_address);

@@ -17,7 +17,7 @@ use isopod_base::errors::Chain;
 use isopod_client::discovery::{self, Discovered};
 use isopod_client::queue::WorkQueue;
 use isopod_client::views::OwnerReference;
-use isopod_client::{Change, Informer, Informers, ListScope, Patch, Resource, View};
+use isopod_client::{Change, Informer, Informers, ListScope, Patch, Resource, View, decode};
 use parking_lot::{Mutex, RwLock};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -184,7 +184,7 @@ impl GarbageCollector {
             return Ok(());
         };
         let references: Vec<OwnerReference> =
-            serde_json::from_value(fresh["metadata"]["ownerReferences"].clone()).unwrap_or_default();
+            decode::from_value(&fresh["metadata"]["ownerReferences"]).unwrap_or_default();
         if references.is_empty() || !fresh["metadata"]["deletionTimestamp"].is_null() {
             return Ok(());
         }

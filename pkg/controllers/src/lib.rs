@@ -12,6 +12,7 @@ mod pod_control;
 mod revisions;
 mod template;
 
+pub mod certificates;
 mod cluster_role_aggregation;
 mod cron_job;
 mod daemon_set;
@@ -26,7 +27,9 @@ mod job;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
+mod pod_certificate_cleaner;
 mod pod_gc;
+mod policy_status;
 mod protection;
 mod replica_set;
 mod resource_quota;
@@ -36,6 +39,7 @@ mod service_pods;
 mod stateful_set;
 mod storage_version_migrator;
 mod taint_eviction;
+mod trust_bundle;
 mod ttl_after_finished;
 
 pub use controller::{Context, Error};
@@ -57,6 +61,8 @@ pub struct Options {
     pub service_cidr: String,
     /// PEM of the authority that signs the API server's certificate.
     pub root_ca_pem: String,
+    /// Who signs requests for certificates.
+    pub signers: certificates::signing::Signers,
     /// A node whose heartbeat is older is unknown.
     pub node_monitor_grace_period: Duration,
     /// Finished pods above this number are deleted, oldest first; 0 keeps all.
@@ -72,6 +78,7 @@ impl Default for Options {
             node_cidr_mask_size: 24,
             service_cidr: "10.43.0.0/16".into(),
             root_ca_pem: String::new(),
+            signers: certificates::signing::Signers::default(),
             node_monitor_grace_period: Duration::from_secs(50),
             terminated_pod_gc_threshold: 12500,
             disabled: Vec::new(),

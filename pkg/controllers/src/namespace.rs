@@ -297,6 +297,7 @@ mod tests {
         let mut found = Found::default();
         let what = Discovered {
             resource: Resource::namespaced("apps", "v1", "deployments"),
+            singular: "deployment".into(),
             kind: "Deployment".into(),
             verbs: vec![],
         };

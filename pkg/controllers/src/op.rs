@@ -183,7 +183,10 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Op::Create { object, .. } | Op::Replace { object, .. } => write!(f, "{} {object}", self.what()),
-            Op::Patch { patch: Patch::Merge(b) | Patch::Strategic(b) | Patch::Json(b), .. } => {
+            Op::Patch {
+                patch: Patch::Merge(b) | Patch::Strategic(b) | Patch::Json(b) | Patch::Apply { object: b, .. },
+                ..
+            } => {
                 write!(f, "{} {b}", self.what())
             }
             Op::Modify { change, .. } => write!(f, "{} {change}", self.what()),

@@ -11,7 +11,7 @@ use crate::pod_control::Owner;
 use crate::template;
 use isopod_client::queue::WorkQueue;
 use isopod_client::views::{ControllerRevision, LabelSelector, Labels, Meta};
-use isopod_client::{Change, Informer};
+use isopod_client::{Change, Informer, decode};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -145,7 +145,7 @@ impl Revisions {
             match self.context.apply(&op).await {
                 // What the server answers is the object as it stands; what was sent has the same template.
                 Ok(made) => {
-                    let meta = serde_json::from_value(made["metadata"].clone()).unwrap_or_default();
+                    let meta = decode::from_value(&made["metadata"]).unwrap_or_default();
                     let view = ControllerRevision { metadata: meta, revision: number, ..Default::default() };
                     return Ok((Arc::new(view), collision_count));
                 }

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use isopod_client::discovery::{self, Discovered};
 use isopod_client::queue::WorkQueue;
 use isopod_client::views::{Meta, MetaOnly};
-use isopod_client::{Calls, Change, Informer, ListScope, Patch, Preconditions, Resource, View};
+use isopod_client::{Calls, Change, Informer, ListScope, Patch, Preconditions, Resource, View, decode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -36,7 +36,7 @@ struct Migration {
 
 impl From<Value> for Migration {
     fn from(object: Value) -> Self {
-        Migration { meta: serde_json::from_value(object["metadata"].clone()).unwrap_or_default(), object }
+        Migration { meta: decode::from_value(&object["metadata"]).unwrap_or_default(), object }
     }
 }
 

@@ -2,30 +2,48 @@
 
 #![allow(clippy::unwrap_used)]
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use isopod_apiserver::Access;
 use isopod_base::clock::Clock;
 use isopod_client::transport::component;
 use isopod_client::views::{
-    ConfigMap, Deployment, EndpointSlice, Endpoints, MetaOnly, Namespace, Node, Pod, ReplicaSet, ServiceAccount,
+    CertificateSigningRequest, ClusterTrustBundle, ConfigMap, Deployment, EndpointSlice, Endpoints, MetaOnly,
+    Namespace, Node, Pod, ReplicaSet, ServiceAccount, ValidatingAdmissionPolicy,
 };
 use isopod_client::{
     Calls, Delete, Informer, Informers, ListScope, Patch, Preconditions, Propagation, Resource, View, in_process,
 };
 use isopod_controllers::Options;
+use isopod_controllers::certificates::signing::Signers;
+use isopod_controllers::certificates::{CLIENT, KUBELET_CLIENT, KUBELET_SERVING, LEGACY};
+use isopod_pki::CertAuthority;
+use isopod_pki::signing::{AuthorityFiles, end_of_certificate};
 use isopod_testkit::TestServer;
 use serde_json::{Value, json};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
+use tempfile::TempDir;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Far more than anything here needs; reached only by a bug.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// All sign with the authority `ca` in `dir`.
+fn signers(dir: &Path) -> Signers {
+    let files = AuthorityFiles { certificate: dir.join("ca.crt"), key: dir.join("ca.key") };
+    let authorities = [CLIENT, KUBELET_CLIENT, KUBELET_SERVING, LEGACY].map(|signer| (signer, files.clone()));
+    Signers { authorities: authorities.into(), ..Signers::default() }
+}
+
 struct Cluster {
     server: TestServer,
     informers: Informers,
+    root_ca: String,
     _stop: DropGuard,
+    _files: TempDir,
 }
 
 impl Cluster {
@@ -45,13 +63,15 @@ impl Cluster {
         let stop = CancellationToken::new();
         let service = server.server.service();
         let factory = move |user: &str| in_process(service.clone(), component(user));
-        let options = Options { root_ca_pem: "PEM".into(), ..Options::default() };
+        let files = tempfile::tempdir().unwrap();
+        let root_ca = CertAuthority::load_or_create(files.path(), "ca").unwrap().cert_pem;
+        let options = Options { root_ca_pem: root_ca.clone(), signers: signers(files.path()), ..Options::default() };
         tokio::spawn({
             let stop = stop.clone();
             async move { isopod_controllers::run(factory, options, clock, stop).await }
         });
         let informers = Informers::new(server.admin());
-        Cluster { server, informers, _stop: stop.drop_guard() }
+        Cluster { server, informers, root_ca, _stop: stop.drop_guard(), _files: files }
     }
 
     fn calls(&self, resource: Resource) -> Calls {
@@ -172,7 +192,7 @@ async fn every_namespace_gets_its_account_and_authority() {
         })
         .await;
     let map = maps.iter().find(|m| m.metadata.name == "kube-root-ca.crt").unwrap();
-    assert_eq!(map.data["ca.crt"], "PEM");
+    assert_eq!(map.data["ca.crt"], c.root_ca);
     // It is put back.
     c.calls(ConfigMap::resource()).delete("default", "kube-root-ca.crt", &Delete::default()).await.unwrap();
     c.until::<ConfigMap>(ConfigMap::resource(), "the root CA again", |all| {
@@ -590,4 +610,100 @@ async fn a_migration_writes_all_objects_in_the_version_that_is_stored_by_now() {
         assert_ne!(old.meta.resource_version, new.meta.resource_version, "it was written");
         assert_eq!(old.object["n"], new.object["n"]);
     }
+}
+
+/// A kubelet's request, PEM in base64.
+fn request_of(node: &str) -> String {
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::OrganizationName, "system:nodes");
+    params.distinguished_name.push(rcgen::DnType::CommonName, format!("system:node:{node}"));
+    let request = params.serialize_request(&rcgen::KeyPair::generate().unwrap()).unwrap();
+    BASE64.encode(request.pem().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_join_nodes_gets_their_certificates() {
+    let c = Cluster::start().await;
+    let bindings = c.calls(Resource::cluster("rbac.authorization.k8s.io", "v1", "clusterrolebindings"));
+    let bind = |role: &str| {
+        json!({"metadata": {"name": role},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "joining"}]})
+    };
+    bindings.create::<Value>("", &bind("system:node-bootstrapper")).await.unwrap();
+    let joining = in_process(c.server.server.service(), isopod_api::UserInfo::new("system:bootstrap:a", &["joining"]));
+    let requests = Calls::new(joining, CertificateSigningRequest::resource());
+    let usages = ["client auth", "digital signature"];
+    let request = json!({"metadata": {"name": "a"}, "spec": {"signerName": KUBELET_CLIENT, "usages": usages, "request": request_of("a")}});
+    requests.create::<Value>("", &request).await.unwrap();
+    // Not yet allowed, it is asked about again.
+    let nodeclient = "system:certificates.k8s.io:certificatesigningrequests:nodeclient";
+    bindings.create::<Value>("", &bind(nodeclient)).await.unwrap();
+    let issued = c
+        .until::<CertificateSigningRequest>(CertificateSigningRequest::resource(), "the certificate", |all| {
+            all.iter().any(|csr| !csr.status.certificate.is_empty())
+        })
+        .await;
+    assert_eq!(issued[0].status.conditions[0]["reason"], "AutoApproved");
+    let pem = String::from_utf8(BASE64.decode(&issued[0].status.certificate).unwrap()).unwrap();
+    let life =
+        end_of_certificate(&pem).unwrap() - isopod_api::time::parse(&isopod_api::time::now()).unwrap().as_second();
+    assert!((8759 * 3600..8760 * 3600).contains(&life), "{life}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_authority_of_the_server_is_attested() {
+    let c = Cluster::start().await;
+    let is_mine = |all: &[Arc<ClusterTrustBundle>]| {
+        all.iter()
+            .any(|b| b.spec.signer_name == "kubernetes.io/kube-apiserver-serving" && b.spec.trust_bundle == c.root_ca)
+    };
+    let bundles = c.until(ClusterTrustBundle::resource(), "the bundle", is_mine).await;
+    let name = &bundles[0].metadata.name;
+    c.calls(ClusterTrustBundle::resource()).delete("", name, &Delete::default()).await.unwrap();
+    let uid = bundles[0].metadata.uid.clone();
+    c.until::<ClusterTrustBundle>(ClusterTrustBundle::resource(), "the bundle again", |all| {
+        is_mine(all) && all.iter().all(|b| b.metadata.uid != uid)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn expressions_that_do_not_fit_are_told_in_the_policys_status() {
+    let c = Cluster::start().await;
+    let policies = c.calls(ValidatingAdmissionPolicy::resource());
+    let rule = json!({"apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments"], "operations": ["*"]});
+    let validation =
+        json!({"expression": "object.spec.replicas > '1'", "messageExpression": "'got ' + object.spec.replicas"});
+    let policy = json!({"metadata": {"name": "a"}, "spec": {"matchConstraints": {"resourceRules": [rule]}, "validations": [validation]}});
+    policies.create::<Value>("", &policy).await.unwrap();
+    let looked_at = |all: &[Arc<ValidatingAdmissionPolicy>]| {
+        all.iter().all(|p| p.status.observed_generation == p.metadata.generation)
+    };
+    c.until(ValidatingAdmissionPolicy::resource(), "the policy was looked at", looked_at).await;
+    let seen: Value = policies.get("", "a").await.unwrap();
+    let warnings = &seen["status"]["typeChecking"]["expressionWarnings"];
+    assert_eq!(warnings[0]["fieldRef"], "spec.validations[0].expression");
+    let said = warnings[0]["warning"].as_str().unwrap();
+    assert_eq!(
+        said,
+        "apps/v1, Kind=Deployment: ERROR: <input>:1:22: found no matching overload for '_>_' applied to '(int, string)'\n \
+         | object.spec.replicas > '1'\n | .....................^\n"
+    );
+    assert!(warnings[1]["warning"].as_str().unwrap().contains("'_+_' applied to '(string, int)'"), "{warnings}");
+    let right = json!({"spec": {"validations": [{"expression": "object.spec.replicas > 1"}]}});
+    policies.patch::<Value>("", "a", None, Patch::Merge(right), &Preconditions::default()).await.unwrap();
+    let again = |all: &[Arc<ValidatingAdmissionPolicy>]| all.iter().all(|p| p.status.observed_generation == 2);
+    c.until(ValidatingAdmissionPolicy::resource(), "the policy was looked at again", again).await;
+    let seen: Value = policies.get("", "a").await.unwrap();
+    assert!(seen["status"]["typeChecking"]["expressionWarnings"].is_null(), "{seen}");
+    // Clients see by this that a policy without mistakes was looked at.
+    let mut right: Value = seen.clone();
+    right["metadata"] = json!({"name": "b"});
+    right["status"] = json!({});
+    policies.create::<Value>("", &right).await.unwrap();
+    c.until(ValidatingAdmissionPolicy::resource(), "both were looked at", |all| all.len() == 2 && looked_at(all)).await;
+    let seen: Value = policies.get("", "b").await.unwrap();
+    assert_eq!(seen["status"]["typeChecking"], json!({}));
 }

@@ -15,6 +15,7 @@ pub mod kind;
 pub mod kinds;
 pub mod metadata;
 mod ownership;
+pub mod policy_types;
 pub mod quota;
 pub mod strategy;
 pub mod table;

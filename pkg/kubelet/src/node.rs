@@ -176,7 +176,7 @@ async fn settled(network: &mut watch::Receiver<bool>, services: &mut watch::Rece
 }
 
 fn decode(node: Value) -> Result<Node, Error> {
-    serde_json::from_value(node).map_err(|source| Error::Decode { what: "the node".into(), source })
+    isopod_client::decode::from_value(&node).map_err(|source| Error::Decode { what: "the node".into(), source })
 }
 
 /// Whether the image store is so full that images go: how many bytes to free.

@@ -25,6 +25,16 @@ pub enum PkiError {
         #[source]
         source: rustls::Error,
     },
+    #[error("{path} cannot sign certificates: {why}")]
+    Authority { path: PathBuf, why: String },
+    #[error("the request for a certificate cannot be read: {0}")]
+    Request(String),
+    #[error("the signature of the request for a certificate is not of the key that it is about")]
+    Proof,
+    #[error("the authority's own certificate is over; give it a new one")]
+    Expired,
+    #[error("the system gives no random numbers")]
+    Random,
     #[error("unknown key type {0:?}")]
     KeyType(String),
     #[error("{0}")]

@@ -13,6 +13,7 @@ mod kubeconfig;
 mod listener;
 pub mod request;
 mod server;
+pub mod signing;
 pub mod tls;
 
 pub use ca::{CertAuthority, Identity, Leaf, Usage};

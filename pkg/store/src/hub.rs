@@ -31,6 +31,12 @@ pub(crate) trait History: Send + Sync + 'static {
         to: Revision,
         limit: usize,
     ) -> Result<(Vec<Committed>, Revision)>;
+
+    /// May a watch whose client knows everything before `start` go on in this history? Asked under the lock under which
+    /// [`Hub::jump`] ends watches, so that none slips through between the two.
+    fn check_start(&self, _start: Revision) -> Result<()> {
+        Ok(())
+    }
 }
 
 struct Watcher {
@@ -106,13 +112,19 @@ impl Hub {
         self.moved.notify_all();
     }
 
-    /// Goes on at `rev` without events: what lies between is no part of this history. With an error the live watches end,
-    /// because they missed something or were told what is true no longer.
-    pub fn jump(&self, rev: Revision, end: Option<StoreError>) {
+    /// Everything up to `rev` has been handed out: there is nothing between the last transaction and it.
+    pub fn advance(&self, rev: Revision) {
         let mut inner = self.inner.lock();
-        if let Some(error) = end {
-            inner.end(&error);
-        }
+        inner.published = inner.published.max(rev);
+        self.moved.notify_all();
+    }
+
+    /// Goes on at `rev` without events: what lies between is no part of this history, or cannot be told any more. `check` is
+    /// given the revision at which each live watch would go on, and says which of them end: those that miss something by it
+    /// or were told what is true no longer. One that waits for a revision beyond all that need not be among them.
+    pub fn jump(&self, rev: Revision, check: impl Fn(Revision) -> Result<()>) {
+        let mut inner = self.inner.lock();
+        inner.end_refused(check);
         inner.published = inner.published.max(rev);
         self.moved.notify_all();
     }
@@ -126,11 +138,19 @@ impl Hub {
     }
 
     /// Joins the live watchers if everything before `start` has been delivered, that is, if `start` is yet to come.
-    fn join(&self, range: &KeyRange, start: Revision, sender: &Sender, progress: &Arc<AtomicBool>) -> Result<bool> {
+    fn join(
+        &self,
+        history: &dyn History,
+        range: &KeyRange,
+        start: Revision,
+        sender: &Sender,
+        progress: &Arc<AtomicBool>,
+    ) -> Result<bool> {
         let mut inner = self.inner.lock();
         if inner.closed {
             return Err(StoreError::Closed);
         }
+        history.check_start(start)?;
         if start <= inner.published {
             return Ok(false);
         }
@@ -156,7 +176,7 @@ impl Hub {
         let (sender, receiver) = mpsc::channel(self.buffer + 2);
         let wants = Arc::new(AtomicBool::new(false));
         let start = if req.start > 0 { req.start } else { self.published() + 1 };
-        if !self.join(&req.range, start, &sender, &wants)? {
+        if !self.join(&*history, &req.range, start, &sender, &wants)? {
             // The first page is read here so that a compacted start is the caller's error and not the stream's.
             let replay =
                 Replay { hub: Arc::clone(self), history, range: req.range.clone(), sender, wants: wants.clone() };
@@ -196,6 +216,32 @@ impl Inner {
         self.index = Intervals::default();
     }
 
+    /// Ends the live watches that `check` refuses.
+    fn end_refused(&mut self, check: impl Fn(Revision) -> Result<()>) {
+        let next = self.published + 1;
+        for group in self.groups.values_mut() {
+            group.watchers.retain(|w| match check(w.start.max(next)) {
+                Ok(()) => true,
+                Err(error) => {
+                    let _ = w.sender.try_send(Err(error));
+                    false
+                }
+            });
+        }
+        let empty: Vec<u64> = self.groups.iter().filter(|(_, g)| g.watchers.is_empty()).map(|(id, _)| *id).collect();
+        for id in empty {
+            self.forget(id);
+        }
+    }
+
+    /// A group without watchers goes.
+    fn forget(&mut self, id: u64) {
+        if let Some(group) = self.groups.remove(&id) {
+            self.index.remove(&group.range, id);
+            self.ids.remove(&group.range);
+        }
+    }
+
     fn deliver(&mut self, rev: Revision, events: &Arc<[Event]>) {
         let mut ids: Vec<u64> = events.iter().flat_map(|e| self.index.holding(&e.kv.key)).copied().collect();
         if events.len() > 1 {
@@ -207,11 +253,8 @@ impl Inner {
             if let Some(picked) = pick(&group.range, events) {
                 group.watchers.retain(|w| w.deliver(rev, &picked));
             }
-            if group.watchers.is_empty()
-                && let Some(group) = self.groups.remove(&id)
-            {
-                self.index.remove(&group.range, id);
-                self.ids.remove(&group.range);
+            if group.watchers.is_empty() {
+                self.forget(id);
             }
         }
     }
@@ -282,7 +325,7 @@ impl Replay {
                 }
             }
             let next = page.1 + 1;
-            if self.hub.join(&self.range, next, &self.sender, &self.wants)? {
+            if self.hub.join(&*self.history, &self.range, next, &self.sender, &self.wants)? {
                 return Ok(());
             }
             page = self.page(next).await?;

@@ -8,6 +8,8 @@ use std::collections::{BTreeSet, HashMap};
 struct Lease {
     ttl: i64,
     expires: Timestamp,
+    /// Of its newest renewal, see [`Leases::renewed`].
+    stamp: i64,
     keys: BTreeSet<Bytes>,
 }
 
@@ -45,7 +47,7 @@ impl Leases {
         let ttl = ttl.clamp(1, MAX_TTL);
         let expires = after(now, ttl);
         self.by_expiry.insert((expires, id));
-        self.all.insert(id, Lease { ttl, expires, keys: BTreeSet::new() });
+        self.all.insert(id, Lease { ttl, expires, stamp: 0, keys: BTreeSet::new() });
         LeaseStatus { id, granted_ttl: ttl, ttl, keys: Vec::new() }
     }
 
@@ -68,13 +70,19 @@ impl Leases {
         }
     }
 
-    /// Another one, that knows better, says how long a lease has left.
-    pub fn set_left(&mut self, id: LeaseId, left: SignedDuration, now: Timestamp) {
+    /// Somebody, here or on another server, has given the lease its whole time, which is counted from now on. `stamp` tells
+    /// this renewal from all others of the lease.
+    pub fn renewed(&mut self, id: LeaseId, ttl: i64, stamp: i64, now: Timestamp) {
         if let Some(lease) = self.all.get_mut(&id) {
             self.by_expiry.remove(&(lease.expires, id));
-            lease.expires = now.checked_add(left).unwrap_or(Timestamp::MAX);
+            (lease.ttl, lease.stamp, lease.expires) = (ttl, stamp, after(now, ttl));
             self.by_expiry.insert((lease.expires, id));
         }
+    }
+
+    /// The newest renewal that this server knows of; 0: it only granted the lease, or there is none.
+    pub fn stamp(&self, id: LeaseId) -> i64 {
+        self.all.get(&id).map_or(0, |lease| lease.stamp)
     }
 
     pub fn status(&self, id: LeaseId, now: Timestamp) -> Result<LeaseStatus> {

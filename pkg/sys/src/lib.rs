@@ -14,6 +14,7 @@ pub mod file_watch;
 pub mod mount;
 pub mod netlink;
 pub mod nft;
+pub mod own_code;
 pub mod process;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;

@@ -15,6 +15,7 @@ use isopod_base::supervisor::Supervisor;
 use isopod_client::election::{Election, Timing};
 use isopod_client::views::Node;
 use isopod_client::{Change, Informers, ListScope};
+use isopod_controllers::certificates::signing::Signers;
 use isopod_pki::ServerPki;
 use isopod_store::{Options, Store};
 use serde_json::{Value, json};
@@ -29,6 +30,7 @@ pub struct ControlPlane {
     pub api: Arc<ApiServer>,
     /// The CAs, PEM, whose certificates clients and front proxies show.
     pub client_authorities: String,
+    signers: Signers,
     store: Arc<dyn Store>,
 }
 
@@ -45,6 +47,7 @@ impl ControlPlane {
         let opened: Arc<dyn Store> = sealed.clone().map_or(store.clone(), |s| s);
         let mut config = Config::new(opened, kinds, access.authorizer());
         let args = &settings.args;
+        let signers = args.signing.signers(&settings.paths.tls())?;
         config.sealed = sealed;
         config.access = Some(access);
         config.shared_store = settings.datastore.is_shared();
@@ -71,7 +74,7 @@ impl ControlPlane {
         config.front_proxy = Some(front_proxy);
         config.bootstrap = bootstrap(settings);
         let api = ApiServer::new(config).await.context("cannot start the API server")?;
-        Ok(ControlPlane { api, client_authorities: trust.listener(pki), store })
+        Ok(ControlPlane { api, client_authorities: trust.listener(pki), signers, store })
     }
 
     pub async fn bootstrap(&self) -> anyhow::Result<()> {
@@ -105,6 +108,7 @@ impl ControlPlane {
             cluster_cidr: Some(settings.args.cluster_cidr.clone()),
             service_cidr: settings.args.service_cidr.clone(),
             root_ca_pem: pki.server_ca.cert_pem.clone(),
+            signers: self.signers.clone(),
             ..Default::default()
         };
         let (api, time, stop) = (self.api.clone(), clock.clone(), parts.token());

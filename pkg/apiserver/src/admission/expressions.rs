@@ -2,6 +2,7 @@
 //! authorizer (`apiserver/pkg/admission/plugin/cel`, `pkg/cel/library/authz.go`).
 
 use super::matching::View;
+use super::metrics::Owner;
 use super::subject::Subject;
 use isopod_api::UserInfo;
 use isopod_auth::{Attributes, Authorizer, Decision};
@@ -11,6 +12,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What all conditions of one webhook or policy may cost together, in upstream's units.
 const CONDITIONS_BUDGET: u64 = 2_500_000;
@@ -45,12 +47,13 @@ impl Compiled {
 pub struct Conditions {
     all: Vec<Compiled>,
     ignores_failure: bool,
+    pub owner: Owner,
 }
 
 impl Conditions {
-    pub fn new(conditions: &[Value], ignores_failure: bool) -> Self {
+    pub fn new(conditions: &[Value], ignores_failure: bool, owner: Owner) -> Self {
         let all = conditions.iter().map(|c| Compiled::new(c.text("expression"))).collect();
-        Conditions { all, ignores_failure }
+        Conditions { all, ignores_failure, owner }
     }
 
     /// Whether all of them hold. One that does not hold decides, whatever the others do; else an error does, unless failures
@@ -65,10 +68,20 @@ impl Conditions {
         if self.all.is_empty() {
             return Ok(true);
         }
-        self.hold_in(&Scope::new(subject, view, new, params).with_authorizer(subject))
+        self.hold_in(subject, &Scope::new(subject, view, new, params).with_authorizer(subject))
     }
 
-    pub fn hold_in(&self, scope: &Scope) -> Result<bool, String> {
+    pub fn hold_in(&self, subject: &Subject<'_>, scope: &Scope) -> Result<bool, String> {
+        let begun = Instant::now();
+        let held = self.evaluate(subject, scope);
+        if !matches!(held, Ok(true)) {
+            let metrics = &subject.request.server.metrics.admission;
+            metrics.conditions(&self.owner, subject.request.operation, begun.elapsed());
+        }
+        held
+    }
+
+    fn evaluate(&self, subject: &Subject<'_>, scope: &Scope) -> Result<bool, String> {
         let mut budget = CONDITIONS_BUDGET;
         let mut failures = Vec::new();
         for condition in &self.all {
@@ -76,7 +89,11 @@ impl Conditions {
                 Ok(Val::Bool(false)) => return Ok(false),
                 Ok(Val::Bool(true)) => {}
                 Ok(_) => failures.push("must evaluate to bool".to_owned()),
-                Err(e) => failures.push(e),
+                Err(e) => {
+                    let metrics = &subject.request.server.metrics.admission;
+                    metrics.condition_failed(&self.owner, subject.request.operation);
+                    failures.push(e);
+                }
             }
         }
         match failures.len() {

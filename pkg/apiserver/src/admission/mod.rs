@@ -11,6 +11,7 @@ pub mod default_toleration_seconds;
 mod expressions;
 pub mod limit_ranger;
 mod matching;
+pub mod metrics;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
 pub mod pod_security;
@@ -30,8 +31,10 @@ use crate::ApiServer;
 use crate::pipeline::Intent;
 use async_trait::async_trait;
 use isopod_api::{Gvk, Status};
+use metrics::Timings;
 use rounds::Rounds;
 use serde_json::Value;
+use std::time::Instant;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -51,6 +54,43 @@ impl Operation {
             Operation::Delete => "DELETE",
             Operation::Connect => "CONNECT",
         }
+    }
+}
+
+/// Plugins that change what is to be written come first, then those that only refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Admit,
+    Validate,
+}
+
+impl Step {
+    /// As metrics name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Step::Admit => "admit",
+            Step::Validate => "validate",
+        }
+    }
+}
+
+/// A plugin, and what it is asked about.
+pub struct Row {
+    pub plugin: Box<dyn Plugin>,
+    pub admits: &'static [Operation],
+    pub validates: &'static [Operation],
+    pub timings: Timings,
+}
+
+impl Row {
+    fn handles(&self, step: Step, operation: Operation) -> bool {
+        let operations = if step == Step::Admit { self.admits } else { self.validates };
+        operations.contains(&operation)
+    }
+
+    fn done(&self, step: Step, operation: Operation, begun: Instant, done: Result<(), Status>) -> Result<(), Status> {
+        self.timings.observe(step, operation, done.is_err(), begun.elapsed());
+        done.inspect_err(|status| tracing::debug!(plugin = self.plugin.name(), %status, "admission refused a write"))
     }
 }
 
@@ -115,6 +155,14 @@ pub trait Plugin: Send + Sync {
     }
 }
 
+/// Which plugins are asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Who {
+    All,
+    /// Those that do what objects of the cluster say.
+    Configured,
+}
+
 /// Runs the mutating plugins; a second time if webhooks changed what the others have seen.
 pub async fn mutate(
     server: &ApiServer,
@@ -124,17 +172,7 @@ pub async fn mutate(
     old: Option<&Value>,
 ) -> Result<(), Status> {
     let rounds = Rounds::default();
-    let request = Request::new(server, intent, operation, old, &rounds);
-    for plugin in &server.admission {
-        plugin.mutate(&request, new).await.inspect_err(|e| refused(plugin.name(), e))?;
-    }
-    if !rounds.begin_second() {
-        return Ok(());
-    }
-    for plugin in &server.admission {
-        plugin.mutate(&request, new).await.inspect_err(|e| refused(plugin.name(), e))?;
-    }
-    Ok(())
+    admit(&Request::new(server, intent, operation, old, &rounds), new, Who::All).await
 }
 
 /// Runs the validating plugins.
@@ -147,12 +185,67 @@ pub async fn validate(
 ) -> Result<(), Status> {
     let rounds = Rounds::default();
     let request = Request::new(server, intent, operation, old, &rounds);
-    for plugin in &server.admission {
-        plugin.validate(&request, new).await.inspect_err(|e| refused(plugin.name(), e))?;
+    if operation == Operation::Delete {
+        // There is nothing that could be changed: the plugins of the first step look at it as those of the second do.
+        look(&request, Step::Admit, new, Who::All).await?;
+    }
+    look(&request, Step::Validate, new, Who::All).await
+}
+
+/// Asks about an object that only a subresource has (a binding, an eviction, a scale, the options of a stream): webhooks and
+/// policies alike.
+pub async fn about(
+    server: &ApiServer,
+    intent: &Intent,
+    operation: Operation,
+    gvk: &Gvk,
+    new: &mut Value,
+    old: Option<&Value>,
+) -> Result<(), Status> {
+    let rounds = Rounds::default();
+    let request = Request { gvk: Some(gvk.clone()), ..Request::new(server, intent, operation, old, &rounds) };
+    admit(&request, new, Who::Configured).await?;
+    look(&request, Step::Validate, Some(new), Who::Configured).await
+}
+
+/// The plugins that have a say.
+fn asked<'a>(request: &Request<'a>, step: Step, who: Who) -> impl Iterator<Item = &'a Row> + use<'a> {
+    let operation = request.operation;
+    let rows = request.server.admission.iter();
+    rows.filter(move |row| row.handles(step, operation) && (who == Who::All || row.plugin.is_configured()))
+}
+
+async fn admit(request: &Request<'_>, new: &mut Value, who: Who) -> Result<(), Status> {
+    let begun = Instant::now();
+    let mut done = admit_once(request, new, who).await;
+    if done.is_ok() && request.rounds.begin_second() {
+        done = admit_once(request, new, who).await;
+    }
+    let metrics = &request.server.metrics.admission;
+    metrics.step(Step::Admit, request.operation, done.is_err(), begun.elapsed());
+    done
+}
+
+async fn admit_once(request: &Request<'_>, new: &mut Value, who: Who) -> Result<(), Status> {
+    for row in asked(request, Step::Admit, who) {
+        let begun = Instant::now();
+        let done = row.plugin.mutate(request, new).await;
+        row.done(Step::Admit, request.operation, begun, done)?;
     }
     Ok(())
 }
 
-fn refused(plugin: &str, status: &Status) {
-    tracing::debug!(plugin, %status, "admission refused a write");
+async fn look(request: &Request<'_>, step: Step, new: Option<&Value>, who: Who) -> Result<(), Status> {
+    let whole = Instant::now();
+    let mut done = Ok(());
+    for row in asked(request, step, who) {
+        let begun = Instant::now();
+        let answer = row.plugin.validate(request, new).await;
+        done = row.done(step, request.operation, begun, answer);
+        if done.is_err() {
+            break;
+        }
+    }
+    request.server.metrics.admission.step(step, request.operation, done.is_err(), whole.elapsed());
+    done
 }

@@ -4,7 +4,7 @@
 //! Invariant: writes that are charged to the quotas of one namespace are made one after another; only the quota controller's
 //! recounts race with them, and the loser of such a race begins again.
 
-use super::{Operation, Request};
+use super::{Operation, Request, Step};
 use crate::ApiServer;
 use crate::allocate::Allocation;
 use crate::encode::splice;
@@ -18,6 +18,7 @@ use isopod_store::{Compare, Durability, Op};
 use serde_json::Value;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 /// Namespaces share so many queues.
@@ -61,6 +62,14 @@ pub async fn charge_quotas(
     new: &Value,
     old: Option<&Value>,
 ) -> Result<Charge, Status> {
+    let begun = Instant::now();
+    let charge = charge_with(server, intent, new, old).await;
+    let operation = if old.is_some() { Operation::Update } else { Operation::Create };
+    server.metrics.admission.quotas.observe(Step::Validate, operation, charge.is_err(), begun.elapsed());
+    charge
+}
+
+async fn charge_with(server: &ApiServer, intent: &Intent, new: &Value, old: Option<&Value>) -> Result<Charge, Status> {
     let resource = intent.kind.gvr().qualified();
     let Some(evaluator) = Evaluator::of(&resource).filter(|e| e.handles(&intent.subresource, new, old)) else {
         return Ok(Charge::default());

@@ -2,13 +2,14 @@
 
 use super::{Candidate, Creates, Made, yaml_keys};
 use crate::ApiServer;
-use crate::encode::decode::{self, FieldValidation};
+use crate::encode::decode::{self, FieldValidation, unfit};
+use crate::encode::yaml;
 use crate::ownership::{self, Served};
 use crate::pipeline::Intent;
 use async_trait::async_trait;
 use isopod_api::Status;
 use isopod_schema::managed::{Applied, ApplyError};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A configuration, and whether it may take fields from others.
 pub struct Configuration {
@@ -24,10 +25,12 @@ impl Configuration {
     }
 
     pub fn parse(body: &[u8], force: bool, validation: FieldValidation) -> Result<Self, Status> {
-        let config: Value =
-            serde_yaml_ng::from_slice(body).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
+        let config: Value = serde_yaml_ng::from_slice(body)
+            .map_err(|e| Status::bad_request(format!("error encoding patch: {}", yaml::complaint(&e))))?;
+        let config = if config.is_null() { json!({}) } else { config };
         if !config.is_object() {
-            let m = "error decoding patch: json: cannot unmarshal into Go value of type map[string]interface {}";
+            let why = unfit(&config, "map[string]interface {}");
+            let m = format!("error decoding patch: error unmarshaling JSON: while decoding JSON: {why}");
             return Err(Status::bad_request(m));
         }
         // Keys that stand twice are seen by a parse that does not take the last one.

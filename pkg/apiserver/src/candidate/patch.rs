@@ -1,13 +1,14 @@
 //! PATCH: JSON patch, merge patch and strategic merge patch against the newest object. Server-side apply is in `apply`.
 
 use super::{Candidate, Made};
-use crate::encode::decode::{self, FieldValidation};
+use crate::encode::decode::{self, Decoded, FieldValidation, Refusal, go_noun, unfit};
 use http::HeaderMap;
 use isopod_api::{FieldError, Gvk, Path, Status};
 use isopod_kinds::Kind;
+use isopod_schema::json;
 use isopod_schema::patch::{self, Opened, PatchError};
 use isopod_schema::types::Object;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 const JSON_PATCH: &str = "application/json-patch+json";
@@ -52,6 +53,8 @@ pub struct Patch {
     pub gvk: Gvk,
     pub schema: Arc<Object>,
     pub validation: FieldValidation,
+    /// What a strict decoder finds in its text.
+    strange: Vec<String>,
 }
 
 impl Patch {
@@ -62,34 +65,27 @@ impl Patch {
         schema: Arc<Object>,
         validation: FieldValidation,
     ) -> Result<Self, Status> {
-        // kubectl sends patches as JSON; YAML is a superset that upstream accepts as well.
-        let patch: Value = match serde_json::from_slice(body) {
-            Ok(patch) => patch,
-            Err(e) => serde_yaml_ng::from_slice(body)
-                .map_err(|_| Status::bad_request(format!("error decoding patch: {e}")))?,
+        let patch = json::parse(body).map_err(|_| Status::bad_request("invalid JSON patch"))?;
+        let patch = match ty {
+            PatchType::Json => operations(patch, validation),
+            PatchType::Merge => merging(patch, validation),
+            // Go takes null for no fields.
+            _ if patch.is_null() => Ok(json!({})),
+            _ => of_fields(patch),
         };
-        // Go's names of the types: clients see them.
-        let (fits, into) = match ty {
-            PatchType::Json => (patch.is_array(), "[]handlers.jsonPatchOp"),
-            _ => (patch.is_object(), "map[string]interface {}"),
-        };
-        if !fits {
-            let what = match &patch {
-                Value::Object(_) => "object",
-                Value::Array(_) => "array",
-                Value::String(_) => "string",
-                Value::Bool(_) => "bool",
-                Value::Number(_) => "number",
-                Value::Null => "null",
-            };
-            let m = format!("error decoding patch: json: cannot unmarshal {what} into Go value of type {into}");
-            return Err(Status::bad_request(m));
-        }
+        let patch = patch.map_err(Status::bad_request)?;
         if let Some(n) = patch.as_array().map(Vec::len).filter(|n| *n > MAX_OPERATIONS) {
             let m = format!("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {n}");
             return Err(Status::request_entity_too_large(m));
         }
-        Ok(Patch { ty, patch, gvk, schema, validation })
+        let strange = match (validation, ty) {
+            (FieldValidation::Ignore, _) => Vec::new(),
+            (_, PatchType::Json) => {
+                json::strange_operations(body).into_iter().map(|s| format!("json patch {s}")).collect()
+            }
+            _ => json::doubled_fields(body),
+        };
+        Ok(Patch { ty, patch, gvk, schema, validation, strange })
     }
 
     /// The patched object, decoded against the schema.
@@ -108,21 +104,49 @@ impl Patch {
                     .with_empty_details()
             }
         })?;
-        let opened = match self.ty {
-            PatchType::Json => Opened::by_operations(&self.patch),
-            PatchType::Merge => Opened::by_merge(&self.patch),
-            _ => {
-                let decoded = decode::value(patched, &self.gvk, &self.schema, self.validation)?;
-                return Ok(Made { object: decoded.value, warnings: decoded.warnings, owned: false });
-            }
-        };
-        let decoded = decode::parsed(patched.clone(), &self.gvk, &self.schema, self.validation);
-        let decoded = decoded.map_err(|e| {
-            let text = patch::patched_text(&patched, &self.schema, &opened);
-            let error = FieldError::invalid(&Path::new("patch"), text, e.why());
-            Status::invalid(&Gvk::new("", "", ""), "", &[error])
+        let decoded = self.decode(patched.clone()).map_err(|why| {
+            let text = match self.ty {
+                PatchType::Json => patch::patched_text(&patched, &self.schema, &Opened::by_operations(&self.patch)),
+                PatchType::Merge => patch::patched_text(&patched, &self.schema, &Opened::by_merge(&self.patch)),
+                _ => json::go_text(&self.patch),
+            };
+            Status::invalid(&Gvk::new("", "", ""), "", &[FieldError::invalid(&Path::new("patch"), text, why)])
         })?;
         Ok(Made { object: decoded.value, warnings: decoded.warnings, owned: false })
+    }
+
+    /// The patched object with all that is strange about it and the patch; under strict validation that is why not.
+    fn decode(&self, patched: Value) -> Result<Decoded, String> {
+        if let Some(why) = self.is_no_object(&patched) {
+            return Err(why);
+        }
+        let lenient = match self.validation {
+            FieldValidation::Strict => FieldValidation::Warn,
+            other => other,
+        };
+        let mut decoded = match self.ty {
+            PatchType::Strategic => {
+                // It goes into the struct without a look at what it says it is.
+                let typed = decode::typed(patched, &self.gvk);
+                let misfit = json::unconvertible(&typed, &self.schema);
+                decode::parsed(typed, &self.gvk, &self.schema, lenient)
+                    .map_err(|e| misfit.unwrap_or_else(|| e.why()))?
+            }
+            _ => decode::parsed(patched, &self.gvk, &self.schema, lenient).map_err(Refusal::why)?,
+        };
+        decoded.warnings.splice(..0, self.strange.iter().cloned());
+        match self.validation {
+            FieldValidation::Strict if !decoded.warnings.is_empty() => {
+                Err(format!("strict decoding error: {}", decoded.warnings.join(", ")))
+            }
+            _ => Ok(decoded),
+        }
+    }
+
+    /// Why a list that a merge patch put in an object's place has no type.
+    fn is_no_object(&self, patched: &Value) -> Option<String> {
+        let typed = self.schema.custom || self.ty == PatchType::Strategic || patched.is_object();
+        (!typed).then(|| format!("{}{}", decode::NO_TYPE, unfit(patched, decode::TYPE_STRUCT)))
     }
 }
 
@@ -130,4 +154,43 @@ impl Candidate for Patch {
     fn make(&self, current: Option<&Value>) -> Result<Made, Status> {
         self.apply(current.unwrap_or(&Value::Null))
     }
+}
+
+/// A JSON patch. What looks for unknown fields decodes it first, into a type of its own.
+fn operations(patch: Value, validation: FieldValidation) -> Result<Value, String> {
+    let Value::Array(operations) = &patch else {
+        return match (patch.is_null(), validation) {
+            (true, _) => Ok(json!([])),
+            (_, FieldValidation::Ignore) => Err(unfit(&patch, "jsonpatch.Patch")),
+            _ => Err(format!("error decoding patch: {}", unfit(&patch, "[]handlers.jsonPatchOp"))),
+        };
+    };
+    if validation != FieldValidation::Ignore {
+        for operation in operations.iter().filter(|o| !o.is_null()) {
+            if !operation.is_object() {
+                return Err(format!("error decoding patch: {}", unfit(operation, "handlers.jsonPatchOp")));
+            }
+            let texts = ["op", "from", "path"].into_iter().filter_map(|f| Some((f, operation.get(f)?)));
+            for (field, value) in texts.filter(|(_, v)| !v.is_string() && !v.is_null()) {
+                let noun = go_noun(value);
+                let m = format!("cannot unmarshal {noun} into Go struct field jsonPatchOp.{field} of type string");
+                return Err(format!("error decoding patch: json: {m}"));
+            }
+        }
+    }
+    Ok(patch)
+}
+
+/// A merge patch. A list takes the object's place, and is no object then.
+fn merging(patch: Value, validation: FieldValidation) -> Result<Value, String> {
+    match (&patch, validation) {
+        (Value::Object(_), _) | (Value::Array(_), FieldValidation::Ignore) => Ok(patch),
+        (Value::Null, _) | (_, FieldValidation::Ignore) => Err("Invalid JSON Patch".into()),
+        _ => of_fields(patch).map_err(|why| format!("error decoding patch: {why}")),
+    }
+}
+
+/// `patch`, if it is an object.
+fn of_fields(patch: Value) -> Result<Value, String> {
+    if patch.is_object() { Ok(patch) } else { Err(unfit(&patch, "map[string]interface {}")) }
 }

@@ -1,6 +1,7 @@
 //! Request bodies: read within a limit, decoded by content type against a schema, with upstream's errors.
 
 use crate::encode::negotiate::{self, Media};
+use crate::encode::yaml;
 use axum::body::Body;
 use bytes::Bytes;
 use http::HeaderMap;
@@ -137,7 +138,7 @@ fn complete(api_version: &str, kind: &str, body: &[u8]) -> Result<(), String> {
     }
 }
 
-fn typed(mut value: Value, gvk: &Gvk) -> Value {
+pub fn typed(mut value: Value, gvk: &Gvk) -> Value {
     if let Some(object) = value.as_object_mut() {
         object.insert("apiVersion".into(), gvk.api_version().into());
         object.insert("kind".into(), gvk.kind.clone().into());
@@ -172,38 +173,47 @@ fn finish(
 }
 
 /// How upstream begins to say that a text is no object.
-const NO_TYPE: &str = "couldn't get version/kind; json parse error: ";
+pub const NO_TYPE: &str = "couldn't get version/kind; json parse error: ";
 
 /// Parses text of either syntax.
 pub fn parse_text(media: Media, body: &[u8]) -> Result<Value, String> {
     match media {
-        Media::Yaml => serde_yaml_ng::from_slice(body).map_err(|e| format!("yaml: {e}")),
+        Media::Yaml => serde_yaml_ng::from_slice(body).map_err(|e| yaml::complaint(&e)),
         _ => json::parse(body).map_err(|e| format!("{NO_TYPE}{e}")),
     }
 }
 
 /// The type that upstream looks for in a text before it decodes it, as Go shows it.
-const TYPE_STRUCT: &str =
+pub const TYPE_STRUCT: &str =
     r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
 
-/// `apiVersion` and `kind` of a text. `null` is an empty object to Go, but for custom resources.
-fn stated_type(parsed: &Value, schema: &Object) -> Result<(String, String), String> {
-    let noun = |v: &Value| match v {
+/// How Go says that a value does not fit into a type. Clients see the type's name.
+pub fn unfit(value: &Value, go: &str) -> String {
+    format!("json: cannot unmarshal {} into Go value of type {go}", go_noun(value))
+}
+
+/// JSON's sorts of values in Go's words.
+pub fn go_noun(value: &Value) -> &'static str {
+    match value {
         Value::Object(_) => "object",
         Value::Array(_) => "array",
         Value::String(_) => "string",
         Value::Bool(_) => "bool",
         Value::Number(_) => "number",
         Value::Null => "null",
-    };
+    }
+}
+
+/// `apiVersion` and `kind` of a text. `null` is an empty object to Go, but for custom resources.
+fn stated_type(parsed: &Value, schema: &Object) -> Result<(String, String), String> {
     if !(parsed.is_object() || (parsed.is_null() && !schema.custom)) {
-        return Err(format!("{NO_TYPE}json: cannot unmarshal {} into Go value of type {TYPE_STRUCT}", noun(parsed)));
+        return Err(format!("{NO_TYPE}{}", unfit(parsed, TYPE_STRUCT)));
     }
     let text = |key: &str| match parsed.get(key) {
         None | Some(Value::Null) => Ok(String::new()),
         Some(Value::String(s)) => Ok(s.clone()),
         Some(v) => {
-            Err(format!("{NO_TYPE}json: cannot unmarshal {} into Go struct field .{key} of type string", noun(v)))
+            Err(format!("{NO_TYPE}json: cannot unmarshal {} into Go struct field .{key} of type string", go_noun(v)))
         }
     };
     let (api_version, kind) = (text("apiVersion")?, text("kind")?);

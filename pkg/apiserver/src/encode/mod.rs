@@ -6,7 +6,7 @@ pub mod negotiate;
 pub mod protobuf;
 pub mod splice;
 pub mod table;
-mod yaml;
+pub mod yaml;
 
 use bytes::Bytes;
 use isopod_kinds::Kind;

@@ -1,4 +1,5 @@
 //! YAML that readers of YAML 1.1 and 1.2 take for the same: most of Kubernetes' own tools read 1.1, to which `no` is a bool.
+//! And what is wrong with a text, in the words of upstream's parser.
 
 use serde_json::Value;
 
@@ -42,10 +43,54 @@ fn is_ambiguous(text: &str) -> bool {
         && digits.chars().all(|c| c.is_ascii_hexdigit() || matches!(c, ':' | '_' | '.' | 'x' | 'o'))
 }
 
+/// Why a text is no YAML, as upstream's parser says it: it counts lines from zero, and shows neither columns nor what it was at.
+pub fn complaint(e: &serde_yaml_ng::Error) -> String {
+    let text = e.to_string();
+    let (what, context) = text.split_once(", while ").map_or((&*text, None), |(a, b)| (a, Some(b)));
+    let (problem, at) = place(what);
+    // Its scanner of tokens is a line behind its parser of their order.
+    let scans = context.map_or(problem.ends_with("not allowed in this context"), |c| c.starts_with("scanning"));
+    let line = at.filter(|l| *l > 0).map(|l| l + usize::from(scans));
+    match line.or_else(|| place(context?).1).filter(|l| *l > 0) {
+        Some(line) => format!("yaml: line {line}: {problem}"),
+        None => format!("yaml: {problem}"),
+    }
+}
+
+/// Of `problem at line 2 column 1` the problem, and its line counted from zero.
+fn place(text: &str) -> (&str, Option<usize>) {
+    let Some((what, at)) = text.split_once(" at line ") else { return (text, None) };
+    let line = at.split(' ').next().and_then(|l| l.parse::<usize>().ok());
+    (what, line.map(|l| l.saturating_sub(1)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
+
+    /// What `sigs.k8s.io/yaml` says.
+    #[test]
+    fn complaints_are_upstreams() {
+        for (text, told) in [
+            ("kind: [", "line 1: did not find expected node content"),
+            ("a: b\n c: d", "line 2: mapping values are not allowed in this context"),
+            ("a:\n\t- b", "line 2: found character that cannot start any token"),
+            ("kind: {a: b", "line 1: did not find expected ',' or '}'"),
+            ("a: 'x", "found unexpected end of stream"),
+            ("a: \"b\n\nc", "line 3: found unexpected end of stream"),
+            ("a: \"x\\q\"", "found unknown escape character"),
+            ("- a\nb: c", "line 1: did not find expected '-' indicator"),
+            ("a: b: c", "mapping values are not allowed in this context"),
+            ("a:\n - b\n c", "line 4: could not find expected ':'"),
+            ("kind: A\nmetadata:\n  name: x\n labels: y", "line 3: did not find expected key"),
+            ("%x\n---\na", "found unknown directive name"),
+            ("\0", "control characters are not allowed"),
+        ] {
+            let error = serde_yaml_ng::from_str::<Value>(text).unwrap_err();
+            assert_eq!(complaint(&error), format!("yaml: {told}"), "{text:?}");
+        }
+    }
 
     #[test]
     fn what_would_be_misread_is_quoted() {

@@ -1,7 +1,7 @@
 //! `pods/binding`: the scheduler assigns a pod to a node.
 
 use crate::ApiServer;
-use crate::admission::{Operation, webhook};
+use crate::admission::{self, Operation};
 use crate::audit::Shown;
 use crate::candidate::update::Raw;
 use crate::encode::{self, body, decode};
@@ -43,7 +43,7 @@ pub async fn create(server: &ApiServer, call: &Call, request: Body) -> Result<Re
     intent.subresource = "binding".into();
     let mut named = intent.kind.gvr();
     named.resource = "pods/binding".into();
-    webhook::about(server, &intent, Operation::Create, &gvk, &mut binding, None).await?;
+    admission::about(server, &intent, Operation::Create, &gvk, &mut binding, None).await?;
     let now = intent.now;
     let candidate = Raw(|pod: &mut Value| {
         let conflict = |why: String| Err(Status::conflict(&named, &name, why));

@@ -1,7 +1,7 @@
 //! `pods/eviction`: a delete that disruption budgets may refuse (`registry/core/pod/rest/eviction.go`).
 
 use crate::ApiServer;
-use crate::admission::{Operation, webhook};
+use crate::admission::{self, Operation};
 use crate::audit::Shown;
 use crate::candidate::update::{Edit, Raw};
 use crate::deletion;
@@ -34,7 +34,7 @@ pub async fn create(server: &ApiServer, call: &Call, request: Body) -> Result<Re
     if !name.is_empty() && name != call.info.name {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
-    webhook::about(server, &call.intent(&options), Operation::Create, &gvk, &mut eviction, None).await?;
+    admission::about(server, &call.intent(&options), Operation::Create, &gvk, &mut eviction, None).await?;
     let wanted = &eviction["deleteOptions"];
     let mut delete = DeleteOptions {
         grace_period_seconds: wanted["gracePeriodSeconds"].as_i64(),

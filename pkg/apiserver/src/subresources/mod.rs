@@ -12,7 +12,7 @@ pub mod scale;
 pub mod token;
 
 use crate::ApiServer;
-use crate::admission::{Operation, webhook};
+use crate::admission::{self, Operation};
 use crate::encode::negotiate::{self, OBJECTS};
 use crate::options::WriteOptions;
 use crate::verbs::{self, Call};
@@ -40,7 +40,7 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call, body: Body) -> Result
     if streams && let Some(gvk) = &served.gvk {
         let mut options = connect_options(&call, gvk);
         let intent = call.intent(&WriteOptions::default());
-        webhook::about(server, &intent, Operation::Connect, gvk, &mut options, None).await?;
+        admission::about(server, &intent, Operation::Connect, gvk, &mut options, None).await?;
     }
     let own_type = served.gvk.as_ref().is_none_or(|gvk| *gvk == call.kind.gvk);
     match (call.info.subresource.as_str(), call.info.verb.as_str()) {

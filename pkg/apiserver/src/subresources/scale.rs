@@ -1,7 +1,7 @@
 //! `scale`: an object's replicas as an `autoscaling/v1 Scale`. Who owns the object's replicas owns the scale's.
 
 use crate::ApiServer;
-use crate::admission::{Operation, webhook};
+use crate::admission::{self, Operation};
 use crate::candidate::apply::Configuration;
 use crate::candidate::patch::{Patch, PatchType};
 use crate::candidate::update::Raw;
@@ -120,7 +120,7 @@ impl Change {
         let old = of(&intent.kind, &object)?;
         let wanted = self.owned_scale(intent, &mut object, versions)?;
         let mut scale = wanted.clone();
-        webhook::about(server, intent, Operation::Update, &gvk(), &mut scale, Some(&old)).await?;
+        admission::about(server, intent, Operation::Update, &gvk(), &mut scale, Some(&old)).await?;
         if scale != wanted {
             self.wanted = Wanted::Put(scale);
         }

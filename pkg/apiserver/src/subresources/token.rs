@@ -25,7 +25,7 @@ pub async fn create(server: &ApiServer, call: &Call, body: Body) -> Result<Respo
     isopod_kinds::defaults::apply(&mut wanted, &schema);
     let intent = call.intent(&options);
     admission::mutate(server, &intent, Operation::Create, &mut wanted, None).await?;
-    admission::webhook::about(server, &intent, Operation::Create, &gvk, &mut wanted, None).await?;
+    admission::about(server, &intent, Operation::Create, &gvk, &mut wanted, None).await?;
 
     let (namespace, name) = (&call.info.namespace, &call.info.name);
     let account = server.read("", "serviceaccounts", namespace, name).await?;

@@ -138,7 +138,7 @@ impl Rollout {
             },
         });
         self.ops.push(Op::create(ReplicaSet::resource(), &d.metadata.namespace, object.clone()));
-        self.new = serde_json::from_value(object).ok();
+        self.new = isopod_client::decode::from_value(&object).ok();
         if size > 0 {
             self.event(Kind::Normal, "ScalingReplicaSet", format!("Scaled up replica set {name} from 0 to {size}"));
         }

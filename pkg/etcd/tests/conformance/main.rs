@@ -10,6 +10,7 @@ mod api;
 mod client;
 mod differential;
 mod etcdctl;
+mod histories;
 mod ours;
 #[path = "../../../store/tests/conformance/postgres/server.rs"]
 mod postgres;
@@ -20,6 +21,7 @@ mod script;
 #[path = "../../../store/tests/conformance/suite.rs"]
 mod suite;
 mod target;
+mod testing;
 mod users;
 
 use client::GrpcStore;

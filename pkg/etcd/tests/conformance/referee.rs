@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 pub struct Referee {
     pub url: String,
+    command: Command,
     child: Child,
     _dir: tempfile::TempDir,
 }
@@ -86,12 +87,30 @@ pub async fn start(settings: Settings) -> Option<Referee> {
     if let Some(seconds) = settings.token_ttl {
         command.args(["--auth-token-ttl", &seconds.to_string()]);
     }
-    let server = Referee { url, child: command.spawn().expect("its version was just asked"), _dir: dir };
+    let child = command.spawn().expect("its version was just asked");
+    let server = Referee { url, command, child, _dir: dir };
     server.wait(None).await;
     Some(server)
 }
 
 impl Referee {
+    /// With SIGKILL.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// After [`Self::kill`]: on its data and at its address. Returns before it answers.
+    pub fn start_again(&mut self) {
+        self.child = self.command.spawn().unwrap();
+    }
+
+    /// `STOP` and `CONT`: it is silent meanwhile, and its connections stay.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
     async fn wait(&self, tls: Option<TlsOptions>) {
         let deadline = Instant::now() + Duration::from_secs(30);
         let options = tls.map(|tls| ConnectOptions::new().with_tls(tls));
@@ -117,7 +136,8 @@ pub async fn start_with_certificates(pki: &ServerPki, folder: &Path) -> Option<R
     let dir = tempfile::tempdir().unwrap();
     let url = format!("https://127.0.0.1:{}", free_port());
     let peer = format!("http://127.0.0.1:{}", free_port());
-    let child = Command::new(&program)
+    let mut command = Command::new(&program);
+    command
         .args(["--name", "referee", "--bcrypt-cost", "4", "--client-cert-auth", "--data-dir"])
         .arg(dir.path())
         .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
@@ -131,10 +151,9 @@ pub async fn start_with_certificates(pki: &ServerPki, folder: &Path) -> Option<R
         .arg(file("etcd-ca.crt", &pki.client_ca.cert_pem))
         .env("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH)
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap_or_else(|e| panic!("{}: {e}", program.display()));
-    let server = Referee { url, child, _dir: dir };
+        .stderr(Stdio::null());
+    let child = command.spawn().unwrap_or_else(|e| panic!("{}: {e}", program.display()));
+    let server = Referee { url, command, child, _dir: dir };
     let tls = TlsOptions::new()
         .ca_certificate(Certificate::from_pem(&pki.server_ca.cert_pem))
         .identity(Identity::from_pem(&pki.admin.cert_pem, &pki.admin.key_pem));

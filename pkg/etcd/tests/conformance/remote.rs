@@ -17,16 +17,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-fn reach(urls: &[&str]) -> EtcdOptions {
+pub fn reach(urls: &[&str]) -> EtcdOptions {
     EtcdOptions::new(urls.iter().map(|u| u.parse().unwrap()).collect())
 }
 
-async fn connect(url: &str) -> EtcdStore {
+pub async fn connect(url: &str) -> EtcdStore {
     EtcdStore::open(reach(&[url])).await.unwrap()
 }
 
 /// The store refuses older ones.
-fn usable() -> Settings {
+pub fn usable() -> Settings {
     Settings { since: (3, 6), ..Settings::default() }
 }
 
@@ -380,8 +380,8 @@ async fn what_was_compacted_is_known() {
     assert!(matches!(store.revisions().await, Err(StoreError::Closed)));
 }
 
-/// Cuts every connection through a relay again and again, until it is dropped.
-async fn shaky(to: String) -> (String, CancellationToken) {
+/// Cuts every connection through a relay again and again, until the token says that it is enough.
+pub async fn shaky(to: String) -> (String, CancellationToken) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let (calm, cut) = (CancellationToken::new(), tokio::sync::watch::Sender::new(0));

@@ -1,6 +1,7 @@
 //! The part of JSONPath that definitions use in columns and selectable fields (`client-go/util/jsonpath`): fields, indexes,
 //! wildcards and comparisons of one field.
 
+use isopod_schema::json::go_float;
 use serde_json::Value;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -144,20 +145,9 @@ pub fn printed(value: &Value) -> String {
     match value {
         Value::String(s) => s.clone(),
         Value::Null => "<nil>".to_owned(),
-        Value::Number(n) if n.is_f64() => float(n.as_f64().unwrap_or_default()),
+        Value::Number(n) if n.is_f64() => go_float(n.as_f64().unwrap_or_default()),
         other => other.to_string(),
     }
-}
-
-/// Go's `%v` of a float: shortest digits, with an exponent from 21 places on or below four zeros.
-fn float(x: f64) -> String {
-    if x != 0.0 && !(1e-4..1e21).contains(&x.abs()) {
-        let text = format!("{x:e}");
-        let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-        let (sign, places) = exponent.strip_prefix('-').map_or(("+", exponent), |p| ("-", p));
-        return format!("{digits}e{sign}{places:0>2}");
-    }
-    format!("{x}")
 }
 
 #[cfg(test)]

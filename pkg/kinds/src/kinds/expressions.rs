@@ -52,7 +52,7 @@ impl Surroundings {
         if text.trim().is_empty() {
             return;
         }
-        let t = check(text, &self.environment(true)).map_or(Type::Dyn, |c| c.result().clone());
+        let t = check(text, &self.environment(true)).map_or(Type::Dyn, |c| c.result().of_variable());
         self.variables.get_or_insert_default().insert(variable.text("name").to_owned(), t);
     }
 
@@ -112,6 +112,15 @@ mod tests {
         assert!(
             !fits(&conditions, "Object{}", true) && fits(&Surroundings::after_variables(&bare, true), "Object{}", true)
         );
+    }
+
+    #[test]
+    fn variables_forget_the_fields_of_objects() {
+        let variables = json!([{"name": "u", "expression": "request.userInfo"}, {"name": "g", "expression": "request.userInfo.groups"}]);
+        let around = Surroundings::after_variables(&json!({"variables": variables}), false);
+        let fits = |text: &str| around.fault(text, text, false, &[], &Path::new("x")).is_none();
+        assert!(fits("variables.u.whatever == 1") && fits("variables.g[0] == 'a'"));
+        assert!(!fits("variables.g[0] == 1") && !fits("request.userInfo.whatever == 1"));
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub enum DecodeError {
 }
 
 /// Upstream stops collecting strict errors here.
-const MAX_STRICT: usize = 100;
+pub(super) const MAX_STRICT: usize = 100;
 
 /// Decodes a body.
 pub fn decode(bytes: &[u8], object: &Object) -> Result<Decoded, DecodeError> {

@@ -6,14 +6,20 @@
 //! in their canonical form); [`encode`] writes it.
 
 mod canonical;
+mod convert;
 mod decode;
+mod go;
 mod scan;
+mod strict;
 
 use serde_json::Value;
 
 pub use canonical::{canonicalize, zero};
+pub use convert::unconvertible;
 pub(crate) use decode::decode_base64;
 pub use decode::{DecodeError, Decoded, decode, decode_value};
+pub use go::{go_float, go_text};
+pub use strict::{doubled_fields, strange_operations};
 
 /// The deepest nesting that any decoder of this crate takes.
 pub const MAX_DEPTH: usize = scan::MAX_DEPTH;

@@ -3,6 +3,7 @@
 use super::path::PathElement;
 use super::set::Set;
 use super::typed::{Scalar, Shape, Type};
+use crate::json::go_text;
 use serde_json::Value;
 
 /// What is wrong, with upstream's words. `duplicates`: items of sets and map lists may stand more than once.
@@ -128,16 +129,5 @@ fn go_syntax(value: &Value) -> String {
 
 /// Go's `%v` of the value that structured-merge-diff wraps around it.
 fn go_value(value: &Value) -> String {
-    fn plain(value: &Value) -> String {
-        match value {
-            Value::Array(items) => format!("[{}]", items.iter().map(plain).collect::<Vec<_>>().join(" ")),
-            Value::Object(map) => {
-                format!("map[{}]", map.iter().map(|(k, v)| format!("{k}:{}", plain(v))).collect::<Vec<_>>().join(" "))
-            }
-            Value::String(s) => s.clone(),
-            Value::Null => "<nil>".into(),
-            scalar => scalar.to_string(),
-        }
-    }
-    format!("&{{{}}}", plain(value))
+    format!("&{{{}}}", go_text(value))
 }

@@ -73,6 +73,10 @@ pub(crate) struct Batch {
     /// A statement of this batch failed: the server commits nothing any more, without saying so.
     broken: Option<StoreError>,
     batch: i64,
+    /// A batch of this server was committed: there is a mark of it.
+    marked: bool,
+    /// The stamp of the lease that was granted last.
+    pub granted: i64,
     /// True: the last batch failed, has certainly not been committed, and may be tried again.
     pub retry: bool,
 }
@@ -91,6 +95,8 @@ impl Batch {
             changed: false,
             broken: None,
             batch: 0,
+            marked: false,
+            granted: 0,
             retry: false,
         }
     }
@@ -183,6 +189,7 @@ impl Batch {
         if let Err(e) = self.session.commit() {
             self.look_up(e)?;
         }
+        self.marked = true;
         self.reset();
         Ok(())
     }
@@ -194,6 +201,9 @@ impl Batch {
         while began.elapsed() < PATIENCE {
             match self.last_batch() {
                 Ok(Some(batch)) if batch == self.batch => return Ok(()),
+                // The mark is gone: other servers take those away that are days old, as all are to one that has slept or
+                // whose database's clock was set.
+                Ok(None) if self.marked => break,
                 Ok(_) => {
                     self.retry = true;
                     return Err(error);
@@ -310,12 +320,16 @@ impl Batch {
 
     fn grant(&mut self, id: LeaseId, ttl: i64) -> Result<()> {
         let (ttl, change) = (ttl.clamp(1, MAX_TTL), self.lease_change());
-        let sql = "INSERT INTO lease (id, ttl, deadline, change, ended) \
-                   VALUES ($1, $2, clock_timestamp() + $2 * interval '1 second', $3, false) \
-                   ON CONFLICT (id) DO UPDATE SET ttl = excluded.ttl, deadline = excluded.deadline, \
-                     change = excluded.change, ended = false";
-        self.run("grant a lease", async |conn| {
-            sqlx::query(sql).bind(id).bind(ttl).bind(change).execute(conn).await.map(drop)
+        let sql = format!(
+            "INSERT INTO lease (id, ttl, deadline, change, ended) \
+             VALUES ($1, $2, clock_timestamp() + $2 * interval '1 second', $3, false) \
+             ON CONFLICT (id) DO UPDATE SET ttl = excluded.ttl, deadline = excluded.deadline, \
+               change = excluded.change, ended = false RETURNING {}",
+            queries::STAMP
+        );
+        self.granted = self.run("grant a lease", async |conn| {
+            let granted = sqlx::query(AssertSqlSafe(sql)).bind(id).bind(ttl).bind(change).fetch_one(conn).await?;
+            granted.try_get(0)
         })?;
         self.trim_leases()
     }

@@ -14,6 +14,15 @@ const JUMP: Revision = 1 << 30;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Epochs(pub Vec<(Revision, Revision)>);
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    Nothing,
+    /// The history is true again from this revision on.
+    Until(Revision),
+    /// Nothing that was known can be relied on.
+    Everything,
+}
+
 impl Epochs {
     /// Is the state at `rev` part of the history? Of what lies between a base and the first revision after it nothing is known.
     pub fn check_read(&self, rev: Revision) -> Result<()> {
@@ -25,6 +34,11 @@ impl Epochs {
         self.check(rev, rev - 1)
     }
 
+    /// What of a history that is whole up to `rev` a watch may take for granted.
+    pub fn whole(&self, rev: Revision) -> Revision {
+        self.0.iter().find(|(base, first)| rev > *base && rev < *first).map_or(rev, |(base, _)| *base)
+    }
+
     fn check(&self, requested: Revision, known: Revision) -> Result<()> {
         match self.0.iter().find(|(base, first)| known > *base && known < *first) {
             Some((_, first)) => Err(StoreError::Compacted { requested, compacted: *first }),
@@ -32,14 +46,17 @@ impl Epochs {
         }
     }
 
-    /// Was anything lost of what a server knew that had seen `rev` and the epochs `known`? `moved`: the database is of
+    /// What was lost of that which a server knew that had seen `rev` and the epochs `known`? `moved`: the database is of
     /// another lineage than it was then.
-    pub fn lost(&self, known: &Epochs, rev: Revision, moved: bool) -> bool {
+    pub fn loss(&self, known: &Epochs, rev: Revision, moved: bool) -> Loss {
         match self.0.strip_prefix(&known.0[..]) {
-            Some([]) => moved,
-            Some(new) => new.iter().any(|(base, _)| rev > *base),
+            Some([]) if moved => Loss::Everything,
+            Some(new) => match new.iter().find(|(base, _)| rev > *base) {
+                Some((_, first)) => Loss::Until(*first),
+                None => Loss::Nothing,
+            },
             // An epoch that this server knows was lost itself.
-            None => true,
+            None => Loss::Everything,
         }
     }
 }
@@ -62,14 +79,13 @@ mod tests {
         // Who knows 10 has missed nothing that is true.
         let watches: Vec<_> = [11, 12, 1000, 1001, 1006, 1007].map(|r| epochs.check_watch(r).is_ok()).into();
         assert_eq!(watches, [true, false, false, true, true, false]);
+        assert_eq!([10, 11, 999, 1000, 1006].map(|rev| epochs.whole(rev)), [10, 10, 10, 1000, 1005]);
         let known = |n: usize| Epochs(epochs.0[..n].to_vec());
-        let lost = |n, rev, moved| epochs.lost(&known(n), rev, moved);
-        assert!(lost(0, 11, true) && !lost(0, 10, true));
-        assert!(!lost(1, 1005, true) && lost(1, 1006, true));
-        assert!(
-            !lost(2, 5000, false) && lost(2, 5000, true),
-            "no epoch tells of the move: an earlier one of the same name was lost"
-        );
-        assert!(epochs.lost(&Epochs(vec![(10, 1001)]), 5, true));
+        let loss = |n, rev, moved| epochs.loss(&known(n), rev, moved);
+        assert_eq!([loss(0, 11, true), loss(0, 10, true)], [Loss::Until(1000), Loss::Nothing]);
+        assert_eq!([loss(1, 1005, true), loss(1, 1006, true)], [Loss::Nothing, Loss::Until(2000)]);
+        assert_eq!(loss(2, 5000, false), Loss::Nothing);
+        assert_eq!(loss(2, 5000, true), Loss::Everything, "no epoch tells of the move: one of the same name was lost");
+        assert_eq!(epochs.loss(&Epochs(vec![(10, 1001)]), 5, true), Loss::Everything);
     }
 }

@@ -8,7 +8,8 @@
 //!   reads and writes then answer [`StoreError::Unavailable`] after a few seconds, and watches wait.
 //! - **Watches** are fed by the writer alone. `NOTIFY`, part of each commit, wakes the other servers; what they publish is
 //!   read from the log, in order, so that a notification that is lost costs time and nothing else.
-//! - **Leases** end by the database's clock and under the lock. Keep-alives share one statement that is not synced.
+//! - **Leases** end under the lock, when a server has counted their whole time, by a clock that nobody sets, and finds that
+//!   nobody has renewed them in the database meanwhile. Keep-alives share one statement that is not synced.
 //! - **Ephemeral keys** are as durable as all others: the writes of a Postgres server wear out nobody's SD card.
 //! - **Lost commits** open an epoch, see [`epoch`].
 //!
@@ -262,10 +263,10 @@ impl Reader {
         let now = self.shared.options.clock.now();
         let mut leases = self.shared.leases.lock();
         let each = ids.into_iter().map(|id| match kept.get(&id) {
-            Some(&ttl) => {
+            Some(row) => {
                 // Granted on another server a moment ago: then it is not here yet.
-                let _ = leases.keep_alive(id, now);
-                Ok(LeaseStatus { id, granted_ttl: ttl, ttl, keys: Vec::new() })
+                leases.renewed(id, row.ttl, row.stamp, now);
+                Ok(LeaseStatus { id, granted_ttl: row.ttl, ttl: row.ttl, keys: Vec::new() })
             }
             None => Err(StoreError::LeaseNotFound(id)),
         });
@@ -306,6 +307,10 @@ struct PostgresHistory(Arc<Reader>);
 
 #[async_trait]
 impl History for PostgresHistory {
+    fn check_start(&self, start: Revision) -> Result<()> {
+        self.0.epochs.read().check_watch(start)
+    }
+
     async fn page(
         &self,
         range: &KeyRange,
@@ -326,13 +331,17 @@ impl History for PostgresHistory {
                 })
             });
             match read.await {
-                Ok((moment, page)) => {
+                Ok((moment, (mut committed, through))) => {
                     if from < moment.compacted {
                         return Err(StoreError::Compacted { requested: from, compacted: moment.compacted });
                     }
                     // It may have become known meanwhile.
-                    self.0.epochs.read().check_watch(from)?;
-                    return Ok(page);
+                    let epochs = self.0.epochs.read();
+                    epochs.check_watch(from)?;
+                    // The end of it may be lost.
+                    let whole = epochs.whole(through);
+                    committed.retain(|(rev, _)| *rev <= whole);
+                    return Ok((committed, whole));
                 }
                 // A watch goes on when the database is there again.
                 Err(StoreError::Unavailable { .. }) => tokio::time::sleep(attempts.endless_pause()).await,
@@ -354,9 +363,6 @@ impl Store for PostgresStore {
 
     async fn watch(&self, req: WatchRequest) -> Result<Watch> {
         self.reader.shared.check_watch(req.start)?;
-        if req.start > 0 {
-            self.reader.epochs.read().check_watch(req.start)?;
-        }
         let history = Arc::new(PostgresHistory(Arc::clone(&self.reader)));
         // A running watch waits for the database as long as it takes; who asks for one does not.
         match tokio::time::timeout(PATIENCE * 2, self.reader.shared.hub.watch(history, req)).await {
@@ -454,10 +460,7 @@ impl Store for PostgresStore {
             .reader
             .pool
             .run("read a lease", move |conn| Box::pin(async move { queries::lease_status(conn, id).await }));
-        match read.await? {
-            Some((row, keys)) => Ok(LeaseStatus { id, granted_ttl: row.ttl, ttl: (row.left / 1000).max(0), keys }),
-            None => Err(StoreError::LeaseNotFound(id)),
-        }
+        read.await?.ok_or(StoreError::LeaseNotFound(id))
     }
 
     async fn leases(&self) -> Result<Vec<LeaseId>> {

@@ -7,7 +7,8 @@ use crate::hash::{HistoryHasher, is_hashed};
 use crate::hub::Committed;
 use crate::log::{Logged, transactions};
 use crate::{
-    Event, EventKind, HistoryEntry, HistoryHash, KeyRange, KeyValue, LeaseId, RangeRequest, RangeResponse, Revision,
+    Event, EventKind, HistoryEntry, HistoryHash, KeyRange, KeyValue, LeaseId, LeaseStatus, RangeRequest, RangeResponse,
+    Revision,
 };
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -351,27 +352,28 @@ pub(crate) async fn epochs(conn: &mut PgConnection) -> sqlx::Result<Epochs> {
 pub(crate) struct LeaseRow {
     pub id: LeaseId,
     pub ttl: i64,
-    /// Milliseconds, by the database's clock.
-    pub left: i64,
+    /// Another one after each renewal. It is made of the deadline by the database's clock, which may have been set since:
+    /// it says that somebody has renewed the lease and not when.
+    pub stamp: i64,
     pub ended: bool,
 }
 
-const LEASE: &str =
-    "SELECT id, ttl, (extract(epoch FROM deadline - clock_timestamp()) * 1000)::bigint AS left, ended FROM lease";
+/// Of `deadline`: microseconds.
+pub(crate) const STAMP: &str = "(extract(epoch FROM deadline) * 1000000)::bigint";
 
 fn lease(row: &PgRow) -> sqlx::Result<LeaseRow> {
-    Ok(LeaseRow { id: row.try_get(0)?, ttl: row.try_get(1)?, left: row.try_get(2)?, ended: row.try_get(3)? })
+    Ok(LeaseRow { id: row.try_get(0)?, ttl: row.try_get(1)?, stamp: row.try_get(2)?, ended: row.try_get(3)? })
 }
 
 /// Leases that were granted or ended after `change`.
 pub(crate) async fn lease_changes(conn: &mut PgConnection, change: i64) -> sqlx::Result<Vec<LeaseRow>> {
-    let sql = format!("{LEASE} WHERE change > $1 ORDER BY change");
+    let sql = format!("SELECT id, ttl, {STAMP}, ended FROM lease WHERE change > $1 ORDER BY change");
     sqlx::query(AssertSqlSafe(sql)).bind(change).fetch_all(conn).await?.iter().map(lease).collect()
 }
 
 /// The lease if it lives, locked until the transaction ends: it is not kept alive meanwhile.
 pub(crate) async fn locked_lease(conn: &mut PgConnection, id: LeaseId) -> sqlx::Result<Option<LeaseRow>> {
-    let sql = format!("{LEASE} WHERE id = $1 AND NOT ended FOR UPDATE");
+    let sql = format!("SELECT id, ttl, {STAMP}, ended FROM lease WHERE id = $1 AND NOT ended FOR UPDATE");
     sqlx::query(AssertSqlSafe(sql)).bind(id).fetch_optional(conn).await?.as_ref().map(lease).transpose()
 }
 
@@ -380,21 +382,21 @@ pub(crate) async fn lease_ids(conn: &mut PgConnection) -> sqlx::Result<Vec<Lease
     rows.iter().map(|r| r.try_get(0)).collect()
 }
 
-/// A living lease and its keys.
-pub(crate) async fn lease_status(conn: &mut PgConnection, id: LeaseId) -> sqlx::Result<Option<(LeaseRow, Vec<Bytes>)>> {
-    let sql = format!(
-        "SELECT l.*, n.key FROM ({LEASE} WHERE id = $1 AND NOT ended) l \
-         LEFT JOIN newest n ON n.lease = $1 AND n.lease <> 0 AND n.live ORDER BY n.key"
-    );
-    let rows = sqlx::query(AssertSqlSafe(sql)).bind(id).fetch_all(conn).await?;
+/// A living lease and its keys. What it has left is told by the database's clock, within what it can be.
+pub(crate) async fn lease_status(conn: &mut PgConnection, id: LeaseId) -> sqlx::Result<Option<LeaseStatus>> {
+    let sql = "SELECT l.ttl, floor(extract(epoch FROM l.deadline - clock_timestamp()))::bigint, n.key FROM lease l \
+               LEFT JOIN newest n ON n.lease = $1 AND n.lease <> 0 AND n.live \
+               WHERE l.id = $1 AND NOT l.ended ORDER BY n.key";
+    let rows = sqlx::query(sql).bind(id).fetch_all(conn).await?;
     let Some(first) = rows.first() else { return Ok(None) };
     let mut keys = Vec::new();
     for row in &rows {
-        if let Some(key) = row.try_get::<Option<&[u8]>, _>(4)? {
+        if let Some(key) = row.try_get::<Option<&[u8]>, _>(2)? {
             keys.push(Bytes::copy_from_slice(key));
         }
     }
-    Ok(Some((lease(first)?, keys)))
+    let (granted_ttl, left): (i64, i64) = (first.try_get(0)?, first.try_get(1)?);
+    Ok(Some(LeaseStatus { id, granted_ttl, ttl: left.clamp(0, granted_ttl), keys }))
 }
 
 /// Which keys end with which lease.
@@ -405,19 +407,19 @@ pub(crate) async fn leased_keys(conn: &mut PgConnection) -> sqlx::Result<Vec<(Le
 }
 
 /// Gives leases their whole time again. Not synced to the disk: after a crash of the database every lease gets it anyway.
-/// Returns the time of those that live.
-pub(crate) async fn keep_alive(conn: &mut PgConnection, ids: &[LeaseId]) -> sqlx::Result<HashMap<LeaseId, i64>> {
+/// Returns those that live.
+pub(crate) async fn keep_alive(conn: &mut PgConnection, ids: &[LeaseId]) -> sqlx::Result<HashMap<LeaseId, LeaseRow>> {
     let ids: Vec<String> = ids.iter().map(i64::to_string).collect();
     // In order of their ids: two servers that keep the same leases alive must not wait for one another.
     let sql = format!(
         "BEGIN; SET LOCAL synchronous_commit = off; \
          UPDATE lease SET deadline = clock_timestamp() + lease.ttl * interval '1 second' \
          FROM (SELECT id FROM lease WHERE id IN ({}) AND NOT ended ORDER BY id FOR UPDATE) alive \
-         WHERE lease.id = alive.id RETURNING lease.id, lease.ttl; COMMIT",
+         WHERE lease.id = alive.id RETURNING lease.id, lease.ttl, {STAMP}, lease.ended; COMMIT",
         ids.join(", ")
     );
     let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(conn).await?;
-    rows.iter().map(|r| Ok((r.try_get(0)?, r.try_get(1)?))).collect()
+    rows.iter().map(|row| lease(row).map(|kept| (kept.id, kept))).collect()
 }
 
 pub(crate) async fn setting(conn: &mut PgConnection, name: &str) -> sqlx::Result<Option<Bytes>> {

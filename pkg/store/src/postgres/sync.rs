@@ -5,13 +5,12 @@
 //! them; its leases are those of the database before a transaction may refer to one.
 
 use super::connect::Facts;
-use super::epoch::first_revision;
+use super::epoch::{Loss, first_revision};
 use super::queries::{self, LeaseRow, META, Meta};
 use super::writer::Writer;
 use crate::leases::Leases;
 use crate::*;
 use bytes::Bytes;
-use jiff::SignedDuration;
 use sqlx::{AssertSqlSafe, PgConnection};
 use std::collections::BTreeSet;
 
@@ -118,8 +117,7 @@ impl Writer {
     fn settle(&mut self, what: &str, change: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<()>) -> Result<()> {
         self.session().run(what, async |conn| {
             change(conn).await?;
-            let leases = "UPDATE lease SET deadline = greatest(deadline, clock_timestamp() + ttl * interval '1 second') \
-                          WHERE NOT ended";
+            let leases = "UPDATE lease SET deadline = clock_timestamp() + ttl * interval '1 second' WHERE NOT ended";
             sqlx::query(leases).execute(conn).await.map(drop)
         })?;
         self.session().commit()
@@ -132,7 +130,12 @@ impl Writer {
         }
         // What compaction has dropped cannot be told any more.
         if self.machine.revision + 1 < meta.compacted {
-            self.start_over(meta, meta.compacted)?;
+            self.load_leases(meta)?;
+            let compacted = meta.compacted;
+            self.go_on_after(compacted - 1, |requested| match requested < compacted {
+                true => Err(StoreError::Compacted { requested, compacted }),
+                false => Ok(()),
+            });
         }
         let changed = self.changed_leases(meta)?;
         self.add_leases(&changed);
@@ -148,7 +151,7 @@ impl Writer {
                 }
             }
             self.machine.shared.hub.publish(&committed);
-            self.machine.shared.hub.jump(through, None);
+            self.machine.shared.hub.advance(through);
             self.machine.revision = through;
         }
         {
@@ -165,33 +168,37 @@ impl Writer {
 
     fn enter_epoch(&mut self, meta: &Meta) -> Result<()> {
         let epochs = self.session().run("read the epochs", async |conn| queries::epochs(conn).await)?;
+        // Grants and ends have no revision: whatever happened to the others, some may be lost.
+        self.load_leases(meta)?;
+        let shown = self.machine.revision;
         let moved = meta.lineage != self.lineage;
-        let lost = epochs.lost(&self.epochs.read(), self.machine.revision, moved);
-        let first = epochs.0.last().map_or(meta.revision, |(_, first)| *first);
-        // Before the watches end: who comes back must be refused what is lost.
-        *self.epochs.write() = epochs;
-        if lost {
-            tracing::warn!(
-                shown = self.machine.revision,
-                "revisions that this server has shown were lost with the failed database: every watch of it ends"
-            );
-            self.start_over(meta, first)?;
-        } else {
-            // Grants and ends have no revision: some may be lost all the same.
-            self.load_leases(meta)?;
-        }
+        let loss = epochs.loss(&self.epochs.read(), shown, moved);
         self.lineage = meta.lineage.clone();
+        // Before the watches end: who comes back must be refused what is lost.
+        *self.epochs.write() = epochs.clone();
+        if loss != Loss::Nothing {
+            tracing::warn!(
+                shown,
+                "revisions that this server has shown were lost with the failed database: every watch that was told of them ends"
+            );
+        }
+        // Clients of several servers may wait here for what follows that which another one has told them: it may be lost even
+        // where nothing of this server's is, and what came after the loss is not.
+        match loss {
+            Loss::Nothing => self.go_on_after(shown, |start| epochs.check_watch(start)),
+            Loss::Until(first) => self.go_on_after(first, |start| epochs.check_watch(start)),
+            Loss::Everything => {
+                let compacted = epochs.0.last().map_or(meta.revision, |(_, first)| *first);
+                self.go_on_after(meta.revision, |requested| Err(StoreError::Compacted { requested, compacted }));
+            }
+        }
         Ok(())
     }
 
-    /// Ends every watch and goes on at `meta`, as a server does that has just started.
-    fn start_over(&mut self, meta: &Meta, oldest: Revision) -> Result<()> {
-        let requested = self.machine.revision + 1;
-        self.load_leases(meta)?;
-        self.machine.revision = meta.revision;
-        let error = StoreError::Compacted { requested, compacted: oldest };
-        self.machine.shared.hub.jump(meta.revision, Some(error));
-        Ok(())
+    /// What this server has not told up to `rev` it never tells; `check` says which watches end for it.
+    fn go_on_after(&mut self, rev: Revision, check: impl Fn(Revision) -> Result<()>) {
+        self.machine.revision = rev;
+        self.machine.shared.hub.jump(rev, check);
     }
 
     /// Every lease with its keys, as of `meta`.
@@ -203,7 +210,7 @@ impl Writer {
         let mut leases = Leases::default();
         for row in rows.iter().filter(|row| !row.ended) {
             leases.grant(row.id, row.ttl, now);
-            leases.set_left(row.id, SignedDuration::from_millis(row.left), now);
+            leases.renewed(row.id, row.ttl, row.stamp, now);
         }
         for (id, key) in keys {
             leases.attach(id, key);
@@ -227,7 +234,7 @@ impl Writer {
             let living: BTreeSet<LeaseId> = rows.iter().filter(|r| !r.ended).map(|r| r.id).collect();
             let here = self.machine.shared.leases.lock().ids();
             let ended = here.into_iter().filter(|id| !living.contains(id));
-            rows.extend(ended.map(|id| LeaseRow { id, ttl: 0, left: 0, ended: true }));
+            rows.extend(ended.map(|id| LeaseRow { id, ttl: 0, stamp: 0, ended: true }));
         }
         Ok(rows)
     }
@@ -238,7 +245,7 @@ impl Writer {
         for row in rows.iter().filter(|row| !row.ended) {
             if !leases.contains(row.id) {
                 leases.grant(row.id, row.ttl, now);
-                leases.set_left(row.id, SignedDuration::from_millis(row.left), now);
+                leases.renewed(row.id, row.ttl, row.stamp, now);
             }
         }
         self.machine.shared.leases_changed.notify_one();

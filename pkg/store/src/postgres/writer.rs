@@ -11,7 +11,6 @@ use crate::leases::Leases;
 use crate::machine::{Machine, Shared};
 use crate::*;
 use bytes::Bytes;
-use jiff::SignedDuration;
 use parking_lot::RwLock;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -120,9 +119,7 @@ impl Writer {
                     self.expire(&ids);
                     let _ = done.send(());
                 }
-                Request::Grant(id, ttl, reply) => {
-                    answer(reply, self.attempt(asked, |m| m.grant(id, ttl, Durability::Durable)))
-                }
+                Request::Grant(id, ttl, reply) => answer(reply, self.attempt(asked, |m| grant(m, id, ttl))),
                 Request::Revoke(id, reply) => answer(reply, self.attempt(asked, |m| m.revoke(id))),
                 Request::Compact(rev, reply) => answer(reply, self.attempt(asked, |m| m.compact(rev))),
                 Request::SetAlarm(alarm, raised, reply) => {
@@ -227,8 +224,8 @@ impl Writer {
         self.machine.backend.batch().reset();
     }
 
-    /// Ends those leases that have ended by the database's clock: it alone counts, and knows who was kept alive elsewhere.
-    /// Not all at once: others wait too, and what is left is found again.
+    /// Ends those leases that were not kept alive elsewhere, which the database knows. Not all at once: others wait too, and
+    /// what is left is found again.
     fn expire(&mut self, ids: &[LeaseId]) {
         let mut away = false;
         for (i, id) in ids.iter().enumerate() {
@@ -254,16 +251,20 @@ impl Writer {
         let (ended, _) = self.attempt_on(Instant::now(), &keys, |machine| {
             let read =
                 machine.backend.batch().session.run("read a lease", async |conn| queries::locked_lease(conn, id).await);
-            let left = match read? {
-                Some(row) if row.left <= 0 => return machine.revoke(id),
-                Some(row) => row.left,
-                // It ended elsewhere.
-                None => 0,
-            };
+            let row = read?;
+            let now = machine.shared.options.clock.now();
             let mut leases = machine.shared.leases.lock();
-            match left {
-                0 => leases.remove(id),
-                _ => leases.set_left(id, SignedDuration::from_millis(left), machine.shared.options.clock.now()),
+            match row {
+                // Renewed elsewhere. When, only the database's clock could tell, which somebody may have set.
+                Some(row) if row.stamp != leases.stamp(id) => leases.renewed(id, row.ttl, row.stamp, now),
+                // Renewed here while this waited for its turn.
+                Some(_) if !leases.has_expired(id, now) => {}
+                Some(_) => {
+                    drop(leases);
+                    return machine.revoke(id);
+                }
+                // It ended elsewhere.
+                None => leases.remove(id),
             }
             Ok(())
         });
@@ -289,6 +290,15 @@ impl Writer {
             answer(reply, Ok(()));
         }
     }
+}
+
+/// Grants a lease, and counts its time from the deadline that stands in the database.
+fn grant(machine: &mut Machine<PostgresBackend>, id: LeaseId, ttl: i64) -> Result<LeaseStatus> {
+    let granted = machine.grant(id, ttl, Durability::Durable)?;
+    let stamp = machine.backend.batch().granted;
+    let mut leases = machine.shared.leases.lock();
+    leases.renewed(granted.id, granted.ttl, stamp, machine.shared.options.clock.now());
+    Ok(granted)
 }
 
 /// An asker that went away does not want its answer.

@@ -81,6 +81,8 @@ impl SqliteStore {
     }
 
     fn try_open(dir: &Path, options: Options) -> Result<Self> {
+        // One clock for all, from the first lease that is read: the machine's may be set meanwhile, most of all while it boots.
+        let options = Options { clock: options.clock.steady(), ..options };
         let runtime = tokio::runtime::Handle::current();
         make_directory(dir)?;
         let mut lock = DirectoryLock::take(dir)?;

@@ -4,7 +4,7 @@ use isopod_history::*;
 use rand::Rng;
 use rand::rngs::StdRng;
 
-/// Seconds of a lease's life.
+/// Seconds of a lease's life, where time costs nothing.
 pub const TTL: u64 = 5;
 pub const SECOND: Time = 1_000_000_000;
 
@@ -13,6 +13,8 @@ pub struct Wishes {
     /// Keys under which there are ephemeral ones.
     pub ephemeral: bool,
     pub values: u64,
+    /// Of every lease, in seconds.
+    pub ttl: u64,
     pub last_lease: LeaseId,
     /// Revisions of keys as clients last heard of them, to compare with.
     pub heard: std::collections::BTreeMap<String, Revision>,
@@ -118,6 +120,6 @@ impl Wishes {
         if self.last_lease == 0 || self.rng.random_bool(0.9) {
             self.last_lease += 1;
         }
-        Request::Grant { lease: self.last_lease, ttl: TTL * SECOND, durable: self.durable() }
+        Request::Grant { lease: self.last_lease, ttl: self.ttl * SECOND, durable: self.durable() }
     }
 }

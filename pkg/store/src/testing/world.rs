@@ -1,6 +1,6 @@
 //! The seeded scheduler: who does the next step, and what goes wrong.
 
-use super::clients::{SECOND, Wishes};
+use super::clients::{SECOND, TTL, Wishes};
 use super::convert;
 use super::disk::{Disk, Reader};
 use super::faults::{Fault, Faults, Faulty, Mischief};
@@ -112,6 +112,7 @@ impl<D: Disk> World<D> {
             rng: StdRng::seed_from_u64(seed ^ 0x9e37_79b9),
             ephemeral: !ephemeral.is_empty(),
             values: 0,
+            ttl: TTL,
             last_lease: 0,
             heard: Default::default(),
         };

@@ -10,6 +10,7 @@ pub use validating::ValidatingPolicies;
 use super::configured::Configured;
 use super::expressions::{Compiled, Conditions, Definitions, Scope};
 use super::matching::{Criteria, View};
+use super::metrics::Owner;
 use super::subject::Subject;
 use crate::ApiServer;
 use isopod_api::selector::LabelSelector;
@@ -37,10 +38,13 @@ impl<R> Policy<R> {
         let ignores_failure = spec.text("failurePolicy") == "Ignore";
         let variable = |v: &Value| (v.text("name").to_owned(), Compiled::new(v.text("expression")));
         let kind = spec.at("paramKind");
+        let name = policy.text("metadata.name").to_owned();
+        // Upstream says so of policies that mutate too.
+        let owner = Owner { name: name.clone(), kind: "policy", step: "validate" };
         Policy {
-            name: policy.text("metadata.name").to_owned(),
+            name,
             criteria: Criteria::of_policy(spec.at("matchConstraints")),
-            conditions: Conditions::new(spec.list("matchConditions"), ignores_failure),
+            conditions: Conditions::new(spec.list("matchConditions"), ignores_failure, owner),
             param_kind: kind.is_object().then(|| (kind.text("apiVersion").to_owned(), kind.text("kind").to_owned())),
             variables: Arc::new(spec.list("variables").iter().map(variable).collect()),
             ignores_failure,

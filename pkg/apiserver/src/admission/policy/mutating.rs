@@ -13,6 +13,7 @@ use isopod_kinds::cel::Val;
 use isopod_schema::managed::{self, Type};
 use isopod_schema::patch::json_patch;
 use serde_json::{Value, json};
+use std::time::Instant;
 
 const NAME: &str = "MutatingAdmissionPolicy";
 
@@ -84,7 +85,12 @@ impl Plugin for MutatingPolicies {
                 continue;
             }
             let before = new.clone();
-            if let Err(why) = turn.mutate(&subject, new, namespace.as_ref()).await {
+            let begun = Instant::now();
+            let done = turn.mutate(&subject, new, namespace.as_ref()).await;
+            let names = [turn.policy.name.as_str(), turn.binding.name.as_str()];
+            let failure = done.as_ref().err().map(String::as_str);
+            request.server.metrics.admission.mutating_policy(names, failure, begun.elapsed());
+            if let Err(why) = done {
                 errors.push((turn.policy, turn.binding, why));
             }
             request.rounds.answered(NAME, &id, *new != before, turn.policy.rules.reinvocable);
@@ -123,7 +129,7 @@ impl Turn<'_, Rules> {
     async fn mutate(&self, subject: &Subject<'_>, new: &mut Value, namespace: Option<&Value>) -> Result<(), String> {
         subject.convert(Some(new), &self.view).await.map_err(|s| s.message)?;
         let first = self.scope(subject, Some(new), namespace).with_authorizer(subject);
-        if !self.policy.conditions.hold_in(&first)? {
+        if !self.policy.conditions.hold_in(subject, &first)? {
             return Ok(());
         }
         for mutation in &self.policy.rules.mutations {

@@ -11,6 +11,7 @@ use isopod_kinds::access::Access;
 use isopod_kinds::cel::Val;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 /// Longer messages that expressions make are not shown.
 const MAX_MESSAGE: usize = 5 << 10;
@@ -52,6 +53,15 @@ struct Finding {
     reason: String,
     /// It could not be evaluated.
     failed: bool,
+    /// It is of an annotation for the audit log, and refuses the request whatever the binding says.
+    of_annotation: bool,
+    took: Duration,
+}
+
+impl Finding {
+    fn failure(index: usize, message: String, took: Duration) -> Self {
+        Finding { index, message, reason: String::new(), failed: true, of_annotation: false, took }
+    }
 }
 
 pub struct ValidatingPolicies(Policies<Rules>);
@@ -90,19 +100,18 @@ impl Plugin for ValidatingPolicies {
         let mut denied = None;
         let mut notes = Notes::default();
         for turn in turns {
-            let (policy, binding, findings) = match turn {
-                Ok(turn) => {
-                    let findings = findings(&turn, &subject, new, namespace.as_ref(), &mut notes);
-                    (turn.policy, turn.binding, findings)
-                }
+            let turn = match turn {
+                Ok(turn) => turn,
+                Err(wrong) if wrong.policy.ignores_failure => continue,
                 Err(wrong) => {
-                    let message = format!("failed to configure binding: {}", wrong.why);
-                    let found = Finding { index: 0, message, reason: String::new(), failed: true };
-                    (wrong.policy, wrong.binding, vec![found])
+                    let why = format!("failed to configure binding: {}", wrong.why);
+                    let finding = Finding::failure(0, why, Duration::ZERO);
+                    denied = denied.or(Some(denial(request, new, wrong.policy, wrong.binding, &finding)));
+                    continue;
                 }
             };
-            for finding in findings.into_iter().filter(|f| !(f.failed && policy.ignores_failure)) {
-                if let Some(status) = act(request, new, policy, binding, &finding, &mut notes) {
+            for finding in findings(&turn, &subject, new, namespace.as_ref(), &mut notes) {
+                if let Some(status) = act(request, new, &turn, &finding, &mut notes) {
                     denied = denied.or(Some(status));
                 }
             }
@@ -116,31 +125,53 @@ impl Plugin for ValidatingPolicies {
 fn act(
     request: &Request<'_>,
     new: Option<&Value>,
-    policy: &Policy<Rules>,
-    binding: &Binding,
+    turn: &Turn<'_, Rules>,
     finding: &Finding,
     notes: &mut Notes,
 ) -> Option<Status> {
-    let (policy, binding_name) = (&policy.name, &binding.name);
-    let has = |action: &str| binding.actions.iter().any(|a| a == action);
-    if has("Warn") {
-        request.intent.warn([format!(
-            "Validation failed for ValidatingAdmissionPolicy '{policy}' with binding '{binding_name}': {}",
-            finding.message
-        )]);
-    }
-    if has("Audit") {
-        notes.failures.push(json!({
-            "message": finding.message, "policy": policy, "binding": binding_name,
-            "expressionIndex": finding.index, "validationActions": binding.actions,
-        }));
-    }
-    if !has("Deny") {
+    let (policy, binding) = (turn.policy, turn.binding);
+    let names = [policy.name.as_str(), binding.name.as_str()];
+    let metrics = &request.server.metrics.admission;
+    let did = |action: &str| metrics.validating_policy(names, action, &finding.message, finding.took);
+    if finding.failed && policy.ignores_failure {
+        if !finding.of_annotation {
+            did("allow");
+        }
         return None;
     }
+    let has = |action: &str| binding.actions.iter().any(|a| a == action);
+    let tells = |action: &str| !finding.of_annotation && has(action);
+    if tells("Warn") {
+        request.intent.warn([format!(
+            "Validation failed for ValidatingAdmissionPolicy '{}' with binding '{}': {}",
+            names[0], names[1], finding.message
+        )]);
+        did("warn");
+    }
+    if tells("Audit") {
+        notes.failures.push(json!({
+            "message": finding.message, "policy": names[0], "binding": names[1],
+            "expressionIndex": finding.index, "validationActions": binding.actions,
+        }));
+        did("audit");
+    }
+    if !has("Deny") && !finding.of_annotation {
+        return None;
+    }
+    did("deny");
+    Some(denial(request, new, policy, binding, finding))
+}
+
+fn denial(
+    request: &Request<'_>,
+    new: Option<&Value>,
+    policy: &Policy<Rules>,
+    binding: &Binding,
+    finding: &Finding,
+) -> Status {
     let why = format!(
-        "ValidatingAdmissionPolicy '{policy}' with binding '{binding_name}' denied request: {}",
-        finding.message
+        "ValidatingAdmissionPolicy '{}' with binding '{}' denied request: {}",
+        policy.name, binding.name, finding.message
     );
     let mut status = request.forbidden(new, &why);
     status.reason = if finding.reason.is_empty() { "Invalid".to_owned() } else { finding.reason.clone() };
@@ -152,7 +183,7 @@ fn act(
     };
     let cause = Cause { message: why, ..Cause::default() };
     status.details.get_or_insert_default().causes.push(cause);
-    Some(status)
+    status
 }
 
 /// What goes to the audit log: values of annotations, of several bindings together, and what validations found.
@@ -198,38 +229,44 @@ fn findings(
     namespace: Option<&Value>,
     notes: &mut Notes,
 ) -> Vec<Finding> {
-    let failure = |message: String| Finding { index: 0, message, reason: String::new(), failed: true };
     let scope = turn.scope(subject, new, namespace);
     let with_authorizer = scope.with_authorizer(subject);
-    match turn.policy.conditions.hold_in(&with_authorizer) {
+    match turn.policy.conditions.hold_in(subject, &with_authorizer) {
         Ok(true) => {}
         Ok(false) => return Vec::new(),
-        Err(e) => return vec![failure(e)],
+        Err(e) => return vec![Finding::failure(0, e, Duration::ZERO)],
     }
     let mut budget = POLICY_BUDGET;
     let mut found = Vec::new();
     for (index, validation) in turn.policy.rules.validations.iter().enumerate() {
+        let begun = Instant::now();
         match validation.expression.run(&with_authorizer, &mut budget) {
             Ok(Val::Bool(true)) => {}
             Ok(_) => {
+                let (took, reason) = (begun.elapsed(), validation.reason.clone());
                 let message = message(validation, &scope, &mut budget);
-                found.push(Finding { index, message, reason: validation.reason.clone(), failed: false });
+                found.push(Finding { index, message, reason, failed: false, of_annotation: false, took });
             }
-            Err(e) => found.push(Finding { index, ..failure(e) }),
+            Err(e) => found.push(Finding::failure(index, e, begun.elapsed())),
         }
     }
     let mut budget = POLICY_BUDGET;
     for (key, annotation) in &turn.policy.rules.annotations {
-        match annotation.run(&scope, &mut budget) {
-            Ok(Val::Null) => {}
-            Ok(Val::Text(text)) => notes.add(format!("{}/{key}", turn.policy.name), text.trim()),
-            Ok(other) => found.push(failure(format!(
+        let begun = Instant::now();
+        let why = match annotation.run(&scope, &mut budget) {
+            Ok(Val::Null) => continue,
+            Ok(Val::Text(text)) => {
+                notes.add(format!("{}/{key}", turn.policy.name), text.trim());
+                continue;
+            }
+            Ok(other) => format!(
                 "valueExpression '{}' resulted in unsupported return type: {}. Return type must be either string or null.",
                 annotation.text,
                 other.type_name()
-            ))),
-            Err(e) => found.push(failure(e)),
-        }
+            ),
+            Err(e) => e,
+        };
+        found.push(Finding { of_annotation: true, ..Finding::failure(0, why, begun.elapsed()) });
     }
     found
 }

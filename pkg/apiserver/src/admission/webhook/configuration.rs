@@ -2,6 +2,7 @@
 
 use crate::admission::expressions::Conditions;
 use crate::admission::matching::Criteria;
+use crate::admission::metrics::Owner;
 use crate::callout::Callout;
 use isopod_kinds::access::Access;
 use serde_json::Value;
@@ -26,15 +27,16 @@ pub struct Hook {
 }
 
 impl Hook {
-    fn new(configuration: &str, index: usize, hook: &Value) -> Self {
+    fn new(configuration: &str, index: usize, hook: &Value, step: &'static str) -> Self {
         let text = |key: &str| hook.text(key);
         let ignores_failure = text("failurePolicy") == "Ignore";
+        let owner = Owner { name: text("name").to_owned(), kind: "webhook", step };
         Hook {
             id: format!("{configuration}/{}/{index}", text("name")),
             name: text("name").to_owned(),
             configuration: configuration.to_owned(),
             criteria: Criteria::of_webhook(hook),
-            conditions: Conditions::new(hook.list("matchConditions"), ignores_failure),
+            conditions: Conditions::new(hook.list("matchConditions"), ignores_failure, owner),
             dry_run: matches!(text("sideEffects"), "None" | "NoneOnDryRun"),
             timeout: Duration::from_secs(hook["timeoutSeconds"].as_u64().unwrap_or(10)),
             ignores_failure,
@@ -45,8 +47,9 @@ impl Hook {
     }
 }
 
-pub fn hooks(configuration: &Value) -> Vec<Hook> {
+/// `step`: what metrics call webhooks of the sort.
+pub fn hooks(configuration: &Value, step: &'static str) -> Vec<Hook> {
     let name = configuration.text("metadata.name");
     let hooks = configuration.list("webhooks").iter().enumerate();
-    hooks.map(|(i, hook)| Hook::new(name, i, hook)).collect()
+    hooks.map(|(i, hook)| Hook::new(name, i, hook, step)).collect()
 }

@@ -11,26 +11,37 @@ mod review;
 
 use super::configured::Configured;
 use super::matching::View;
+use super::metrics::Asked;
 use super::subject::{Subject, concerned};
-use super::{Operation, Plugin, Request, Rounds};
-use crate::ApiServer;
-use crate::pipeline::Intent;
+use super::{Operation, Plugin, Request};
 use async_trait::async_trait;
 use configuration::Hook;
 use futures::future::join_all;
-use isopod_api::{Gvk, Status};
+use isopod_api::Status;
 use isopod_schema::patch::json_patch;
 use review::Answer;
 use serde_json::Value;
+use std::time::{Duration, Instant};
 
 const MUTATING: &str = "MutatingAdmissionWebhook";
+/// What metrics call the two sorts.
+const ADMIT: &str = "admit";
+const VALIDATING: &str = "validating";
 
 /// How asking a webhook ended, if not well.
 enum Failure {
-    /// It could not be asked or its answer is no answer: its failure policy decides.
-    Calling(String),
-    /// It refuses, or the request can be nothing but refused.
+    /// It could not be asked or its answer is no answer: its failure policy decides. The code is for metrics.
+    Calling { why: String, code: u16 },
+    /// It refuses.
     Refused(Status),
+    /// The request can be nothing but refused, whatever the webhook says.
+    Impossible(Status),
+}
+
+impl Failure {
+    fn calling(code: u16, why: impl Into<String>) -> Self {
+        Failure::Calling { why: why.into(), code }
+    }
 }
 
 pub struct MutatingWebhooks(Configured<Hook>);
@@ -38,7 +49,7 @@ pub struct ValidatingWebhooks(Configured<Hook>);
 
 impl MutatingWebhooks {
     pub fn new() -> Self {
-        MutatingWebhooks(Configured::new("mutatingwebhookconfigurations", configuration::hooks))
+        MutatingWebhooks(Configured::new("mutatingwebhookconfigurations", |c| configuration::hooks(c, ADMIT)))
     }
 
     async fn dispatch(&self, request: &Request<'_>, mut new: Option<&mut Value>) -> Result<(), Status> {
@@ -54,12 +65,14 @@ impl MutatingWebhooks {
                 continue;
             }
             let place = format!("round_{}_index_{index}", u8::from(second));
+            let begun = Instant::now();
             let asked = mutate_by(hook, &subject, &view, new.as_deref_mut(), &place).await;
+            observe(request, hook, ADMIT, asked.as_ref().err(), begun.elapsed());
             note_mutation(request, hook, &place, asked.as_ref().is_ok_and(|changed| *changed));
             let changed = match asked {
                 Ok(changed) => changed,
                 Err(failure) => {
-                    tolerate(request, hook, failure, &format!("mutation.webhook.admission.k8s.io/{place}"))?;
+                    tolerate(request, hook, failure, ADMIT, &format!("mutation.webhook.admission.k8s.io/{place}"))?;
                     false
                 }
             };
@@ -75,7 +88,11 @@ async fn wanted(hook: &Hook, subject: &Subject<'_>, new: Option<&Value>) -> Resu
     let Some(view) = hook.criteria.view(subject.request.server, subject, new).await? else { return Ok(None) };
     match hook.conditions.hold(subject, &view, new, None) {
         Ok(true) => Ok(Some(view)),
-        Ok(false) => Ok(None),
+        Ok(false) => {
+            let metrics = &subject.request.server.metrics.admission;
+            metrics.condition_excluded(&hook.conditions.owner, subject.request.operation);
+            Ok(None)
+        }
         Err(why) => Err(subject.request.forbidden(new, why)),
     }
 }
@@ -102,7 +119,7 @@ impl Plugin for MutatingWebhooks {
 
 impl ValidatingWebhooks {
     pub fn new() -> Self {
-        ValidatingWebhooks(Configured::new("validatingwebhookconfigurations", configuration::hooks))
+        ValidatingWebhooks(Configured::new("validatingwebhookconfigurations", |c| configuration::hooks(c, VALIDATING)))
     }
 }
 
@@ -131,17 +148,32 @@ impl Plugin for ValidatingWebhooks {
         let answers = asked.iter().enumerate().map(|(index, (hook, view))| {
             let subject = &subject;
             async move {
-                match ask(hook, subject, view, new, false).await {
+                let begun = Instant::now();
+                let asked = ask(hook, subject, view, new, false).await;
+                observe(request, hook, VALIDATING, asked.as_ref().err(), begun.elapsed());
+                match asked {
                     Ok(_) => Ok(()),
                     Err(failure) => {
                         let key = format!("validating.webhook.admission.k8s.io/round_0_index_{index}");
-                        tolerate(request, hook, failure, &key)
+                        tolerate(request, hook, failure, VALIDATING, &key)
                     }
                 }
             }
         });
         join_all(answers).await.into_iter().collect()
     }
+}
+
+/// Counts how asking a webhook ended.
+fn observe(request: &Request<'_>, hook: &Hook, step: &'static str, failure: Option<&Failure>, took: Duration) {
+    let (code, refused) = match failure {
+        None => (200, None),
+        Some(Failure::Calling { code, .. }) => (*code, (!hook.ignores_failure).then_some("calling_webhook_error")),
+        Some(Failure::Refused(status)) => (status.code, Some("no_error")),
+        Some(Failure::Impossible(_)) => (0, Some("apiserver_internal_error")),
+    };
+    let (webhook, operation) = (hook.name.as_str(), request.operation);
+    request.server.metrics.admission.webhook(&Asked { webhook, step, operation, took, code, refused });
 }
 
 /// Tells the audit log whether a webhook changed the object.
@@ -165,15 +197,16 @@ fn note_patch(request: &Request<'_>, hook: &Hook, place: &str, patch: &[Value]) 
 }
 
 /// What a failure means for the request. Behind `key` the audit log keeps which webhook was passed over.
-fn tolerate(request: &Request<'_>, hook: &Hook, failure: Failure, key: &str) -> Result<(), Status> {
+fn tolerate(request: &Request<'_>, hook: &Hook, failure: Failure, step: &str, key: &str) -> Result<(), Status> {
     match failure {
-        Failure::Refused(status) => Err(status),
-        Failure::Calling(why) if hook.ignores_failure => {
+        Failure::Refused(status) | Failure::Impossible(status) => Err(status),
+        Failure::Calling { why, .. } if hook.ignores_failure => {
+            request.server.metrics.admission.webhook_passed_over(&hook.name, step);
             tracing::warn!(webhook = hook.name, error = why, "a webhook failed and is ignored, as its policy says");
             request.intent.trail.annotate(format!("failed-open.{key}"), hook.name.as_str());
             Ok(())
         }
-        Failure::Calling(why) => Err(Status::internal(format!("failed calling webhook {:?}: {why}", hook.name))),
+        Failure::Calling { why, .. } => Err(Status::internal(format!("failed calling webhook {:?}: {why}", hook.name))),
     }
 }
 
@@ -188,21 +221,22 @@ async fn ask(
     let intent = subject.intent();
     if intent.dry_run && !hook.dry_run {
         let why = format!("admission webhook {:?} does not support dry run", hook.name);
-        return Err(Failure::Refused(Status::bad_request(why)));
+        return Err(Failure::Impossible(Status::bad_request(why)));
     }
     let version = review::version(hook).ok_or_else(|| {
         let why =
             "could not create admission objects: webhook does not accept known AdmissionReview versions (v1, v1beta1)";
-        Failure::Calling(why.into())
+        Failure::calling(400, why)
     })?;
-    let callout = hook.callout.as_ref().map_err(|e| Failure::Calling(format!("could not get REST client: {e}")))?;
+    let callout =
+        hook.callout.as_ref().map_err(|e| Failure::calling(500, format!("could not get REST client: {e}")))?;
     let uid = uuid::Uuid::new_v4().to_string();
     let (new, old) = (subject.in_version(new, view), subject.in_version(subject.old, view));
     let question = review::question(version, &uid, subject, view, new.as_ref(), old.as_ref());
     let said = callout.post(subject.request.server, &question, hook.timeout).await;
-    let said = said.map_err(|e| Failure::Calling(format!("failed to call webhook: {e}")))?;
+    let said = said.map_err(|e| Failure::calling(503, format!("failed to call webhook: {e}")))?;
     let answer = review::answer(version, &uid, &said, mutating);
-    let answer = answer.map_err(|e| Failure::Calling(format!("received invalid webhook response: {e}")))?;
+    let answer = answer.map_err(|e| Failure::calling(503, format!("received invalid webhook response: {e}")))?;
     intent.warn(answer.warnings.iter().cloned());
     for (key, value) in &answer.annotations {
         intent.trail.annotate(format!("{}/{key}", hook.name), value.as_str());
@@ -222,7 +256,7 @@ async fn mutate_by(
     if answer.patch.is_empty() {
         return Ok(false);
     }
-    let internal = |why: String| Failure::Refused(Status::internal(why));
+    let internal = |why: String| Failure::Impossible(Status::internal(why));
     let Some(new) = new else {
         let why = "attempted to modify the object, which is not supported for this operation";
         return Err(internal(format!("admission webhook {:?} {why}", hook.name)));
@@ -233,35 +267,8 @@ async fn mutate_by(
     note_patch(subject.request, hook, place, &operations);
     let changed = patched != shown;
     if changed {
-        let made = subject.accept(view, patched).await.map_err(Failure::Refused)?;
+        let made = subject.accept(view, patched).await.map_err(Failure::Impossible)?;
         *new = made;
     }
     Ok(changed)
-}
-
-/// Asks about an object that only a subresource has (a binding, an eviction, a scale, the options of a stream): webhooks and
-/// policies alike.
-pub async fn about(
-    server: &ApiServer,
-    intent: &Intent,
-    operation: Operation,
-    gvk: &Gvk,
-    new: &mut Value,
-    old: Option<&Value>,
-) -> Result<(), Status> {
-    let rounds = Rounds::default();
-    let request = Request { gvk: Some(gvk.clone()), ..Request::new(server, intent, operation, old, &rounds) };
-    let plugins = || server.admission.iter().filter(|p| p.is_configured());
-    for plugin in plugins() {
-        plugin.mutate(&request, new).await?;
-    }
-    if rounds.begin_second() {
-        for plugin in plugins() {
-            plugin.mutate(&request, new).await?;
-        }
-    }
-    for plugin in plugins() {
-        plugin.validate(&request, Some(new)).await?;
-    }
-    Ok(())
 }

@@ -51,6 +51,18 @@ impl Type {
         Type::Object(name.into())
     }
 
+    /// Of a variable that comes to it (`convertCelTypeToDeclType`): what fields objects have is forgotten.
+    #[must_use]
+    pub fn of_variable(&self) -> Type {
+        match self {
+            Type::Bool | Type::Bytes | Type::Double | Type::Duration | Type::Int | Type::Null => self.clone(),
+            Type::Text | Type::Timestamp | Type::Uint | Type::Any => self.clone(),
+            Type::List(item) => Type::list(item.of_variable()),
+            Type::Map(key, value) => Type::map(key.of_variable(), value.of_variable()),
+            _ => Type::Dyn,
+        }
+    }
+
     /// The type inside of an optional.
     pub fn of_optional(&self) -> Option<&Type> {
         match self {

@@ -1,8 +1,9 @@
 //! SQLite on a disk that fails: its power goes at a random moment, again and again, it runs full, writes and syncs fail.
 
-use super::recorder::Recorder;
-use super::{CLIENTS, judge, options, watchers};
+use super::recorder::{Recorder, judge};
+use super::{CLIENTS, Setting, leases_end, options, watchers};
 use crate::sqlite::SqliteStore;
+use crate::testing::clients::TTL;
 use crate::*;
 use isopod_base::clock::Clock;
 use isopod_base::errors::Chain;
@@ -23,6 +24,8 @@ enum Trouble {
     PowerCuts,
     /// Errors of every kind, and kills and power cuts between them.
     Errors,
+    /// Power cuts, while somebody sets the machine's clock.
+    SetClock,
     /// Commits are told to be on a disk that does not have them: what the checker must find.
     Lies,
 }
@@ -58,6 +61,7 @@ struct Life {
     trouble: Trouble,
     rng: StdRng,
     clock: Clock,
+    setting: Option<Setting>,
     recorder: Arc<Recorder>,
     machine: Machine,
     ended: Ended,
@@ -67,9 +71,10 @@ impl Life {
     fn new(seed: u64, trouble: Trouble) -> Self {
         let clock = Clock::fake(Timestamp::UNIX_EPOCH);
         Life {
+            setting: (trouble == Trouble::SetClock).then(|| Setting::start(&clock, seed)),
             trouble,
             rng: StdRng::seed_from_u64(seed),
-            recorder: Arc::new(Recorder::new(seed, clock.clone())),
+            recorder: Arc::new(Recorder::new(seed, clock.clone(), TTL)),
             clock,
             machine: Machine::new(seed),
             ended: Ended::Clean,
@@ -166,8 +171,10 @@ impl Life {
         let clean = |revision| ended == Ended::Clean || (ended == Ended::Unsure && revision <= known);
         self.recorder.begin_epoch(&*store, clean).await.unwrap();
         let watching = watchers::start(&store, &self.recorder, seed);
+        leases_end(&*store, &self.clock).await;
         self.recorder.last_writes(&*store).await;
         watching.end(&*store, true).await.unwrap();
+        drop(self.setting.take());
         Ok(self.recorder.take())
     }
 }
@@ -196,6 +203,11 @@ async fn histories(what: &str, trouble: Trouble, seeds: u64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn histories_through_power_cuts() {
     histories("power cuts", Trouble::PowerCuts, seeds(40)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn histories_through_power_cuts_while_the_clock_is_set() {
+    histories("power cuts and a clock that is set", Trouble::SetClock, seeds(15)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]

@@ -86,6 +86,10 @@ fn place(operation: Operation, failover: &Failover, before: &mut History, after:
         return;
     }
     let rev = revision(&operation);
+    // The past that both have, as it was told when only one of them was left: neither part has all that this says.
+    if asked > 0 && asked <= failover.base && rev >= failover.first {
+        return;
+    }
     if rev >= failover.first || operation.invoked > failover.ended {
         return after.operations.push(operation);
     }
@@ -110,14 +114,14 @@ fn part(watch: WatchLog, failover: &Failover, before: &mut History, after: &mut 
         .filter(|r| *r < failover.first)
         .fold(watch.start, |next, rev| next.max(rev + 1));
     let lost = next > failover.base + 1 && next <= failover.first;
+    // Its server may have shown more than this watch was told of: then it ends as well.
+    let open = |at| watch.invoked <= failover.ended && at >= failover.began;
     let (mut old, mut new) = (Vec::new(), Vec::new());
     for (at, note) in watch.notes {
         match note {
             // Rightly refused.
-            Note::Compacted(_) if lost && told_none(&new) => old.push((at, Note::Ended("lost".into()))),
-            note if told(&note) >= failover.first || !told_none(&new) || watch.invoked > failover.ended => {
-                new.push((at, note));
-            }
+            Note::Compacted(_) if (lost || open(at)) && told_none(&new) => old.push((at, Note::Ended("lost".into()))),
+            note if told(&note) >= failover.first || !told_none(&new) => new.push((at, note)),
             note => old.push((at, note)),
         }
     }

@@ -17,30 +17,38 @@ use std::time::Duration;
 
 pub(crate) struct Recorder {
     clock: Clock,
+    began: Timestamp,
     wishes: Mutex<Wishes>,
     history: Mutex<History>,
     /// The newest revision that anybody heard of.
     newest: AtomicI64,
-    /// What the witnesses of durable and of ephemeral keys go on from: everything before has been seen.
+    /// Before these revisions the witnesses of durable and of ephemeral keys have seen everything.
     pub witnessed: [AtomicI64; 2],
+    /// A failover has lost what is after the first one; the history goes on after the second one.
+    lost: Mutex<Option<(Revision, Revision)>>,
     pub may_compact: AtomicBool,
 }
 
 impl Recorder {
-    pub fn new(seed: u64, clock: Clock) -> Self {
+    /// `ttl`: of every lease, in seconds.
+    pub fn new(seed: u64, clock: Clock, ttl: u64) -> Self {
         let wishes = Wishes {
             rng: StdRng::seed_from_u64(seed),
             ephemeral: true,
             values: 0,
+            ttl,
             last_lease: 0,
             heard: Default::default(),
         };
+        let clock = clock.steady();
         Recorder {
+            began: clock.now(),
             clock,
             wishes: Mutex::new(wishes),
             history: Mutex::new(History { base: 1, alone: true, ..History::default() }),
             newest: AtomicI64::new(1),
             witnessed: [AtomicI64::new(2), AtomicI64::new(2)],
+            lost: Mutex::new(None),
             may_compact: AtomicBool::new(true),
         }
     }
@@ -48,7 +56,7 @@ impl Recorder {
     /// Time goes on whenever somebody looks, so that what happened one after another has times in that order.
     pub fn now(&self) -> Time {
         self.clock.advance(Duration::from_micros(1));
-        self.clock.now().duration_since(Timestamp::UNIX_EPOCH).as_nanos() as Time
+        self.clock.now().duration_since(self.began).as_nanos() as Time
     }
 
     pub fn heard(&self, revision: Revision) {
@@ -57,6 +65,20 @@ impl Recorder {
 
     pub fn newest(&self) -> Revision {
         self.newest.load(Ordering::SeqCst)
+    }
+
+    pub fn lose(&self, base: Revision, first: Revision) {
+        *self.lost.lock() = Some((base, first));
+    }
+
+    /// From where the witness of that class goes on. What was lost it has seen and has to forget, however late a server that
+    /// has not heard of the failover yet tells it that there is nothing new.
+    pub fn resume(&self, class: usize) -> Revision {
+        let next = self.witnessed[class].load(Ordering::SeqCst);
+        match *self.lost.lock() {
+            Some((base, first)) if next > base && next <= first => base + 1,
+            _ => next,
+        }
     }
 
     fn witnessed(&self) -> Revision {
@@ -157,6 +179,14 @@ impl Recorder {
             self.ask(store, 0, Request::Txn(seen::Txn::of(vec![step]))).await;
             self.ask(store, 0, Request::Get(Get::newest(Keys::prefix(prefix)))).await;
         }
+    }
+}
+
+/// Panics with what the checker found.
+pub(crate) fn judge(what: &str, seed: u64, history: &History) -> seen::Summary {
+    match seen::check(history) {
+        Ok(summary) => summary,
+        Err(violation) => panic!("{what}: seed {seed}\n{}", seen::report(history, &violation)),
     }
 }
 

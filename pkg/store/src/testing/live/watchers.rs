@@ -72,7 +72,7 @@ impl Watcher {
     async fn run(mut self) {
         while !self.ends.load(Ordering::SeqCst) {
             let (keys, start) = match self.witness {
-                Some(n) => (Keys::prefix([DURABLE, EPHEMERAL][n]), self.recorder.witnessed[n].load(Ordering::SeqCst)),
+                Some(n) => (Keys::prefix([DURABLE, EPHEMERAL][n]), self.recorder.resume(n)),
                 None => (self.keys(), if self.rng.random_bool(0.5) { 0 } else { self.past() }),
             };
             let log = WatchLog {
@@ -104,9 +104,13 @@ impl Watcher {
     }
 
     async fn follow(&mut self, mut log: WatchLog) -> WatchLog {
-        if log.start == 0 {
+        if log.start == 0
             // A server of several begins where it has got to: let that be what is known.
-            let _ = self.store.revisions().await;
+            && let Err(e) = self.store.revisions().await
+        {
+            self.note(&mut log, ended(&e));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            return log;
         }
         let request = WatchRequest { range: convert::range(&log.keys), start: log.start };
         let mut watch = match self.store.watch(request).await {

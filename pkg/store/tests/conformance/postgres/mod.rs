@@ -2,6 +2,7 @@
 
 mod access;
 mod away;
+mod behind;
 mod load;
 mod network;
 mod proxy;

@@ -2,10 +2,11 @@
 
 use super::proxy::{Loss, Proxy};
 use super::server::Cluster;
-use super::{away::put, open};
+use super::{away::put, connect, open};
 use crate::suite::{next, show};
 use isopod_store::postgres::PostgresStore;
 use isopod_store::*;
+use sqlx::Executor;
 use std::time::{Duration, Instant};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -45,6 +46,26 @@ async fn a_commit_without_an_answer_is_looked_up() {
     }
     store.close().await.unwrap();
     other.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_mark_is_gone_is_not_made_again() {
+    let cluster = Cluster::start("");
+    let proxy = Proxy::start(&cluster);
+    let store = PostgresStore::open(proxy.options("mark"), Options::default()).await.unwrap();
+    let base = put(&store, "k/a").await.unwrap();
+    // Another server finds the marks to be of long ago.
+    let forget = "CREATE FUNCTION mark.forget() RETURNS trigger LANGUAGE plpgsql AS \
+                    'BEGIN DELETE FROM mark.server; RETURN NULL; END'; \
+                  CREATE TRIGGER forget AFTER UPDATE ON mark.server FOR EACH STATEMENT EXECUTE FUNCTION mark.forget()";
+    connect(&cluster).await.execute(forget).await.unwrap();
+    proxy.lose(Loss::CommitAnswer);
+    let told = put(&store, "k/b").await;
+    assert!(matches!(told, Err(StoreError::Unavailable { .. })), "nobody knows: {told:?}");
+    let kv = store.range(RangeRequest::new(KeyRange::key("k/b"))).await.unwrap().kvs.remove(0);
+    assert_eq!((kv.mod_revision, kv.version), (base + 1, 1), "once");
+    assert_eq!(put(&store, "k/b").await.unwrap(), base + 2);
+    store.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

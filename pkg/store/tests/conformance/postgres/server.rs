@@ -19,6 +19,20 @@ pub struct Cluster {
     socket: PathBuf,
 }
 
+/// Makes the clock by which a database tells how late it is one that [`set_clock`] sets; before anything else connects to
+/// it. What Postgres itself takes time from goes on as it does.
+pub const SETTABLE_CLOCK: &str = "
+    CREATE SEQUENCE public.clock_set MINVALUE -1000000000000 START 1;
+    SELECT setval('public.clock_set', 0);
+    ALTER FUNCTION pg_catalog.clock_timestamp() RENAME TO real_clock_timestamp;
+    CREATE FUNCTION pg_catalog.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS
+      'SELECT real_clock_timestamp() + (SELECT last_value FROM public.clock_set) * interval ''1 second''';";
+
+/// The clock is `seconds` ahead of what it was at first.
+pub fn set_clock(seconds: i64) -> String {
+    format!("SELECT setval('public.clock_set', {seconds})")
+}
+
 /// Where Postgres' programs are: where `ISOPOD_POSTGRES` says (see `hack/postgres.py`), on the path, or where Debian has them.
 fn programs() -> PathBuf {
     if let Some(chosen) = std::env::var_os("ISOPOD_POSTGRES") {

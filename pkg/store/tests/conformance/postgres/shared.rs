@@ -1,14 +1,15 @@
 //! Several servers on one database: one history, one set of leases.
 
 use super::load::Load;
-use super::server::Cluster;
+use super::server::{Cluster, SETTABLE_CLOCK, set_clock};
 use super::{connect, open, open_with};
 use crate::suite::{count_up, next, show};
 use bytes::Bytes;
 use isopod_store::postgres::PostgresStore;
 use isopod_store::*;
+use sqlx::{AssertSqlSafe, Executor};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 async fn put(store: &dyn Store, key: &str, lease: LeaseId) -> Revision {
     let (key, value) = (Bytes::from(key.to_owned()), "v".into());
@@ -121,6 +122,42 @@ async fn leases_belong_to_all_servers() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     b.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_live_their_time_whatever_the_clock_of_postgres_is_set_to() {
+    const HOUR: i64 = 3600;
+    let cluster = Cluster::start("");
+    let mut clock = connect(&cluster).await;
+    clock.execute(SETTABLE_CLOCK).await.unwrap();
+    let (a, b) = (open(&cluster, "clock").await, open(&cluster, "clock").await);
+    let kept = a.lease_grant(0, 2).await.unwrap().id;
+    let base = put(&*a, "l/kept", kept).await;
+    // The first server counts the lease's time alone, and the second one keeps it alive.
+    for ahead in [HOUR, -HOUR, 24 * 365 * HOUR, -60 * 24 * 365 * HOUR] {
+        clock.execute(AssertSqlSafe(set_clock(ahead))).await.unwrap();
+        for _ in 0..6 {
+            let status = a.lease_status(kept).await.unwrap();
+            assert!((0..=2).contains(&status.ttl), "{status:?}, with the clock {ahead} s ahead");
+            assert_eq!(b.lease_keep_alive(kept).await.unwrap().ttl, 2, "with the clock {ahead} s ahead");
+            tokio::time::sleep(Duration::from_millis(400)).await;
+        }
+    }
+    // A server that starts after the lease's time by that clock.
+    clock.execute(AssertSqlSafe(set_clock(HOUR))).await.unwrap();
+    let late = open(&cluster, "clock").await;
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    assert_eq!(b.lease_keep_alive(kept).await.unwrap().ttl, 2);
+    assert_eq!(late.revisions().await.unwrap().0, base);
+    // Nobody renews it any more, and it ends, although by the database's clock it has decades left.
+    clock.execute(AssertSqlSafe(set_clock(-60 * 24 * 365 * HOUR))).await.unwrap();
+    let mut ended = watch(&*a, "l/", base + 1).await;
+    let began = Instant::now();
+    assert_eq!(show(base, next(&mut ended).await.unwrap()), "1: -l/kept(0)");
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    for store in [a, b, late] {
+        store.close().await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
