@@ -153,11 +153,28 @@ func upstreamFiles(dir, url string) error {
 			return err
 		}
 	}
+	if err := writeAuthorization(dir); err != nil {
+		return err
+	}
 	cert, key, err := ca.issue("system:admin", "system:masters")
 	if err != nil {
 		return err
 	}
 	return writeKubeconfig(filepath.Join(dir, "kubeconfig"), url, ca.pem, cert, key)
+}
+
+// isopodFiles writes what Isopod is given as upstream is.
+func isopodFiles(dir string) error {
+	key, public, err := tokenKey()
+	if err != nil {
+		return err
+	}
+	for name, content := range map[string][]byte{"sa.key": key, "sa.pub": public} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			return err
+		}
+	}
+	return writeAuthorization(dir)
 }
 
 // startUpstream runs etcd and kube-apiserver from the directory `programs`. With durable unset etcd does not wait for
@@ -192,7 +209,7 @@ func startUpstream(dir, programs string, durable bool) (*server, error) {
 		"--etcd-servers="+etcd, "--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", ports[2]),
 		"--advertise-address=192.0.2.10", "--cert-dir="+dir,
 		"--tls-cert-file="+file("server.crt"), "--tls-private-key-file="+file("server.key"),
-		"--client-ca-file="+file("ca.crt"), "--authorization-mode=Node,RBAC", "--allow-privileged=true",
+		"--client-ca-file="+file("ca.crt"), "--authorization-config="+file("authorization.yaml"), "--allow-privileged=true",
 		"--enable-admission-plugins=NodeRestriction",
 		"--requestheader-client-ca-file="+file("ca.crt"), "--requestheader-allowed-names=system:auth-proxy",
 		"--requestheader-username-headers=X-Remote-User", "--requestheader-uid-headers=X-Remote-Uid",
@@ -226,6 +243,9 @@ func startIsopod(dir, program string) (*server, error) {
 			return nil, err
 		}
 	}
+	if err := isopodFiles(dir); err != nil {
+		return nil, err
+	}
 	help, err := exec.Command(program, "server", "--help").Output()
 	if err != nil {
 		return nil, fmt.Errorf("%s server --help: %w", program, err)
@@ -234,7 +254,8 @@ func startIsopod(dir, program string) (*server, error) {
 		"server", "--disable-agent", "--bind-address=127.0.0.1", fmt.Sprintf("--https-listen-port=%d", ports[0]),
 		"--advertise-address=192.0.2.10", "--service-cidr=" + serviceCIDR, "--data-dir=" + file("data"), "--config=" + file("config.yaml"),
 		"--write-kubeconfig=" + file("kubeconfig"), "--private-registry=" + file("registries.yaml"),
-		"--resolv-conf=" + file("resolv.conf"), "--node-name=oracle",
+		"--resolv-conf=" + file("resolv.conf"), "--node-name=oracle", "--authorization-config=" + file("authorization.yaml"),
+		"--service-account-key-file=" + file("sa.pub"), "--service-account-signing-key-file=" + file("sa.key"),
 	}
 	s := &server{name: "isopod"}
 	for _, flag := range []string{"--disable-controller-manager", "--disable-scheduler"} {

@@ -1,5 +1,6 @@
-// A conversion webhook for cases whose custom resources have several versions: {webhook} is its address, {ca} its certificate.
-// What stands below /convert/ in a case's URL says how it converts, and what is wrong with its answer.
+// Webhooks of both sides. One converts, for cases whose custom resources have several versions: {webhook} is its address, {ca} its
+// certificate; what stands below /convert/ in a case's URL says how it converts, and what is wrong with its answer. The other
+// one, at /authorize, is asked about users whose names begin with "hook:" (see authorization.go).
 
 package main
 
@@ -17,7 +18,10 @@ import (
 var fields = map[string]string{"v1": "color", "v2": "paint"}
 
 var webhook = sync.OnceValue(func() map[string]string {
-	server := httptest.NewTLSServer(http.HandlerFunc(serveConversion))
+	mux := http.NewServeMux()
+	mux.HandleFunc("/convert/", serveConversion)
+	mux.HandleFunc("/authorize", serveAuthorization)
+	server := httptest.NewTLSServer(mux)
 	block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
 	return map[string]string{"webhook": server.URL, "ca": base64.StdEncoding.EncodeToString(block)}
 })

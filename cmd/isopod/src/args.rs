@@ -3,6 +3,7 @@
 
 use crate::audit_flags::AuditArgs;
 use crate::auth_flags::AuthArgs;
+use crate::authz_flags::AuthorizationArgs;
 use crate::front_proxy::FrontProxyArgs;
 use crate::signing_flags::SigningArgs;
 use clap::{Args, Parser, Subcommand};
@@ -148,6 +149,8 @@ pub struct ServerArgs {
 
     #[command(flatten)]
     pub auth: AuthArgs,
+    #[command(flatten)]
+    pub authorization: AuthorizationArgs,
     #[command(flatten)]
     pub audit: AuditArgs,
 

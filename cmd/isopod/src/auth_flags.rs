@@ -67,7 +67,7 @@ pub struct AuthArgs {
     /// [default: https://kubernetes.default.svc.CLUSTER-DOMAIN]
     #[arg(long, value_name = "URL")]
     pub service_account_issuer: Vec<String>,
-    /// Further key that service-account tokens are checked with, PEM (repeatable)
+    /// Key that service-account tokens are checked with, PEM (repeatable); the server's own counts too while it signs
     #[arg(long, value_name = "FILE")]
     pub service_account_key_file: Vec<PathBuf>,
     /// Key that service-account tokens are signed with, PEM [default: one of its own]
@@ -92,8 +92,9 @@ impl AuthArgs {
         }
     }
 
-    /// Sets up who is asked about credentials. `own`: issuers of service-account tokens.
-    pub fn apply(&self, config: &mut Config, own: &[String]) -> anyhow::Result<()> {
+    /// Sets up who is asked about credentials. `own`: issuers of service-account tokens; `server`: the name of this server. The
+    /// issuers of a configuration file are returned.
+    pub fn apply(&self, config: &mut Config, own: &[String], server: &str) -> anyhow::Result<Option<Arc<Jwt>>> {
         config.anonymous_auth = self.anonymous_auth;
         let mut sources: Vec<Arc<dyn isopod_apiserver::tokens::TokenSource>> = Vec::new();
         if let Some(file) = &self.token_auth_file {
@@ -103,14 +104,15 @@ impl AuthArgs {
         if self.enable_bootstrap_token_auth {
             sources.push(Arc::new(BootstrapTokens));
         }
-        if let Some(jwt) = self.jwt(own)? {
+        let issuers = self.jwt(own, server)?.map(Arc::new);
+        if let Some(jwt) = issuers.clone() {
             if let Some((enabled, paths)) = &jwt.anonymous {
                 if !self.anonymous_auth {
                     bail!("--anonymous-auth and the anonymous field of --authentication-config exclude one another");
                 }
                 (config.anonymous_auth, config.anonymous_paths) = (*enabled, paths.clone());
             }
-            sources.push(Arc::new(jwt));
+            sources.push(jwt);
         }
         if let Some(file) = &self.authentication_token_webhook_config_file {
             let (version, ttl) =
@@ -118,12 +120,12 @@ impl AuthArgs {
             sources.push(Arc::new(TokenWebhook::new(file, version, ttl).context("the authentication webhook")?));
         }
         config.token_sources = sources;
-        Ok(())
+        Ok(issuers)
     }
 
-    fn jwt(&self, own: &[String]) -> anyhow::Result<Option<Jwt>> {
+    fn jwt(&self, own: &[String], server: &str) -> anyhow::Result<Option<Jwt>> {
         if let Some(file) = &self.authentication_config {
-            return Ok(Some(Jwt::read(file, own)?));
+            return Ok(Some(Jwt::read(file, own, &format!("apiserver-{server}"))?));
         }
         let (Some(issuer_url), Some(client_id)) = (&self.oidc_issuer_url, &self.oidc_client_id) else {
             return Ok(None);

@@ -5,6 +5,7 @@ mod admin_config;
 mod args;
 mod audit_flags;
 mod auth_flags;
+mod authz_flags;
 mod backup;
 mod check;
 mod claim;
@@ -13,6 +14,7 @@ mod config;
 mod datastore;
 mod endpoint;
 mod etcd_flags;
+mod flagz;
 mod front_proxy;
 mod image;
 mod node;
@@ -43,10 +45,11 @@ fn main() -> ExitCode {
         Ok(expanded) => expanded,
         Err(e) => return fail(e.as_ref()),
     };
+    let flags = flagz::shown(&expanded);
     let cli = args::Cli::parse_from(expanded);
     isopod_pki::tls::install_provider();
     let result = match cli.command {
-        args::Command::Server(a) => run(server::run(a)),
+        args::Command::Server(a) => run(server::run(a, flags)),
         args::Command::Backup(a) => run(backup::run(a)),
         args::Command::Restore(a) => run(restore::run(a)),
         args::Command::Datastore(a) => run(datastore::run(*a, notes)),
@@ -75,12 +78,20 @@ fn datastore_flags(args: Vec<std::ffi::OsString>) -> anyhow::Result<etcd_flags::
 
 /// Two worker threads are enough for an edge device; more cores get one each, up to eight.
 fn run<F: Future<Output = anyhow::Result<()>>>(work: F) -> anyhow::Result<()> {
+    give_memory_back();
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(cores.clamp(2, 8)).enable_all().build()?;
     let result = runtime.block_on(work);
     // A blocked thread (a terminal's stdin) must not keep the process alive.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     result
+}
+
+/// Has a thread of the allocator give back to the kernel what a burst has left: without it nothing is given back while nothing is
+/// allocated. An allocator that cannot is no reason not to run.
+fn give_memory_back() {
+    let _ = tikv_jemalloc_ctl::max_background_threads::write(1);
+    let _ = tikv_jemalloc_ctl::background_thread::write(true);
 }
 
 fn fail(e: &(dyn std::error::Error + 'static)) -> ExitCode {

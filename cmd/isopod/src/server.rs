@@ -14,16 +14,18 @@ use anyhow::{Context, bail};
 use isopod_pki::{ServerNames, ServerPki};
 use isopod_runtime::Registries;
 use isopod_sys::own_code;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
-pub async fn run(args: Box<ServerArgs>) -> anyhow::Result<()> {
+/// `flags`: how it was started, as `/flagz` shows it.
+pub async fn run(args: Box<ServerArgs>, flags: BTreeMap<String, String>) -> anyhow::Result<()> {
     let start = Instant::now();
     isopod_base::logging::init(&args.log_level, args.log_json)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let settings = settings(*args)?;
+    let settings = settings(*args, flags)?;
     // The datastore may not be there yet.
     let claimed = tokio::select! {
         claimed = wire::claim(&settings) => claimed?,
@@ -70,7 +72,7 @@ async fn work(cluster: &Cluster, start: Instant) -> anyhow::Result<()> {
 }
 
 /// Everything that is decided before anything is started.
-fn settings(args: ServerArgs) -> anyhow::Result<Settings> {
+fn settings(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::Result<Settings> {
     if !args.disable_agent && !is_root() {
         bail!("a node needs root: run it with sudo, or run only the API server with --disable-agent");
     }
@@ -93,7 +95,7 @@ fn settings(args: ServerArgs) -> anyhow::Result<Settings> {
         Registries::load(&args.private_registry).context("mend the file, or name another with --private-registry")?;
     }
     let datastore = Endpoint::parse(&args.datastore.datastore_endpoint)?;
-    Ok(Settings { args, datastore, paths, node_name, node_ip, advertise, service_ip, cluster_dns, shim: SHIM })
+    Ok(Settings { args, flags, datastore, paths, node_name, node_ip, advertise, service_ip, cluster_dns, shim: SHIM })
 }
 
 /// Loads or makes the keys and writes the kubeconfig, whose claim it returns.

@@ -3,10 +3,10 @@
 //! Invariants: the authorizers are filled before the first request is served; a change reaches them in the order of its
 //! commit; when the history is gone they are filled anew and swapped as a whole, so that nobody loses rights in between.
 
+use crate::authorization::AuthorizerChain;
 use crate::cache::prefix_of;
 use crate::registry::Registry;
 use isopod_auth::node::NodeAuthorizer;
-use isopod_auth::union::{AlwaysAllowPaths, Masters, Union};
 use isopod_auth::{Authorizer, Rbac};
 use isopod_base::errors::Chain;
 use isopod_store::{
@@ -61,14 +61,9 @@ impl Access {
         Arc::default()
     }
 
-    /// `--authorization-mode=Node,RBAC`, after `system:masters` and the health checks.
-    pub fn authorizer(&self) -> Arc<dyn Authorizer> {
-        Arc::new(Union(vec![
-            ("system:masters", Arc::new(Masters)),
-            ("always-allow-paths", Arc::new(AlwaysAllowPaths::default())),
-            ("node", self.nodes.clone()),
-            ("rbac", self.rbac.clone()),
-        ]))
+    /// `--authorization-mode=Node,RBAC`.
+    pub fn authorizer(&self) -> Arc<AuthorizerChain> {
+        AuthorizerChain::of([("node", self.nodes.clone() as Arc<dyn Authorizer>), ("rbac", self.rbac.clone())])
     }
 
     /// Fills the authorizers, then follows the store until it is closed.

@@ -3,10 +3,12 @@
 
 use crate::ApiServer;
 use crate::aggregation::front_proxy::ProxyCertificates;
+use crate::metrics::Shown;
 use http::request::Parts;
 use isopod_api::{Status, UserInfo};
 use isopod_base::errors::Chain;
 use rustls::pki_types::CertificateDer;
+use std::time::Instant;
 
 /// The verified client certificates of a TLS connection, leaf first.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +55,18 @@ pub fn bearer_token(request: &Parts) -> Option<String> {
 impl ApiServer {
     /// The user of a request, or 401.
     pub(crate) async fn authenticate(&self, request: &mut Parts) -> Result<UserInfo, Status> {
+        let began = Instant::now();
+        let outcome = self.recognize(request).await;
+        let shown = match &outcome {
+            Ok(user) => Shown::Good { user: &user.name },
+            Err(Unknown::Refused) => Shown::Bad,
+            Err(Unknown::Nobody) => Shown::None,
+        };
+        self.metrics.attempts.authenticated(&shown, began.elapsed());
+        outcome.map_err(|_| Status::unauthorized())
+    }
+
+    async fn recognize(&self, request: &Parts) -> Result<UserInfo, Unknown> {
         if let Some(user) = request.extensions.get::<UserInfo>() {
             return Ok(user.clone());
         }
@@ -63,7 +77,7 @@ impl ApiServer {
                 Some(Ok(user)) => return Ok(authenticated(user)),
                 Some(Err(refused)) => {
                     tracing::debug!(path = request.uri.path(), reason = %refused, "unable to authenticate the request");
-                    return Err(Status::unauthorized());
+                    return Err(Unknown::Refused);
                 }
             }
         }
@@ -74,22 +88,26 @@ impl ApiServer {
         let path = paths.is_empty() || paths.iter().any(|p| p == request.uri.path());
         // A front proxy that speaks for nobody is nobody itself.
         let strange = request.extensions.get::<ProxyCertificates>().is_some() && peer.0.is_empty();
-        if self.config.anonymous_auth && path && !strange {
-            Ok(UserInfo::anonymous())
-        } else {
-            Err(Status::unauthorized())
-        }
+        if self.config.anonymous_auth && path && !strange { Ok(UserInfo::anonymous()) } else { Err(Unknown::Nobody) }
     }
 
-    async fn bearer(&self, token: &str) -> Result<UserInfo, Status> {
+    async fn bearer(&self, token: &str) -> Result<UserInfo, Unknown> {
         match self.verify_token(token, &[]).await {
             Ok((user, _)) => Ok(user),
             Err(why) => {
                 tracing::debug!(reason = why, "token refused");
-                Err(Status::unauthorized())
+                Err(Unknown::Refused)
             }
         }
     }
+}
+
+/// Why a request has no user.
+enum Unknown {
+    /// Its credentials are no good.
+    Refused,
+    /// It has none, and nobody may come without.
+    Nobody,
 }
 
 /// Every user who showed good credentials is in `system:authenticated`.

@@ -2,15 +2,18 @@
 //! impersonation, priority and fairness, authorization, then the handler.
 
 use crate::audit::{Ends, Trail};
+use crate::authorization::Verdict;
 use crate::encode::negotiate::{self, Form};
 use crate::encode::{body, value};
 use crate::request::{Query, RequestInfo};
 use crate::verbs::{self, Call};
-use crate::{ApiServer, aggregation, deadline, definitions, fairness, impersonate, nonresource, reviews, unread};
+use crate::{
+    ApiServer, aggregation, deadline, definitions, fairness, impersonate, metrics, nonresource, reviews, unread,
+};
 use axum::body::Body;
 use axum::response::Response;
 use futures::FutureExt;
-use http::{HeaderValue, Request, header};
+use http::{HeaderValue, Request, StatusCode, Uri, header};
 use isopod_api::{Gvr, Status, UserInfo};
 use isopod_auth::{Attributes, Decision};
 use parking_lot::Mutex;
@@ -31,6 +34,7 @@ pub async fn serve(server: Arc<ApiServer>, mut request: Request<Body>) -> Respon
     let head = *request.method() == http::Method::HEAD;
     let goaway = request.version() == http::Version::HTTP_2 && deadline::goes_away(server.config.goaway_chance);
     let (request, rest) = unread::lend(request);
+    let asked = metrics::Asked::of(&request, &query, started);
     let mark = OnceLock::new();
     let shown_id = String::from_utf8_lossy(id.as_bytes());
     let trail = Trail::begin(server.config.audit.as_ref(), &shown_id, server.config.clock.now());
@@ -54,7 +58,7 @@ pub async fn serve(server: Arc<ApiServer>, mut request: Request<Body>) -> Respon
             ends = Ends::Unauthenticated;
             (failure(&status, &form), Some(status))
         }
-        Err(refusal) => (refusal.response(&form), Some(refusal.status())),
+        Err(refusal) => (refusal.response(&form), refusal.status()),
     };
     if head {
         // HTTP/1 drops it by itself; over HTTP/2 a client would take it as a breach of the protocol.
@@ -68,8 +72,7 @@ pub async fn serve(server: Arc<ApiServer>, mut request: Request<Body>) -> Respon
     }
     decorate(&mut response, &id, &warnings.lock());
     response = trail.finish(response, failure.as_ref(), ends).await;
-    server.metrics.observe(&info, response.status().as_u16(), started.elapsed());
-    response
+    server.metrics.requests.answered(&server, &asked, &info, response)
 }
 
 /// Why a request was not served.
@@ -78,6 +81,8 @@ enum Refusal {
     Unauthenticated(Status),
     /// Its sender may not ask for that.
     Forbidden(Status),
+    /// Nobody could tell whether its sender may: a plain text.
+    Undecided(String),
     /// There is no seat for it.
     Limited(fairness::Rejection),
     Failed(Status),
@@ -90,10 +95,11 @@ impl From<Status> for Refusal {
 }
 
 impl Refusal {
-    fn status(self) -> Status {
+    fn status(self) -> Option<Status> {
         match self {
-            Refusal::Unauthenticated(status) | Refusal::Forbidden(status) | Refusal::Failed(status) => status,
-            Refusal::Limited(rejection) => rejection.status(),
+            Refusal::Unauthenticated(status) | Refusal::Forbidden(status) | Refusal::Failed(status) => Some(status),
+            Refusal::Undecided(_) => None,
+            Refusal::Limited(rejection) => Some(rejection.status()),
         }
     }
 
@@ -101,6 +107,12 @@ impl Refusal {
         match self {
             Refusal::Failed(status) | Refusal::Unauthenticated(status) => failure(status, form),
             Refusal::Limited(rejection) => rejection.response(),
+            Refusal::Undecided(text) => {
+                let mut response = nonresource::text("text/plain; charset=utf-8", format!("{text}\n"));
+                *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+                response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+                response
+            }
             // The words repeat what the sender wrote: no browser is to take them for something else.
             Refusal::Forbidden(status) => {
                 let mut response = failure(status, form);
@@ -191,7 +203,7 @@ async fn authorized(
     }
     let incoming = fairness::Incoming { info: &info, query: &query, user: &attributes.user, arrived, timeout };
     let passage = fairness::admit(server, incoming, mark).await.map_err(Refusal::Limited)?;
-    authorize(server, &attributes, &trail).await.map_err(Refusal::Forbidden)?;
+    authorize(server, &attributes, &parts.uri, &trail).await?;
     let _held = match passage {
         // It ends with the watch's beginning, not with this function.
         fairness::Passage::Watch(beginning) => {
@@ -246,52 +258,65 @@ pub fn no_such_path() -> Status {
     Status::no_such_path()
 }
 
-/// 403 unless an authorizer allows it.
-async fn authorize(server: &ApiServer, attributes: &Attributes, trail: &Trail) -> Result<(), Status> {
-    let decision = decide(server, attributes).await;
-    let (word, reason) = match &decision {
-        Decision::Allow(reason) => ("allow", reason),
-        Decision::Deny(reason) | Decision::NoOpinion(reason) => ("forbid", reason),
-    };
-    trail.annotate("authorization.k8s.io/decision", word);
+/// 403 unless an authorizer allows it; 500 when none does and one could not be asked.
+async fn authorize(server: &ApiServer, attributes: &Attributes, uri: &Uri, trail: &Trail) -> Result<(), Refusal> {
+    let began = Instant::now();
+    let verdict = decide(server, attributes).await;
+    server.metrics.attempts.authorized(&verdict, began.elapsed());
+    let Verdict { decision, error } = verdict;
+    let allowed = matches!(decision, Decision::Allow(_));
+    if !allowed && !error.is_empty() {
+        tracing::warn!(path = uri.path(), error, "unable to authorize the request");
+        trail.annotate("authorization.k8s.io/reason", "internal error");
+        let path = uri.path_and_query().map_or("", |p| p.as_str());
+        return Err(Refusal::Undecided(unmarked(&format!("Internal Server Error: {path:?}: {error}"))));
+    }
+    let (Decision::Allow(reason) | Decision::Deny(reason) | Decision::NoOpinion(reason)) = decision;
+    trail.annotate("authorization.k8s.io/decision", if allowed { "allow" } else { "forbid" });
     trail.annotate("authorization.k8s.io/reason", reason.as_str());
-    allowed(attributes, decision)
+    if allowed { Ok(()) } else { Err(Refusal::Forbidden(refusal(attributes, &reason))) }
 }
 
-/// What the authorizer says. It refuses only what it would refuse with all that is committed by now: a right that was
+/// No browser is to take a text for a page.
+fn unmarked(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+/// What the authorizers say. They refuse only what they would refuse with all that is committed by now: a right that was
 /// granted before the request is honoured, and a kubelet that has just seen a pod may ask for its token.
-pub async fn decide(server: &ApiServer, attributes: &Attributes) -> Decision {
-    let decision = server.config.authorizer.authorize(attributes);
-    let Some(access) = server.config.access.as_ref().filter(|_| !matches!(decision, Decision::Allow(_))) else {
-        return decision;
-    };
+pub async fn decide(server: &ApiServer, attributes: &Attributes) -> Verdict {
+    let verdict = server.config.authorizer.authorize(attributes).await;
+    let Some(access) = server.config.access.as_ref().filter(|_| !verdict.is_allowed()) else { return verdict };
     match server.config.store.revisions().await {
-        Ok((newest, _)) if access.wait(newest).await => server.config.authorizer.authorize(attributes),
-        _ => decision,
+        Ok((newest, _)) if access.wait(newest).await => server.config.authorizer.authorize(attributes).await,
+        _ => verdict,
     }
 }
 
-/// Asks the authorizer about any attributes; 403 unless it allows them.
+/// Asks the authorizers about any attributes; 403 unless they allow them.
 pub async fn check(server: &ApiServer, attributes: &Attributes) -> Result<(), Status> {
-    allowed(attributes, decide(server, attributes).await)
+    let Verdict { decision, error } = decide(server, attributes).await;
+    match decision {
+        Decision::Allow(_) => Ok(()),
+        Decision::Deny(reason) | Decision::NoOpinion(reason) => {
+            let said: Vec<&str> = [error.as_str(), reason.as_str()].into_iter().filter(|s| !s.is_empty()).collect();
+            Err(refusal(attributes, &said.join(": ")))
+        }
+    }
 }
 
-/// 403 unless it was allowed.
-fn allowed(attributes: &Attributes, decision: Decision) -> Result<(), Status> {
-    let reason = match decision {
-        Decision::Allow(_) => return Ok(()),
-        Decision::Deny(reason) | Decision::NoOpinion(reason) => reason,
-    };
+/// 403, and why.
+fn refusal(attributes: &Attributes, reason: &str) -> Status {
     let mut sentence = attributes.refusal();
     if !reason.is_empty() {
         sentence.push_str(": ");
-        sentence.push_str(&reason);
+        sentence.push_str(reason);
     }
     if !attributes.is_resource {
         let mut status = Status::new(403, "Forbidden", format!("forbidden: {sentence}"));
         status.details = Some(Default::default());
-        return Err(status);
+        return status;
     }
     let gvr = Gvr::new(attributes.group.clone(), attributes.version.clone(), attributes.resource.clone());
-    Err(Status::forbidden(&gvr, &attributes.name, sentence))
+    Status::forbidden(&gvr, &attributes.name, sentence)
 }

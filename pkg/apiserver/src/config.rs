@@ -5,14 +5,15 @@ use crate::aggregation;
 use crate::aggregation::FrontProxy;
 use crate::audit::Audit;
 use crate::authn::Authenticator;
+use crate::authorization::AuthorizerChain;
 use crate::tokens::{ServiceAccounts, TokenSource};
-use isopod_auth::Authorizer;
 use isopod_auth::token::Tokens;
 use isopod_base::clock::Clock;
 use isopod_encryption::Sealed;
 use isopod_kinds::Kind;
 use isopod_store::Store;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ pub struct Config {
     pub shared_store: bool,
     /// Every served version of every built-in resource.
     pub kinds: Vec<Arc<Kind>>,
-    pub authorizer: Arc<dyn Authorizer>,
+    pub authorizer: Arc<AuthorizerChain>,
     /// Asked in order; the first that knows the credentials decides.
     pub authenticators: Vec<Arc<dyn Authenticator>>,
     /// Records requests.
@@ -56,6 +57,8 @@ pub struct Config {
     pub aggregation: aggregation::Settings,
     /// Whom this server takes for a proxy in front of it.
     pub front_proxy: Option<Arc<FrontProxy>>,
+    /// How this server was started: what `/flagz` shows.
+    pub flags: Option<BTreeMap<String, String>>,
     /// Objects that are created at start if they are not there.
     pub bootstrap: Vec<Value>,
     /// `--enable-priority-and-fairness`: the limits below together are shared out by flow schemas and priority levels. Without
@@ -72,7 +75,7 @@ pub struct Config {
 }
 
 impl Config {
-    pub fn new(store: Arc<dyn Store>, kinds: Vec<Arc<Kind>>, authorizer: Arc<dyn Authorizer>) -> Self {
+    pub fn new(store: Arc<dyn Store>, kinds: Vec<Arc<Kind>>, authorizer: Arc<AuthorizerChain>) -> Self {
         Config {
             store,
             sealed: None,
@@ -94,6 +97,7 @@ impl Config {
             kubelet_tls: None,
             aggregation: aggregation::Settings::default(),
             front_proxy: None,
+            flags: None,
             bootstrap: Vec::new(),
             priority_and_fairness: true,
             max_requests_in_flight: 400,

@@ -10,6 +10,7 @@ use crate::health;
 use crate::nonresource;
 use crate::registry::Registry;
 use crate::request::Query;
+use crate::zpages;
 use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, header};
@@ -81,8 +82,19 @@ pub fn paths(server: &ApiServer) -> Vec<String> {
     }
     all.extend(health::paths(server));
     all.extend(
-        ["/metrics", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/openid/v1/jwks", "/version"].map(str::to_owned),
+        [
+            "/metrics",
+            "/metrics/slis",
+            "/openapi/v2",
+            "/openapi/v3",
+            "/openapi/v3/",
+            "/openid/v1/jwks",
+            "/statusz",
+            "/version",
+        ]
+        .map(str::to_owned),
     );
+    all.extend(server.config.flags.is_some().then(|| zpages::FLAGZ.to_owned()));
     all.sort();
     all
 }

@@ -1,5 +1,6 @@
 //! Prometheus' text format 0.0.4, as upstream's `/metrics` has it.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 /// A page that is written.
@@ -68,15 +69,60 @@ impl Family<'_> {
     }
 }
 
-/// As Go writes it: small ones with an exponent of two digits.
+/// As Go's `%g` has it: small and large ones with an exponent of two digits.
 fn number(value: f64) -> String {
-    if value == 0.0 || value.abs() >= 1e-4 || !value.is_finite() {
-        return value.to_string();
-    }
     let text = format!("{value:e}");
-    match text.split_once("e-") {
-        Some((digits, exponent)) => format!("{digits}e-{exponent:0>2}"),
-        None => text,
+    let Some((digits, exponent)) = text.split_once('e').filter(|_| value.is_finite()) else { return value.to_string() };
+    match exponent.parse::<i32>() {
+        Ok(-4..=5) | Err(_) => value.to_string(),
+        Ok(large @ 6..) => format!("{digits}e+{large:0>2}"),
+        Ok(small) => format!("{digits}e-{:0>2}", small.unsigned_abs()),
+    }
+}
+
+/// Counters whose names have no `_total` at their end, against the rule.
+const WITHOUT_TOTAL: [&str; 2] = ["authenticated_user_requests", "authentication_attempts"];
+
+/// A page of OpenMetrics in the older format: there, a counter's own name is that of its values.
+pub fn older(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + text.len() / 8);
+    // What stands before a family is known only once its type is.
+    let mut help = None;
+    let mut odd = None;
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            help = rest.split_once(' ');
+            continue;
+        }
+        if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            odd = WITHOUT_TOTAL.into_iter().find(|n| *n == name);
+            let total = if kind == "counter" && odd.is_none() { "_total" } else { "" };
+            if let Some((_, help)) = help.take().filter(|(of, _)| *of == name) {
+                let _ = writeln!(out, "# HELP {name}{total} {help}");
+            }
+            let _ = writeln!(out, "# TYPE {name}{total} {kind}");
+            continue;
+        }
+        if line.starts_with('#') {
+            continue;
+        }
+        let line = odd.map_or_else(|| line.into(), |name| line.replacen(&format!("{name}_total"), name, 1));
+        out.push_str(&shorter(&line));
+        out.push('\n');
+    }
+    out
+}
+
+/// The bound of a bucket as Go writes it: `1` for `1.0`, `1e+06` for `1000000.0`.
+fn shorter(line: &str) -> Cow<'_, str> {
+    let Some((before, (bound, after))) =
+        line.split_once("le=\"").and_then(|(b, rest)| Some((b, rest.split_once('"')?)))
+    else {
+        return line.into();
+    };
+    match bound.parse::<f64>() {
+        Ok(value) if value.is_finite() => format!("{before}le=\"{}\"{after}", number(value)).into(),
+        _ => line.into(),
     }
 }
 
@@ -85,9 +131,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn open_metrics_become_the_older_format() {
+        let text = "# HELP a A.\n# TYPE a counter\na_total{x=\"y\"} 3\n# HELP authentication_attempts B.\n\
+            # TYPE authentication_attempts counter\nauthentication_attempts_total{result=\"success\"} 1\n\
+            # HELP h H.\n# TYPE h histogram\nh_sum 2.5\nh_count 3\nh_bucket{le=\"1.0\"} 1\nh_bucket{le=\"1000000.0\",a=\"b\"} 2\n\
+            h_bucket{le=\"5e-7\"} 2\nh_bucket{le=\"0.001\"} 2\nh_bucket{le=\"+Inf\"} 3\n# EOF\n";
+        let want = "# HELP a_total A.\n# TYPE a_total counter\na_total{x=\"y\"} 3\n# HELP authentication_attempts B.\n\
+            # TYPE authentication_attempts counter\nauthentication_attempts{result=\"success\"} 1\n\
+            # HELP h H.\n# TYPE h histogram\nh_sum 2.5\nh_count 3\nh_bucket{le=\"1\"} 1\nh_bucket{le=\"1e+06\",a=\"b\"} 2\n\
+            h_bucket{le=\"5e-07\"} 2\nh_bucket{le=\"0.001\"} 2\nh_bucket{le=\"+Inf\"} 3\n";
+        assert_eq!(older(text), want);
+    }
+
+    #[test]
     fn numbers() {
-        for (value, want) in [(0.0, "0"), (2.5, "2.5"), (0.0000005, "5e-07"), (1.25e-11, "1.25e-11"), (f64::NAN, "NaN")]
-        {
+        for (value, want) in [
+            (0.0, "0"),
+            (2.5, "2.5"),
+            (0.0000005, "5e-07"),
+            (1.25e-11, "1.25e-11"),
+            (f64::NAN, "NaN"),
+            (1234567.0, "1.234567e+06"),
+            (123456.5, "123456.5"),
+        ] {
             assert_eq!(number(value), want);
         }
     }

@@ -58,15 +58,22 @@ async fn passes(server: &ApiServer, check: &str) -> bool {
     }
 }
 
+/// The same, for the record.
+async fn checked(server: &ApiServer, check: &'static str, endpoint: &'static str) -> bool {
+    let passes = passes(server, check).await;
+    server.metrics.checks.checked(check, endpoint.trim_start_matches('/'), passes);
+    passes
+}
+
 /// All checks of an endpoint.
-pub async fn all(server: &Arc<ApiServer>, endpoint: &str, query: &Query) -> Response {
+pub async fn all(server: &Arc<ApiServer>, endpoint: &'static str, query: &Query) -> Response {
     let name = endpoint.trim_start_matches('/');
     let excluded: Vec<&str> = query.all("exclude").collect();
     let (mut lines, mut failed) = (String::new(), Vec::new());
     for check in checks(server, endpoint) {
         if excluded.contains(&check) {
             lines.push_str(&format!("[+]{check} excluded: ok\n"));
-        } else if passes(server, check).await {
+        } else if checked(server, check, endpoint).await {
             lines.push_str(&format!("[+]{check} ok\n"));
         } else {
             lines.push_str(&format!("[-]{check} failed: reason withheld\n"));
@@ -83,10 +90,8 @@ pub async fn all(server: &Arc<ApiServer>, endpoint: &str, query: &Query) -> Resp
 pub async fn one(server: &Arc<ApiServer>, path: &str) -> Option<Response> {
     let endpoint = ENDPOINTS.into_iter().find(|e| path.starts_with(&format!("{e}/")))?;
     let check = &path[endpoint.len() + 1..];
-    if !checks(server, endpoint).any(|c| c == check) {
-        return None;
-    }
-    Some(match passes(server, check).await {
+    let check = checks(server, endpoint).find(|c| *c == check)?;
+    Some(match checked(server, check, endpoint).await {
         true => {
             let mut response = answer(200, "ok".into());
             response.headers_mut().remove(header::X_CONTENT_TYPE_OPTIONS);

@@ -4,7 +4,7 @@ use crate::encode::body::response;
 use crate::encode::negotiate::{self, Form};
 use crate::encode::to_json;
 use crate::request::{Query, RequestInfo};
-use crate::{ApiServer, chain, definitions, discovery, fairness, health, openapi, tunnel};
+use crate::{ApiServer, chain, definitions, discovery, fairness, health, openapi, tunnel, zpages};
 use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
@@ -31,8 +31,12 @@ pub async fn serve(
             let form = Form { pretty: true, ..Default::default() };
             Ok(response(200, &form, crate::encode::text(&version(), &form)))
         }
-        "/healthz" | "/livez" | "/readyz" => Ok(health::all(server, path, query).await),
-        "/metrics" => Ok(text("text/plain; version=0.0.4; charset=utf-8", server.metrics.text(server))),
+        "/healthz" => Ok(health::all(server, "/healthz", query).await),
+        "/livez" => Ok(health::all(server, "/livez", query).await),
+        "/readyz" => Ok(health::all(server, "/readyz", query).await),
+        zpages::STATUSZ | zpages::FLAGZ => Ok(zpages::serve(server, path, query, headers)?.unwrap_or_else(not_found)),
+        "/metrics/slis" => Ok(text("text/plain; version=0.0.4; charset=utf-8", server.metrics.checks.text())),
+        "/metrics" => Ok(text("text/plain; version=0.0.4; charset=utf-8", server.metrics.text(server).await)),
         "/openid/v1/jwks" => {
             let tokens = server.config.tokens.as_ref().ok_or_else(chain::no_such_path)?;
             document(reads, headers, "application/jwk-set+json")?;

@@ -5,6 +5,7 @@ use crate::subresources::any_certificate;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
@@ -42,11 +43,72 @@ pub enum RemoteError {
     Timeout,
 }
 
+impl RemoteError {
+    /// The connection was closed meanwhile, by a server that is being replaced perhaps.
+    pub fn is_reset(&self) -> bool {
+        let mut next: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(e) = next {
+            if e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::ConnectionReset) {
+                return true;
+            }
+            next = e.source();
+        }
+        false
+    }
+}
+
 /// One server, and who this one is to it.
 pub struct Remote {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     url: Uri,
     authorization: Authorization,
+}
+
+/// An answer, whatever its code.
+pub struct Reply {
+    pub code: u16,
+    /// It is a text for people.
+    is_text: bool,
+    /// The server says when to ask again.
+    pub retries: bool,
+    pub body: Bytes,
+}
+
+impl Reply {
+    /// What upstream's client makes of an answer that is none (`apimachinery/pkg/api/errors.NewGenericServerResponse`).
+    pub fn refusal(&self) -> String {
+        if let Ok(status) = serde_json::from_slice::<serde_json::Value>(&self.body)
+            && status["kind"] == "Status"
+        {
+            return status["message"].as_str().unwrap_or_default().to_owned();
+        }
+        let said = if self.is_text { String::from_utf8_lossy(&self.body).trim().to_owned() } else { "unknown".into() };
+        let unsaid = said.is_empty() || said == "unknown";
+        let known = match self.code {
+            400 => "the server rejected our request for an unknown reason",
+            401 => "the server has asked for the client to provide credentials",
+            403 => return said,
+            404 => "the server could not find the requested resource",
+            405 => "the server does not allow this method on the requested resource",
+            406 if unsaid => "the server was unable to respond with a content type that the client supports",
+            415 if unsaid => {
+                "the body of the request was in an unknown format - accepted media types include: application/json"
+            }
+            406 | 415 => return said,
+            409 => "the server reported a conflict",
+            422 => "the server rejected our request due to an error in our request",
+            429 => "the server has received too many requests and has asked us to try again later",
+            503 => "the server is currently unable to handle the request",
+            504 => {
+                "the server was unable to return a response in the time allotted, but may still be processing the request"
+            }
+            500.. => return format!("an error on the server ({said:?}) has prevented the request from succeeding"),
+            code => {
+                return format!("the server responded with the status code {code} but did not return more information");
+            }
+        };
+        known.to_owned()
+    }
 }
 
 enum Authorization {
@@ -107,8 +169,24 @@ impl Remote {
         Ok(Remote { client: client(tls, None), url, authorization: Authorization::None })
     }
 
+    /// The same server with a parameter more in its URL.
+    pub fn with_parameter(mut self, key: &str, value: &str) -> Result<Self, RemoteError> {
+        let mut parts = self.url.into_parts();
+        let path = parts.path_and_query.as_ref().map_or("/", |p| p.as_str());
+        let mark = if path.contains('?') { '&' } else { '?' };
+        let path = PathAndQuery::try_from(format!("{path}{mark}{key}={value}")).map_err(http::Error::from)?;
+        parts.path_and_query = Some(path);
+        self.url = Uri::from_parts(parts).map_err(http::Error::from)?;
+        Ok(self)
+    }
+
     /// Sends JSON to the server's own URL; code and body of the answer.
     pub async fn post(&self, body: Bytes, timeout: Duration) -> Result<(u16, Bytes), RemoteError> {
+        self.ask(body, timeout).await.map(|reply| (reply.code, reply.body))
+    }
+
+    /// Sends JSON to the server's own URL.
+    pub async fn ask(&self, body: Bytes, timeout: Duration) -> Result<Reply, RemoteError> {
         let mut request = Request::post(self.url.clone())
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::ACCEPT, "application/json, */*")
@@ -127,19 +205,22 @@ impl Remote {
     /// Reads what is at a URL.
     pub async fn get(&self, url: &Uri, timeout: Duration) -> Result<(u16, Bytes), RemoteError> {
         let request = Request::get(url.clone()).header(header::ACCEPT, "application/json, */*");
-        self.send(request.body(Full::default())?, timeout).await
+        self.send(request.body(Full::default())?, timeout).await.map(|reply| (reply.code, reply.body))
     }
 
     pub fn url(&self) -> &Uri {
         &self.url
     }
 
-    async fn send(&self, request: Request<Full<Bytes>>, timeout: Duration) -> Result<(u16, Bytes), RemoteError> {
+    async fn send(&self, request: Request<Full<Bytes>>, timeout: Duration) -> Result<Reply, RemoteError> {
         let answer = async {
             let answer = self.client.request(request).await?;
-            let code = answer.status().as_u16();
+            let (code, headers) = (answer.status().as_u16(), answer.headers());
+            let is_text = headers.get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"text/"));
+            let retries = headers.contains_key(header::RETRY_AFTER);
             let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
-            Ok((code, body.map_err(|e| RemoteError::Answer(e.to_string()))?.to_bytes()))
+            let body = body.map_err(|e| RemoteError::Answer(e.to_string()))?.to_bytes();
+            Ok(Reply { code, is_text, retries, body })
         };
         tokio::time::timeout(timeout, answer).await.unwrap_or(Err(RemoteError::Timeout))
     }

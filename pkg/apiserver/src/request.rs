@@ -1,7 +1,7 @@
 //! What a request asks for: verb, resource, namespace and name from method and path (`apiserver/pkg/endpoints/request`).
 
 use http::Method;
-use isopod_api::selector::FieldSelector;
+use isopod_api::selector::{FieldSelector, FieldTerm, LabelSelector, Requirement};
 use isopod_auth::Attributes;
 
 /// Subresources of namespaces; any other third part of a path under `namespaces/<name>/` is a resource of its own.
@@ -21,8 +21,9 @@ pub struct RequestInfo {
     pub name: String,
     /// What stands behind the subresource (`proxy/<path>`).
     pub rest: String,
-    /// What the field selector of a list, watch or deletecollection says must be equal.
-    pub fields: Vec<(String, String)>,
+    /// What the selectors of a list, watch or deletecollection ask for.
+    pub fields: Vec<FieldTerm>,
+    pub labels: Vec<Requirement>,
 }
 
 impl RequestInfo {
@@ -69,12 +70,13 @@ impl RequestInfo {
         info.name = parts.get(1).cloned().unwrap_or_default();
         info.subresource = parts.get(2).cloned().unwrap_or_default();
         info.rest = parts.get(3..).unwrap_or_default().join("/");
-        info.refine(query);
+        info.refine(query, by_prefix);
         info
     }
 
     /// Without a name, a get is a list or a watch and a delete is of the collection.
-    fn refine(&mut self, query: &Query) {
+    /// `by_prefix`: `watch` stands in the path, where selectors count for names only.
+    fn refine(&mut self, query: &Query, by_prefix: bool) {
         if !self.name.is_empty() {
             return;
         }
@@ -84,11 +86,19 @@ impl RequestInfo {
             "watch" => {}
             _ => return,
         }
+        let labels = LabelSelector::parse(query.get("labelSelector").unwrap_or_default());
+        if let Ok(selector) = labels
+            && !by_prefix
+        {
+            self.labels = selector.requirements().to_vec();
+        }
         let Ok(selector) = FieldSelector::parse(query.get("fieldSelector").unwrap_or_default()) else { return };
         if let Some(name) = selector.exact("metadata.name").filter(|_| self.verb != "deletecollection") {
             self.name = name.to_owned();
         }
-        self.fields = isopod_auth::review::exact_fields(&selector);
+        if !by_prefix {
+            self.fields = selector.terms;
+        }
     }
 
     /// Requests that may take as long as they like: watches, and streams to and from nodes.
@@ -111,6 +121,7 @@ impl RequestInfo {
             name: self.name.clone(),
             path: self.path.clone(),
             fields: self.fields.clone(),
+            labels: self.labels.clone(),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! SelfSubjectRulesReview, SelfSubjectReview. Admission has its say about them as about what is stored.
 
 use crate::admission::{self, Operation};
+use crate::authorization::Verdict;
 use crate::encode::{self, body, decode, negotiate};
 use crate::options::WriteOptions;
 use crate::verbs::Call;
@@ -118,19 +119,13 @@ async fn token(server: &ApiServer, spec: &Value) -> Value {
 
 async fn access(server: &ApiServer, call: &Call, spec: &Value, kind: AccessReview) -> Value {
     let user = if kind == AccessReview::SelfSubject { call.user.clone() } else { review::subject(spec) };
-    let decision = chain::decide(server, &review::attributes(spec, user)).await;
-    review::access_status(&decision, &review::unused_selectors(spec))
+    let Verdict { decision, error } = chain::decide(server, &review::attributes(spec, user)).await;
+    let errors = [error, review::unused_selectors(spec)];
+    let errors: Vec<&str> = errors.iter().map(String::as_str).filter(|e| !e.is_empty()).collect();
+    review::access_status(&decision, &errors.join("; "))
 }
 
 fn rules(server: &ApiServer, user: &UserInfo, spec: &Value) -> Value {
     let namespace = spec["namespace"].as_str().unwrap_or_default();
-    let Some(access) = &server.config.access else {
-        let unknown = ["the authorizer does not support user rule resolution".to_owned()];
-        return review::rules_status(&[], &unknown);
-    };
-    let (rules, mut errors) = access.rbac.rules_for(user, namespace);
-    if isopod_auth::node::node_of(user).is_some() {
-        errors.push("node authorizer does not support user rule resolution".to_owned());
-    }
-    review::rules_status(&rules, &errors)
+    review::rules_status(&server.config.authorizer.rules_for(user, namespace))
 }

@@ -28,6 +28,7 @@ use hyper_util::server::conn::auto;
 use isopod_api::{Status, UserInfo};
 use isopod_base::errors::Chain;
 use isopod_store::StoreError;
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::convert::Infallible;
@@ -78,6 +79,7 @@ pub struct ApiServer {
     /// What [`ApiServer::bootstrap`] is to create; nobody needs it after that.
     founding: Mutex<Vec<Value>>,
     pub(crate) bootstrapped: AtomicBool,
+    pub(crate) started: Timestamp,
     /// Ends watches and tunnels.
     pub(crate) stop: CancellationToken,
     /// `None`: it is switched off, and `in_flight` limits the requests.
@@ -106,12 +108,13 @@ impl ApiServer {
             hub,
             admission: admission::all::all(),
             service_cidr,
-            metrics: Metrics::new(config.audit.as_ref().map(|a| a.counters.clone()).unwrap_or_default()),
+            metrics: Metrics::new(&config),
             lease: SharedLease::default(),
             turns: Turns::default(),
             tunnels: Arc::default(),
             founding: Mutex::new(std::mem::take(&mut config.bootstrap)),
             bootstrapped: AtomicBool::new(false),
+            started: config.clock.now(),
             stop: CancellationToken::new(),
             fairness: config.priority_and_fairness.then(|| Arc::new(Fairness::new(reading + mutating))),
             in_flight: InFlight::new(reading, mutating),

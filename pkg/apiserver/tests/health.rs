@@ -120,3 +120,37 @@ async fn a_server_whose_caches_are_behind_is_not_ready() {
     let caught_up = s.get("/readyz").await;
     assert_eq!((caught_up.code, caught_up.text.as_str()), (200, "ok"));
 }
+
+#[tokio::test]
+async fn pages_for_people_and_objects_for_programs() {
+    let flags = [("bind-address".to_owned(), "::".to_owned())].into();
+    let s = TestServer::start_with(|config| config.flags = Some(flags)).await;
+    let get = async |path: &str, accept: &str| {
+        s.send(http::Request::get(path).header("accept", accept).body(axum::body::Body::empty()).unwrap()).await
+    };
+    let header = |answer: &isopod_testkit::Answer, name: &str| {
+        answer.headers.get(name).map(|v| v.to_str().unwrap().to_owned()).unwrap_or_default()
+    };
+    for (path, begin, line) in [
+        ("/statusz", "\napiserver statusz\nWarning: ", "/flagz /healthz /livez /metrics /readyz /statusz /version\n"),
+        ("/flagz", "\napiserver flagz\nWarning: ", "::\n"),
+    ] {
+        let page = get(path, "*/*").await;
+        assert_eq!((page.code, header(&page, "content-type").as_str()), (200, "text/plain; charset=utf-8"));
+        assert!(page.text.starts_with(begin) && page.text.ends_with(line), "{}", page.text);
+        let refused = get(path, "application/yaml").await;
+        assert_eq!((refused.code, header(&refused, "content-type").as_str()), (406, "application/yaml"));
+    }
+    let status = get("/statusz", "application/json;as=Statusz;v=v1beta1;g=config.k8s.io").await;
+    assert_eq!(header(&status, "content-type"), "application/json;g=config.k8s.io;v=v1beta1;as=Statusz");
+    let (json, paths) = (
+        &status.json,
+        serde_json::json!(["/flagz", "/healthz", "/livez", "/metrics", "/readyz", "/statusz", "/version"]),
+    );
+    assert_eq!((&json["kind"], &json["apiVersion"]), (&"Statusz".into(), &"config.k8s.io/v1beta1".into()));
+    assert_eq!((&json["emulationVersion"], &json["paths"]), (&"1.37".into(), &paths));
+    let flags = get("/flagz", "application/json;as=Flagz;v=v1alpha1;g=config.k8s.io").await;
+    assert_eq!(flags.json["flags"], serde_json::json!({"bind-address": "::"}));
+    let warning = "299 - \"This version of the flagz endpoint is deprecated. Please use a newer version.\"";
+    assert_eq!(header(&flags, "warning"), warning);
+}

@@ -138,7 +138,7 @@ async fn tokens_of_an_issuer_become_users() {
         "anonymous": {"enabled": true, "conditions": [{"path": "/livez"}]},
     });
     std::fs::write(&file, config.to_string()).unwrap();
-    let jwt = Jwt::read(&file, &["https://kubernetes.default.svc".into()]).unwrap();
+    let jwt = Jwt::read(&file, &["https://kubernetes.default.svc".into()], "apiserver-a").unwrap();
     assert_eq!(jwt.anonymous, Some((true, vec!["/livez".to_owned()])));
     let s = start(vec![Arc::new(ServiceAccounts), Arc::new(jwt)]).await;
     let signer = EncodingKey::from_ec_pem(key.serialize_pem().as_bytes()).unwrap();
@@ -166,6 +166,75 @@ async fn tokens_of_an_issuer_become_users() {
         assert!(error.contains(why), "{error}");
     }
     assert_eq!(asked.load(Ordering::SeqCst), 1, "strangers' tokens do not make the keys be read at once again");
+}
+
+#[tokio::test]
+async fn issuers_follow_their_file() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let point = key.public_key_raw().to_vec();
+    let (port, ca) = https(|port| {
+        Arc::new(move |path: &str, _| match path {
+            "/.well-known/openid-configuration" => json!({
+                "issuer": format!("https://localhost:{port}"), "jwks_uri": format!("https://localhost:{port}/keys"),
+            }),
+            _ => json!({"keys": [{"kty": "EC", "crv": "P-256", "kid": "1", "use": "sig",
+                "x": URL_SAFE_NO_PAD.encode(&point[1..33]), "y": URL_SAFE_NO_PAD.encode(&point[33..])}]}),
+        })
+    })
+    .await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("authentication.yaml");
+    let config = |url: &str, anonymous: bool| {
+        json!({
+            "apiVersion": "apiserver.config.k8s.io/v1", "kind": "AuthenticationConfiguration",
+            "jwt": [{
+                "issuer": {"url": url, "audiences": ["me"], "certificateAuthority": ca},
+                "claimMappings": {"username": {"claim": "sub", "prefix": ""}},
+            }],
+            "anonymous": {"enabled": anonymous},
+        })
+        .to_string()
+    };
+    let empty = json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "AuthenticationConfiguration",
+        "anonymous": {"enabled": true}});
+    std::fs::write(&file, empty.to_string()).unwrap();
+    let jwt = Arc::new(Jwt::read(&file, &[], "apiserver-a").unwrap());
+    let s = start(vec![jwt.clone()]).await;
+    let url = format!("https://localhost:{port}");
+    let claims = json!({"iss": url, "aud": "me", "sub": "jane", "exp": now() + 600});
+    let signer = EncodingKey::from_ec_pem(key.serialize_pem().as_bytes()).unwrap();
+    let header = Header { kid: Some("1".into()), ..Header::new(Algorithm::ES256) };
+    let token = jsonwebtoken::encode(&header, &claims, &signer).unwrap();
+    assert_eq!(who(&s, &token).await, Err(401));
+    assert!(!jwt.look().await.unwrap(), "nothing has changed");
+
+    std::fs::write(&file, config(&url, true)).unwrap();
+    assert!(jwt.look().await.unwrap());
+    assert_eq!(who(&s, &token).await.unwrap()["username"], "jane");
+    let unknown = config(&url, true).replace("audiences", "audience");
+    for (bad, why) in [
+        (config(&url, false), "anonymous: Forbidden: changed from initial configuration file"),
+        (config("http://localhost", true), "URL scheme must be https"),
+        (unknown, "strict decoding error: unknown field \"jwt[0].issuer.audience\""),
+    ] {
+        std::fs::write(&file, bad).unwrap();
+        let error = jwt.look().await.unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+        assert!(!jwt.look().await.unwrap(), "it is told once");
+        assert_eq!(who(&s, &token).await.unwrap()["username"], "jane", "what was in force stays");
+    }
+    // Whoever cannot be reached now may be reached later: it is tried again.
+    std::fs::write(&file, config("https://localhost:1", true)).unwrap();
+    for _ in 0..2 {
+        let error = jwt.look().await.unwrap_err().to_string();
+        assert!(error.starts_with("the keys of the token issuer \"https://localhost:1\" cannot be read"), "{error}");
+    }
+    let page = s.get("/metrics").await.text;
+    for (status, count) in [("success", 1), ("failure", 5)] {
+        let line = format!("apiserver_authentication_config_controller_automatic_reloads_total{{status=\"{status}\"");
+        let found = page.lines().find(|l| l.starts_with(&line)).unwrap_or_default();
+        assert!(found.ends_with(&format!(" {count}")), "{page}");
+    }
 }
 
 #[tokio::test]

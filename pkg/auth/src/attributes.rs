@@ -1,6 +1,8 @@
 //! What an authorizer decides on, and what it answers.
 
+use crate::rule::PolicyRule;
 use isopod_api::UserInfo;
+use isopod_api::selector::{FieldTerm, Requirement};
 
 /// One request, as authorizers see it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,8 +19,10 @@ pub struct Attributes {
     pub namespace: String,
     pub name: String,
     pub path: String,
-    /// The `field=value` terms of the request's field selector: a kubelet may list the pods of its node only.
-    pub fields: Vec<(String, String)>,
+    /// The terms of the request's field selector: a kubelet may list the pods of its node only.
+    pub fields: Vec<FieldTerm>,
+    /// Those of its label selector.
+    pub labels: Vec<Requirement>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,9 +36,43 @@ pub enum Decision {
 /// Decides from what it has in memory: it is asked once for every request and must not wait.
 pub trait Authorizer: Send + Sync {
     fn authorize(&self, attributes: &Attributes) -> Decision;
+
+    /// What it would allow a user in a namespace, as far as that can be told.
+    fn rules_for(&self, _user: &UserInfo, _namespace: &str) -> Rules {
+        Rules::default()
+    }
+}
+
+/// What a user may do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    pub rules: Vec<PolicyRule>,
+    /// What could not be resolved: with any, there may be more rules than these.
+    pub errors: Vec<String>,
+}
+
+/// Go's aggregated errors: one by itself, several as `[a, b]`, each once.
+pub fn aggregate_text(errors: &[String]) -> String {
+    let mut once: Vec<&str> = Vec::new();
+    for e in errors {
+        if !once.contains(&e.as_str()) {
+            once.push(e);
+        }
+    }
+    if once.len() == 1 { once[0].to_owned() } else { format!("[{}]", once.join(", ")) }
 }
 
 impl Attributes {
+    /// Whether nothing is changed by it (`apiserver/pkg/authorization/authorizer`).
+    pub fn is_read_only(&self) -> bool {
+        matches!(self.verb.as_str(), "get" | "list" | "watch")
+    }
+
+    /// The value that the field selector asks of a field.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.fields.iter().find(|t| t.equal && t.field == name).map(|t| t.value.as_str())
+    }
+
     /// Upstream's sentence for a refusal: `User "jane" cannot list resource "pods" in API group "" in the namespace "x"`.
     pub fn refusal(&self) -> String {
         let mut s = format!("User {:?} cannot {}", self.user.name, self.verb);

@@ -4,7 +4,7 @@
 //! What belongs to a node is a graph that is fed with pods, volumes and claims as they change. Decisions read it only.
 
 use crate::rule::PolicyRule;
-use crate::{Attributes, Authorizer, Decision};
+use crate::{Attributes, Authorizer, Decision, Rules};
 use isopod_api::UserInfo;
 use parking_lot::RwLock;
 use serde_json::Value;
@@ -243,7 +243,7 @@ impl NodeAuthorizer {
 
 /// A list or watch that asks for this node's objects alone.
 fn is_of_node(node: &str, a: &Attributes) -> bool {
-    a.fields.iter().any(|(f, v)| f == "spec.nodeName" && v == node)
+    a.fields.iter().any(|t| t.equal && t.field == "spec.nodeName" && t.value == node)
 }
 
 fn no(reason: impl Into<String>) -> Decision {
@@ -329,6 +329,14 @@ impl Authorizer for NodeAuthorizer {
             }
         }
         if self.rules.iter().any(|r| r.allows(a)) { Decision::Allow(String::new()) } else { no("") }
+    }
+
+    fn rules_for(&self, user: &UserInfo, _namespace: &str) -> Rules {
+        let mut rules = Rules::default();
+        if node_of(user).is_some() {
+            rules.errors.push("node authorizer does not support user rule resolution".to_owned());
+        }
+        rules
     }
 }
 
@@ -426,6 +434,7 @@ impl Graph {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use isopod_api::selector::FieldTerm;
     use serde_json::json;
 
     fn ask(verb: &str, what: &str, namespace: &str, name: &str) -> Attributes {
@@ -495,7 +504,7 @@ mod tests {
             assert_eq!(got, want, "{} {} {}/{}", a.verb, a.resource, a.namespace, a.name);
         }
         let mut mine = ask("watch", "pods", "", "");
-        mine.fields = vec![("spec.nodeName".into(), "n1".into())];
+        mine.fields = vec![FieldTerm { field: "spec.nodeName".into(), equal: true, value: "n1".into() }];
         assert!(matches!(nodes.authorize(&mine), Decision::Allow(_)));
         nodes.remove("Pod", "a", "p1");
         assert!(matches!(nodes.authorize(&ask("get", "secrets", "a", "s1")), Decision::NoOpinion(_)));

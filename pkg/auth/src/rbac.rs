@@ -5,7 +5,7 @@
 //! own `rules` say.
 
 use crate::rule::{PolicyRule, compact, missing, quoted};
-use crate::{Attributes, Authorizer, Decision};
+use crate::{Attributes, Authorizer, Decision, Rules, aggregate_text};
 use isopod_api::selector::LabelSelector;
 use isopod_api::{UserInfo, user};
 use parking_lot::RwLock;
@@ -126,21 +126,11 @@ impl Rbac {
         }
     }
 
-    /// Every rule that applies to the user in a namespace (empty: cluster-wide ones only), and what could not be resolved.
-    pub fn rules_for(&self, user: &UserInfo, namespace: &str) -> (Vec<PolicyRule>, Vec<String>) {
-        let mut rules = Vec::new();
-        let errors = self.index.read().visit(user, namespace, &mut |rule, _| {
-            rules.push(rule.clone());
-            true
-        });
-        (rules, errors)
-    }
-
     /// May the user give these rules away in the namespace? The error is upstream's sentence.
     /// Members of `system:masters`, and users with the verbs `escalate` or `bind`, are the caller's to let through first:
     /// see [`crate::escalation`].
     pub fn covers(&self, user: &UserInfo, namespace: &str, rules: &[PolicyRule]) -> Result<(), String> {
-        let (held, errors) = self.rules_for(user, namespace);
+        let Rules { rules: held, errors } = self.rules_for(user, namespace);
         let missing = missing(&held, rules);
         if missing.is_empty() {
             return Ok(());
@@ -342,17 +332,6 @@ impl fmt::Display for Source<'_> {
     }
 }
 
-/// Go's aggregated errors: one by itself, several as `[a, b]`, each once.
-fn aggregate_text(errors: &[String]) -> String {
-    let mut once: Vec<&str> = Vec::new();
-    for e in errors {
-        if !once.contains(&e.as_str()) {
-            once.push(e);
-        }
-    }
-    if once.len() == 1 { once[0].to_owned() } else { format!("[{}]", once.join(", ")) }
-}
-
 impl Authorizer for Rbac {
     fn authorize(&self, a: &Attributes) -> Decision {
         let mut reason = None;
@@ -367,6 +346,16 @@ impl Authorizer for Rbac {
             None if errors.is_empty() => Decision::NoOpinion(String::new()),
             None => Decision::NoOpinion(format!("RBAC: {}", aggregate_text(&errors))),
         }
+    }
+
+    /// Every rule that applies to the user in a namespace; empty: cluster-wide ones only.
+    fn rules_for(&self, user: &UserInfo, namespace: &str) -> Rules {
+        let mut rules = Vec::new();
+        let errors = self.index.read().visit(user, namespace, &mut |rule, _| {
+            rules.push(rule.clone());
+            true
+        });
+        Rules { rules, errors }
     }
 }
 
@@ -456,7 +445,7 @@ mod tests {
             "roleRef": {"kind": "ClusterRole", "name": "all"}, "subjects": [{"kind": "Group", "name": "ops"}]}));
         assert!(!can("watch"));
         rbac.remove("ClusterRoleBinding", "", "b1");
-        assert_eq!(rbac.rules_for(&UserInfo::new("x", &["ops"]), "a").0, []);
+        assert_eq!(rbac.rules_for(&UserInfo::new("x", &["ops"]), "a").rules, []);
     }
 
     #[test]

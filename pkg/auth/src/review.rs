@@ -1,11 +1,10 @@
 //! The reviews: TokenReview, the access reviews and SelfSubjectRulesReview as functions from the client's object and a
 //! decision to the answer (`pkg/registry/{authentication,authorization}`).
 
-use crate::rule::PolicyRule;
-use crate::{Attributes, Decision};
+use crate::{Attributes, Decision, Rules, aggregate_text};
 use isopod_api::{
     FieldError, FieldErrors, Path, UserInfo,
-    selector::{FieldSelector, LabelSelector},
+    selector::{FieldSelector, FieldTerm, LabelSelector, Operator, Requirement},
 };
 use serde_json::{Map, Value, json};
 
@@ -159,27 +158,48 @@ pub fn attributes(spec: &Value, user: UserInfo) -> Attributes {
         name: text(r, "name").to_owned(),
         path: String::new(),
         fields: fields(&r["fieldSelector"]),
+        labels: labels(&r["labelSelector"]),
     }
 }
 
-/// The fields that must equal a value; what cannot be read is left out, which only widens what is asked for.
-fn fields(selector: &Value) -> Vec<(String, String)> {
-    let raw = text(selector, "rawSelector");
-    let mut out: Vec<(String, String)> = Vec::new();
-    if !raw.is_empty() {
-        out.extend(FieldSelector::parse(raw).map(|s| exact_fields(&s)).unwrap_or_default());
+/// The terms of a field selector; what cannot be read is left out, which only widens what is asked for.
+fn fields(selector: &Value) -> Vec<FieldTerm> {
+    let requirements = selector["requirements"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if requirements.is_empty() {
+        return FieldSelector::parse(text(selector, "rawSelector")).map(|s| s.terms).unwrap_or_default();
     }
-    for r in selector["requirements"].as_array().into_iter().flatten() {
-        if let ("In", [value]) = (text(r, "operator"), &strings(&r["values"])[..]) {
-            out.push((text(r, "key").to_owned(), value.clone()));
+    let term = |r: &Value| {
+        let equal = match text(r, "operator") {
+            "In" => true,
+            "NotIn" => false,
+            _ => return None,
+        };
+        match &strings(&r["values"])[..] {
+            [value] => Some(FieldTerm { field: text(r, "key").to_owned(), equal, value: value.clone() }),
+            _ => None,
         }
-    }
-    out
+    };
+    requirements.iter().filter_map(term).collect()
 }
 
-/// The `field=value` terms of a selector, as [`Attributes::fields`] wants them.
-pub fn exact_fields(selector: &FieldSelector) -> Vec<(String, String)> {
-    selector.terms.iter().filter(|t| t.equal).map(|t| (t.field.clone(), t.value.clone())).collect()
+/// The same for a label selector.
+fn labels(selector: &Value) -> Vec<Requirement> {
+    let requirements = selector["requirements"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if requirements.is_empty() {
+        let parsed = LabelSelector::parse(text(selector, "rawSelector"));
+        return parsed.map(|s| s.requirements().to_vec()).unwrap_or_default();
+    }
+    let requirement = |r: &Value| {
+        let operator = match text(r, "operator") {
+            "In" => Operator::In,
+            "NotIn" => Operator::NotIn,
+            "Exists" => Operator::Exists,
+            "DoesNotExist" => Operator::DoesNotExist,
+            _ => return None,
+        };
+        Requirement::new(text(r, "key"), operator, strings(&r["values"])).ok()
+    };
+    requirements.iter().filter_map(requirement).collect()
 }
 
 /// What of the selectors of a review could not be used, in upstream's words; `""`: nothing.
@@ -212,7 +232,7 @@ fn usable_label(requirement: &Value) -> bool {
     matches!(text(requirement, "operator"), "In" | "NotIn" | "Exists" | "DoesNotExist")
 }
 
-/// The status of an access review. `error`: what could not be looked at.
+/// The status of an access review. `error`: what went wrong, and what could not be looked at.
 pub fn access_status(decision: &Decision, error: &str) -> Value {
     let (allowed, denied, reason) = match decision {
         Decision::Allow(reason) => (true, false, reason),
@@ -232,8 +252,8 @@ pub fn access_status(decision: &Decision, error: &str) -> Value {
     status
 }
 
-/// The status of a SelfSubjectRulesReview. `errors`: rules that could not be resolved.
-pub fn rules_status(rules: &[PolicyRule], errors: &[String]) -> Value {
+/// The status of a SelfSubjectRulesReview.
+pub fn rules_status(Rules { rules, errors }: &Rules) -> Value {
     let mut resource = Vec::new();
     let mut other = Vec::new();
     for rule in rules {
@@ -250,7 +270,7 @@ pub fn rules_status(rules: &[PolicyRule], errors: &[String]) -> Value {
     }
     let mut status = json!({ "resourceRules": resource, "nonResourceRules": other, "incomplete": !errors.is_empty() });
     if !errors.is_empty() {
-        status["evaluationError"] = errors.join(", ").into();
+        status["evaluationError"] = aggregate_text(errors).into();
     }
     status
 }
@@ -296,15 +316,23 @@ pub fn token_status(outcome: Result<(&UserInfo, &[String]), String>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rule::PolicyRule;
 
     #[test]
     fn asks_what_the_spec_says() {
         let spec = json!({"user": "jane", "groups": ["dev"], "extra": {"k": ["v"]},
             "resourceAttributes": {"verb": "list", "resource": "pods", "namespace": "a", "subresource": "log",
-                "fieldSelector": {"requirements": [{"key": "spec.nodeName", "operator": "In", "values": ["n"]}]}}});
+                "fieldSelector": {"requirements": [
+                    {"key": "spec.nodeName", "operator": "In", "values": ["n"]},
+                    {"key": "a", "operator": "NotIn", "values": ["b"]},
+                    {"key": "a", "operator": "Exists"}]},
+                "labelSelector": {"rawSelector": "tier notin (x),!old"}}});
         let a = attributes(&spec, subject(&spec));
         assert_eq!((a.user.name.as_str(), a.version.as_str(), a.subresource.as_str()), ("jane", "*", "log"));
-        assert_eq!(a.fields, [("spec.nodeName".to_owned(), "n".to_owned())]);
+        let term = |field: &str, equal, value: &str| FieldTerm { field: field.into(), equal, value: value.into() };
+        assert_eq!(a.fields, [term("spec.nodeName", true, "n"), term("a", false, "b")]);
+        let labels: Vec<String> = a.labels.iter().map(ToString::to_string).collect();
+        assert_eq!(labels, ["!old", "tier notin (x)"]);
         let spec = json!({"nonResourceAttributes": {"verb": "get", "path": "/version"}});
         let a = attributes(&spec, UserInfo::anonymous());
         assert!(!a.is_resource && a.path == "/version");
@@ -364,7 +392,7 @@ mod tests {
         let denied = access_status(&Decision::Deny(String::new()), "e");
         assert_eq!(denied, json!({"allowed": false, "denied": true, "evaluationError": "e"}));
         let rule = PolicyRule { verbs: vec!["*".into()], resources: vec!["*".into()], ..Default::default() };
-        let status = rules_status(&[rule], &[]);
+        let status = rules_status(&Rules { rules: vec![rule], errors: vec![] });
         assert_eq!(status["resourceRules"][0]["resources"], json!(["*"]));
         assert_eq!(status["incomplete"], false);
         let user = UserInfo { name: "x".into(), ..Default::default() };

@@ -146,6 +146,37 @@ fn keys_rotate() {
     assert!(Tokens::new(settings(&new, &[&old])).is_err(), "nobody could verify what it signs");
 }
 
+/// As `openssl ecparam -genkey` writes it (SEC 1).
+const SEC1: &str = "-----BEGIN EC PRIVATE KEY-----\n\
+MHcCAQEEIIWgNQNtpPNKjGQz0VHesjEzS7C+EGIAd9hsBr7R2xBwoAoGCCqGSM49\n\
+AwEHoUQDQgAEFcOHvtC2yBZdiW2M/iqcMRP8b58UefInbOEA/rmCNPlXmOSp/r7c\n\
+IGdCSgflUgfYuyVYPF14GcRZEghHOdqwXw==\n\
+-----END EC PRIVATE KEY-----\n\n";
+
+#[test]
+fn keys_come_in_many_forms() {
+    let (rsa, elliptic) = (KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap(), KeyPair::generate().unwrap());
+    let certificate = rcgen::CertificateParams::new(vec!["a".into()]).unwrap().self_signed(&rsa).unwrap();
+    let private = |key: &KeyPair| key.serialize_pem();
+    for (signer, verifier, algorithm) in [
+        (private(&rsa), private(&rsa), "RS256"),
+        (private(&rsa), certificate.pem(), "RS256"),
+        (private(&elliptic), private(&elliptic), "ES256"),
+        (SEC1.to_owned(), SEC1.to_owned(), "ES256"),
+    ] {
+        let tokens = Tokens::new(Settings {
+            issuers: vec!["https://kubernetes.default.svc.cluster.local".into()],
+            api_audiences: vec![],
+            private_pem: signer.into_bytes(),
+            public_pems: vec![verifier.into_bytes()],
+        });
+        let tokens = tokens.unwrap();
+        assert_eq!(tokens.jwks()["keys"][0]["alg"], algorithm);
+        let token = token_of(&ask(&tokens, json!({}), None).unwrap());
+        assert!(tokens.verify(&token, &[], now()).unwrap().is_ok(), "{algorithm}");
+    }
+}
+
 #[test]
 fn tokens_in_secrets() {
     use base64::Engine;

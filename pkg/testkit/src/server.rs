@@ -5,6 +5,7 @@ use axum::body::Body;
 use http::{HeaderMap, Method, Request};
 use http_body_util::BodyExt;
 use isopod_api::{UserInfo, user};
+use isopod_apiserver::authorization::AuthorizerChain;
 use isopod_apiserver::{ApiServer, ClientCertificate, Config};
 use isopod_kinds::{bootstrap, table};
 use isopod_pki::{CertAuthority, Leaf, Usage, tls};
@@ -46,7 +47,8 @@ impl TestServer {
 
     /// Starts on a store that is there already: a restart, or a second server.
     pub async fn start_on(store: Arc<dyn Store>, change: impl FnOnce(&mut Config)) -> Self {
-        let mut config = Config::new(store.clone(), table::builtin(), Arc::new(AllowAll));
+        let mut config =
+            Config::new(store.clone(), table::builtin(), AuthorizerChain::only("allow-all", Arc::new(AllowAll)));
         config.bootstrap = bootstrap::objects(std::slice::from_ref(&config.service_cidr));
         config.authenticators = vec![Arc::new(ClientCertificate)];
         // Endpoints may not be loopback addresses: one for documentation (RFC 5737).

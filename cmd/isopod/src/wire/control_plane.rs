@@ -1,5 +1,6 @@
 //! Datastore, API server, controllers and scheduler.
 
+use super::follow::follow;
 use super::{Settings, encryption};
 use crate::args::RequestLimits;
 use crate::front_proxy::FrontProxyTrust;
@@ -8,6 +9,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use isopod_api::UserInfo;
 use isopod_apiserver::audit::Audit;
+use isopod_apiserver::tokens::Jwt;
 use isopod_apiserver::{Access, ApiServer, ClientCertificate, Config};
 use isopod_auth::token;
 use isopod_base::clock::Clock;
@@ -19,6 +21,7 @@ use isopod_controllers::certificates::signing::Signers;
 use isopod_pki::ServerPki;
 use isopod_store::{Options, Store};
 use serde_json::{Value, json};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +35,8 @@ pub struct ControlPlane {
     pub client_authorities: String,
     signers: Signers,
     store: Arc<dyn Store>,
+    /// Whose file is followed.
+    issuers: Option<Arc<Jwt>>,
 }
 
 impl ControlPlane {
@@ -45,8 +50,9 @@ impl ControlPlane {
         let kinds = isopod_kinds::table::builtin();
         let sealed = encryption::over(settings, store.clone(), &kinds).await?;
         let opened: Arc<dyn Store> = sealed.clone().map_or(store.clone(), |s| s);
-        let mut config = Config::new(opened, kinds, access.authorizer());
         let args = &settings.args;
+        let authorizer = args.authorization.chain(&access, &settings.node_name)?;
+        let mut config = Config::new(opened, kinds, authorizer);
         let signers = args.signing.signers(&settings.paths.tls())?;
         config.sealed = sealed;
         config.access = Some(access);
@@ -54,7 +60,12 @@ impl ControlPlane {
         config.audit = Audit::open(&args.audit.settings())?;
         config.authenticators = vec![Arc::new(ClientCertificate)];
         config.tokens = Some(Arc::new(tokens(settings, pki)?));
-        args.auth.apply(&mut config, &args.auth.issuers(&args.cluster_domain))?;
+        let own = args.auth.issuers(&args.cluster_domain);
+        let issuers = args.auth.apply(&mut config, &own, &settings.node_name)?;
+        if config.anonymous_auth && args.authorization.allows_everything() {
+            tracing::warn!("requests without credentials are refused: with AlwaysAllow they could do everything");
+            config.anonymous_auth = false;
+        }
         config.service_cidr.clone_from(&args.service_cidr);
         config.node_ports = args.service_node_port_range.0..=args.service_node_port_range.1;
         config.advertise_address = settings.advertise;
@@ -73,12 +84,32 @@ impl ControlPlane {
         config.authenticators.insert(0, front_proxy.clone());
         config.front_proxy = Some(front_proxy);
         config.bootstrap = bootstrap(settings);
+        config.flags = Some(settings.flags.clone());
         let api = ApiServer::new(config).await.context("cannot start the API server")?;
-        Ok(ControlPlane { api, client_authorities: trust.listener(pki), signers, store })
+        let client_authorities = trust.listener(pki);
+        Ok(ControlPlane { api, client_authorities, signers, store, issuers })
     }
 
     pub async fn bootstrap(&self) -> anyhow::Result<()> {
         Ok(self.api.bootstrap().await?)
+    }
+
+    /// Takes in what changes in configuration files.
+    pub fn follow_files(&self, parts: &Supervisor) {
+        let (chain, stop) = (self.api.config.authorizer.clone(), parts.token());
+        if let Some(file) = chain.file().map(Path::to_owned) {
+            parts.keep("authorization configuration", move || {
+                let (chain, file, stop) = (chain.clone(), file.clone(), stop.clone());
+                async move { follow(&file, stop, || async { chain.look() }).await }
+            });
+        }
+        let stop = parts.token();
+        if let Some((issuers, file)) = self.issuers.clone().and_then(|i| Some((i.clone(), i.file()?.to_owned()))) {
+            parts.keep("authentication configuration", move || {
+                let (issuers, file, stop) = (issuers.clone(), file.clone(), stop.clone());
+                async move { follow(&file, stop, || issuers.look()).await }
+            });
+        }
     }
 
     /// A client in this process, as `user`.
@@ -212,7 +243,9 @@ fn tokens(settings: &Settings, pki: &ServerPki) -> anyhow::Result<token::Tokens>
     let args = &settings.args.auth;
     let read =
         |file: &std::path::PathBuf| std::fs::read(file).with_context(|| format!("cannot read {}", file.display()));
-    let mut public_pems = vec![pki.service_account_public_pem.clone().into_bytes()];
+    // The server's own key counts as long as it signs.
+    let own = args.service_account_signing_key_file.is_none().then(|| pki.service_account_public_pem.clone());
+    let mut public_pems: Vec<Vec<u8>> = own.map(String::into_bytes).into_iter().collect();
     for file in &args.service_account_key_file {
         public_pems.push(read(file)?);
     }

@@ -2,6 +2,7 @@
 
 mod control_plane;
 mod encryption;
+mod follow;
 mod node;
 
 use crate::args::ServerArgs;
@@ -18,6 +19,7 @@ use isopod_pki::ServerPki;
 use isopod_runtime::network::{Cidr, NetworkConfig, PodNetwork};
 use isopod_store::Store;
 use node::Node;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +28,8 @@ use tokio::net::TcpListener;
 /// What was decided before anything was started.
 pub struct Settings {
     pub args: ServerArgs,
+    /// All flags with their values, as `/flagz` shows them.
+    pub flags: BTreeMap<String, String>,
     pub datastore: Endpoint,
     pub paths: Paths,
     pub node_name: String,
@@ -197,6 +201,7 @@ impl Cluster {
         self.api.vital("the API server's listener", serving);
         // Watches of in-process clients end with the API server's own token; those over TLS with the listener's.
         self.control_plane.bootstrap().await.context("cannot write the objects that every cluster has")?;
+        self.control_plane.follow_files(&self.parts);
         self.control_plane.run_loops(&self.settings, pki, &clock, &self.parts);
         if let Some(listener) = kubelet {
             let (settings, parts) = (&self.settings, &self.parts);

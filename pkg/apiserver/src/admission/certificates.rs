@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use isopod_api::Status;
+use isopod_auth::Attributes;
 use isopod_auth::certificate::requested_groups;
-use isopod_auth::{Attributes, Decision};
 use isopod_base::errors::Chain;
 use isopod_kinds::access::{Access, same};
 use serde_json::Value;
@@ -36,7 +36,7 @@ async fn may(request: &Request<'_>, verb: &str, signer: &str) -> bool {
             name,
             ..Attributes::default()
         };
-        if matches!(chain::decide(request.server, &attributes).await, Decision::Allow(_)) {
+        if chain::decide(request.server, &attributes).await.is_allowed() {
             return true;
         }
     }

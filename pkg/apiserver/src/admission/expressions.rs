@@ -1,11 +1,13 @@
 //! What expressions of webhooks and policies may speak of: the objects of the request, the request, parameters, variables, the
 //! authorizer (`apiserver/pkg/admission/plugin/cel`, `pkg/cel/library/authz.go`).
 
+use super::answers::Answers;
 use super::matching::View;
 use super::metrics::Owner;
 use super::subject::Subject;
+use crate::authorization::Verdict;
 use isopod_api::UserInfo;
-use isopod_auth::{Attributes, Authorizer, Decision};
+use isopod_auth::{Attributes, Decision};
 use isopod_kinds::access::Access;
 use isopod_kinds::cel::{Foreign, Program, Val, Variables};
 use parking_lot::Mutex;
@@ -58,7 +60,7 @@ impl Conditions {
 
     /// Whether all of them hold. One that does not hold decides, whatever the others do; else an error does, unless failures
     /// are ignored, which is as if it did not hold.
-    pub fn hold(
+    pub async fn hold(
         &self,
         subject: &Subject<'_>,
         view: &View,
@@ -68,13 +70,15 @@ impl Conditions {
         if self.all.is_empty() {
             return Ok(true);
         }
-        self.hold_in(subject, &Scope::new(subject, view, new, params).with_authorizer(subject))
+        let scope = Scope::new(subject, view, new, params).with_authorizer(subject);
+        subject.request.answers.settled(|| self.hold_in(subject, &scope)).await
     }
 
     pub fn hold_in(&self, subject: &Subject<'_>, scope: &Scope) -> Result<bool, String> {
         let begun = Instant::now();
         let held = self.evaluate(subject, scope);
-        if !matches!(held, Ok(true)) {
+        // What lacks an answer is evaluated again.
+        if !matches!(held, Ok(true)) && !subject.request.answers.are_open() {
             let metrics = &subject.request.server.metrics.admission;
             metrics.conditions(&self.owner, subject.request.operation, begun.elapsed());
         }
@@ -117,6 +121,8 @@ struct Names {
     definitions: Definitions,
     /// Variables are evaluated when they are asked for, once.
     evaluated: Mutex<HashMap<String, Result<Val, String>>>,
+    /// What the authorizer has said so far, where there is one.
+    answers: Option<Answers>,
 }
 
 impl Scope {
@@ -129,19 +135,28 @@ impl Scope {
             ("params", params.map_or(Val::Null, Val::from_json)),
             ("namespaceObject", Val::Null),
         ]);
-        Scope(Arc::new(Names { values, definitions: Arc::default(), evaluated: Mutex::default() }))
+        Scope(Arc::new(Names { values, definitions: Arc::default(), evaluated: Mutex::default(), answers: None }))
     }
 
-    /// The same with other names, and variables not yet evaluated.
+    /// The same, to be changed, with variables not yet evaluated.
+    fn copied(&self) -> Names {
+        let Names { values, definitions, answers, .. } = &*self.0;
+        let (values, definitions) = (values.clone(), definitions.clone());
+        Names { values, definitions, evaluated: Mutex::default(), answers: answers.clone() }
+    }
+
+    /// The same with other names.
     fn changed(&self, change: impl FnOnce(&mut HashMap<&'static str, Val>)) -> Self {
-        let mut values = self.0.values.clone();
-        change(&mut values);
-        Scope(Arc::new(Names { values, definitions: self.0.definitions.clone(), evaluated: Mutex::default() }))
+        let mut names = self.copied();
+        change(&mut names.values);
+        Scope(Arc::new(names))
     }
 
     pub fn with_authorizer(&self, subject: &Subject<'_>) -> Self {
-        let authorizer = Authorization::new(subject);
-        self.changed(|v| drop(v.insert("authorizer", Val::Foreign(Arc::new(authorizer)))))
+        let mut names = self.copied();
+        names.values.insert("authorizer", Val::Foreign(Arc::new(Authorization::new(subject))));
+        names.answers = Some(subject.request.answers.clone());
+        Scope(Arc::new(names))
     }
 
     pub fn with_namespace(&self, namespace: Option<&Value>) -> Self {
@@ -149,8 +164,7 @@ impl Scope {
     }
 
     pub fn with_definitions(&self, definitions: &Definitions) -> Self {
-        let values = self.0.values.clone();
-        Scope(Arc::new(Names { values, definitions: definitions.clone(), evaluated: Mutex::default() }))
+        Scope(Arc::new(Names { definitions: definitions.clone(), ..self.copied() }))
     }
 }
 
@@ -185,7 +199,10 @@ impl Foreign for Defined {
         let (_, definition) = names.definitions.iter().find(|(n, _)| n == name)?;
         let value = definition.run(&self.0, &mut CALL_BUDGET.clone());
         let value = value.map_err(|e| format!("composited variable {name:?} fails to evaluate: {e}"));
-        names.evaluated.lock().insert(name.to_owned(), value.clone());
+        // What lacks an answer is evaluated again.
+        if !names.answers.as_ref().is_some_and(Answers::are_open) {
+            names.evaluated.lock().insert(name.to_owned(), value.clone());
+        }
         Some(value)
     }
 
@@ -197,7 +214,7 @@ impl Foreign for Defined {
 /// `authorizer`, and what its methods make: a path, a group, a resource, a decision.
 #[derive(Clone)]
 struct Authorization {
-    authorizer: Arc<dyn Authorizer>,
+    answers: Answers,
     attributes: Attributes,
     /// What `authorizer.requestResource` is about.
     request: Arc<Attributes>,
@@ -210,7 +227,7 @@ enum Step {
     Path,
     Group,
     Resource,
-    Decided { allowed: bool, reason: String },
+    Decided { allowed: bool, reason: String, error: String },
 }
 
 impl std::fmt::Debug for Authorization {
@@ -236,7 +253,7 @@ impl Authorization {
             ..Attributes::default()
         };
         Authorization {
-            authorizer: subject.request.server.config.authorizer.clone(),
+            answers: subject.request.answers.clone(),
             attributes: Attributes { user, ..Attributes::default() },
             request: Arc::new(request),
             step: Step::Whole,
@@ -251,11 +268,14 @@ impl Authorization {
 
     fn check(&self, verb: &str) -> Option<Result<Val, String>> {
         let attributes = Attributes { verb: verb.to_owned(), ..self.attributes.clone() };
-        let (allowed, reason) = match self.authorizer.authorize(&attributes) {
+        let Some(Verdict { decision, error }) = self.answers.get(&attributes) else {
+            return Some(Err("the authorizer has not answered yet".to_owned()));
+        };
+        let (allowed, reason) = match decision {
             Decision::Allow(reason) => (true, reason),
             Decision::Deny(reason) | Decision::NoOpinion(reason) => (false, reason),
         };
-        self.next(Step::Decided { allowed, reason }, |_| {})
+        self.next(Step::Decided { allowed, reason, error }, |_| {})
     }
 }
 
@@ -308,16 +328,18 @@ impl Foreign for Authorization {
             (Step::Resource, "name", [name]) => self.next(Step::Resource, |a| a.name = (*name).to_owned()),
             (Step::Resource, "fieldSelector", [text]) => {
                 let terms = isopod_api::selector::FieldSelector::parse(text).map(|s| s.terms).unwrap_or_default();
-                let fields = terms.into_iter().filter(|t| t.equal).map(|t| (t.field, t.value)).collect();
-                self.next(Step::Resource, |a| a.fields = fields)
+                self.next(Step::Resource, |a| a.fields = terms)
             }
-            // No authorizer here looks at labels.
-            (Step::Resource, "labelSelector", [_]) => self.next(Step::Resource, |_| {}),
+            (Step::Resource, "labelSelector", [text]) => {
+                let terms = isopod_api::selector::LabelSelector::parse(text);
+                let terms = terms.map(|s| s.requirements().to_vec()).unwrap_or_default();
+                self.next(Step::Resource, |a| a.labels = terms)
+            }
             (Step::Resource | Step::Path, "check", [verb]) => self.check(verb),
             (Step::Decided { allowed, .. }, "allowed", []) => Some(Ok(Val::Bool(*allowed))),
             (Step::Decided { reason, .. }, "reason", []) => Some(Ok(Val::text(reason.as_str()))),
-            (Step::Decided { .. }, "errored", []) => Some(Ok(Val::Bool(false))),
-            (Step::Decided { .. }, "error", []) => Some(Ok(Val::text(""))),
+            (Step::Decided { error, .. }, "errored", []) => Some(Ok(Val::Bool(!error.is_empty()))),
+            (Step::Decided { error, .. }, "error", []) => Some(Ok(Val::text(error.as_str()))),
             _ => None,
         }
     }

@@ -3,6 +3,7 @@
 //! Invariants: mutating plugins run before validating ones; validating ones see the final object.
 
 pub mod all;
+mod answers;
 pub mod certificates;
 pub mod claim_resize;
 mod configured;
@@ -29,6 +30,7 @@ pub mod webhook;
 
 use crate::ApiServer;
 use crate::pipeline::Intent;
+use answers::Answers;
 use async_trait::async_trait;
 use isopod_api::{Gvk, Status};
 use metrics::Timings;
@@ -103,6 +105,7 @@ pub struct Request<'a> {
     /// The object's type, where it is not the kind's.
     pub gvk: Option<Gvk>,
     pub rounds: &'a Rounds,
+    pub answers: Answers,
 }
 
 impl<'a> Request<'a> {
@@ -113,7 +116,8 @@ impl<'a> Request<'a> {
         old: Option<&'a Value>,
         rounds: &'a Rounds,
     ) -> Self {
-        Request { server, intent, operation, old, gvk: None, rounds }
+        let answers = Answers::new(server.config.authorizer.clone());
+        Request { server, intent, operation, old, gvk: None, rounds, answers }
     }
 
     /// Whether this is about the resource itself (no subresource), `pods` or `deployments.apps`.

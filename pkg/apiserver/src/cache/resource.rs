@@ -13,6 +13,7 @@ use isopod_store::{Event, EventKind, KeyRange, RangeRequest, Revision, Store, St
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{OnceCell, mpsc};
 
 /// The ring holds at most so many changes and so many bytes; what is older is in the store's history.
@@ -110,12 +111,15 @@ pub struct Cache {
     prefix: String,
     loaded: OnceCell<()>,
     content: Mutex<Content>,
+    /// How many events it got.
+    received: AtomicU64,
 }
 
 impl Cache {
     pub fn new(kind: Arc<Kind>, store: Arc<dyn Store>) -> Self {
         let content = Content { aside: Some(Vec::new()), ..Default::default() };
-        Cache { prefix: prefix_of(&kind), kind, store, loaded: OnceCell::new(), content: Mutex::new(content) }
+        let (prefix, content) = (prefix_of(&kind), Mutex::new(content));
+        Cache { prefix, kind, store, loaded: OnceCell::new(), content, received: AtomicU64::new(0) }
     }
 
     pub fn is_loaded(&self) -> bool {
@@ -167,6 +171,7 @@ impl Cache {
 
     /// Takes the events of one transaction in and hands them to the watchers.
     pub fn apply(&self, revision: Revision, events: &[Event]) {
+        self.received.fetch_add(events.len() as u64, Ordering::Relaxed);
         let mut content = self.content.lock();
         match &mut content.aside {
             Some(aside) => aside.push((revision, events.to_vec())),
@@ -255,8 +260,9 @@ impl Cache {
         (content.entries.len(), content.bytes)
     }
 
-    pub fn watchers(&self) -> usize {
-        self.content.lock().watchers.len()
+    /// How many events it got from the store.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
     }
 
     /// Registers a watcher for everything after `after`. Returns what of that the ring has already; `Err(revision)` when the

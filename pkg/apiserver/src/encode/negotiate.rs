@@ -91,13 +91,14 @@ impl Form {
 }
 
 /// One clause of an `Accept` header.
-struct Clause<'a> {
-    media: &'a str,
-    params: Vec<(&'a str, &'a str)>,
+pub struct Clause<'a> {
+    pub media: &'a str,
+    pub params: Vec<(&'a str, &'a str)>,
     quality: f32,
 }
 
-fn clauses(header: &str) -> Vec<Clause<'_>> {
+/// Those that are wanted most first.
+pub fn clauses(header: &str) -> Vec<Clause<'_>> {
     let mut all: Vec<Clause> = header
         .split(',')
         .map(|clause| {
@@ -207,7 +208,7 @@ fn accepted(clause: &Clause, transforms: bool) -> Option<Form> {
 }
 
 /// `?pretty=`, or a client that people read.
-fn pretty(headers: &HeaderMap, query: &Query) -> bool {
+pub fn pretty(headers: &HeaderMap, query: &Query) -> bool {
     if let Some(v) = query.get("pretty").filter(|v| !v.is_empty()) {
         return matches!(v, "1" | "t" | "T" | "true" | "TRUE" | "True");
     }

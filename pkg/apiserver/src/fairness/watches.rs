@@ -1,6 +1,7 @@
 //! How many watches a write will wake, by what they watch: a guess that costs a look into a map.
 
 use crate::request::RequestInfo;
+use isopod_api::selector::FieldTerm;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ pub struct Registration(Option<(Arc<Watches>, Watched)>);
 impl Watches {
     pub fn register(self: &Arc<Self>, info: &RequestInfo) -> Registration {
         // A kubelet's watch sees only the pods of its node: few writes concern it.
-        let on_node = |(field, value): &(String, String)| field == "spec.nodeName" && !value.is_empty();
+        let on_node = |t: &FieldTerm| t.equal && t.field == "spec.nodeName" && !t.value.is_empty();
         if info.resource == "pods" && info.fields.iter().any(on_node) {
             return Registration(None);
         }

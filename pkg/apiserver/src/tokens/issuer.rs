@@ -62,6 +62,11 @@ impl Issuer {
         })
     }
 
+    /// Whether its keys can be had.
+    pub async fn ready(&self) -> Result<(), String> {
+        self.keys(false).await.map(drop)
+    }
+
     /// The user of a token that says it is this issuer's. The error is upstream's.
     pub async fn user(&self, token: &str, now: Timestamp) -> Result<UserInfo, String> {
         let claims = self.verify(token, now).await.map_err(|e| format!("oidc: verify token: {e}"))?;

@@ -5,9 +5,14 @@ use super::claims::Mappings;
 use super::issuer::Issuer;
 use super::{Known, TokenSource};
 use crate::ApiServer;
+use crate::config_file::{self, Shape};
+use crate::reload::Reloads;
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use isopod_api::{FieldError, FieldErrors, Path};
 use isopod_kinds::access::Access;
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io;
@@ -17,8 +22,10 @@ use std::path::{Path as File, PathBuf};
 pub enum JwtError {
     #[error("cannot read the authentication configuration {0:?}")]
     Read(PathBuf, #[source] io::Error),
-    #[error("{0:?} is no AuthenticationConfiguration: {1}")]
+    #[error("failed to load authentication configuration from file {0:?}: {1}")]
     Syntax(PathBuf, String),
+    #[error("the keys of the token issuer {0:?} cannot be read: {1}")]
+    Keys(String, String),
     #[error("the authentication configuration is invalid: {0}")]
     Invalid(String),
     #[error("cannot read the certificate of the token issuer, {0:?}")]
@@ -40,31 +47,127 @@ pub struct OidcFlags {
 }
 
 /// Issuers, and what the configuration says of anonymous requests.
+///
+/// Invariant: a file that has become bad, or whose issuers cannot be reached, changes nothing; what is in force stays.
 pub struct Jwt {
-    issuers: Vec<Issuer>,
+    issuers: ArcSwap<Vec<Issuer>>,
     /// Whether requests without credentials are served, and on which paths alone (none: on all).
-    pub anonymous: Option<(bool, Vec<String>)>,
+    pub anonymous: Anonymous,
+    /// The file that [`Jwt::look`] follows.
+    source: Option<Source>,
 }
 
-const VERSIONS: [&str; 3] =
-    ["apiserver.config.k8s.io/v1", "apiserver.config.k8s.io/v1beta1", "apiserver.config.k8s.io/v1alpha1"];
+type Anonymous = Option<(bool, Vec<String>)>;
+
+struct Source {
+    path: PathBuf,
+    own: Vec<String>,
+    /// What is not to be tried again until it changes.
+    read: Mutex<String>,
+    reloads: Reloads,
+}
+
+const FILE: config_file::Kind = config_file::Kind {
+    name: "AuthenticationConfiguration",
+    fields: &[
+        (
+            "jwt",
+            Shape::Objects(&[
+                (
+                    "issuer",
+                    Shape::Object(&[
+                        ("url", Shape::Text),
+                        ("discoveryURL", Shape::Text),
+                        ("certificateAuthority", Shape::Text),
+                        ("audiences", Shape::Texts),
+                        ("audienceMatchPolicy", Shape::Text),
+                        ("egressSelectorType", Shape::Text),
+                    ]),
+                ),
+                (
+                    "claimValidationRules",
+                    Shape::Objects(&[
+                        ("claim", Shape::Text),
+                        ("requiredValue", Shape::Text),
+                        ("expression", Shape::Text),
+                        ("message", Shape::Text),
+                    ]),
+                ),
+                (
+                    "claimMappings",
+                    Shape::Object(&[
+                        ("username", Shape::Object(PREFIXED)),
+                        ("groups", Shape::Object(PREFIXED)),
+                        ("uid", Shape::Object(&[("claim", Shape::Text), ("expression", Shape::Text)])),
+                        ("extra", Shape::Objects(&[("key", Shape::Text), ("valueExpression", Shape::Text)])),
+                    ]),
+                ),
+                ("userValidationRules", Shape::Objects(&[("expression", Shape::Text), ("message", Shape::Text)])),
+            ]),
+        ),
+        (
+            "anonymous",
+            Shape::Object(&[("enabled", Shape::Bool), ("conditions", Shape::Objects(&[("path", Shape::Text)]))]),
+        ),
+    ],
+};
+const PREFIXED: config_file::Fields = &[("claim", Shape::Text), ("prefix", Shape::Text), ("expression", Shape::Text)];
 /// Every algorithm but those without a key pair.
 const ALGORITHMS: [&str; 9] = ["RS256", "RS384", "RS512", "ES256", "ES384", "PS256", "PS384", "PS512", "EdDSA"];
 
 impl Jwt {
-    /// Reads `--authentication-config`. `own`: issuers of this server's own tokens, which no other may be.
-    pub fn read(file: &File, own: &[String]) -> Result<Self, JwtError> {
+    /// Reads `--authentication-config`. `own`: issuers of this server's own tokens, which no other may be; `identity`: how
+    /// metrics of reloads name this server.
+    pub fn read(file: &File, own: &[String], identity: &str) -> Result<Self, JwtError> {
         let text = std::fs::read_to_string(file).map_err(|e| JwtError::Read(file.to_owned(), e))?;
-        let syntax = |why: String| JwtError::Syntax(file.to_owned(), why);
-        let value: Value = serde_yaml_ng::from_str(&text).map_err(|e| syntax(e.to_string()))?;
-        let (version, kind) = (value.text("apiVersion"), value.text("kind"));
-        if kind != "AuthenticationConfiguration" || !VERSIONS.contains(&version) {
-            return Err(syntax(format!(
-                "no kind {kind:?} is registered for version {version:?}; write {}",
-                VERSIONS[0]
-            )));
+        let mut jwt = Self::new(&parse(file, &text)?, own, &ALGORITHMS)?;
+        jwt.source = Some(Source {
+            path: file.to_owned(),
+            own: own.to_vec(),
+            reloads: Reloads::new(identity, &text),
+            read: Mutex::new(text),
+        });
+        Ok(jwt)
+    }
+
+    /// The file that it follows.
+    pub fn file(&self) -> Option<&File> {
+        self.source.as_ref().map(|s| s.path.as_path())
+    }
+
+    /// Looks at its file once. True: another configuration is in force now.
+    pub async fn look(&self) -> Result<bool, JwtError> {
+        let Some(source) = &self.source else { return Ok(false) };
+        let outcome = self.take_in(source).await;
+        if outcome.is_err() {
+            source.reloads.failed();
         }
-        Self::new(&value, own, &ALGORITHMS)
+        outcome
+    }
+
+    async fn take_in(&self, source: &Source) -> Result<bool, JwtError> {
+        let path = &source.path;
+        let text = tokio::fs::read_to_string(path).await.map_err(|e| JwtError::Read(path.clone(), e))?;
+        if text == *source.read.lock() {
+            return Ok(false);
+        }
+        let made = parse(path, &text).and_then(|config| Self::new(&config, &source.own, &ALGORITHMS));
+        let made = match made {
+            Ok(new) if new.anonymous != self.anonymous => {
+                Err(JwtError::Invalid("anonymous: Forbidden: changed from initial configuration file".to_owned()))
+            }
+            made => made,
+        };
+        let new = made.inspect_err(|_| source.read.lock().clone_from(&text))?;
+        // Issuers that do not answer now may do so the next time.
+        let issuers = new.issuers.into_inner();
+        for issuer in issuers.iter() {
+            issuer.ready().await.map_err(|why| JwtError::Keys(issuer.url.clone(), why))?;
+        }
+        self.issuers.store(issuers);
+        source.reloads.succeeded(&text);
+        *source.read.lock() = text;
+        Ok(true)
     }
 
     pub fn from_flags(flags: &OidcFlags, own: &[String]) -> Result<Self, JwtError> {
@@ -99,24 +202,36 @@ impl Jwt {
         if !errors.is_empty() {
             return Err(JwtError::Invalid(isopod_api::aggregate(&errors)));
         }
-        let issuers = config.list("jwt").iter().map(|jwt| Issuer::new(jwt, algorithms));
+        let issuers = config.list("jwt").iter().map(|jwt| Issuer::new(jwt, algorithms)).collect::<Result<Vec<_>, _>>();
         let anonymous = config.has("anonymous").then(|| {
             let paths = config.list("anonymous.conditions").iter().map(|c| c.text("path").to_owned());
             (config.flag("anonymous.enabled"), paths.collect())
         });
-        Ok(Jwt { issuers: issuers.collect::<Result<_, _>>().map_err(JwtError::Invalid)?, anonymous })
+        let issuers = ArcSwap::from_pointee(issuers.map_err(JwtError::Invalid)?);
+        Ok(Jwt { issuers, anonymous, source: None })
     }
+}
+
+fn parse(file: &File, text: &str) -> Result<Value, JwtError> {
+    config_file::decode(text, &FILE).map_err(|why| JwtError::Syntax(file.to_owned(), why))
 }
 
 #[async_trait]
 impl TokenSource for Jwt {
     async fn known(&self, server: &ApiServer, token: &str, audiences: &[String]) -> Result<Option<Known>, String> {
         let Some(claimed) = isopod_auth::token::unverified_issuer(token) else { return Ok(None) };
-        let Some(issuer) = self.issuers.iter().find(|i| i.url == claimed) else { return Ok(None) };
+        let issuers = self.issuers.load_full();
+        let Some(issuer) = issuers.iter().find(|i| i.url == claimed) else { return Ok(None) };
         // The token is one for this server: its own audiences are others'.
         let Some(audiences) = super::implicit(server, audiences) else { return Ok(None) };
         let user = issuer.user(token, server.config.clock.now()).await?;
         Ok(Some(Known { user, audiences }))
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        if let Some(source) = &self.source {
+            source.reloads.register("authentication", registry);
+        }
     }
 }
 

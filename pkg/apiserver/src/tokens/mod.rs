@@ -18,6 +18,7 @@ pub use webhook::TokenWebhook;
 use crate::ApiServer;
 use async_trait::async_trait;
 use isopod_api::UserInfo;
+use prometheus_client::registry::Registry;
 
 /// A user, and the audiences, of those that were asked for, that the token is good for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +33,9 @@ pub trait TokenSource: Send + Sync {
     /// `Ok(None)`: the token is none of this source. `audiences` is never empty. The error is upstream's sentence, which
     /// reviews show.
     async fn known(&self, server: &ApiServer, token: &str, audiences: &[String]) -> Result<Option<Known>, String>;
+
+    /// Shows its metrics.
+    fn register(&self, _registry: &mut Registry) {}
 }
 
 impl ApiServer {

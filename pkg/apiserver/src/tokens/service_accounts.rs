@@ -19,6 +19,9 @@ impl TokenSource for ServiceAccounts {
             let there = there.map_err(|e| e.to_string())?;
             verified.check_reference(&reference, there.as_ref(), token, now).map_err(|e| e.to_string())?;
         }
+        let warn_after = verified.claims.kubernetes.warn_after.filter(|_| !verified.legacy);
+        let stale = warn_after.is_some_and(|at| at < now.as_second());
+        server.metrics.tokens.accepted(verified.legacy, stale);
         Ok(Some(Known { user: verified.user(), audiences: verified.audiences }))
     }
 }

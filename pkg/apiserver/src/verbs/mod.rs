@@ -159,6 +159,7 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call, body: Body) -> Result
     if !deprecation.is_empty() {
         call.warnings.lock().push(deprecation.to_owned());
         call.trail.annotate("k8s.io/deprecated", "true");
+        server.metrics.requests.deprecated(&call.kind, &call.info.subresource, deprecation);
     }
     let representations: &[&str] = if matches!(verb, "list" | "watch") { &LISTS } else { &OBJECTS };
     if !call.kind.schema.custom {

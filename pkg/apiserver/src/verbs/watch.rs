@@ -14,6 +14,7 @@ use crate::conversion;
 use crate::encode::negotiate::{Form, Media, Shape};
 use crate::encode::{self, table, to_json};
 use crate::fairness::Beginning;
+use crate::metrics::Events;
 use crate::options::ListOptions;
 use axum::body::Body;
 use axum::response::Response;
@@ -200,6 +201,9 @@ struct Stream {
     ended: bool,
     /// Its seat, until all is sent that was there at its start.
     beginning: Option<Beginning>,
+    events: Events,
+    /// When it began.
+    began: Instant,
 }
 
 impl Stream {
@@ -215,6 +219,7 @@ impl Stream {
         let least = server.config.min_request_timeout.as_secs();
         let seconds = seconds.unwrap_or_else(|| rand::rng().random_range(least..=2 * least));
         let now = Instant::now();
+        let events = server.metrics.watches.events(&encoder.kind);
         let end = now + Duration::from_secs(seconds);
         let next_bookmark = options.bookmarks.then_some(now + BOOKMARKS);
         let timer = Box::pin(tokio::time::sleep_until(next_bookmark.unwrap_or(end).min(end)));
@@ -233,6 +238,8 @@ impl Stream {
             single: false,
             ended: false,
             beginning: None,
+            events,
+            began: now,
         }
     }
 
@@ -244,6 +251,7 @@ impl Stream {
                 return out.take();
             }
             if let Some(frame) = self.ready().await {
+                self.events.sent(frame.len());
                 if self.single {
                     return Some(frame);
                 }
@@ -271,6 +279,8 @@ impl Stream {
             }
         }
         if let Some(revision) = self.started.initial_end.take() {
+            let in_namespace = !self.filter.namespace.is_empty();
+            self.server.metrics.watches.listed(&self.encoder.kind, in_namespace, self.began.elapsed());
             return Some(self.encoder.bookmark(revision, true));
         }
         if let Some(beginning) = &self.beginning {

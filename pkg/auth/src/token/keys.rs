@@ -1,5 +1,10 @@
 //! The keys behind the tokens: RSA (RS256) and the P-256 and P-384 curves (ES256, ES384), from PEM files.
 
+use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+use aws_lc_rs::error::Unspecified;
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, RsaKeyPair,
+};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
@@ -13,8 +18,10 @@ use x509_parser::x509::SubjectPublicKeyInfo;
 pub enum KeyError {
     #[error("the key file is no PEM")]
     Pem(#[source] x509_parser::error::PEMError),
-    #[error("the key file has no PUBLIC KEY block")]
+    #[error("the key file has no key")]
     NoPublicKey,
+    #[error("the certificate cannot be read")]
+    Certificate(#[source] x509_parser::asn1_rs::Err<x509_parser::error::X509Error>),
     #[error("the public key cannot be read")]
     Malformed(#[source] x509_parser::asn1_rs::Err<x509_parser::error::X509Error>),
     #[error("the key is neither RSA nor on the curves P-256 and P-384")]
@@ -36,13 +43,21 @@ pub struct PublicKey {
 }
 
 impl PublicKey {
-    /// Every `PUBLIC KEY` block of a PEM file.
+    /// Every key of a PEM file: of private keys and certificates their public halves.
     pub fn from_pem(pem: &[u8]) -> Result<Vec<Self>, KeyError> {
         let mut keys = Vec::new();
         for block in x509_parser::pem::Pem::iter_from_buffer(pem) {
             let block = block.map_err(KeyError::Pem)?;
-            if block.label == "PUBLIC KEY" {
-                keys.push(Self::from_der(&block.contents)?);
+            match block.label.as_str() {
+                "PUBLIC KEY" => keys.push(Self::from_der(&block.contents)?),
+                "CERTIFICATE" => {
+                    let certificate = block.parse_x509().map_err(KeyError::Certificate)?;
+                    keys.push(Self::from_der(certificate.public_key().raw)?);
+                }
+                "PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY" => {
+                    keys.push(Self::from_der(&public_half(&block.contents).ok_or(KeyError::Unsupported)?)?);
+                }
+                _ => {}
             }
         }
         if keys.is_empty() { Err(KeyError::NoPublicKey) } else { Ok(keys) }
@@ -87,12 +102,29 @@ impl PublicKey {
     }
 }
 
+/// A private key on one of the curves, as PKCS#8 or SEC 1 has it.
+fn elliptic(der: &[u8]) -> Option<EcdsaKeyPair> {
+    let curves = [&ECDSA_P256_SHA256_FIXED_SIGNING, &ECDSA_P384_SHA384_FIXED_SIGNING];
+    curves.into_iter().find_map(|curve| EcdsaKeyPair::from_private_key_der(curve, der).ok())
+}
+
+/// The SubjectPublicKeyInfo of a private key.
+fn public_half(der: &[u8]) -> Option<Vec<u8>> {
+    let info = |key: Result<PublicKeyX509Der<'_>, Unspecified>| key.ok().map(|info| info.as_ref().to_vec());
+    if let Some(pair) = elliptic(der) {
+        return info(pair.public_key().as_der());
+    }
+    let pair = RsaKeyPair::from_pkcs8(der).or_else(|_| RsaKeyPair::from_der(der)).ok()?;
+    info(pair.public_key().as_der())
+}
+
 /// The private key and which of the public keys is its own: found by signing something and verifying it.
 pub(crate) fn signer<'a>(pem: &[u8], keys: &'a [PublicKey]) -> Result<(EncodingKey, &'a PublicKey), KeyError> {
-    let elliptic = EncodingKey::from_ec_pem(pem);
-    let signer = match elliptic {
-        Ok(key) => key,
-        Err(_) => EncodingKey::from_rsa_pem(pem).map_err(KeyError::Private)?,
+    let block = x509_parser::pem::Pem::iter_from_buffer(pem).find_map(Result::ok);
+    let pkcs8 = block.and_then(|b| elliptic(&b.contents)).and_then(|pair| pair.to_pkcs8v1().ok());
+    let signer = match pkcs8 {
+        Some(pkcs8) => EncodingKey::from_ec_der(pkcs8.as_ref()),
+        None => EncodingKey::from_rsa_pem(pem).map_err(KeyError::Private)?,
     };
     let probe = b"whose key is this";
     for key in keys {

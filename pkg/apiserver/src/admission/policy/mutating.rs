@@ -129,7 +129,8 @@ impl Turn<'_, Rules> {
     async fn mutate(&self, subject: &Subject<'_>, new: &mut Value, namespace: Option<&Value>) -> Result<(), String> {
         subject.convert(Some(new), &self.view).await.map_err(|s| s.message)?;
         let first = self.scope(subject, Some(new), namespace).with_authorizer(subject);
-        if !self.policy.conditions.hold_in(subject, &first)? {
+        let answers = &subject.request.answers;
+        if !answers.settled(|| self.policy.conditions.hold_in(subject, &first)).await? {
             return Ok(());
         }
         for mutation in &self.policy.rules.mutations {
@@ -137,11 +138,11 @@ impl Turn<'_, Rules> {
             let current = subject.in_version(Some(new), &self.view).unwrap_or_default();
             let changed = match mutation {
                 Mutation::Apply(expression) => {
-                    let made = expression.run(&scope, &mut POLICY_BUDGET.clone())?;
+                    let made = answers.settled(|| expression.run(&scope, &mut POLICY_BUDGET.clone())).await?;
                     self.apply(subject, &current, &made)?
                 }
                 Mutation::Patch(expression) => {
-                    let made = expression.run(&scope, &mut POLICY_BUDGET.clone())?;
+                    let made = answers.settled(|| expression.run(&scope, &mut POLICY_BUDGET.clone())).await?;
                     json_patch(&current, &operations(&made)?).map_err(|e| e.to_string())?
                 }
             };

@@ -86,7 +86,7 @@ impl MutatingWebhooks {
 /// How the webhook wants to see the request. `None`: it is not to be asked.
 async fn wanted(hook: &Hook, subject: &Subject<'_>, new: Option<&Value>) -> Result<Option<View>, Status> {
     let Some(view) = hook.criteria.view(subject.request.server, subject, new).await? else { return Ok(None) };
-    match hook.conditions.hold(subject, &view, new, None) {
+    match hook.conditions.hold(subject, &view, new, None).await {
         Ok(true) => Ok(Some(view)),
         Ok(false) => {
             let metrics = &subject.request.server.metrics.admission;

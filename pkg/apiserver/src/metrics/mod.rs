@@ -1,0 +1,174 @@
+//! `/metrics` and `/metrics/slis`, under upstream's names, with upstream's labels and buckets.
+
+mod attempts;
+mod body;
+mod checks;
+mod requests;
+mod tokens;
+mod watches;
+
+pub use attempts::Shown;
+pub use requests::Asked;
+pub use watches::Events;
+
+use crate::admission::metrics::{self as admission, AdmissionMetrics};
+use crate::conversion::ConversionMetrics;
+use crate::exposition::{self, Page};
+use crate::{ApiServer, Config, nonresource};
+use attempts::AttemptMetrics;
+use checks::CheckMetrics;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use requests::RequestMetrics;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+use tokens::TokenMetrics;
+use watches::WatchMetrics;
+
+/// How long the datastore may take to tell its size.
+const DATASTORE: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResourceLabels {
+    resource: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct GroupLabels {
+    group: String,
+    resource: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct InFlightLabels {
+    request_kind: &'static str,
+}
+
+pub struct Metrics {
+    registry: Registry,
+    pub requests: RequestMetrics,
+    pub attempts: AttemptMetrics,
+    pub watches: WatchMetrics,
+    pub tokens: TokenMetrics,
+    pub checks: CheckMetrics,
+    pub conversion: ConversionMetrics,
+    pub admission: AdmissionMetrics,
+    in_flight: Family<InFlightLabels, Gauge>,
+    waiting: Family<InFlightLabels, Gauge>,
+    objects: Family<GroupLabels, Gauge>,
+    stored: Family<ResourceLabels, Gauge>,
+}
+
+impl Metrics {
+    pub fn new(config: &Config) -> Self {
+        let mut registry = Registry::default();
+        let audit = config.audit.as_ref().map(|a| a.counters.clone()).unwrap_or_default();
+        audit.register(&mut registry);
+        config.authorizer.register(&mut registry);
+        config.token_sources.iter().for_each(|source| source.register(&mut registry));
+        let in_flight = Family::default();
+        let help = "[STABLE] Maximal number of currently used inflight request limit of this apiserver per request kind \
+                    in last second";
+        registry.register("apiserver_current_inflight_requests", help, Family::clone(&in_flight));
+        let waiting = Family::default();
+        let help = "[ALPHA] Maximal number of queued requests in this apiserver per request kind in last second";
+        registry.register("apiserver_current_inqueue_requests", help, Family::clone(&waiting));
+        let objects = Family::default();
+        let help = "[ALPHA] Number of stored objects at the time of last check split by kind";
+        registry.register("apiserver_resource_objects", help, Family::clone(&objects));
+        let stored = Family::default();
+        let help = "[STABLE] [DEPRECATED, consider using apiserver_resource_objects instead] Number of stored objects at \
+                    the time of last check split by kind. In case of a fetching error, the value will be -1";
+        registry.register("apiserver_storage_objects", help, Family::clone(&stored));
+        Metrics {
+            requests: RequestMetrics::register(&mut registry),
+            attempts: AttemptMetrics::register(&mut registry),
+            watches: WatchMetrics::register(&mut registry),
+            tokens: TokenMetrics::register(&mut registry),
+            checks: CheckMetrics::default(),
+            conversion: ConversionMetrics::register(&mut registry),
+            admission: AdmissionMetrics::default(),
+            registry,
+            in_flight,
+            waiting,
+            objects,
+            stored,
+        }
+    }
+
+    /// The page.
+    pub async fn text(&self, server: &ApiServer) -> String {
+        show(&self.in_flight, &server.gauges.executing);
+        show(&self.waiting, &server.gauges.waiting);
+        for cache in server.hub.caches() {
+            let (gvr, count) = (cache.kind.gvr(), cache.count() as i64);
+            self.stored.get_or_create(&ResourceLabels { resource: gvr.qualified() }).set(count);
+            self.objects.get_or_create(&GroupLabels { group: gvr.group, resource: gvr.resource }).set(count);
+        }
+        let mut out = page(&self.registry);
+        let mut page = Page::default();
+        build_info(&mut page);
+        events_received(server, &mut page);
+        size(server, &mut page).await;
+        admission::write(server, &mut page);
+        if let Some(fairness) = &server.fairness {
+            crate::fairness::metrics(fairness, &mut page);
+        }
+        out.push_str(&page.finish());
+        out
+    }
+}
+
+/// Reads, and what changes something.
+fn show(family: &Family<InFlightLabels, Gauge>, running: &[AtomicI64; 2]) {
+    for (kind, running) in ["readOnly", "mutating"].into_iter().zip(running) {
+        family.get_or_create(&InFlightLabels { request_kind: kind }).set(running.load(Ordering::Relaxed));
+    }
+}
+
+fn events_received(server: &ApiServer, page: &mut Page) {
+    let help = "[BETA] Number of etcd events received split by kind.";
+    let mut family = page.family("apiserver_storage_events_received_total", help, "counter");
+    for cache in server.hub.caches() {
+        let gvr = cache.kind.gvr();
+        family.value(&[("group", &gvr.group), ("resource", &gvr.resource)], cache.received() as f64);
+    }
+}
+
+/// Left out when the datastore does not tell it.
+async fn size(server: &ApiServer, page: &mut Page) {
+    if let Ok(Ok(usage)) = tokio::time::timeout(DATASTORE, server.config.store.usage()).await {
+        let help = "[STABLE] Size of the storage database file physically allocated in bytes.";
+        let mut family = page.family("apiserver_storage_size_bytes", help, "gauge");
+        family.value(&[("storage_cluster_id", "datastore-0")], usage.size as f64);
+    }
+}
+
+fn build_info(page: &mut Page) {
+    let version = nonresource::version();
+    let text = |key: &str| version[key].as_str().unwrap_or_default();
+    let help = "[BETA] A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree \
+                state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is \
+                running.";
+    let labels = [
+        ("build_date", text("buildDate")),
+        ("compiler", text("compiler")),
+        ("git_commit", text("gitCommit")),
+        ("git_tree_state", text("gitTreeState")),
+        ("git_version", text("gitVersion")),
+        ("go_version", text("goVersion")),
+        ("major", text("major")),
+        ("minor", text("minor")),
+        ("platform", text("platform")),
+    ];
+    page.family("kubernetes_build_info", help, "gauge").value(&labels, 1.0);
+}
+
+fn page(registry: &Registry) -> String {
+    let mut out = String::new();
+    // Writing into a string does not fail.
+    let _ = prometheus_client::encoding::text::encode(&mut out, registry);
+    exposition::older(&out)
+}

@@ -1,0 +1,116 @@
+//! The metrics that upstream promises to keep (STABLE, BETA) are here under their names, with their types and labels.
+
+#![allow(clippy::unwrap_used)]
+
+use axum::body::Body;
+use futures::StreamExt;
+use http::Request;
+use isopod_api::UserInfo;
+use isopod_testkit::TestServer;
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
+use tower::ServiceExt;
+
+/// Of an API server, as its sources of v1.37 register them: level, type, name, labels.
+const UPSTREAM: &str = include_str!("upstream/metrics.txt");
+
+/// What is not here. It may only shrink.
+const MISSING: [&str; 7] = [
+    // Expressions are not timed one by one.
+    "apiserver_cel_compilation_duration_seconds",
+    "apiserver_cel_evaluation_duration_seconds",
+    // There is one validation here, not two that could differ.
+    "apiserver_validation_declarative_validation_mismatch_total",
+    "apiserver_validation_declarative_validation_panic_total",
+    // Such certificates are refused, and the refusal is in the log.
+    "apiserver_webhooks_x509_insecure_sha1_total",
+    "apiserver_webhooks_x509_missing_san_total",
+    // There are no gates.
+    "kubernetes_feature_enabled",
+];
+
+/// These are there once their file was read again: see `authorization.rs` and `tokens.rs`.
+const OF_FILES: &str = "_config_controller_";
+
+#[derive(Default)]
+struct Page {
+    types: BTreeMap<String, String>,
+    labels: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Page {
+    fn read(&mut self, text: &str) {
+        for line in text.lines() {
+            if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|l| l.split_once(' ')) {
+                let twice = self.types.insert(name.to_owned(), kind.to_owned());
+                assert_eq!(twice, None, "{name}");
+            } else if let Some((series, _)) = line.rsplit_once(' ').filter(|_| !line.starts_with('#')) {
+                let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+                let family = ["_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s));
+                let family = family.filter(|f| self.types.contains_key(*f)).unwrap_or(name);
+                let keys = labels.trim_end_matches('}').split("\",").filter_map(|l| l.split_once('='));
+                let keys = keys.map(|(k, _)| k.to_owned()).filter(|k| k != "le");
+                self.labels.entry(family.to_owned()).or_default().extend(keys);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_upstream_promises_is_here() {
+    let s = TestServer::start().await;
+    let map = json!({"metadata": {"name": "m"}});
+    assert_eq!(s.post("/api/v1/namespaces/default/configmaps", map).await.code, 201);
+    assert_eq!(s.get("/api/v1/componentstatuses").await.code, 200);
+    assert_eq!(s.get("/readyz").await.code, 200);
+    let watch = "/api/v1/namespaces/default/configmaps?watch=1&allowWatchBookmarks=1&sendInitialEvents=1&resourceVersionMatch=NotOlderThan";
+    let open = s.open(Request::get(watch).body(Body::empty()).unwrap()).await;
+    let mut frames = open.into_body().into_data_stream();
+    frames.next().await.unwrap().unwrap();
+    let text = s.get("/metrics").await.text;
+    let mut page = Page::default();
+    page.read(&text);
+    page.read(&s.get("/metrics/slis").await.text);
+    let running = "apiserver_longrunning_requests{verb=\"WATCH\",group=\"\",version=\"v1\",resource=\"configmaps\",\
+                   subresource=\"\",scope=\"namespace\",component=\"apiserver\"} 1\n";
+    assert!(text.contains(running), "{text}");
+    let mut missing = Vec::new();
+    for line in UPSTREAM.lines() {
+        let [_, kind, name, labels] = line.splitn(4, ' ').chain([""]).collect::<Vec<_>>()[..4] else {
+            panic!("{line}")
+        };
+        if name.contains(OF_FILES) {
+            continue;
+        }
+        let wanted: BTreeSet<String> = labels.split(',').filter(|l| !l.is_empty()).map(str::to_owned).collect();
+        match page.labels.get(name) {
+            // Nothing has happened yet that it counts.
+            None if page.types.get(name).map(String::as_str) == Some(kind) => {}
+            None => missing.push(name),
+            Some(found) => {
+                assert_eq!(page.types.get(name).map(String::as_str), Some(kind), "{name}");
+                assert_eq!(*found, wanted, "{name}");
+            }
+        }
+    }
+    missing.sort_unstable();
+    let mut known = MISSING.to_vec();
+    known.sort_unstable();
+    assert_eq!(missing, known);
+    drop(frames);
+    let text = s.get("/metrics").await.text;
+    assert!(text.contains(&running.replace(" 1\n", " 0\n")), "it has ended");
+}
+
+#[tokio::test]
+async fn strangers_make_no_labels() {
+    let s = TestServer::start().await;
+    for path in ["/apis/made.up/v1/things", "/api/v1/namespaces/default/pods/x/invented", "/invented"] {
+        let request = Request::get(path).extension(UserInfo::anonymous()).body(Body::empty()).unwrap();
+        assert_eq!(s.server.service().oneshot(request).await.unwrap().status().as_u16(), 403, "{path}");
+    }
+    let text = s.get("/metrics").await.text;
+    assert!(!text.contains("made.up") && !text.contains("invented"), "{text}");
+    let refused = "authorization_attempts_total{result=\"no-opinion\"} 3\n";
+    assert!(text.contains(refused), "{text}");
+}
