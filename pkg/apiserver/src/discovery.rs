@@ -4,7 +4,7 @@
 use crate::ApiServer;
 use crate::aggregation::Table;
 use crate::aggregation::groups::{Document, Group, Source, Version, groups};
-use crate::encode::negotiate::{self, Form, Media};
+use crate::encode::negotiate::{self, Form, Media, OBJECTS};
 use crate::encode::{self, body};
 use crate::health;
 use crate::nonresource;
@@ -18,6 +18,8 @@ use isopod_api::{Gvk, Status};
 use isopod_kinds::Kind;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha512};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// `reads`: the method is GET or HEAD. The list of groups does not look at the method, and what is not there is not found by any.
 pub fn serve(
@@ -33,7 +35,6 @@ pub fn serve(
     if let Some(version) = aggregated(headers).filter(|_| parts.len() == 1) {
         return Ok(aggregate(&registry, &table, parts[0] == "api", version, headers));
     }
-    let form = negotiate::form(headers, query, false)?;
     let known = registry.groups();
     let document = match parts[..] {
         ["api"] => core_versions(server),
@@ -50,7 +51,21 @@ pub fn serve(
     if !reads && parts[..] != ["apis"] {
         return Err(crate::verbs::not_allowed());
     }
+    let routed = match parts[..] {
+        ["apis", group, version] => is_builtin(&known, group, version),
+        _ => parts[0] == "api",
+    };
+    if routed {
+        negotiate::acceptable(headers, &OBJECTS)?;
+    }
+    let form = negotiate::form(headers, query, false)?;
     Ok(body::response(200, &form, encode::value(&document, &form)))
+}
+
+/// Whether upstream has a route of its own for the version's document: those of custom resources come and go.
+fn is_builtin(known: &BTreeMap<&str, Vec<(&str, Vec<&Arc<Kind>>)>>, group: &str, version: &str) -> bool {
+    let mut kinds = known.get(group).into_iter().flatten().filter(|(v, _)| *v == version).flat_map(|(_, kinds)| kinds);
+    kinds.any(|kind| !kind.schema.custom)
 }
 
 /// The root's list of paths.

@@ -5,6 +5,7 @@
 mod webhook_server;
 
 use base64::Engine;
+use isopod_store::{Op, Txn};
 use isopod_testkit::TestServer;
 use serde_json::{Value, json};
 use webhook_server::WebhookServer;
@@ -109,6 +110,38 @@ async fn objects_are_changed_one_after_another_and_shown_again() {
     let asked = hooks.taken();
     assert_eq!(asked[0]["operation"], "DELETE");
     assert_eq!((&asked[0]["object"], &asked[0]["oldObject"]["data"]["own"]), (&Value::Null, &json!("2")));
+}
+
+/// Puts a slice into the store as a controller would, but that it leads to this machine, which no client may say.
+async fn put_slice(s: &TestServer, name: &str, service: &str, port: u64, endpoints: Value) {
+    let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": name, "namespace": "default", "labels": {"kubernetes.io/service-name": service}},
+        "endpoints": endpoints, "ports": [{"name": "web", "port": port, "protocol": "TCP"}]});
+    let put = Op::put(format!("/registry/endpointslices/default/{name}"), slice.to_string());
+    s.store.txn(Txn { success: vec![put], ..Txn::default() }).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_service_leads_to_its_own_ready_endpoints() {
+    let hooks = hooks(|_, _| json!({"allowed": true})).await;
+    let port: u64 = hooks.0.url.rsplit_once(':').unwrap().1.parse().unwrap();
+    let s = TestServer::start().await;
+    let ports = json!([{"name": "other", "port": 80}, {"name": "web", "port": 443}]);
+    let service = json!({"metadata": {"name": "hook"}, "spec": {"ports": ports}});
+    assert_eq!(s.post("/api/v1/namespaces/default/services", service).await.code, 201);
+    let config = json!({"service": {"namespace": "default", "name": "hook", "path": "/it"}, "caBundle": hooks.0.ca});
+    configure(&s, "validatingwebhookconfigurations", vec![hooks.hook("/it", json!({"clientConfig": config}))]).await;
+
+    let here = |ready: bool| json!({"addresses": ["127.0.0.1"], "conditions": {"ready": ready}});
+    let a_pod = json!({"addresses": ["127.0.0.1"], "conditions": {}, "targetRef": {"kind": "Pod", "namespace": "default", "name": "none"}});
+    put_slice(&s, "others", "another", port, json!([here(true)])).await;
+    put_slice(&s, "hook-1", "hook", port, json!([here(false), a_pod])).await;
+    let failed = s.post(CONFIG_MAPS, config_map("a", json!({}))).await;
+    assert_eq!(failed.code, 500, "{}", failed.text);
+    assert!(failed.text.contains("no endpoints available for service"), "{}", failed.text);
+    put_slice(&s, "hook-2", "hook", port, json!([here(false), here(true)])).await;
+    let made = s.post(CONFIG_MAPS, config_map("a", json!({}))).await;
+    assert_eq!((made.code, hooks.paths()), (201, vec!["/it".to_owned()]), "{}", made.text);
 }
 
 #[tokio::test]

@@ -17,6 +17,9 @@ use tokio_rustls::TlsAcceptor;
 /// The whole answer to a whole question at a path.
 type Answer = Arc<dyn Fn(&str, &Value) -> Value + Send + Sync>;
 
+/// The name under which it is called where a service leads to it.
+const SERVICE_HOST: &str = "hook.default.svc";
+
 pub struct WebhookServer {
     pub url: String,
     /// `caBundle` of who is to trust it.
@@ -30,7 +33,7 @@ impl WebhookServer {
     pub async fn start(answer: impl Fn(&str, &Value) -> Value + Send + Sync + 'static) -> Self {
         let answer: Answer = Arc::new(answer);
         isopod_pki::tls::install_provider();
-        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned(), SERVICE_HOST.to_owned()]).unwrap();
         let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
         let config = rustls::ServerConfig::builder().with_no_client_auth();
         let config = config.with_single_cert(vec![made.cert.der().clone()], key.into()).unwrap();
