@@ -170,8 +170,8 @@ fn operations(patch: Value, validation: FieldValidation) -> Result<Value, String
             if !operation.is_object() {
                 return Err(format!("error decoding patch: {}", unfit(operation, "handlers.jsonPatchOp")));
             }
-            let texts = ["op", "from", "path"].into_iter().filter_map(|f| Some((f, operation.get(f)?)));
-            for (field, value) in texts.filter(|(_, v)| !v.is_string() && !v.is_null()) {
+            let mut texts = ["op", "from", "path"].into_iter().filter_map(|f| Some((f, operation.get(f)?)));
+            if let Some((field, value)) = texts.find(|(_, v)| !v.is_string() && !v.is_null()) {
                 let noun = go_noun(value);
                 let m = format!("cannot unmarshal {noun} into Go struct field jsonPatchOp.{field} of type string");
                 return Err(format!("error decoding patch: json: {m}"));
