@@ -34,8 +34,8 @@ impl Fake {
         *self.set.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    async fn sleep(&self, d: Duration) {
-        let until = self.gone_by() + d;
+    /// Sleeps until so much time has gone by.
+    async fn sleep(&self, until: Timestamp) {
         let mut woken = self.wake.subscribe();
         while self.gone_by() < until {
             if woken.changed().await.is_err() {
@@ -94,17 +94,30 @@ impl Clock {
     pub async fn sleep(&self, d: Duration) {
         match &self.0 {
             Inner::System | Inner::Steady(..) => tokio::time::sleep(d).await,
-            Inner::Fake(fake) | Inner::SteadyFake(fake, _) => fake.sleep(d).await,
+            Inner::Fake(fake) | Inner::SteadyFake(fake, _) => fake.sleep(fake.gone_by() + d).await,
         }
     }
 
     /// Returns at `t`, at once if it is past.
     pub async fn sleep_until(&self, t: Timestamp) {
-        let d = t.duration_since(self.now());
-        if d.is_positive() {
-            self.sleep(d.unsigned_abs()).await;
+        // Of a fake clock what is added, and not what is left: somebody may move it at any moment.
+        match &self.0 {
+            Inner::Fake(fake) => fake.sleep(before(t, fake.set())).await,
+            Inner::SteadyFake(fake, set) => fake.sleep(before(t, *set)).await,
+            Inner::System | Inner::Steady(..) => {
+                let d = t.duration_since(self.now());
+                if d.is_positive() {
+                    self.sleep(d.unsigned_abs()).await;
+                }
+            }
         }
     }
+}
+
+/// `t` less `d`, as far as there is a calendar.
+fn before(t: Timestamp, d: SignedDuration) -> Timestamp {
+    // Only units of a calendar could not be subtracted.
+    t.saturating_sub(d).unwrap_or(t)
 }
 
 #[cfg(test)]
