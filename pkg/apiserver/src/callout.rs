@@ -7,7 +7,7 @@ mod pool;
 mod trust;
 
 pub use pool::Pool;
-pub use trust::roots;
+pub use trust::{roots, trusting};
 
 use crate::ApiServer;
 use crate::services;

@@ -12,9 +12,10 @@ use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilde
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use rustls::client::WantsClientCert;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ConfigBuilder};
 use serde_yaml_ng::Value;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,8 @@ pub enum RemoteError {
     Pem(#[from] rustls::pki_types::pem::Error),
     #[error("a certificate or key cannot be used")]
     Tls(#[from] rustls::Error),
+    #[error("the authority's certificate cannot be used: {0}")]
+    Authority(String),
     #[error("{0}")]
     Request(#[from] http::Error),
     #[error("no answer")]
@@ -165,7 +168,7 @@ impl Remote {
 
     /// Any server that these certificates vouch for; `None`: those that this machine trusts.
     pub fn trusting(url: Uri, pem: Option<&[u8]>) -> Result<Self, RemoteError> {
-        let tls = ClientConfig::builder().with_root_certificates(roots(pem)?).with_no_client_auth();
+        let tls = trusting(pem)?.with_no_client_auth();
         Ok(Remote { client: client(tls, None), url, authorization: Authorization::None })
     }
 
@@ -234,18 +237,9 @@ fn client(tls: ClientConfig, name: Option<ServerName<'static>>) -> Client<HttpsC
     Client::builder(TokioExecutor::new()).build(builder.enable_http1().build())
 }
 
-/// What is trusted: these certificates, or what this machine trusts.
-fn roots(pem: Option<&[u8]>) -> Result<RootCertStore, RemoteError> {
-    let mut roots = RootCertStore::empty();
-    match pem {
-        None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
-        Some(pem) => {
-            for certificate in CertificateDer::pem_slice_iter(pem) {
-                roots.add(certificate?)?;
-            }
-        }
-    }
-    Ok(roots)
+/// A client that trusts these certificates, or what this machine trusts.
+fn trusting(pem: Option<&[u8]>) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, RemoteError> {
+    crate::callout::trusting(pem.unwrap_or_default()).map_err(RemoteError::Authority)
 }
 
 /// Files beside a kubeconfig.
@@ -271,8 +265,7 @@ impl Files<'_> {
         if cluster["insecure-skip-tls-verify"].as_bool() == Some(true) {
             return Ok((*any_certificate::config()).clone());
         }
-        let roots = roots(self.bytes(cluster, "certificate-authority")?.as_deref())?;
-        let builder = ClientConfig::builder().with_root_certificates(roots);
+        let builder = trusting(self.bytes(cluster, "certificate-authority")?.as_deref())?;
         match (self.bytes(user, "client-certificate")?, self.bytes(user, "client-key")?) {
             (Some(chain), Some(key)) => {
                 let chain = CertificateDer::pem_slice_iter(&chain).collect::<Result<Vec<_>, _>>()?;

@@ -1,41 +1,50 @@
 //! Whom calls trust. As Go's clients do, and many webhooks' owners rely on, a certificate that stands in the bundle itself is
 //! trusted as a server's, even where it says that it is an authority's: `openssl req -x509` makes such.
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_name;
+use rustls::client::{WantsClientCert, WebPkiServerVerifier};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+};
 use std::sync::Arc;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// A client that trusts these certificates, or where there are none what the machine trusts.
 pub fn client(pem: &[u8]) -> Result<ClientConfig, String> {
-    let roots = roots(pem)?;
-    if pem.is_empty() {
-        return Ok(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth());
-    }
-    let bundle = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
-    let bundle = bundle.map_err(|e| format!("caBundle: {e}"))?;
+    trusting(pem).map(|builder| builder.with_no_client_auth()).map_err(|e| format!("caBundle: {e}"))
+}
+
+/// As [`client`], before it has said who it is itself.
+pub fn trusting(pem: &[u8]) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, String> {
     let builder = ClientConfig::builder();
+    let roots = authorities(pem)?;
+    if pem.is_empty() {
+        return Ok(builder.with_root_certificates(roots));
+    }
+    let bundle = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
     let provider = builder.crypto_provider().clone();
     let by_chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
-    let by_chain = by_chain.map_err(|e| format!("caBundle: {e}"))?;
-    let verifier = Arc::new(Bundle { by_chain, bundle });
-    Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+    let verifier = Arc::new(Bundle { by_chain: by_chain.map_err(|e| e.to_string())?, bundle });
+    Ok(builder.dangerous().with_custom_certificate_verifier(verifier))
 }
 
 /// These certificates, or where there are none what the machine trusts.
 pub fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
+    authorities(pem).map_err(|e| format!("caBundle: {e}"))
+}
+
+fn authorities(pem: &[u8]) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     if pem.is_empty() {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     }
     for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|e| format!("caBundle: {e}"))?;
-        roots.add(certificate).map_err(|e| format!("caBundle: {e}"))?;
+        let certificate = certificate.map_err(|e| e.to_string())?;
+        roots.add(certificate).map_err(|e| e.to_string())?;
     }
     Ok(roots)
 }
