@@ -123,7 +123,11 @@ impl Webhook {
             return Known::Said(answer.verdict());
         }
         let body = match serde_json::to_vec(&Review::new(a, &self.settings.version)) {
-            Ok(body) => body.into(),
+            // A line, as upstream's encoder writes.
+            Ok(mut body) => {
+                body.push(b'\n');
+                body.into()
+            }
             Err(e) => return encode(e),
         };
         let sent = [&a.namespace, &a.verb, &a.group, &a.version, &a.resource, &a.subresource, &a.name, &a.path];
