@@ -76,11 +76,14 @@ fn datastore_flags(args: Vec<std::ffi::OsString>) -> anyhow::Result<etcd_flags::
     etcd_flags::expand(args, &known, vars)
 }
 
-/// Two worker threads are enough for an edge device; more cores get one each, up to eight.
+/// Two worker threads are enough for an edge device; more cores get one each, up to eight. Their stacks have room for the deepest
+/// objects that a client may send.
 fn run<F: Future<Output = anyhow::Result<()>>>(work: F) -> anyhow::Result<()> {
     give_memory_back();
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(cores.clamp(2, 8)).enable_all().build()?;
+    let mut threads = tokio::runtime::Builder::new_multi_thread();
+    threads.worker_threads(cores.clamp(2, 8)).thread_stack_size(isopod_apiserver::STACK).enable_all();
+    let runtime = threads.build()?;
     let result = runtime.block_on(work);
     // A blocked thread (a terminal's stdin) must not keep the process alive.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));

@@ -144,7 +144,7 @@ impl Access {
 }
 
 fn parse(stored: &[u8]) -> Option<Value> {
-    serde_json::from_slice(stored).ok()
+    isopod_schema::json::read(stored).ok()
 }
 
 /// A pod's status changes often, and what its node may read hangs on its spec: compare that as bytes, without parsing.

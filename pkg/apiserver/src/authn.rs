@@ -28,6 +28,10 @@ pub struct Refused(pub String);
 /// the certificate against the cluster's CA already.
 pub struct ClientCertificate;
 
+/// Until when the certificate of who is connected is good, in seconds since 1970. Read once for a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NotAfter(pub i64);
+
 impl Authenticator for ClientCertificate {
     fn authenticate(&self, _request: &Parts, peer: &PeerCertificates) -> Option<Result<UserInfo, Refused>> {
         let leaf = peer.0.first()?;
@@ -63,6 +67,12 @@ impl ApiServer {
             Err(Unknown::Nobody) => Shown::None,
         };
         self.metrics.attempts.authenticated(&shown, began.elapsed());
+        if let (Ok(user), Some(NotAfter(end))) = (&outcome, request.extensions.get())
+            && isopod_auth::certificate::names(user)
+        {
+            let now = self.config.clock.now().as_second();
+            self.metrics.attempts.certificate(end.saturating_sub(now) as f64);
+        }
         outcome.map_err(|_| Status::unauthorized())
     }
 

@@ -93,9 +93,8 @@ impl Callout {
         let url = format!("https://{authority}{path}");
         let call = self.send(server, &authority, &path, body);
         match tokio::time::timeout(timeout, call).await {
-            Ok(Ok((200..=299, bytes))) => {
-                serde_json::from_slice(&bytes).map_err(|e| format!("couldn't get version/kind; json parse error: {e}"))
-            }
+            Ok(Ok((200..=299, bytes))) => isopod_schema::json::read(&bytes)
+                .map_err(|e| format!("couldn't get version/kind; json parse error: {e}")),
             Ok(Ok((404, _))) => Err("the server could not find the requested resource".into()),
             Ok(Ok((code, bytes))) => {
                 let text = String::from_utf8_lossy(&bytes);

@@ -1,7 +1,7 @@
 //! What every request passes through, in upstream's order: request id, panic recovery, request info, authentication, (audit,)
 //! impersonation, priority and fairness, authorization, then the handler.
 
-use crate::audit::{Ends, Trail};
+use crate::audit::{self, Ends, Layer, Trail};
 use crate::authorization::Verdict;
 use crate::encode::negotiate::{self, Form};
 use crate::encode::{body, value};
@@ -41,7 +41,8 @@ pub async fn serve(server: Arc<ApiServer>, mut request: Request<Body>) -> Respon
 
     let handled = in_time(&server, request, info.clone(), query, warnings.clone(), trail.clone(), started, &mark);
     let mut ends = if info.is_long_running() { Ends::Late } else { Ends::Soon };
-    let outcome = match AssertUnwindSafe(handled).catch_unwind().await {
+    let (outcome, elsewhere) = audit::apart(AssertUnwindSafe(handled).catch_unwind()).await;
+    let outcome = match outcome {
         Ok(outcome) => outcome,
         Err(_) => {
             tracing::error!(path = %info.path, verb = %info.verb, "a request panicked");
@@ -52,6 +53,7 @@ pub async fn serve(server: Arc<ApiServer>, mut request: Request<Body>) -> Respon
     if outcome.is_err() {
         rest.read().await;
     }
+    let terminated = matches!(&outcome, Err(Refusal::Limited(_) | Refusal::Late));
     let (mut response, failure) = match outcome {
         Ok(response) => (response, None),
         Err(Refusal::Unauthenticated(status)) => {
@@ -72,7 +74,8 @@ pub async fn serve(server: Arc<ApiServer>, mut request: Request<Body>) -> Respon
     }
     decorate(&mut response, &id, &warnings.lock());
     response = trail.finish(response, failure.as_ref(), ends).await;
-    server.metrics.requests.answered(&server, &asked, &info, response)
+    let ended = metrics::Ended { elsewhere, terminated };
+    server.metrics.requests.answered(&server, &asked, &info, ended, response)
 }
 
 /// Why a request was not served.
@@ -85,6 +88,8 @@ enum Refusal {
     Undecided(String),
     /// There is no seat for it.
     Limited(fairness::Rejection),
+    /// It has had its time.
+    Late,
     Failed(Status),
 }
 
@@ -99,6 +104,7 @@ impl Refusal {
         match self {
             Refusal::Unauthenticated(status) | Refusal::Forbidden(status) | Refusal::Failed(status) => Some(status),
             Refusal::Undecided(_) => None,
+            Refusal::Late => Some(deadline::passed()),
             Refusal::Limited(rejection) => Some(rejection.status()),
         }
     }
@@ -106,6 +112,7 @@ impl Refusal {
     fn response(&self, form: &Form) -> Response {
         match self {
             Refusal::Failed(status) | Refusal::Unauthenticated(status) => failure(status, form),
+            Refusal::Late => failure(&deadline::passed(), form),
             Refusal::Limited(rejection) => rejection.response(),
             Refusal::Undecided(text) => {
                 let mut response = nonresource::text("text/plain; charset=utf-8", format!("{text}\n"));
@@ -171,7 +178,7 @@ async fn in_time(
     let Some(timeout) = timeout else { return handled.await };
     match tokio::time::timeout_at((arrived + timeout).into(), handled).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(deadline::passed().into()),
+        Err(_) => Err(Refusal::Late),
     }
 }
 
@@ -188,7 +195,7 @@ async fn authorized(
     mark: &OnceLock<Arc<fairness::Mark>>,
 ) -> Result<Response, Refusal> {
     let (mut parts, body) = request.into_parts();
-    let user = match server.authenticate(&mut parts).await {
+    let user = match trail.timed(Layer::Authentication, server.authenticate(&mut parts)).await {
         Ok(user) => user,
         Err(status) => {
             trail.judge(&info.attributes(&UserInfo::default()), &parts);
@@ -198,11 +205,12 @@ async fn authorized(
     let mut attributes = info.attributes(&user);
     trail.judge(&attributes, &parts);
     trail.received().await?;
-    if let Some(other) = impersonate::apply(server, &parts.headers, &attributes, &trail).await? {
+    let impersonated = impersonate::apply(server, &parts.headers, &attributes, &trail);
+    if let Some(other) = trail.timed(Layer::Impersonation, impersonated).await? {
         attributes.user = other;
     }
     let incoming = fairness::Incoming { info: &info, query: &query, user: &attributes.user, arrived, timeout };
-    let passage = fairness::admit(server, incoming, mark).await.map_err(Refusal::Limited)?;
+    let passage = trail.timed(Layer::Queue, fairness::admit(server, incoming, mark)).await.map_err(Refusal::Limited)?;
     authorize(server, &attributes, &parts.uri, &trail).await?;
     let _held = match passage {
         // It ends with the watch's beginning, not with this function.
@@ -262,7 +270,9 @@ pub fn no_such_path() -> Status {
 async fn authorize(server: &ApiServer, attributes: &Attributes, uri: &Uri, trail: &Trail) -> Result<(), Refusal> {
     let began = Instant::now();
     let verdict = decide(server, attributes).await;
-    server.metrics.attempts.authorized(&verdict, began.elapsed());
+    let took = began.elapsed();
+    server.metrics.attempts.authorized(&verdict, took);
+    trail.took(Layer::Authorization, took);
     let Verdict { decision, error } = verdict;
     let allowed = matches!(decision, Decision::Allow(_));
     if !allowed && !error.is_empty() {

@@ -12,6 +12,7 @@ use isopod_base::clock::Clock;
 use isopod_encryption::Sealed;
 use isopod_kinds::Kind;
 use isopod_store::Store;
+use prometheus_client::registry::Registry;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -19,12 +20,17 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Registers metrics of another part of this process.
+pub type RegisterMetrics = dyn Fn(&mut Registry) + Send + Sync;
+
 /// The parts and settings of an API server. [`Config::new`] fills in upstream's defaults.
 #[derive(Clone)]
 pub struct Config {
     pub store: Arc<dyn Store>,
     /// `store`, where it keeps values encrypted: what has to be written anew is asked of it.
     pub sealed: Option<Arc<Sealed>>,
+    /// What else of this process `/metrics` shows.
+    pub metrics: Vec<Arc<RegisterMetrics>>,
     /// Other API servers may use the same data.
     pub shared_store: bool,
     /// Every served version of every built-in resource.
@@ -79,6 +85,7 @@ impl Config {
         Config {
             store,
             sealed: None,
+            metrics: Vec::new(),
             shared_store: false,
             kinds,
             authorizer,

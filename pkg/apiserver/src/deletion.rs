@@ -5,6 +5,7 @@
 use crate::ApiServer;
 use crate::admission::{self, Operation};
 use crate::allocate;
+use crate::audit::Layer;
 use crate::metadata;
 use crate::objects::{self, Change, Current};
 use crate::options::{DeleteOptions, Propagation};
@@ -99,7 +100,8 @@ async fn store(
         also_if: allocation.compare,
         also: allocation.ops,
     };
-    let Some(revision) = server.commit(change).await? else { return Ok(None) };
+    let committed = intent.trail.timed(Layer::Storage, server.commit(change)).await?;
+    let Some(revision) = committed else { return Ok(None) };
     let stored = value.as_ref().unwrap_or(&current.stored);
     let entry = server.entry(&intent.kind, &intent.namespace, &intent.name, stored, revision).await?;
     Ok(Some(Done { entry, created: false, removed }))

@@ -35,6 +35,7 @@ mod exposition;
 mod fairness;
 mod health;
 mod impersonate;
+mod lasting;
 mod metadata;
 mod metrics;
 mod nonresource;
@@ -62,6 +63,8 @@ pub use adopt::{Adoption, Foreign};
 pub use aggregation::{FrontProxy, RequestHeaders, Settings as AggregationSettings};
 pub use authn::{Authenticator, ClientCertificate, PeerCertificates, Refused, bearer_token};
 pub use config::Config;
+/// Bytes of stack that the threads need on which a server runs.
+pub use isopod_schema::json::STACK;
 pub use registry::Registry;
 pub use server::{ApiServer, Service, StartError};
 pub use tunnel::{Io, NodeDialer, Tunnels};

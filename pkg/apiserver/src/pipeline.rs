@@ -5,7 +5,7 @@ use crate::ApiServer;
 use crate::admission::resource_quota::charge_quotas;
 use crate::admission::{self, Operation};
 use crate::allocate;
-use crate::audit::Trail;
+use crate::audit::{Layer, Trail};
 use crate::cache::entry::Entry;
 use crate::candidate::{Candidate, Creates};
 use crate::encode::{splice, to_json};
@@ -145,7 +145,7 @@ async fn create_as(server: &ApiServer, intent: &Intent, body: &Value, owned: boo
             also_if: allocation.compare,
             also: allocation.ops,
         };
-        if let Some(revision) = server.commit(change).await? {
+        if let Some(revision) = intent.trail.timed(Layer::Storage, server.commit(change)).await? {
             let entry = server.entry(&intent.kind, &intent.namespace, &name, &stored, revision).await?;
             return Ok(Done { entry, created: true, removed: false });
         }
@@ -207,7 +207,7 @@ pub async fn update(server: &ApiServer, intent: &Intent, candidate: &dyn Candida
             also_if: allocation.compare,
             also: allocation.ops,
         };
-        if let Some(revision) = server.commit(change).await? {
+        if let Some(revision) = intent.trail.timed(Layer::Storage, server.commit(change)).await? {
             let entry = server.entry(&intent.kind, &intent.namespace, &intent.name, &stored, revision).await?;
             return Ok(Done { entry, created: false, removed });
         }

@@ -5,7 +5,7 @@ use crate::admission::{self, Row};
 use crate::aggregation::{self, Aggregation};
 use crate::allocate::cidr::Cidr;
 use crate::allocate::{kubernetes_service, peers};
-use crate::authn::PeerCertificates;
+use crate::authn::{NotAfter, PeerCertificates};
 use crate::cache::Hub;
 use crate::config::Config;
 use crate::conversion::Conversions;
@@ -252,11 +252,15 @@ async fn connection(server: Arc<ApiServer>, acceptor: TlsAcceptor, stream: TcpSt
         Some(front_proxy) => front_proxy.tell_apart(chain),
         None => (PeerCertificates(chain), None),
     };
+    let not_after = peer.0.first().and_then(|leaf| isopod_auth::certificate::not_after(leaf)).map(NotAfter);
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         let mut request = request.map(Body::new);
         // Identity by extension is for in-process callers alone.
         request.extensions_mut().remove::<UserInfo>();
         request.extensions_mut().insert(peer.clone());
+        if let Some(not_after) = not_after {
+            request.extensions_mut().insert(not_after);
+        }
         if let Some(address) = address {
             request.extensions_mut().insert(address);
         }

@@ -5,6 +5,7 @@
 //! Invariant: one session a node; a newer one takes the place of the older.
 
 use crate::ApiServer;
+use crate::lasting::Lasting;
 use async_trait::async_trait;
 use axum::body::Body;
 use axum::response::Response;
@@ -116,7 +117,8 @@ pub fn accept(server: &Arc<ApiServer>, mut request: Request<Body>, user: &UserIn
     let upgraded = hyper::upgrade::on(&mut request);
     let tunnels = server.tunnels.clone();
     let stop = server.stop.clone();
-    tokio::spawn(async move {
+    let mut response = Response::new(Body::empty());
+    Lasting::run(&mut response, async move {
         let run = async {
             match upgraded.await {
                 Ok(io) => tunnels.attach(&node, io).await,
@@ -130,7 +132,6 @@ pub fn accept(server: &Arc<ApiServer>, mut request: Request<Body>, user: &UserIn
             () = stop.cancelled() => {}
         }
     });
-    let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static(PROTOCOL));

@@ -101,6 +101,21 @@ async fn what_upstream_promises_is_here() {
     let mut known = MISSING.to_vec();
     known.sort_unstable();
     assert_eq!(missing, known);
+    for (name, value) in [
+        (
+            "apiserver_request_sli_duration_seconds_count{verb=\"POST\",group=\"\",version=\"v1\",resource=\"configmaps\",\
+          subresource=\"\",scope=\"resource\",component=\"apiserver\"}",
+            "1",
+        ),
+        (
+            "apiserver_request_body_size_bytes_bucket{group=\"\",resource=\"configmaps\",verb=\"create\",le=\"50000\"}",
+            "1",
+        ),
+        ("aggregator_unavailable_apiservice{name=\"v1.apps\"}", "0"),
+    ] {
+        assert!(text.contains(&format!("\n{name} {value}\n")), "{name} in {text}");
+    }
+    assert_eq!(page.types.get("process_resident_memory_bytes").map(String::as_str), Some("gauge"));
     drop(frames);
     let text = s.get("/metrics").await.text;
     assert!(text.contains(&running.replace(" 1\n", " 0\n")), "it has ended");

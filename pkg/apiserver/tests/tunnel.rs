@@ -7,13 +7,16 @@ use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use isopod_apiserver::audit::{Audit, Batching, Log, Mode, Settings, Truncation};
 use isopod_client::tunnel;
 use isopod_pki::{CertAuthority, Leaf, Usage, tls};
 use isopod_testkit::TestServer;
 use kube::client::Body;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::convert::Infallible;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -71,6 +74,46 @@ async fn serve(tls: Option<Arc<rustls::ServerConfig>>) -> u16 {
     port
 }
 
+/// Records who executes what.
+fn audit_to(log: &Path) -> Option<Arc<Audit>> {
+    let policy = log.with_extension("yaml");
+    let rules = "rules: [{level: Metadata, resources: [{group: '', resources: [pods/exec]}]}]";
+    std::fs::write(&policy, format!("apiVersion: audit.k8s.io/v1\nkind: Policy\n{rules}\n")).unwrap();
+    let batching = Batching {
+        buffer_size: 1,
+        max_size: 1,
+        max_wait: Duration::ZERO,
+        throttle: false,
+        throttle_qps: 0.0,
+        throttle_burst: 0,
+        concurrent: false,
+    };
+    let log = Log {
+        path: log.to_owned(),
+        format: "json".into(),
+        max_age_days: 0,
+        max_backups: 0,
+        max_size_megabytes: 0,
+        compress: false,
+        version: "audit.k8s.io/v1".into(),
+        mode: Mode::BlockingStrict,
+        batching,
+        truncation: Truncation { enabled: false, max_event_size: 1 << 20, max_batch_size: 1 << 20 },
+    };
+    Audit::open(&Settings { policy_file: Some(policy), log: Some(log), webhook: None }).unwrap()
+}
+
+/// The stages that were recorded, with the answer's code where there is one.
+fn stages(log: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(log).unwrap();
+    let events = text.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
+    let shown = |e: Value| {
+        let code = e["responseStatus"]["code"].as_u64().map(|c| format!(" {c}"));
+        format!("{}{}", e["stage"].as_str().unwrap(), code.unwrap_or_default())
+    };
+    events.map(shown).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn logs_exec_and_proxy_run_through_the_tunnel() {
     tls::install_provider();
@@ -83,7 +126,13 @@ async fn logs_exec_and_proxy_run_through_the_tunnel() {
     let kubelet_tls = tls::client("kubelet", Some(&client), &ca.cert_pem, &["http/1.1"]).unwrap();
     let mut serving = tls::server("kubelet", &serving, &ca.cert_pem).unwrap();
     serving.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let s = TestServer::start_with(|c| c.kubelet_tls = Some(Arc::new(kubelet_tls))).await;
+    let recorded = dir.path().join("audit.log");
+    let audit = audit_to(&recorded);
+    let s = TestServer::start_with(|c| {
+        c.kubelet_tls = Some(Arc::new(kubelet_tls));
+        c.audit = audit;
+    })
+    .await;
     let (secure, plain) = (serve(Some(Arc::new(serving))).await, serve(None).await);
 
     let node =
@@ -140,6 +189,21 @@ async fn logs_exec_and_proxy_run_through_the_tunnel() {
     let mut word = [0; 4];
     io.read_exact(&mut word).await.unwrap();
     assert_eq!(&word, b"ping");
+    let running = "apiserver_longrunning_requests{verb=\"CONNECT\",group=\"\",version=\"v1\",resource=\"pods\",subresource=\"exec\",\
+                   scope=\"resource\",component=\"apiserver\"} ";
+    assert!(s.get("/metrics").await.text.contains(&format!("{running}1\n")));
+    assert_eq!(stages(&recorded), ["RequestReceived", "ResponseStarted 101"]);
+    drop(io);
+    // A connection that has ended says so soon.
+    let over = async {
+        while stages(&recorded).len() < 3 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), over).await.unwrap();
+    assert_eq!(stages(&recorded)[2], "ResponseComplete 101");
+    let text = s.get("/metrics").await.text;
+    assert!(text.contains(&format!("{running}0\n")), "{text}");
 
     stop.cancel();
     let _ = agent.await;

@@ -22,6 +22,8 @@ pub enum CertificateError {
 /// The attribute of the subject that holds the user's uid (`AllowParsingUserUIDFromCertAuth`).
 const UID_OID: &[u64] = &[1, 3, 6, 1, 4, 1, 57683, 2];
 
+const CREDENTIAL_PREFIX: &str = "X509SHA256=";
+
 /// Who a verified client certificate is. `None`: it has no common name, so it names nobody.
 pub fn identity(der: &[u8]) -> Result<Option<UserInfo>, CertificateError> {
     let (_, certificate) = X509Certificate::from_der(der).map_err(CertificateError::Malformed)?;
@@ -33,9 +35,20 @@ pub fn identity(der: &[u8]) -> Result<Option<UserInfo>, CertificateError> {
         let uid = subject.iter_by_oid(&uid_oid).next().and_then(|a| a.as_str().ok());
         user.uid = uid.unwrap_or_default().to_owned();
     }
-    let id = format!("X509SHA256={}", hex(&Sha256::digest(der)));
+    let id = format!("{CREDENTIAL_PREFIX}{}", hex(&Sha256::digest(der)));
     user.extra.insert(crate::token::CREDENTIAL_ID.to_owned(), vec![id]);
     Ok(Some(user))
+}
+
+/// Until when a certificate is good, in seconds since 1970.
+pub fn not_after(der: &[u8]) -> Option<i64> {
+    X509Certificate::from_der(der).ok().map(|(_, certificate)| certificate.validity().not_after.timestamp())
+}
+
+/// Whether a certificate has told who a user is.
+pub fn names(user: &UserInfo) -> bool {
+    let ids = user.extra.get(crate::token::CREDENTIAL_ID);
+    ids.is_some_and(|ids| ids.iter().any(|id| id.starts_with(CREDENTIAL_PREFIX)))
 }
 
 /// The common name that a certificate signing request asks for, `""` if none. `pem`: as in `spec.request`, without its base64.

@@ -3,14 +3,15 @@
 //! Invariants: a key is handed to one worker at a time; a key added while it is being worked on is handed out again after
 //! [`WorkQueue::done`]; a key that waits twice is handed out at the earlier time. All waits are on the injected clock.
 
+use crate::queue_metrics::{Measures, QueueMetrics};
 use isopod_base::clock::Clock;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// The first wait after a failure; it doubles up to [`MAX_WAIT`].
@@ -34,27 +35,39 @@ struct Shared<K> {
 
 struct State<K> {
     ready: VecDeque<K>,
-    /// Keys that wait to be handed out: in `ready`, or to be put there when their worker is done.
-    dirty: HashSet<K>,
-    working: HashSet<K>,
+    /// Keys that wait to be handed out, and since when: in `ready`, or to be put there when their worker is done.
+    dirty: HashMap<K, Instant>,
+    working: HashMap<K, Instant>,
     waiting: BinaryHeap<Reverse<(Timestamp, K)>>,
     deadlines: HashMap<K, Timestamp>,
     failures: HashMap<K, u32>,
     closed: bool,
+    /// Of a queue that has a name.
+    measures: Option<Measures>,
 }
 
 impl<K: Clone + Ord + Hash> WorkQueue<K> {
     pub fn new(clock: Clock) -> Self {
         let state = State {
             ready: VecDeque::new(),
-            dirty: HashSet::new(),
-            working: HashSet::new(),
+            dirty: HashMap::new(),
+            working: HashMap::new(),
             waiting: BinaryHeap::new(),
             deadlines: HashMap::new(),
             failures: HashMap::new(),
             closed: false,
+            measures: None,
         };
         WorkQueue(Arc::new(Shared { clock, state: Mutex::new(state), changed: Notify::new() }))
+    }
+
+    /// Counts what happens to the keys from now on.
+    pub fn measured(&self, metrics: &QueueMetrics, name: &'static str) {
+        let (mut state, measures) = (self.0.state.lock(), metrics.of(name));
+        if !state.closed {
+            state.dirty.iter().for_each(|_| measures.added());
+            state.measures = Some(measures);
+        }
     }
 
     pub fn add(&self, key: K) {
@@ -85,7 +98,9 @@ impl<K: Clone + Ord + Hash> WorkQueue<K> {
             let mut state = self.0.state.lock();
             let n = state.failures.entry(key.clone()).or_default();
             *n += 1;
-            *n - 1
+            let before = *n - 1;
+            state.measures.iter().for_each(Measures::retried);
+            before
         };
         let wait = FIRST_WAIT.saturating_mul(1u32.checked_shl(failures.min(31)).unwrap_or(u32::MAX)).min(MAX_WAIT);
         self.add_after(key, wait);
@@ -113,8 +128,7 @@ impl<K: Clone + Ord + Hash> WorkQueue<K> {
                 let now = self.0.clock.now();
                 state.wake(now);
                 if let Some(key) = state.ready.pop_front() {
-                    state.dirty.remove(&key);
-                    state.working.insert(key.clone());
+                    state.take(&key);
                     if !state.ready.is_empty() {
                         self.0.changed.notify_one();
                     }
@@ -135,8 +149,10 @@ impl<K: Clone + Ord + Hash> WorkQueue<K> {
     /// The worker has finished with the key.
     pub fn done(&self, key: &K) {
         let mut state = self.0.state.lock();
-        state.working.remove(key);
-        if state.dirty.contains(key) {
+        if let (Some(since), Some(measures)) = (state.working.remove(key), &state.measures) {
+            measures.done(since.elapsed());
+        }
+        if state.dirty.contains_key(key) {
             state.ready.push_back(key.clone());
             self.0.changed.notify_one();
         }
@@ -153,7 +169,12 @@ impl<K: Clone + Ord + Hash> WorkQueue<K> {
 
     /// Ends the queue: every worker gets `None`.
     pub fn close(&self) {
-        self.0.state.lock().closed = true;
+        let mut state = self.0.state.lock();
+        state.closed = true;
+        if let Some(measures) = state.measures.take() {
+            measures.dropped(state.dirty.len());
+        }
+        drop(state);
         self.0.changed.notify_one();
     }
 }
@@ -161,11 +182,25 @@ impl<K: Clone + Ord + Hash> WorkQueue<K> {
 impl<K: Clone + Ord + Hash> State<K> {
     /// Whether a worker should be woken.
     fn add(&mut self, key: K) -> bool {
-        if !self.dirty.insert(key.clone()) || self.working.contains(&key) {
+        if self.dirty.contains_key(&key) {
+            return false;
+        }
+        self.dirty.insert(key.clone(), Instant::now());
+        self.measures.iter().for_each(Measures::added);
+        if self.working.contains_key(&key) {
             return false;
         }
         self.ready.push_back(key);
         true
+    }
+
+    /// Hands a key out.
+    fn take(&mut self, key: &K) {
+        let now = Instant::now();
+        if let (Some(since), Some(measures)) = (self.dirty.remove(key), &self.measures) {
+            measures.taken(now - since);
+        }
+        self.working.insert(key.clone(), now);
     }
 
     /// Moves the keys whose time has come.
@@ -205,6 +240,38 @@ mod tests {
         assert!(q.is_empty(), "a waits for its worker");
         q.done(&"a");
         assert_eq!(q.next().await, Some("a"));
+    }
+
+    #[tokio::test]
+    async fn a_queue_with_a_name_is_counted() {
+        let ((_, queue), metrics) = (queue(), QueueMetrics::default());
+        let mut registry = prometheus_client::registry::Registry::default();
+        metrics.register(&mut registry);
+        let page = || {
+            let mut page = String::new();
+            prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
+            page
+        };
+        queue.add("early");
+        queue.measured(&metrics, "q");
+        queue.add("late");
+        queue.add("late");
+        let taken = queue.next().await.unwrap();
+        queue.add(taken);
+        queue.done(&taken);
+        queue.add_rate_limited("again");
+        let text = page();
+        for line in [
+            "adds_total{name=\"q\"} 3",
+            "depth{name=\"q\"} 2",
+            "retries_total{name=\"q\"} 1",
+            "queue_duration_seconds_count{name=\"q\"} 1",
+            "work_duration_seconds_count{name=\"q\"} 1",
+        ] {
+            assert!(text.contains(&format!("workqueue_{line}\n")), "{line} in {text}");
+        }
+        queue.close();
+        assert!(page().contains("workqueue_depth{name=\"q\"} 0\n"), "{}", page());
     }
 
     #[tokio::test]

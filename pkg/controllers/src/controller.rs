@@ -152,6 +152,7 @@ impl Context {
 
     /// Works on the queue with `workers` tasks until the end. Panics when one of them does.
     pub async fn work(&self, controller: Arc<dyn Controller>, queue: WorkQueue<Key>, workers: usize) {
+        queue.measured(&self.options.queues, self.name);
         let mut tasks = tokio::task::JoinSet::new();
         for _ in 0..workers {
             let (controller, queue, name) = (controller.clone(), queue.clone(), self.name);

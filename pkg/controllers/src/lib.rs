@@ -46,7 +46,7 @@ pub use controller::{Context, Error};
 
 use isopod_base::clock::Clock;
 use isopod_base::supervisor::Supervisor;
-use isopod_client::Informers;
+use isopod_client::{Informers, QueueMetrics};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -69,6 +69,8 @@ pub struct Options {
     pub terminated_pod_gc_threshold: usize,
     /// Names from [`all::ALL`] that do not run.
     pub disabled: Vec<String>,
+    /// What their work queues count into.
+    pub queues: QueueMetrics,
 }
 
 impl Default for Options {
@@ -82,6 +84,7 @@ impl Default for Options {
             node_monitor_grace_period: Duration::from_secs(50),
             terminated_pod_gc_threshold: 12500,
             disabled: Vec::new(),
+            queues: QueueMetrics::default(),
         }
     }
 }

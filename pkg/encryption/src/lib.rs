@@ -11,6 +11,7 @@
 mod cipher;
 mod config;
 mod kms;
+mod metrics;
 mod provider;
 mod reload;
 mod resources;

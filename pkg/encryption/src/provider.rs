@@ -111,6 +111,11 @@ impl Rules {
         get(group, resource).or_else(|| get(group, "*")).or_else(|| get("*", "*"))
     }
 
+    /// Whether a resource has providers.
+    pub fn have(&self, resource: (&str, &str)) -> bool {
+        self.of(resource).is_some()
+    }
+
     pub fn seal(&self, resource: (&str, &str), place: &[u8], plain: Bytes) -> Result<Bytes, SealError> {
         match self.of(resource).and_then(|p| p.first()) {
             None | Some(Provider::Identity) => Ok(plain),

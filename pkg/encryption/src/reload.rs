@@ -1,15 +1,17 @@
 //! The configuration in force, and how it follows its file.
 
 use crate::config::{self, ConfigError};
+use crate::metrics::{Direction, Transformations};
 use crate::provider::{Opened, Rules, SealError};
 use crate::resources::Resources;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use isopod_base::errors::Chain;
+use prometheus_client::registry::Registry;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often the file is looked at, as upstream does.
 const LOOK: Duration = Duration::from_secs(60);
@@ -37,6 +39,7 @@ pub struct Encryption {
     resources: Resources,
     loaded: ArcSwap<Loaded>,
     reloads: bool,
+    transformations: Transformations,
 }
 
 impl Encryption {
@@ -45,7 +48,13 @@ impl Encryption {
     pub async fn load(path: PathBuf, resources: Resources, reload: bool) -> Result<Arc<Self>, LoadError> {
         let (text, digest) = read(&path).await?;
         let loaded = build(&path, &text, digest).await?;
-        let made = Arc::new(Encryption { path, resources, loaded: ArcSwap::from_pointee(loaded), reloads: reload });
+        let made = Arc::new(Encryption {
+            path,
+            resources,
+            loaded: ArcSwap::from_pointee(loaded),
+            reloads: reload,
+            transformations: Transformations::default(),
+        });
         if reload {
             tokio::spawn(follow(Arc::downgrade(&made)));
         }
@@ -77,17 +86,29 @@ impl Encryption {
     }
 
     pub(crate) fn seal(&self, key: &[u8], plain: Bytes) -> Result<Bytes, SealError> {
-        match self.resources.of(key) {
-            Some(resource) => self.loaded.load().rules.seal(resource, key, plain),
-            None => Ok(plain),
-        }
+        let loaded = self.loaded.load();
+        let Some(resource) = self.resources.of(key).filter(|r| loaded.rules.have(*r)) else { return Ok(plain) };
+        let began = Instant::now();
+        let sealed = loaded.rules.seal(resource, key, plain);
+        let value = sealed.as_ref().map(|s| &**s).unwrap_or_default();
+        self.transformations.observe(resource, Direction::Seal, value, sealed.as_ref().err(), began.elapsed());
+        sealed
     }
 
     pub(crate) async fn open(&self, key: &[u8], stored: Bytes) -> Result<Opened, SealError> {
-        match self.resources.of(key) {
-            Some(resource) => self.loaded.load_full().rules.open(resource, key, stored).await,
-            None => Ok(Opened { value: stored, stale: false }),
+        let Some(resource) = self.resources.of(key) else { return Ok(Opened { value: stored, stale: false }) };
+        let loaded = self.loaded.load_full();
+        let began = Instant::now();
+        let opened = loaded.rules.open(resource, key, stored.clone()).await;
+        if loaded.rules.have(resource) {
+            self.transformations.observe(resource, Direction::Open, &stored, opened.as_ref().err(), began.elapsed());
         }
+        opened
+    }
+
+    /// Shows what is sealed and opened.
+    pub fn register(&self, registry: &mut Registry) {
+        self.transformations.register(registry);
     }
 }
 

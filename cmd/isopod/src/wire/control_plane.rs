@@ -16,7 +16,7 @@ use isopod_base::clock::Clock;
 use isopod_base::supervisor::Supervisor;
 use isopod_client::election::{Election, Timing};
 use isopod_client::views::Node;
-use isopod_client::{Change, Informers, ListScope};
+use isopod_client::{Change, Informers, ListScope, QueueMetrics};
 use isopod_controllers::certificates::signing::Signers;
 use isopod_pki::ServerPki;
 use isopod_store::{Options, Store};
@@ -37,6 +37,8 @@ pub struct ControlPlane {
     store: Arc<dyn Store>,
     /// Whose file is followed.
     issuers: Option<Arc<Jwt>>,
+    /// Those of the controllers.
+    queues: QueueMetrics,
 }
 
 impl ControlPlane {
@@ -85,9 +87,12 @@ impl ControlPlane {
         config.front_proxy = Some(front_proxy);
         config.bootstrap = bootstrap(settings);
         config.flags = Some(settings.flags.clone());
+        let queues = QueueMetrics::default();
+        let shown = queues.clone();
+        config.metrics.push(Arc::new(move |registry| shown.register(registry)));
         let api = ApiServer::new(config).await.context("cannot start the API server")?;
         let client_authorities = trust.listener(pki);
-        Ok(ControlPlane { api, client_authorities, signers, store, issuers })
+        Ok(ControlPlane { api, client_authorities, signers, store, issuers, queues })
     }
 
     pub async fn bootstrap(&self) -> anyhow::Result<()> {
@@ -140,6 +145,7 @@ impl ControlPlane {
             service_cidr: settings.args.service_cidr.clone(),
             root_ca_pem: pki.server_ca.cert_pem.clone(),
             signers: self.signers.clone(),
+            queues: self.queues.clone(),
             ..Default::default()
         };
         let (api, time, stop) = (self.api.clone(), clock.clone(), parts.token());

@@ -185,7 +185,7 @@ fn custom(path: &str, value: &[u8]) -> Result<Option<Bytes>, Foreign> {
     if value.starts_with(ENCRYPTED) {
         return Err(Foreign::Encrypted);
     }
-    let object: Value = serde_json::from_slice(value).map_err(|_| Foreign::Form)?;
+    let object = json::read(value).map_err(|_| Foreign::Form)?;
     let (api_version, kind) = type_of(&object);
     let stated = GroupVersion::parse(&api_version).filter(|gv| gv.group == group && !kind.is_empty());
     if stated.is_none() || !object["metadata"].is_object() {

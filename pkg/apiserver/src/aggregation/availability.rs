@@ -17,6 +17,7 @@ use isopod_api::selector::{FieldSelector, LabelSelector};
 use isopod_api::{Status, time};
 use isopod_kinds::access::{Access, set};
 use serde_json::{Value, json};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -196,16 +197,26 @@ pub async fn write(server: &ApiServer, name: &str, spec: &Value, verdict: &Verdi
     let mut intent = server.intent(&kind, "", name);
     intent.subresource = "status".to_owned();
     let now = time::format(server.config.clock.now());
+    let lost = AtomicBool::new(false);
     let edit = Edit(|object: &mut Value| {
         if object.at("spec") == spec {
+            let was = is_available(object);
             set_available(object, verdict, &now);
+            lost.store(was && !is_available(object), Ordering::Relaxed);
         }
         Ok(())
     });
     match pipeline::update(server, &intent, &edit).await {
-        Err(e) if e.code != 404 => Err(e),
-        _ => Ok(()),
+        Err(e) if e.code != 404 => return Err(e),
+        Ok(_) if lost.into_inner() => server.metrics.unavailable(name, verdict.1),
+        _ => {}
     }
+    Ok(())
+}
+
+fn is_available(object: &Value) -> bool {
+    let condition = object.list("status.conditions").iter().find(|c| c.text("type") == "Available");
+    condition.is_some_and(|c| c.text("status") == "True")
 }
 
 fn set_available(object: &mut Value, (status, reason, message): &Verdict, now: &str) {

@@ -20,6 +20,7 @@ use crate::ApiServer;
 use crate::cache::entry::Filter;
 use crate::cache::resource::Entries;
 use crate::encode::served;
+use crate::exposition::Page;
 use crate::request::RequestInfo;
 use arc_swap::ArcSwap;
 use axum::body::Body;
@@ -284,6 +285,15 @@ async fn act(
         }
     }
     behind
+}
+
+/// Which APIServices are not available.
+pub fn metrics(server: &ApiServer, page: &mut Page) {
+    let help = "[ALPHA] Gauge of APIServices which are marked as unavailable broken down by APIService name.";
+    let mut family = page.family("aggregator_unavailable_apiservice", help, "gauge");
+    for service in server.aggregation.table.load().all() {
+        family.value(&[("name", &service.name)], f64::from(u8::from(!service.available)));
+    }
 }
 
 /// Where a request goes that is not served here.

@@ -3,6 +3,7 @@
 
 use super::remote::{Failure, HOP, Remote, identify};
 use crate::ApiServer;
+use crate::lasting::Lasting;
 use crate::nonresource::text;
 use crate::request::RequestInfo;
 use crate::subresources::node::{is_upgrade, with_query};
@@ -159,7 +160,7 @@ fn take_over(mut answer: http::Response<Incoming>, client: hyper::upgrade::OnUpg
         return refusal(StatusCode::SERVICE_UNAVAILABLE, &why);
     }
     let other = hyper::upgrade::on(&mut answer);
-    tokio::spawn(async move {
+    Lasting::run(&mut answer, async move {
         if let (Ok(client), Ok(other)) = tokio::join!(client, other) {
             let (mut client, mut other) = (TokioIo::new(client), TokioIo::new(other));
             let _ = tokio::io::copy_bidirectional(&mut client, &mut other).await;

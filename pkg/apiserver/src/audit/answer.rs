@@ -84,7 +84,7 @@ impl Kept {
             return String::from_utf8(bytes).ok().map(|text| super::event::compact(&text));
         }
         let mut object = match self.media.as_str() {
-            JSON => serde_json::from_slice(&bytes).ok()?,
+            JSON => isopod_schema::json::read(&bytes).ok()?,
             YAML => serde_yaml_ng::from_slice(&bytes).ok()?,
             _ => of_protobuf(&bytes)?,
         };

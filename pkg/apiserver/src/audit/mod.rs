@@ -8,6 +8,7 @@
 mod answer;
 mod batch;
 mod event;
+mod latency;
 mod log;
 mod policy;
 mod rotation;
@@ -18,6 +19,7 @@ mod webhook;
 
 pub use answer::Shown;
 pub use event::Level;
+pub use latency::{Layer, apart};
 pub use settings::{AuditError, Batching, Log, Mode, Settings, Truncation, Webhook};
 pub use trail::{Ends, Trail};
 
@@ -30,6 +32,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Takes events.
@@ -48,6 +51,8 @@ pub struct Audit {
     sinks: Vec<Box<dyn Sink>>,
     /// Last events of answers that end while nobody waits for them.
     ending: TaskTracker,
+    /// No further end is waited for.
+    closing: CancellationToken,
     pub(crate) counters: Counters,
 }
 
@@ -65,6 +70,7 @@ impl Audit {
 
     /// Sends what is still on its way.
     pub async fn close(&self) {
+        self.closing.cancel();
         self.ending.close();
         self.ending.wait().await;
         join_all(self.sinks.iter().map(|s| s.close())).await;

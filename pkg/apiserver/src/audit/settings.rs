@@ -14,6 +14,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Whether requests wait for their events.
@@ -107,7 +108,13 @@ impl Settings {
         if let Some(webhook) = &self.webhook {
             sinks.push(webhook.sink(&counters)?);
         }
-        Ok((!sinks.is_empty()).then_some(Audit { policy, sinks, ending: TaskTracker::new(), counters }))
+        Ok((!sinks.is_empty()).then(|| Audit {
+            policy,
+            sinks,
+            ending: TaskTracker::new(),
+            closing: CancellationToken::new(),
+            counters,
+        }))
     }
 }
 

@@ -2,8 +2,10 @@
 //! every call on it does nothing.
 
 use super::event::{AuthenticationMetadata, Event, Level, ObjectReference, Stage, compact};
+use super::latency::{Latencies, Layer};
 use super::policy::Verdict;
 use super::{Audit, LevelLabels, answer};
+use crate::lasting::Lasting;
 use crate::pipeline::apply_defaults;
 use crate::server::PeerAddress;
 use axum::body::Body;
@@ -20,8 +22,10 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use std::future::Future;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 const MAX_USER_AGENT: usize = 1024;
 
@@ -34,6 +38,8 @@ struct Record {
     /// What the policy says, once the user is known.
     verdict: OnceLock<Verdict>,
     event: Mutex<Event>,
+    began: Instant,
+    latencies: Mutex<Latencies>,
 }
 
 impl Trail {
@@ -45,7 +51,13 @@ impl Trail {
                 request_received_timestamp: time::format_micro(received),
                 ..Event::default()
             };
-            Arc::new(Record { audit: audit.clone(), verdict: OnceLock::new(), event: Mutex::new(event) })
+            Arc::new(Record {
+                audit: audit.clone(),
+                verdict: OnceLock::new(),
+                event: Mutex::new(event),
+                began: Instant::now(),
+                latencies: Mutex::default(),
+            })
         }))
     }
 
@@ -61,6 +73,25 @@ impl Trail {
     /// Whether the policy wants events of this request.
     pub fn is_recorded(&self) -> bool {
         self.level() > Level::None
+    }
+
+    /// So long the request was in a layer.
+    pub fn took(&self, layer: Layer, took: Duration) {
+        layer.count_elsewhere(took);
+        if let Some(record) = self.record() {
+            record.latencies.lock().add(layer, took);
+        }
+    }
+
+    /// Measures how long `work` of a layer takes.
+    pub async fn timed<T>(&self, layer: Layer, work: impl Future<Output = T>) -> T {
+        if self.record().is_none() && !layer.is_elsewhere() {
+            return work.await;
+        }
+        let began = Instant::now();
+        let done = work.await;
+        self.took(layer, began.elapsed());
+        done
     }
 
     /// Asks the policy, now that the user is known.
@@ -181,10 +212,15 @@ impl Trail {
             }
             Ends::Soon => {}
         }
+        if let Some(lasting) = Lasting::of(&response) {
+            record.follow(lasting);
+            return response;
+        }
         let wanted = self.level() == Level::RequestResponse && ends == Ends::Soon;
         let kept = wanted.then(|| answer::Kept::of(&response)).flatten();
         if response.body().size_hint().exact().is_none() {
-            return response.map(|body| Body::new(answer::Followed::new(body, record, kept)));
+            let end = End::of(record, ends == Ends::Soon);
+            return response.map(|body| Body::new(answer::Followed { body, end, kept }));
         }
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
@@ -243,9 +279,23 @@ impl Record {
         self.audit.record(event).await
     }
 
+    /// Completes the record when a connection ends, or the server's log is closed.
+    fn follow(self: Arc<Self>, connection: Lasting) {
+        self.audit.ending.clone().spawn(async move {
+            tokio::select! {
+                () = connection.ended() => {}
+                () = self.audit.closing.cancelled() => {}
+            }
+            self.complete(None).await;
+        });
+    }
+
     async fn complete(&self, answer: Option<answer::Kept>) {
         if let Some(object) = answer.and_then(|a| a.object(self.omits_managed_fields())) {
             self.event.lock().response_object = raw(&object);
+        }
+        for (key, value) in self.latencies.lock().annotations(self.began.elapsed()) {
+            self.event.lock().annotations.entry(key).or_insert(value);
         }
         self.stage(Stage::ResponseComplete).await;
     }
@@ -255,9 +305,14 @@ impl Record {
 pub(super) struct End(Option<Arc<dyn Fn(Option<answer::Kept>) + Send + Sync>>);
 
 impl End {
-    fn of(record: Arc<Record>) -> Self {
+    /// `measured`: until then the answer is written.
+    fn of(record: Arc<Record>, measured: bool) -> Self {
+        let began = Instant::now();
         End(Some(Arc::new(move |kept| {
             let record = record.clone();
+            if measured {
+                record.latencies.lock().add(Layer::Serialization, began.elapsed());
+            }
             record.audit.ending.clone().spawn(async move { record.complete(kept).await });
         })))
     }
@@ -267,12 +322,6 @@ impl End {
         if let Some(tell) = self.0.take() {
             tell(kept);
         }
-    }
-}
-
-impl answer::Followed {
-    fn new(body: Body, record: Arc<Record>, kept: Option<answer::Kept>) -> Self {
-        answer::Followed { body, end: End::of(record), kept }
     }
 }
 

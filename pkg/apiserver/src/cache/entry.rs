@@ -6,6 +6,7 @@ use crate::metadata;
 use bytes::Bytes;
 use isopod_api::selector::{FieldSelector, FieldTerm, LabelSelector, Labels};
 use isopod_kinds::Kind;
+use isopod_schema::json;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Value;
@@ -114,7 +115,7 @@ impl Entry {
             let value = match object {
                 Some(object) => object,
                 None => {
-                    parsed = serde_json::from_slice(stored).map_err(|e| unreadable(Some(e)))?;
+                    parsed = json::read(stored).map_err(|e| unreadable(Some(e)))?;
                     &parsed
                 }
             };
@@ -195,7 +196,7 @@ impl Entry {
     }
 
     pub fn value(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_default()
+        json::read(&self.body).unwrap_or_default()
     }
 
     /// About what it takes in memory.

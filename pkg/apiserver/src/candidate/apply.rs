@@ -25,8 +25,11 @@ impl Configuration {
     }
 
     pub fn parse(body: &[u8], force: bool, validation: FieldValidation) -> Result<Self, Status> {
-        let config: Value = serde_yaml_ng::from_slice(body)
-            .map_err(|e| Status::bad_request(format!("error encoding patch: {}", yaml::complaint(&e))))?;
+        let config = yaml::parse(body).map_err(|e| {
+            let doing =
+                if e == yaml::TOO_DEEP { "decoding patch: error converting YAML to JSON" } else { "encoding patch" };
+            Status::bad_request(format!("error {doing}: {e}"))
+        })?;
         let config = if config.is_null() { json!({}) } else { config };
         if !config.is_object() {
             let why = unfit(&config, "map[string]interface {}");
@@ -36,7 +39,7 @@ impl Configuration {
         // Keys that stand twice are seen by a parse that does not take the last one.
         let twice = match validation {
             FieldValidation::Ignore => None,
-            _ => serde_yaml_ng::from_slice::<serde_yaml_ng::Value>(body).err(),
+            _ => serde_yaml_ng::from_slice::<serde_yaml_ng::Value>(body).err().filter(|e| !yaml::is_too_deep(e)),
         };
         let twice = twice.map(|e| {
             let named = yaml_keys::repeated(&String::from_utf8_lossy(body)).join("\n  ");

@@ -178,7 +178,7 @@ pub const NO_TYPE: &str = "couldn't get version/kind; json parse error: ";
 /// Parses text of either syntax.
 pub fn parse_text(media: Media, body: &[u8]) -> Result<Value, String> {
     match media {
-        Media::Yaml => serde_yaml_ng::from_slice(body).map_err(|e| yaml::complaint(&e)),
+        Media::Yaml => yaml::parse(body),
         _ => json::parse(body).map_err(|e| format!("{NO_TYPE}{e}")),
     }
 }

@@ -24,7 +24,7 @@ fn differs(kind: &Kind) -> bool {
 
 /// The object of an entry in the version that `kind` serves.
 pub fn served(kind: &Kind, body: &[u8]) -> Value {
-    let mut value: Value = serde_json::from_slice(body).unwrap_or_default();
+    let mut value = isopod_schema::json::read(body).unwrap_or_default();
     if differs(kind) {
         kind.hooks.from_storage(&mut value);
         value["apiVersion"] = kind.gvk.api_version().into();

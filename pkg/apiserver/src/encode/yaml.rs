@@ -1,6 +1,7 @@
 //! YAML that readers of YAML 1.1 and 1.2 take for the same: most of Kubernetes' own tools read 1.1, to which `no` is a bool.
 //! And what is wrong with a text, in the words of upstream's parser.
 
+use isopod_schema::json;
 use serde_json::Value;
 
 /// Stands around a text that must be quoted: a character for private use, which no object holds.
@@ -41,6 +42,27 @@ fn is_ambiguous(text: &str) -> bool {
     digits.starts_with(|c: char| c.is_ascii_digit())
         && digits.contains([':', '_'])
         && digits.chars().all(|c| c.is_ascii_hexdigit() || matches!(c, ':' | '_' | '.' | 'x' | 'o'))
+}
+
+/// What upstream's parser says of a text that nests too deeply.
+pub const TOO_DEEP: &str = "yaml: exceeded max depth of 10000";
+
+/// Whether the parser has stopped because of a text's depth, at 128.
+pub fn is_too_deep(e: &serde_yaml_ng::Error) -> bool {
+    e.to_string().starts_with("recursion limit exceeded")
+}
+
+/// Reads a text of YAML, or says why it is none. One that is JSON, as what kubectl applies, may be as deep as JSON may be.
+pub fn parse(text: &[u8]) -> Result<Value, String> {
+    serde_yaml_ng::from_slice(text).or_else(|e| {
+        if !is_too_deep(&e) {
+            return Err(complaint(&e));
+        }
+        json::parse(text).map_err(|why| match why.to_string().ends_with(json::TOO_DEEP) {
+            true => TOO_DEEP.to_owned(),
+            false => complaint(&e),
+        })
+    })
 }
 
 /// Why a text is no YAML, as upstream's parser says it: it counts lines from zero, and shows neither columns nor what it was at.

@@ -19,6 +19,24 @@ struct UserLabels {
     username: &'static str,
 }
 
+/// From none to a year, in seconds.
+const LIFETIMES: [f64; 14] = [
+    0.0,
+    1800.0,
+    3600.0,
+    7200.0,
+    21600.0,
+    43200.0,
+    86400.0,
+    172_800.0,
+    345_600.0,
+    604_800.0,
+    2_592_000.0,
+    7_776_000.0,
+    15_552_000.0,
+    31_104_000.0,
+];
+
 /// Each a double of the one before, from a millisecond.
 fn doubles() -> Histogram {
     Histogram::new((0..15).map(|n| 0.001 * f64::from(1 << n)))
@@ -45,6 +63,7 @@ pub struct AttemptMetrics {
     users: Family<UserLabels, Counter>,
     authentication: Attempts,
     authorization: Attempts,
+    certificates: Histogram,
 }
 
 /// What became of credentials.
@@ -60,6 +79,7 @@ impl AttemptMetrics {
             users: Family::default(),
             authentication: Attempts::new(),
             authorization: Attempts::new(),
+            certificates: Histogram::new(LIFETIMES),
         };
         let help = "[ALPHA] Counter of authenticated requests broken out by username";
         registry.register("authenticated_user_requests", help, made.users.clone());
@@ -72,7 +92,14 @@ impl AttemptMetrics {
         registry.register("authorization_attempts", help, made.authorization.counts.clone());
         let help = "[ALPHA] Authorization duration in seconds broken out by result";
         registry.register("authorization_duration_seconds", help, made.authorization.durations.clone());
+        let help = "[ALPHA] Distribution of the remaining lifetime on the certificate used to authenticate a request.";
+        registry.register("apiserver_client_certificate_expiration_seconds", help, made.certificates.clone());
         made
+    }
+
+    /// A request was authenticated by a certificate that is good for so long.
+    pub fn certificate(&self, remaining: f64) {
+        self.certificates.observe(remaining);
     }
 
     pub fn authenticated(&self, shown: &Shown<'_>, took: Duration) {

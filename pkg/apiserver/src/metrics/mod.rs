@@ -3,12 +3,13 @@
 mod attempts;
 mod body;
 mod checks;
+mod process;
 mod requests;
 mod tokens;
 mod watches;
 
 pub use attempts::Shown;
-pub use requests::Asked;
+pub use requests::{Asked, Ended};
 pub use watches::Events;
 
 use crate::admission::metrics::{self as admission, AdmissionMetrics};
@@ -18,6 +19,7 @@ use crate::{ApiServer, Config, nonresource};
 use attempts::AttemptMetrics;
 use checks::CheckMetrics;
 use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -42,6 +44,12 @@ struct GroupLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UnavailableLabels {
+    name: String,
+    reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct InFlightLabels {
     request_kind: &'static str,
 }
@@ -59,6 +67,7 @@ pub struct Metrics {
     waiting: Family<InFlightLabels, Gauge>,
     objects: Family<GroupLabels, Gauge>,
     stored: Family<ResourceLabels, Gauge>,
+    unavailable: Family<UnavailableLabels, Counter>,
 }
 
 impl Metrics {
@@ -67,6 +76,10 @@ impl Metrics {
         let audit = config.audit.as_ref().map(|a| a.counters.clone()).unwrap_or_default();
         audit.register(&mut registry);
         config.authorizer.register(&mut registry);
+        config.metrics.iter().for_each(|register| register(&mut registry));
+        if let Some(sealed) = &config.sealed {
+            sealed.encryption().register(&mut registry);
+        }
         config.token_sources.iter().for_each(|source| source.register(&mut registry));
         let in_flight = Family::default();
         let help = "[STABLE] Maximal number of currently used inflight request limit of this apiserver per request kind \
@@ -82,6 +95,10 @@ impl Metrics {
         let help = "[STABLE] [DEPRECATED, consider using apiserver_resource_objects instead] Number of stored objects at \
                     the time of last check split by kind. In case of a fetching error, the value will be -1";
         registry.register("apiserver_storage_objects", help, Family::clone(&stored));
+        let unavailable = Family::default();
+        let help =
+            "[ALPHA] Counter of APIServices which are marked as unavailable broken down by APIService name and reason.";
+        registry.register("aggregator_unavailable_apiservice", help, Family::clone(&unavailable));
         Metrics {
             requests: RequestMetrics::register(&mut registry),
             attempts: AttemptMetrics::register(&mut registry),
@@ -95,7 +112,14 @@ impl Metrics {
             waiting,
             objects,
             stored,
+            unavailable,
         }
+    }
+
+    /// An APIService was available and is no more.
+    pub fn unavailable(&self, name: &str, reason: &str) {
+        let labels = UnavailableLabels { name: name.to_owned(), reason: reason.to_owned() };
+        self.unavailable.get_or_create(&labels).inc();
     }
 
     /// The page.
@@ -110,6 +134,8 @@ impl Metrics {
         let mut out = page(&self.registry);
         let mut page = Page::default();
         build_info(&mut page);
+        process::write(&mut page);
+        crate::aggregation::metrics(server, &mut page);
         events_received(server, &mut page);
         size(server, &mut page).await;
         admission::write(server, &mut page);

@@ -3,10 +3,12 @@
 //! Invariant: clients cannot make new labels: groups, resources and subresources are told only of what is served here.
 
 use super::body::Measured;
+use crate::lasting::Lasting;
 use crate::request::{Query, RequestInfo};
 use crate::{ApiServer, health};
 use axum::body::Body;
 use axum::response::Response;
+use futures::FutureExt;
 use http::{Method, Request, StatusCode, header};
 use isopod_kinds::Kind;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -15,7 +17,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
@@ -44,6 +46,20 @@ struct RequestLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CodeLabels {
+    #[prometheus(flatten)]
+    of: Labels,
+    code: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BodyLabels {
+    group: String,
+    resource: String,
+    verb: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DeprecatedLabels {
     group: String,
     version: String,
@@ -57,6 +73,9 @@ const DURATIONS: [f64; 23] = [
     0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0,
     45.0, 60.0,
 ];
+/// Without waits for others.
+const OWN_DURATIONS: [f64; 21] =
+    [0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0];
 const SIZES: [f64; 7] = [1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
 /// Subresources that are connections.
 const CONNECTIONS: [&str; 5] = ["log", "exec", "portforward", "attach", "proxy"];
@@ -66,9 +85,21 @@ type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 pub struct RequestMetrics {
     requests: Family<RequestLabels, Counter>,
     durations: Histograms<DurationLabels>,
+    own_durations: Histograms<Labels>,
+    terminations: Family<CodeLabels, Counter>,
+    bodies: Histograms<BodyLabels>,
     sizes: Histograms<Labels>,
     long_running: Family<Labels, Gauge>,
     deprecated: Family<DeprecatedLabels, Gauge>,
+}
+
+/// What became of a request, beside its answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    /// How long it has waited for others.
+    pub elsewhere: Duration,
+    /// The server has ended it to save itself.
+    pub terminated: bool,
 }
 
 /// What of a request is not in its [`RequestInfo`].
@@ -124,6 +155,9 @@ impl RequestMetrics {
         let made = RequestMetrics {
             requests: Family::default(),
             durations: Family::new_with_constructor(|| Histogram::new(DURATIONS)),
+            own_durations: Family::new_with_constructor(|| Histogram::new(OWN_DURATIONS)),
+            terminations: Family::default(),
+            bodies: Family::new_with_constructor(|| Histogram::new((0..31).map(|n| f64::from(50_000 + n * 100_000)))),
             sizes: Family::new_with_constructor(|| Histogram::new(SIZES)),
             long_running: Family::default(),
             deprecated: Family::default(),
@@ -135,6 +169,13 @@ impl RequestMetrics {
         let help = "[STABLE] Response latency distribution in seconds for each verb, dry run value, group, version, \
                     resource, subresource, scope and component";
         registry.register("request_duration_seconds", help, made.durations.clone());
+        let help = "[ALPHA] Response latency distribution (not counting webhook duration and priority & fairness queue wait \
+                    times) in seconds for each verb, group, version, resource, subresource, scope and component.";
+        registry.register("request_sli_duration_seconds", help, made.own_durations.clone());
+        let help = "[ALPHA] Number of requests which apiserver terminated in self-defense.";
+        registry.register("request_terminations", help, made.terminations.clone());
+        let help = "[ALPHA] Apiserver request body size in bytes broken out by resource and verb.";
+        registry.register("request_body_size_bytes", help, made.bodies.clone());
         let help = "[STABLE] Response size distribution in bytes for each group, version, verb, resource, subresource, \
                     scope and component";
         registry.register("response_sizes", help, made.sizes.clone());
@@ -148,23 +189,50 @@ impl RequestMetrics {
     }
 
     /// Counts a request that is answered, and measures it when its answer is sent.
-    pub fn answered(&self, server: &ApiServer, asked: &Asked, info: &RequestInfo, response: Response) -> Response {
+    pub fn answered(
+        &self,
+        server: &ApiServer,
+        asked: &Asked,
+        info: &RequestInfo,
+        ended: Ended,
+        response: Response,
+    ) -> Response {
         let of = labels(server, asked, info);
         let code = response.status();
+        if ended.terminated {
+            let labels = CodeLabels { of: of.clone(), code: code.as_u16().into() };
+            self.terminations.get_or_create(&labels).inc();
+        }
         let labels = RequestLabels { of: of.clone(), dry_run: asked.dry_run, code: code.as_u16().into() };
         self.requests.get_or_create(&labels).inc();
         let sizes = matches!(of.verb, "GET" | "LIST" | "WATCH").then(|| self.sizes.get_or_create(&of).clone());
         let lasts = info.is_long_running() && (code.is_success() || code == StatusCode::SWITCHING_PROTOCOLS);
         let running = lasts.then(|| Running::new(self.long_running.get_or_create(&of).clone()));
+        let own = asked.dry_run.is_empty().then(|| self.own_durations.get_or_create(&of).clone());
         let labels = DurationLabels { of, dry_run: asked.dry_run };
         let (durations, began) = (self.durations.get_or_create(&labels).clone(), asked.began);
-        Measured::over(response, move |bytes| {
-            durations.observe(began.elapsed().as_secs_f64());
+        let ended = move |bytes| {
+            let took = began.elapsed();
+            durations.observe(took.as_secs_f64());
+            if let Some(own) = own {
+                own.observe(took.saturating_sub(ended.elsewhere).as_secs_f64());
+            }
             if let Some(sizes) = sizes {
                 sizes.observe(bytes as f64);
             }
             drop(running);
-        })
+        };
+        if let Some(connection) = Lasting::of(&response) {
+            tokio::spawn(connection.ended().map(|()| ended(0)));
+            return response;
+        }
+        Measured::over(response, ended)
+    }
+
+    /// A body that was read whole. `verb`: create, update, patch, delete or delete_collection.
+    pub fn body(&self, kind: &Kind, verb: &'static str, bytes: usize) {
+        let labels = BodyLabels { group: kind.gvk.group.clone(), resource: kind.resource.clone(), verb };
+        self.bodies.get_or_create(&labels).observe(bytes as f64);
     }
 
     /// Somebody uses what is deprecated. `warning`: what is said about it.

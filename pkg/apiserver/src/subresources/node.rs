@@ -3,6 +3,7 @@
 
 use super::any_certificate;
 use crate::ApiServer;
+use crate::lasting::Lasting;
 use crate::tunnel::Io;
 use crate::verbs::Call;
 use crate::{chain, request::Query};
@@ -81,9 +82,9 @@ async fn log(server: &ApiServer, target: &Target, mut request: Request<Body>) ->
     match messages {
         None => Ok(response),
         Some(Err(refusal)) => Ok(refusal.response()),
-        Some(Ok((switching, messages))) => {
+        Some(Ok((mut switching, messages))) => {
             let log = response.into_body().into_data_stream();
-            tokio::spawn(async move {
+            Lasting::run(&mut switching, async move {
                 if let Err(e) = messages.send(log).await {
                     tracing::debug!(error = %e, "a log over a WebSocket ended");
                 }
@@ -271,7 +272,7 @@ pub async fn forward(server: &ApiServer, target: &Target, mut request: Request<B
     let mut answer = sender.send_request(Request::from_parts(parts, body)).await.map_err(failed)?;
     if upgrade && answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         let node = hyper::upgrade::on(&mut answer);
-        tokio::spawn(async move {
+        Lasting::run(&mut answer, async move {
             if let (Ok(client), Ok(node)) = tokio::join!(client, node) {
                 let (mut client, mut node) = (TokioIo::new(client), TokioIo::new(node));
                 let _ = tokio::io::copy_bidirectional(&mut client, &mut node).await;

@@ -13,6 +13,7 @@ pub async fn create(server: &ApiServer, call: &Call, body: Body) -> Result<Respo
     let form = call.form()?;
     let options = WriteOptions::parse("CreateOptions", &call.query)?;
     let bytes = decode::read(body).await?;
+    server.metrics.requests.body(&call.kind, "create", bytes.len());
     let decoded = decode::object(&call.parts.headers, &bytes, &call.kind.gvk, &call.kind.schema, options.validation)?;
     call.trail.request_object(&call.kind, &decoded.value);
     let intent = call.intent(&options);

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 pub async fn delete(server: &ApiServer, call: &Call, body: Body) -> Result<Response, Status> {
     let form = call.form()?;
-    let options = parse(call, body).await?;
+    let options = parse(server, call, body).await?;
     let intent = call.intent(&WriteOptions { dry_run: options.dry_run, shown: options.shown(), ..Default::default() });
     intent.warn(call.kind.hooks.delete_warnings(options.propagation.is_some() || options.orphan_dependents.is_some()));
     let done = deletion::delete(server, &intent, &options).await?;
@@ -28,8 +28,10 @@ pub async fn delete(server: &ApiServer, call: &Call, body: Body) -> Result<Respo
     Ok(success(code, call, uid, &form))
 }
 
-async fn parse(call: &Call, body: Body) -> Result<DeleteOptions, Status> {
+async fn parse(server: &ApiServer, call: &Call, body: Body) -> Result<DeleteOptions, Status> {
     let bytes = decode::read(body).await?;
+    let verb = if call.info.verb == "deletecollection" { "delete_collection" } else { "delete" };
+    server.metrics.requests.body(&call.kind, verb, bytes.len());
     let options = DeleteOptions::parse(&call.parts.headers, &call.query, &bytes)?;
     if !bytes.is_empty() {
         let mut shown = options.shown();
@@ -53,7 +55,7 @@ fn success(code: u16, call: &Call, uid: Value, form: &Form) -> Response {
 
 pub async fn delete_collection(server: &ApiServer, call: &Call, body: Body) -> Result<Response, Status> {
     let form = call.form()?;
-    let options = parse(call, body).await?;
+    let options = parse(server, call, body).await?;
     let filter = call.filter()?;
     let warnings =
         call.kind.hooks.delete_warnings(options.propagation.is_some() || options.orphan_dependents.is_some());

@@ -17,6 +17,7 @@ pub async fn patch(server: &ApiServer, call: &Call, body: Body) -> Result<Respon
     let ty = PatchType::of(&call.parts.headers, &call.kind)?;
     let options = WriteOptions::parse_patch(&call.query, ty == PatchType::Apply)?;
     let bytes = decode::read(body).await?;
+    server.metrics.requests.body(&call.kind, "patch", bytes.len());
     call.trail.request_patch(&bytes);
     let (kind, intent) = (&call.kind, call.intent(&options));
     let done = if ty == PatchType::Apply {

@@ -14,6 +14,7 @@ use crate::conversion;
 use crate::encode::negotiate::{Form, Media, Shape};
 use crate::encode::{self, table, to_json};
 use crate::fairness::Beginning;
+use crate::lasting::Lasting;
 use crate::metrics::Events;
 use crate::options::ListOptions;
 use axum::body::Body;
@@ -89,11 +90,11 @@ pub async fn watch(server: &Arc<ApiServer>, mut call: Call) -> Result<Response, 
     match socket {
         None => Ok(response(&form, Body::from_stream(stream))),
         Some(Err(refusal)) => Ok(refusal.response()),
-        Some(Ok((switching, messages))) => {
+        Some(Ok((mut switching, messages))) => {
             let lengths = if form.media == Media::Protobuf { LENGTH } else { 0 };
             // A message has its own length.
             let events = stream.map(move |frame| frame.map(|f| f.slice(lengths.min(f.len())..)));
-            tokio::spawn(async move {
+            Lasting::run(&mut switching, async move {
                 if let Err(e) = messages.send(events).await {
                     tracing::debug!(error = %e, "a watch over a WebSocket ended");
                 }

@@ -80,7 +80,7 @@ impl Versions {
 
     /// What is read where these bytes are stored: the object in the version in which it was written, pruned and defaulted.
     pub(super) fn read(&self, bytes: &[u8]) -> Option<Value> {
-        let stated: Value = serde_json::from_slice(bytes).ok()?;
+        let stated = json::read(bytes).ok()?;
         let version = self.all.get(self.version_of(&stated)).or_else(|| self.all.get(&self.stored))?;
         let mut value = json::decode(bytes, &version.schema).ok()?.value;
         default::apply(&mut value, &version.schema);

@@ -24,6 +24,27 @@ pub use strict::{doubled_fields, strange_operations};
 /// The deepest nesting that any decoder of this crate takes.
 pub const MAX_DEPTH: usize = scan::MAX_DEPTH;
 
+/// How the error ends about a text that is deeper.
+pub const TOO_DEEP: &str = "exceeded max depth";
+
+/// Bytes of stack of a thread that handles values of clients: enough for every walk over a value of [`MAX_DEPTH`] (a test goes
+/// through all of them). Memory is taken only by what is used; a build that is not optimized has far larger frames.
+pub const STACK: usize = if cfg!(debug_assertions) { 512 << 20 } else { 64 << 20 };
+
+/// Reads what a server has written, or answered. As fast as it gets; a value too deep for that is read by [`parse`].
+pub fn read(bytes: &[u8]) -> Result<Value, serde_json::Error> {
+    serde_json::from_slice(bytes).or_else(|e| parse(bytes).map_err(|_| e))
+}
+
+/// How deep lists and objects lie in each other.
+pub fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
 /// Reads JSON without a schema, with the number handling and the error texts of Go's decoder.
 pub fn parse(bytes: &[u8]) -> Result<Value, DecodeError> {
     let mut s = scan::Scanner::new(bytes);

@@ -7,7 +7,7 @@ use super::set::{Filter, Set};
 use super::typed::{Type, to_set};
 use super::update::{Conflict, Failure, Typed, Updater, Versions};
 use super::validate::validate;
-use crate::json::canonicalize;
+use crate::json::{self, canonicalize};
 use crate::types::Object;
 use serde_json::{Value, json};
 use std::borrow::Cow;
@@ -204,7 +204,7 @@ impl FieldManager<'_> {
     /// What client-side apply set and is still as it set it.
     fn client_side(&self, live: &Value) -> Option<Set> {
         let text = live["metadata"]["annotations"].get(LAST_APPLIED)?.as_str()?;
-        let last: Value = serde_json::from_str(text).ok()?;
+        let last = json::read(text.as_bytes()).ok()?;
         let ty = Type::of(self.schema);
         if last["apiVersion"] != self.api_version.as_str() || validate(&last, ty, false).is_err() {
             return None;

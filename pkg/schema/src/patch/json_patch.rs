@@ -4,7 +4,7 @@
 //! Invariant: a value never becomes deeper than what can be read, and all copies together have at most [`MAX_COPIED`] bytes.
 
 use super::PatchError;
-use crate::json::{self, MAX_DEPTH};
+use crate::json::{self, MAX_DEPTH, depth};
 use serde_json::{Map, Value};
 
 /// A server takes at most this many operations in one patch.
@@ -87,15 +87,6 @@ impl Growth {
 
 fn steps(path: &str) -> usize {
     path.bytes().filter(|c| *c == b'/').count()
-}
-
-/// How deep lists and objects lie in each other.
-fn depth(value: &Value) -> usize {
-    match value {
-        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
-        Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
-        _ => 0,
-    }
 }
 
 fn apply(doc: &mut Value, op: &Map<String, Value>, growth: &mut Growth) -> Result<(), Failure> {
@@ -322,16 +313,18 @@ mod tests {
         assert!(e.starts_with("Unable to complete the copy, the accumulated size increase of copy is "), "{e}");
         assert!(e.ends_with(", exceeding the limit 3145728"), "{e}");
 
-        let wraps: Vec<Value> = (0..1000)
-            .flat_map(|_| {
-                [
-                    json!({"op": "add", "path": "/b", "value": {}}),
-                    json!({"op": "move", "from": "/a", "path": "/b/a"}),
-                    json!({"op": "move", "from": "/b", "path": "/a"}),
-                ]
-            })
-            .collect();
-        assert_eq!(json_patch(&doc, &json!(wraps)).unwrap_err().to_string(), "exceeded max depth");
+        let wraps = |_| {
+            [
+                json!({"op": "add", "path": "/b", "value": {}}),
+                json!({"op": "move", "from": "/a", "path": "/b/a"}),
+                json!({"op": "move", "from": "/b", "path": "/a"}),
+            ]
+        };
+        let wraps: Vec<Value> = (0..=MAX_DEPTH).flat_map(wraps).collect();
+        let wrapped = doc.clone();
+        let deep =
+            move || assert_eq!(json_patch(&wrapped, &json!(wraps)).unwrap_err().to_string(), "exceeded max depth");
+        std::thread::Builder::new().stack_size(json::STACK).spawn(deep).unwrap().join().unwrap();
         let swings: Vec<Value> = (0..1000)
             .flat_map(|_| {
                 [

@@ -14,6 +14,7 @@ use super::matching::View;
 use super::metrics::Asked;
 use super::subject::{Subject, concerned};
 use super::{Operation, Plugin, Request};
+use crate::audit::Layer;
 use async_trait::async_trait;
 use configuration::Hook;
 use futures::future::join_all;
@@ -172,6 +173,8 @@ fn observe(request: &Request<'_>, hook: &Hook, step: &'static str, failure: Opti
         Some(Failure::Refused(status)) => (status.code, Some("no_error")),
         Some(Failure::Impossible(_)) => (0, Some("apiserver_internal_error")),
     };
+    let layer = if step == ADMIT { Layer::MutatingWebhook } else { Layer::ValidatingWebhook };
+    request.intent.trail.took(layer, took);
     let (webhook, operation) = (hook.name.as_str(), request.operation);
     request.server.metrics.admission.webhook(&Asked { webhook, step, operation, took, code, refused });
 }

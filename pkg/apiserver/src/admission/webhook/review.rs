@@ -6,6 +6,7 @@ use crate::admission::subject::Subject;
 use base64::Engine;
 use isopod_api::{Cause, Status};
 use isopod_kinds::access::Access;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// What a webhook has decided.
@@ -96,7 +97,8 @@ fn check(uid: &str, review: &Value, response: &Value, mutating: bool) -> Result<
 
 fn operations(text: &str) -> Result<Vec<Value>, String> {
     let bytes = base64::engine::general_purpose::STANDARD.decode(text).map_err(|e| e.to_string())?;
-    serde_json::from_slice(&bytes).map_err(|e| e.to_string())
+    let patch = isopod_schema::json::read(&bytes).map_err(|e| e.to_string())?;
+    Vec::deserialize(patch).map_err(|e| e.to_string())
 }
 
 /// The refusal that a client gets.
