@@ -1,6 +1,7 @@
 //! One cached object: its served bytes and the small index that selectors look at.
 
 use crate::cache::message::Message;
+use crate::cache::parts;
 use crate::encode::splice;
 use crate::metadata;
 use bytes::Bytes;
@@ -71,17 +72,8 @@ pub struct Unreadable {
     source: Option<serde_json::Error>,
 }
 
-#[derive(Deserialize)]
-struct Head {
-    #[serde(default)]
-    metadata: HeadMeta,
-}
-
-#[derive(Deserialize, Default)]
-struct HeadMeta {
-    #[serde(default)]
-    labels: Option<BTreeMap<Box<str>, Box<str>>>,
-}
+/// The place of what selectors of labels look at.
+const LABELS: &str = "metadata.labels";
 
 impl Entry {
     /// Takes stored bytes in.
@@ -105,30 +97,29 @@ impl Entry {
         revision: i64,
     ) -> Result<Self, Unreadable> {
         let unreadable = |source| Unreadable { key: key.to_owned(), source };
-        let head: Head = serde_json::from_slice(stored).map_err(|e| unreadable(Some(e)))?;
+        let parsed: Value;
+        let value = match object {
+            Some(object) => object,
+            None => {
+                parsed = indexed(kind, stored).map_err(|e| unreadable(Some(e)))?;
+                &parsed
+            }
+        };
+        let labels = Option::<BTreeMap<Box<str>, Box<str>>>::deserialize(&value["metadata"]["labels"]);
+        let labels = labels.map_err(|e| unreadable(Some(e)))?.unwrap_or_default();
         let (body, digits) = splice::with_revision(stored, revision).ok_or_else(|| unreadable(None))?;
-        let fields = if kind.selectable.is_empty() {
-            Box::default()
-        } else {
-            let parsed: Value;
-            let value = match object {
-                Some(object) => object,
-                None => {
-                    parsed = serde_json::from_slice(stored).map_err(|e| unreadable(Some(e)))?;
-                    &parsed
-                }
-            };
-            kind.hooks.selectable(value).into_iter().map(String::into_boxed_str).collect()
+        let fields = match kind.selectable.is_empty() {
+            true => Box::default(),
+            false => kind.hooks.selectable(value).into_iter().map(String::into_boxed_str).collect(),
         };
         let versions = kind.hooks.versions().filter(|v| v.several());
         let version = versions.zip(object).map(|(versions, object)| versions.version_of(object).into());
-        let labels = head.metadata.labels.unwrap_or_default().into_iter().collect();
         Ok(Entry {
             key: key.into(),
             body,
             digits,
             message: Message::default(),
-            labels,
+            labels: labels.into_iter().collect(),
             fields,
             version,
             views: Views::default(),
@@ -207,6 +198,15 @@ impl Entry {
 impl Labels for Entry {
     fn label(&self, key: &str) -> Option<&str> {
         self.labels.binary_search_by(|(k, _)| (**k).cmp(key)).ok().map(|i| &*self.labels[i].1)
+    }
+}
+
+/// What of a stored object its index is made of, or more.
+fn indexed(kind: &Kind, stored: &[u8]) -> Result<Value, serde_json::Error> {
+    match kind.hooks.selected_from() {
+        _ if kind.selectable.is_empty() => parts::read(stored, [LABELS]),
+        Some(paths) => parts::read(stored, paths.iter().copied().chain([LABELS])),
+        None => serde_json::from_slice(stored),
     }
 }
 
