@@ -270,3 +270,58 @@ fn lookup<'a>(kind: &Kind, entry: &'a Entry, field: &str) -> Option<&'a str> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// An object that says something at every path that a kind selects by, under either name of an event's fields.
+    fn full(kind: &Kind, twin: bool) -> Value {
+        let mut object = json!({"metadata": {"name": "x", "labels": {"a": "b"}}, "rest": [{"of": "it"}]});
+        for path in &kind.selectable {
+            let path = if twin { path.replace("involvedObject", "regarding") } else { path.clone() };
+            let mut at = &mut object;
+            for part in path.split('.') {
+                at = &mut at[part];
+            }
+            *at = match path.as_str() {
+                "status.podIPs" => json!([{"ip": "192.0.2.7"}]),
+                "source" => json!({"component": "kubelet"}),
+                "spec.unschedulable" | "spec.hostNetwork" => true.into(),
+                "status.replicas" => 3.into(),
+                path => path.into(),
+            };
+        }
+        object
+    }
+
+    #[test]
+    fn the_index_is_made_of_what_selectors_look_at() {
+        let kinds = isopod_kinds::table::builtin();
+        let selectable = kinds.iter().filter(|k| !k.selectable.is_empty());
+        let mut seen = 0;
+        for (kind, twin) in selectable.flat_map(|k| [(k, false), (k, true)]) {
+            let object = full(kind, twin);
+            let entry = Entry::new(kind, "a/x", &splice::stored(&object), 7).unwrap();
+            let of_all: Vec<Box<str>> =
+                kind.hooks.selectable(&object).into_iter().map(String::into_boxed_str).collect();
+            assert_eq!(&*entry.fields, &*of_all, "{}", kind.resource);
+            assert_eq!((entry.label("a"), entry.label("b"), entry.revision()), (Some("b"), None, 7));
+            seen += usize::from(of_all.iter().all(|v| !v.is_empty()));
+        }
+        assert!(seen > 8, "most objects say something at every path: {seen}");
+    }
+
+    #[test]
+    fn what_is_no_object_is_found() {
+        let kinds = isopod_kinds::table::builtin();
+        for kind in kinds.iter().filter(|k| matches!(k.resource.as_str(), "pods" | "configmaps")) {
+            let broken: [&[u8]; 5] =
+                [b"", b"[]", b"{\"metadata\":", b"{\"metadata\":5}", b"{\"metadata\":{\"labels\":{\"a\":1}}}"];
+            for bytes in broken {
+                assert!(Entry::new(kind, "a/x", bytes, 1).is_err(), "{}", String::from_utf8_lossy(bytes));
+            }
+        }
+    }
+}
