@@ -108,7 +108,7 @@ async fn what_upstream_promises_is_here() {
             "1",
         ),
         (
-            "apiserver_request_body_size_bytes_bucket{group=\"\",resource=\"configmaps\",verb=\"create\",le=\"50000\"}",
+            "apiserver_request_body_size_bytes_bucket{le=\"50000\",group=\"\",resource=\"configmaps\",verb=\"create\"}",
             "1",
         ),
         ("aggregator_unavailable_apiservice{name=\"v1.apps\"}", "0"),
