@@ -11,8 +11,10 @@ mod content;
 mod damage;
 mod draft;
 mod files;
+mod index;
 mod lock;
 mod migrate;
+mod newest;
 mod pages;
 mod points;
 mod queries;
@@ -104,6 +106,7 @@ impl SqliteStore {
             hub: Arc::clone(&shared.hub),
             memory: Arc::clone(&recovered.backend.memory),
             rows: Arc::clone(&recovered.backend.rows),
+            recent: Arc::clone(&recovered.backend.index.points),
             options,
         });
         let (sender, requests) = std::sync::mpsc::channel();

@@ -1,7 +1,9 @@
 //! Reads beside the writer: a few connections, used on blocking threads, each read in one snapshot of the database.
 
 use super::damage::Damage;
-use super::queries::{self, failed};
+use super::index::Points;
+use super::newest;
+use super::queries::{self, failed, row_revision};
 use super::rows::Rows;
 use super::schema;
 use crate::hash::HistoryHasher;
@@ -186,6 +188,7 @@ pub(crate) struct Snapshot {
     pub hub: Arc<Hub>,
     pub memory: Arc<RwLock<MemLog>>,
     pub rows: Arc<Rows>,
+    pub recent: Arc<Points>,
     pub options: Options,
 }
 
@@ -231,17 +234,24 @@ impl Snapshot {
         let split = Split::of(&req.range, &self.options);
         // Before the snapshot: all that is published by now is in it.
         let published = self.hub.published();
-        let transaction = conn.unchecked_transaction().map_err(failed("begin to read"))?;
-        let last = queries::last_revision(conn)?;
+        let (transaction, seen, recent) = loop {
+            let transaction = conn.unchecked_transaction().map_err(failed("begin to read"))?;
+            let seen = newest::seen(conn)?;
+            // After the snapshot: all that it has beyond its index is there, unless it is very old by now.
+            if let Some(recent) = self.recent.of_range(&req.range, seen) {
+                break (transaction, seen, recent);
+            }
+        };
+        let last = row_revision(seen.last);
         let newest = published.max(last);
         let compacted = queries::meta(conn, "compacted")?.unwrap_or(0);
         if req.revision > 0 && req.revision < compacted {
             return Err(StoreError::Compacted { requested: req.revision, compacted });
         }
         let mut answer = if req.revision > 0 && req.revision < last {
-            queries::range_at(conn, req, req.revision)?
+            newest::range_at(conn, req, req.revision, &recent)?
         } else {
-            self.rows.range(conn, req)?
+            self.rows.range(conn, req, &recent)?
         };
         drop(transaction);
         // The snapshot may hold a commit that is not published yet: nobody may hear of it before the watchers can.

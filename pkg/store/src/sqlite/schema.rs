@@ -13,8 +13,10 @@ use std::time::Duration;
 pub(crate) const APPLICATION_ID: i32 = 0x4953_4f50;
 /// How long a statement waits for the lock of another connection.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Raised when the tables change shape. 3: checksums on rows and pages.
-pub(crate) const FORMAT: u32 = 3;
+/// Raised when the tables change shape. 3: checksums on rows and pages. 4: the index may be behind the log.
+pub(crate) const FORMAT: u32 = 4;
+/// The oldest that is read as it is.
+const READ: u32 = 3;
 
 /// `sum` is the row's checksum, see `sums.rs`.
 pub(crate) const TABLES: &str = "
@@ -86,9 +88,17 @@ pub(crate) fn prepare(files: &Files, same_boot: bool, vfs: Option<&str>) -> Resu
 /// Refuses a database of another format than this one.
 pub(crate) fn check_format(conn: &Connection, dir: &Path) -> Result<()> {
     match format(conn)? {
-        Some(FORMAT) => Ok(()),
+        Some(READ..=FORMAT) => Ok(()),
         found => Err(wrong_format(dir, found)),
     }
+}
+
+/// Says in an open transaction that no older version may use the database.
+pub(crate) fn stamp(conn: &Connection) -> Result<()> {
+    if format(conn)? == Some(FORMAT) {
+        return Ok(());
+    }
+    conn.pragma_update(None, "user_version", FORMAT).map_err(failed("bring the database's format up to date"))
 }
 
 /// The version of the format; `None`: it is of another program.
