@@ -12,6 +12,7 @@ use super::newest;
 use super::queries::{self, failed};
 use super::reader::{Split, merge};
 use super::rows::Rows;
+use super::schema::{self, CacheOf};
 use crate::log::MemLog;
 use crate::machine::Backend;
 use crate::*;
@@ -20,6 +21,7 @@ use parking_lot::RwLock;
 use rusqlite::Connection;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// How many revisions are reserved at a time: with one heartbeat in ten seconds, a write in a week.
@@ -60,6 +62,8 @@ pub(crate) struct SqliteBackend {
     pub memory: Arc<RwLock<MemLog>>,
     pub rows: Arc<Rows>,
     pub index: Index,
+    /// Pages of the database, as they were last counted.
+    pub size: Arc<AtomicUsize>,
     /// Durable events of this batch and the ids of their rows.
     pub written: Vec<(i64, Event)>,
     pub options: Options,
@@ -336,6 +340,14 @@ impl SqliteBackend {
         step
     }
 
+    /// To how large the database is.
+    fn fit(&mut self) -> Result<()> {
+        let pages = schema::page_count(&self.conn)?;
+        self.index.fit(pages);
+        self.size.store(pages, Ordering::Relaxed);
+        schema::set_cache(&self.conn, schema::cache_kib(CacheOf::Writer, pages))
+    }
+
     fn enter_all(&mut self) -> Result<()> {
         let step = self.index.reach(&self.conn, i64::MAX);
         self.note(step).map(drop)
@@ -490,6 +502,9 @@ impl Backend for SqliteBackend {
         self.begin_write()?;
         // A read-only batch stays one: neither a reservation nor a compaction step rides on it.
         let reserved = if self.writes_pending(newest) { self.reserve(newest)? } else { None };
+        if self.index.is_due() {
+            self.fit()?;
+        }
         let entered = self.index.ride(&self.conn);
         self.pages += self.note(entered)?;
         self.end_with_step()?;

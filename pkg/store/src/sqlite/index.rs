@@ -2,12 +2,12 @@
 //!
 //! A commit writes its rows at the end of the log, next to one another; their places in the index lie anywhere. So the index
 //! is written in rounds: when enough rows have come, the keys that they are of are entered in the order of keys, a few with a
-//! commit, so that a page is written once for all of them. `meta` says through which row the index is complete; what a
+//! commit, so that a page is written once for all of them. The more pages there are, the more rows a round takes. `meta` says through which row the index is complete; what a
 //! process that ended left out is entered at the next start.
 //!
-//! Invariants: memory has every row after the end of the last round but one, those of the open batch too, and a row is there
-//! before any snapshot shows it; a snapshot from before that is told from its own `meta`, and taken anew; a row is dropped
-//! from the log only once the index is complete past it.
+//! Invariants: memory has every row that the table does not have, those of the open batch too, and a row is there before any
+//! snapshot shows it; a snapshot whose table has less than memory counts on is told from its own `meta`, and taken anew; a row is
+//! dropped from the log only once the index is complete past it.
 
 use super::newest::{self, Seen};
 use crate::{KeyRange, Result};
@@ -18,10 +18,19 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-/// In so many steps a round enters the keys of the rows that it began with, if they are all of different ones.
+/// Keys entered with a commit, and the part of a round that this is at most.
+const STEP: usize = 128;
 const STEPS: usize = 16;
-/// So many steps could be made while as many rows come again.
-const TURNS: usize = 64;
+/// Rows that come between two steps, and the part of a round that this is at most.
+const PAUSE: usize = 32;
+const PAUSES: usize = 64;
+/// After the end of a round, so many rows come before memory forgets what the table has now: who had just begun to read need not
+/// begin again.
+const PATIENCE: usize = 64;
+/// A round begins when there is a row for so many pages of the database …
+const PAGES: usize = 5;
+/// … and with this many times the least number of rows at the latest: with the default 65,536, of 150 bytes of memory each.
+const MOST: usize = 32;
 
 /// A row as the index names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,17 +158,26 @@ pub(crate) struct Index {
     state: State,
     /// What it was when the open batch began.
     before: Option<State>,
-    /// Rows that come between two rounds.
+    /// What memory counts on the table to have.
+    base: i64,
+    /// Rows that come between two rounds: now, and at least.
     rows: usize,
+    least: usize,
 }
 
 impl Index {
     /// Of a database whose table is complete through its last row.
-    pub fn new(last: i64, rows: usize) -> Self {
+    pub fn new(last: i64, least: usize) -> Self {
         let points = Points::default();
         points.forget(last);
         let state = State { indexed: last, last, round: None, rows: 0, due: 0 };
-        Index { points: Arc::new(points), state, before: None, rows: rows.max(1) }
+        let least = least.max(1);
+        Index { points: Arc::new(points), state, before: None, base: last, rows: least, least }
+    }
+
+    /// The database has so many pages.
+    pub fn fit(&mut self, pages: usize) {
+        self.rows = (pages / PAGES).clamp(self.least, self.least * MOST);
     }
 
     /// What the writer sees: all of it.
@@ -195,10 +213,10 @@ impl Index {
         if self.before.is_none() {
             return Ok(0);
         }
-        if self.state.round.is_none() && self.state.rows >= self.rows {
+        if self.is_due() {
             self.begin();
         }
-        if self.state.round.is_none() || self.state.due < self.rows / TURNS {
+        if self.state.round.is_none() || self.state.due < PAUSE.min(self.rows / PAUSES) {
             return Ok(0);
         }
         // More than came, so that the round ends.
@@ -217,11 +235,16 @@ impl Index {
     }
 
     fn step(&self) -> usize {
-        self.rows.div_ceil(STEPS)
+        STEP.min(self.rows.div_ceil(STEPS))
     }
 
     pub fn is_complete(&self) -> bool {
         self.state.indexed >= self.state.last
+    }
+
+    /// Is it time for a round? It may be that the database has grown, and that one is larger now.
+    pub fn is_due(&self) -> bool {
+        self.before.is_some() && self.state.round.is_none() && self.state.rows >= self.rows
     }
 
     fn begin(&mut self) {
@@ -254,9 +277,12 @@ impl Index {
     /// The batch is on the disk.
     pub fn committed(&mut self) {
         let Some(before) = self.before.take() else { return };
-        if before.indexed < self.state.indexed {
-            // Who reads may have a snapshot from before this commit, and needs what has come since the one before.
-            self.points.forget(before.indexed);
+        // The table has this since an earlier commit.
+        let known = before.indexed;
+        let is_next = self.state.round.is_some() || known < self.state.indexed;
+        if self.base < known && (is_next || self.state.due >= PATIENCE.min(self.rows)) {
+            self.base = known;
+            self.points.forget(known);
         }
     }
 
@@ -392,7 +418,7 @@ mod tests {
                 if !world.snapshots.is_empty() {
                     world.look();
                 }
-                let kept = world.snapshots.len().saturating_sub(8);
+                let kept = world.snapshots.len().saturating_sub(40);
                 world.snapshots.drain(..kept);
             }
             // What a process that ends here leaves to the next.

@@ -5,7 +5,7 @@ use super::index::Points;
 use super::newest;
 use super::queries::{self, failed, row_revision};
 use super::rows::Rows;
-use super::schema;
+use super::schema::{self, CacheOf};
 use crate::hash::HistoryHasher;
 use crate::hub::{Committed, Hub};
 use crate::log::{Logged, MemLog, transactions};
@@ -16,11 +16,11 @@ use rusqlite::Connection;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 const CONNECTIONS: usize = 4;
-const CACHE_KIB: u32 = 256;
 /// Entries that an export holds at a time.
 const EXPORT_PART: usize = 256;
 
@@ -28,7 +28,10 @@ pub(crate) struct Readers {
     path: PathBuf,
     options: Options,
     damage: Arc<Damage>,
-    idle: Mutex<Vec<Connection>>,
+    /// With the size of its page cache.
+    idle: Mutex<Vec<(Connection, u32)>>,
+    /// Pages of the database, about.
+    size: Arc<AtomicUsize>,
     free: Arc<Semaphore>,
     /// For syncs beside SQLite's.
     file: Mutex<Option<File>>,
@@ -50,11 +53,11 @@ impl Paused {
 
 impl Readers {
     /// Of a database that is there.
-    pub fn new(path: PathBuf, options: Options, damage: Arc<Damage>) -> Arc<Self> {
+    pub fn new(path: PathBuf, options: Options, damage: Arc<Damage>, size: Arc<AtomicUsize>) -> Arc<Self> {
         // Another layer than the file system's syncs its files itself.
         let file = if options.vfs.is_none() { File::open(&path).ok() } else { None };
         let free = Arc::new(Semaphore::new(CONNECTIONS));
-        Arc::new(Readers { path, options, damage, idle: Mutex::new(Vec::new()), free, file: Mutex::new(file) })
+        Arc::new(Readers { path, options, damage, idle: Mutex::new(Vec::new()), size, free, file: Mutex::new(file) })
     }
 
     /// Waits for the reads that run, at most `wait`.
@@ -74,13 +77,19 @@ impl Readers {
     /// the writer's connection is the last one.
     fn with<R>(&self, f: impl FnOnce(&Connection) -> Result<R>) -> Result<R> {
         let idle = self.idle.lock().pop();
+        let wanted = schema::cache_kib(CacheOf::Reader, self.size.load(Ordering::Relaxed));
         let conn = match idle {
-            Some(conn) => conn,
-            None => schema::connect(&self.path, &self.options, CACHE_KIB, false)?,
+            Some((conn, kib)) => {
+                if kib != wanted {
+                    schema::set_cache(&conn, wanted)?;
+                }
+                conn
+            }
+            None => schema::connect(&self.path, &self.options, wanted, false)?,
         };
         let result = f(&conn).inspect_err(|e| self.damage.note(e));
         if !self.free.is_closed() {
-            self.idle.lock().push(conn);
+            self.idle.lock().push((conn, wanted));
         }
         result
     }

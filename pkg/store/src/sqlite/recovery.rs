@@ -11,7 +11,7 @@ use super::index::Index;
 use super::newest;
 use super::queries::{self, failed};
 use super::rows::Rows;
-use super::schema;
+use super::schema::{self, CacheOf};
 use crate::leases::Leases;
 use crate::log::MemLog;
 use crate::*;
@@ -19,6 +19,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use rusqlite::{Connection, params};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 
 pub(crate) struct Recovered {
@@ -70,6 +71,10 @@ pub(crate) fn recover(conn: Connection, options: Options, damage: Arc<Damage>) -
     let last = newest::seen(&conn)?.last;
     queries::set_meta(&conn, newest::INDEXED, last)?;
     conn.execute_batch("COMMIT").map_err(failed("commit"))?;
+    let pages = schema::page_count(&conn)?;
+    schema::set_cache(&conn, schema::cache_kib(CacheOf::Writer, pages))?;
+    let mut index = Index::new(last, options.index_rows);
+    index.fit(pages);
 
     let (leases, ephemeral_leases) = restore_leases(&conn, &options, &survivors)?;
     let mut alarms = BTreeSet::new();
@@ -85,7 +90,8 @@ pub(crate) fn recover(conn: Connection, options: Options, damage: Arc<Damage>) -
         conn,
         memory: Arc::new(RwLock::new(memory)),
         rows: Arc::new(Rows::new(options.cache_bytes)),
-        index: Index::new(last, options.index_rows),
+        index,
+        size: Arc::new(AtomicUsize::new(pages)),
         written: Vec::new(),
         options,
         reserved,
