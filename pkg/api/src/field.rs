@@ -16,23 +16,14 @@ impl Path {
         Path(first.to_owned())
     }
     pub fn child(&self, name: &str) -> Self {
-        if self.0.is_empty() { Path(name.to_owned()) } else { self.followed_by(&[".", name]) }
+        if self.0.is_empty() { Path(name.to_owned()) } else { Path(format!("{}.{name}", self.0)) }
     }
     pub fn index(&self, i: usize) -> Self {
-        self.followed_by(&["[", &i.to_string(), "]"])
+        Path(format!("{}[{i}]", self.0))
     }
     pub fn key(&self, key: &str) -> Self {
-        self.followed_by(&["[", key, "]"])
+        Path(format!("{}[{key}]", self.0))
     }
-
-    /// Validation makes a path for each place that it looks at: one allocation and no formatting.
-    fn followed_by(&self, parts: &[&str]) -> Self {
-        let mut text = String::with_capacity(self.0.len() + parts.iter().map(|p| p.len()).sum::<usize>());
-        text.push_str(&self.0);
-        parts.iter().for_each(|p| text.push_str(p));
-        Path(text)
-    }
-
     pub fn as_str(&self) -> &str {
         &self.0
     }

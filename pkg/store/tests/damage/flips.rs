@@ -232,14 +232,11 @@ async fn repaired(dir: &Path, ground: &Ground, harm: &Harm, touched: &BTreeSet<S
                 .older
                 .iter()
                 .any(|(k, had, _)| &k[..] == key.as_bytes() && got.is_some_and(|g| g.mod_revision == *had));
-            let told = older || named(&done.unsure, key) || (got.is_none() && named(&done.lost, key));
-            // The index said nothing of it yet.
-            let recent = done.since.is_some_and(|since| want.mod_revision > since);
-            assert!(told || recent, "{key}: {done:?}");
+            assert!(older || named(&done.unsure, key) || (got.is_none() && named(&done.lost, key)), "{key}: {done:?}");
         }
     }
     for key in all.keys() {
-        let known = ground.newest.contains_key(key) || named(&done.unsure, key) || done.since.is_some();
+        let known = ground.newest.contains_key(key) || named(&done.unsure, key);
         assert!(known || !harm.names_pages(), "{key} was deleted");
     }
     for kept in &done.kept {
