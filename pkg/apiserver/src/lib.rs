@@ -25,6 +25,7 @@ mod chain;
 mod compaction;
 mod config;
 mod config_file;
+mod connection;
 mod conversion;
 mod deadline;
 mod definitions;
