@@ -1,4 +1,5 @@
-//! Writes into a ClusterRole with an `aggregationRule` the rules of those that it selects. Authorizers see only what is written.
+//! Writes into a ClusterRole with an `aggregationRule` the rules of those that it selects, so that they can be read there. Who may
+//! do what does not wait for that: the authorizer collects them by itself.
 //!
 //! Watches and writes cluster roles.
 

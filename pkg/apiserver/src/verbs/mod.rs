@@ -11,6 +11,7 @@ pub mod watch;
 
 use crate::ApiServer;
 use crate::audit::Trail;
+use crate::cache::Moment;
 use crate::cache::entry::{Entry, Filter};
 use crate::encode::negotiate::{self, Form, LISTS, OBJECTS};
 use crate::encode::{self, body};
@@ -18,7 +19,7 @@ use crate::options::WriteOptions;
 use crate::ownership;
 use crate::pipeline::Intent;
 use crate::request::{Query, RequestInfo};
-use crate::{component_status, reviews, subresources};
+use crate::{reviews, subresources};
 use axum::body::Body;
 use axum::response::Response;
 use http::request::Parts;
@@ -64,6 +65,7 @@ impl Call {
             warnings: self.warnings.clone(),
             trail: self.trail.clone(),
             now: self.now,
+            moment: Moment::default(),
         }
     }
 
@@ -166,8 +168,6 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call, body: Body) -> Result
         negotiate::acceptable(&call.parts.headers, representations)?;
     }
     match verb {
-        "get" if component_status::is_asked_for(&call.kind) => component_status::get(server, &call).await,
-        "list" if component_status::is_asked_for(&call.kind) => component_status::list(server, &call).await,
         "get" => get::get(server, &call).await,
         "list" => list::list(server, &call).await,
         "watch" => watch::watch(server, call).await,
