@@ -167,12 +167,14 @@ pub(crate) struct Index {
 
 impl Index {
     /// Of a database whose table is complete through its last row.
-    pub fn new(last: i64, least: usize) -> Self {
+    pub fn new(last: i64, least: usize, pages: usize) -> Self {
         let points = Points::default();
         points.forget(last);
         let state = State { indexed: last, last, round: None, rows: 0, due: 0 };
         let least = least.max(1);
-        Index { points: Arc::new(points), state, before: None, base: last, rows: least, least }
+        let mut index = Index { points: Arc::new(points), state, before: None, base: last, rows: least, least };
+        index.fit(pages);
+        index
     }
 
     /// The database has so many pages.
@@ -391,7 +393,7 @@ mod tests {
             conn.execute_batch("COMMIT; PRAGMA journal_mode = MEMORY").unwrap();
             queries::set_meta(conn, newest::INDEXED, 0).unwrap();
             let rng = StdRng::seed_from_u64(seed);
-            let index = Index::new(0, 1 + seed as usize);
+            let index = Index::new(0, 1 + seed as usize, 0);
             let mut world = World { rng, index, truth: BTreeMap::new(), snapshots: Vec::new(), last: 0, too_old: 0 };
             for _ in 0..200 {
                 conn.execute_batch("BEGIN").unwrap();

@@ -36,9 +36,7 @@ pub(crate) struct Recovered {
 pub(crate) fn recover(conn: Connection, options: Options, damage: Arc<Damage>) -> Result<Recovered> {
     conn.execute_batch("BEGIN IMMEDIATE").map_err(failed("begin to write"))?;
     schema::stamp(&conn)?;
-    for (key, point) in newest::unindexed(&conn)? {
-        newest::set_point(&conn, &key, point)?;
-    }
+    complete_index(&conn)?;
     let compacted = queries::meta(&conn, "compacted")?.unwrap_or(0);
     let last_durable = queries::last_revision(&conn)?;
     let (mut revision, clean) = newest_revision(&conn, compacted, last_durable)?;
@@ -73,24 +71,16 @@ pub(crate) fn recover(conn: Connection, options: Options, damage: Arc<Damage>) -
     conn.execute_batch("COMMIT").map_err(failed("commit"))?;
     let pages = schema::page_count(&conn)?;
     schema::set_cache(&conn, schema::cache_kib(CacheOf::Writer, pages))?;
-    let mut index = Index::new(last, options.index_rows);
-    index.fit(pages);
 
     let (leases, ephemeral_leases) = restore_leases(&conn, &options, &survivors)?;
-    let mut alarms = BTreeSet::new();
-    for alarm in [Alarm::NoSpace, Alarm::Corrupt] {
-        if queries::meta(&conn, alarm_name(alarm))?.is_some() {
-            alarms.insert(alarm);
-        }
-    }
-    let settings = queries::settings(&conn)?;
+    let (alarms, settings) = (alarms(&conn)?, queries::settings(&conn)?);
     let through = queries::meta(&conn, "compacted_through")?.unwrap_or(0);
     let compaction = (through < queries::row_id(compacted, 0)).then(|| Compaction::new(through, compacted));
     let backend = SqliteBackend {
         conn,
         memory: Arc::new(RwLock::new(memory)),
         rows: Arc::new(Rows::new(options.cache_bytes)),
-        index,
+        index: Index::new(last, options.index_rows, pages),
         size: Arc::new(AtomicUsize::new(pages)),
         written: Vec::new(),
         options,
@@ -113,6 +103,21 @@ pub(crate) fn recover(conn: Connection, options: Options, damage: Arc<Damage>) -
         committed: false,
     };
     Ok(Recovered { backend, revision, compacted, leases, alarms, settings, unclean })
+}
+
+/// What a process that ended had not entered yet.
+fn complete_index(conn: &Connection) -> Result<()> {
+    newest::unindexed(conn)?.iter().try_for_each(|(key, point)| newest::set_point(conn, key, *point))
+}
+
+fn alarms(conn: &Connection) -> Result<BTreeSet<Alarm>> {
+    let mut alarms = BTreeSet::new();
+    for alarm in [Alarm::NoSpace, Alarm::Corrupt] {
+        if queries::meta(conn, alarm_name(alarm))?.is_some() {
+            alarms.insert(alarm);
+        }
+    }
+    Ok(alarms)
 }
 
 /// A lease that a crash found ended durably has taken its keys with it, those too whose deletion was not flushed.
