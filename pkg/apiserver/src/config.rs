@@ -6,6 +6,7 @@ use crate::aggregation::FrontProxy;
 use crate::audit::Audit;
 use crate::authn::Authenticator;
 use crate::authorization::AuthorizerChain;
+use crate::component_status::Components;
 use crate::tokens::{ServiceAccounts, TokenSource};
 use isopod_auth::token::Tokens;
 use isopod_base::clock::Clock;
@@ -59,6 +60,8 @@ pub struct Config {
     pub front_proxy: Option<Arc<FrontProxy>>,
     /// How this server was started: what `/flagz` shows.
     pub flags: Option<BTreeMap<String, String>>,
+    /// Which components run in this process.
+    pub components: Components,
     /// Objects that are created at start if they are not there.
     pub bootstrap: Vec<Value>,
     /// `--enable-priority-and-fairness`: the limits below together are shared out by flow schemas and priority levels. Without
@@ -98,6 +101,7 @@ impl Config {
             aggregation: aggregation::Settings::default(),
             front_proxy: None,
             flags: None,
+            components: Components::default(),
             bootstrap: Vec::new(),
             priority_and_fairness: true,
             max_requests_in_flight: 400,

@@ -23,6 +23,7 @@ mod callout;
 mod candidate;
 mod chain;
 mod compaction;
+pub mod component_status;
 mod config;
 mod config_file;
 mod conversion;
