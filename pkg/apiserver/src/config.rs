@@ -52,6 +52,8 @@ pub struct Config {
     pub advertise_address: IpAddr,
     pub port: u16,
     pub clock: Clock,
+    /// When the certificate that its clients are shown is over, in seconds of the Unix epoch: it is renewed while it is shown.
+    pub certificate_expires: Option<Arc<dyn Fn() -> i64 + Send + Sync>>,
     /// How the server speaks to kubelets through the tunnel: its client certificate and the CA of their serving certificates.
     pub kubelet_tls: Option<Arc<rustls::ClientConfig>>,
     /// How extension API servers know this one.
@@ -97,6 +99,7 @@ impl Config {
             advertise_address: IpAddr::from([127, 0, 0, 1]),
             port: 6443,
             clock: Clock::system(),
+            certificate_expires: None,
             kubelet_tls: None,
             aggregation: aggregation::Settings::default(),
             front_proxy: None,

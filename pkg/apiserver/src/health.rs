@@ -21,6 +21,7 @@ const ENDPOINTS: [&str; 3] = ["/healthz", "/livez", "/readyz"];
 const LIVE: &[&str] = &[
     "ping",
     "log",
+    CERTIFICATE,
     "etcd",
     "poststarthook/start-system-namespaces-controller",
     "poststarthook/rbac/bootstrap-roles",
@@ -29,13 +30,17 @@ const LIVE: &[&str] = &[
 ];
 const READY: &[&str] = &["etcd-readiness", "informer-sync", "shutdown"];
 
+/// A server whose certificate is over is started again: only that is what its liveness says.
+const CERTIFICATE: &str = "loopback-serving-certificate";
+
 /// Of the plugins that seal what is stored, where there may be some.
 const PLUGINS: &str = "kms-providers";
 
-fn checks(server: &ApiServer, endpoint: &str) -> impl Iterator<Item = &'static str> {
+fn checks(server: &ApiServer, endpoint: &'static str) -> impl Iterator<Item = &'static str> {
     let ready: &[&str] = if endpoint == "/readyz" { READY } else { &[] };
     let plugins = server.config.sealed.as_ref().is_some_and(|s| s.encryption().may_have_plugins());
-    LIVE.iter().chain(ready).copied().chain(plugins.then_some(PLUGINS))
+    let asked = move |check: &&str| *check != CERTIFICATE || endpoint != "/readyz";
+    LIVE.iter().chain(ready).copied().filter(asked).chain(plugins.then_some(PLUGINS))
 }
 
 /// All paths of health.
@@ -53,6 +58,10 @@ async fn passes(server: &ApiServer, check: &str) -> bool {
         "informer-sync" => matches!(tokio::time::timeout(CACHES, server.hub.fresh()).await, Ok(Ok(_))),
         hook if hook.starts_with("poststarthook/") => server.bootstrapped.load(Ordering::Acquire),
         PLUGINS => server.config.sealed.as_ref().is_none_or(|s| s.encryption().is_well()),
+        CERTIFICATE => {
+            let now = server.config.clock.now().as_second();
+            server.config.certificate_expires.as_ref().is_none_or(|expires| now < expires())
+        }
         "shutdown" => !server.stop.is_cancelled(),
         _ => true,
     }

@@ -13,6 +13,7 @@ use isopod_store::{
 use isopod_testkit::TestServer;
 use serde_json::json;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{mpsc, watch};
 
 /// A store whose watches deliver nothing while it is stuck.
@@ -184,4 +185,23 @@ async fn components_say_how_they_are() {
     assert_eq!(selected.json["items"].as_array().map(Vec::len), Some(1), "{}", selected.text);
     let none = s.get(&format!("{uri}/x")).await;
     assert_eq!((none.code, none.json["message"].as_str()), (404, Some("componentstatus \"x\" not found")));
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_over_is_no_life() {
+    let over = Arc::new(AtomicBool::new(false));
+    let told = over.clone();
+    let s = TestServer::start_with(|config| {
+        let now = config.clock.now().as_second();
+        config.certificate_expires =
+            Some(Arc::new(move || if told.load(Ordering::SeqCst) { now - 1 } else { now + 1000 }));
+    })
+    .await;
+    assert_eq!(s.get("/livez").await.code, 200);
+    over.store(true, Ordering::SeqCst);
+    let livez = s.get("/livez?verbose").await;
+    assert_eq!(livez.code, 500);
+    assert!(livez.text.contains("[-]loopback-serving-certificate failed: reason withheld\n"), "{}", livez.text);
+    let readyz = s.get("/readyz?verbose").await;
+    assert!(readyz.code == 200 && !readyz.text.contains("loopback"), "{}", readyz.text);
 }

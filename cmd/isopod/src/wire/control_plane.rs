@@ -19,7 +19,7 @@ use isopod_client::election::{Election, Timing};
 use isopod_client::views::Node;
 use isopod_client::{Change, Informers, ListScope};
 use isopod_controllers::certificates::signing::Signers;
-use isopod_pki::ServerPki;
+use isopod_pki::{Own, ServerPki};
 use isopod_store::{Options, Store};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -71,16 +71,18 @@ impl ControlPlane {
         config.node_ports = args.service_node_port_range.0..=args.service_node_port_range.1;
         config.advertise_address = settings.advertise;
         config.port = args.https_listen_port;
+        let serving = pki.shown(Own::Serving)?;
+        config.certificate_expires = Some(Arc::new(move || serving.expires()));
         limit(&mut config, &args.limits)?;
         config.clock = clock;
-        config.kubelet_tls = Some(Arc::new(isopod_pki::tls::client(
+        config.kubelet_tls = Some(Arc::new(isopod_pki::tls::client_showing(
             "kube-apiserver-kubelet-client",
-            Some(&pki.kubelet_client),
+            pki.shown(Own::KubeletClient)?,
             &pki.server_ca.cert_pem,
             &["http/1.1"],
         )?));
         let trust = FrontProxyTrust::new(&args.front_proxy, pki)?;
-        config.aggregation = trust.aggregation(pki)?;
+        config.aggregation = trust.aggregation(pki);
         let front_proxy = Arc::new(trust.authenticator(pki)?);
         config.authenticators.insert(0, front_proxy.clone());
         config.front_proxy = Some(front_proxy);

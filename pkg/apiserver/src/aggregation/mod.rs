@@ -38,7 +38,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-pub use documents::Swagger;
+pub use documents::{Converted, Swagger};
 pub use front_proxy::{FrontProxy, RequestHeaders};
 
 /// When to write again what could not be written.
@@ -97,6 +97,12 @@ impl ApiService {
         self.remote.as_ref().map(|r| r.documents.v3()).unwrap_or_default()
     }
 
+    /// Its OpenAPI v3 document, where this server makes it, with its path in the index.
+    pub fn converted(&self) -> Option<(String, Arc<Converted>)> {
+        let remote = self.remote.as_ref()?;
+        Some((remote.path().trim_start_matches('/').to_owned(), remote.documents.converted()?))
+    }
+
     pub fn is_remote(&self) -> bool {
         self.remote.is_some()
     }
@@ -140,8 +146,10 @@ impl Table {
         let found = match (parts.next()?, parts.next(), parts.next()) {
             ("api", _, _) => self.get("", "v1"),
             ("apis", Some(group), Some(version)) => self.get(group, version),
-            // The document of a version comes from who serves it.
-            ("openapi", Some("v3"), Some("apis")) => self.get(parts.next()?, parts.next()?),
+            // The document of a version comes from who serves it, unless it tells nothing in v3.
+            ("openapi", Some("v3"), Some("apis")) => {
+                self.get(parts.next()?, parts.next()?).filter(|s| s.converted().is_none())
+            }
             _ => None,
         };
         found.filter(|s| s.is_remote())
