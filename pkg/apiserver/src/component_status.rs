@@ -176,7 +176,8 @@ async fn healthz(port: u16) -> Result<(u16, String), String> {
     let stream = connector.connect(name, stream).await.map_err(|e| format!("tls: {e}"))?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
     tokio::spawn(connection);
-    let request = Request::get("/healthz").header(header::HOST, format!("127.0.0.1:{port}")).body(Empty::<Bytes>::new());
+    let request =
+        Request::get("/healthz").header(header::HOST, format!("127.0.0.1:{port}")).body(Empty::<Bytes>::new());
     let answer = sender.send_request(request.map_err(|e| e.to_string())?).await.map_err(|e| e.to_string())?;
     let code = answer.status().as_u16();
     let text = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|e| e.to_string())?;

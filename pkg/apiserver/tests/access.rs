@@ -188,7 +188,8 @@ async fn access_reviews() {
     let uri = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
     let yes = s.post(uri, subject("get")).await;
     assert_eq!(yes.json["status"]["allowed"], true, "{}", yes.text);
-    let reason = "RBAC: allowed by RoleBinding \"v/default\" of ClusterRole \"system:aggregate-to-view\" to User \"jane\"";
+    let reason =
+        "RBAC: allowed by RoleBinding \"v/default\" of ClusterRole \"system:aggregate-to-view\" to User \"jane\"";
     assert_eq!(yes.json["status"]["reason"], reason);
     assert_eq!(s.post(uri, subject("delete")).await.json["status"]["allowed"], false);
     let bad = s.post(uri, json!({"spec": {"user": "jane"}})).await;

@@ -86,7 +86,9 @@ pub fn answer(
         other => {
             let path = other.strip_prefix("openapi/v3/")?;
             if let Some(converted) = elsewhere.converted.iter().find(|c| c.path == path) {
-                return Some(document(path, converted.hash.to_owned(), requested_hash, accept, || converted.document.clone()));
+                return Some(document(path, converted.hash.to_owned(), requested_hash, accept, || {
+                    converted.document.clone()
+                }));
             }
             if !crate::group_versions(kinds).contains(path) {
                 return None;

@@ -130,7 +130,11 @@ fn parameters(list: &Value) -> Vec<Value> {
 
 fn operation(operation: &Value, media: &Media) -> Value {
     let mut out = json!({});
-    copy(operation, &mut out, &["description", "externalDocs", "tags", "summary", "deprecated", "operationId", "security"]);
+    copy(
+        operation,
+        &mut out,
+        &["description", "externalDocs", "tags", "summary", "deprecated", "operationId", "security"],
+    );
     let or = |key: &str, all: &[String]| match operation[key].is_array() {
         true => types(&operation[key]),
         false => all.to_vec(),
@@ -279,7 +283,12 @@ mod tests {
 
     #[test]
     fn nonsense_is_no_trouble() {
-        for odd in [json!(null), json!([]), json!({"paths": [1], "definitions": 3}), json!({"paths": {"/a": {"get": {"parameters": {}}}}})] {
+        for odd in [
+            json!(null),
+            json!([]),
+            json!({"paths": [1], "definitions": 3}),
+            json!({"paths": {"/a": {"get": {"parameters": {}}}}}),
+        ] {
             assert_eq!(v3_of(&odd)["openapi"], "3.0.0", "{odd}");
         }
     }

@@ -138,7 +138,9 @@ impl CertAuthority {
         let Ok(cert) = pem.parse_x509() else { return false };
         let Ok((_, ca_pem)) = x509_parser::pem::parse_x509_pem(self.cert_pem.as_bytes()) else { return false };
         let Ok(ca) = ca_pem.parse_x509() else { return false };
-        if cert.validity().not_after.timestamp() - now.unix_timestamp() < RENEW_DAYS * 86_400 || cert.issuer() != ca.subject() {
+        if cert.validity().not_after.timestamp() - now.unix_timestamp() < RENEW_DAYS * 86_400
+            || cert.issuer() != ca.subject()
+        {
             return false;
         }
         let cn = cert.subject().iter_common_name().filter_map(|a| a.as_str().ok()).next();

@@ -5,10 +5,10 @@
 use crate::ca::RENEW_DAYS;
 use crate::tls::{certs, key, provider};
 use crate::{Identity, PkiError};
+use rustls::SignatureScheme;
 use rustls::client::ResolvesClientCert;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::SignatureScheme;
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 

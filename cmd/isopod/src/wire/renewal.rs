@@ -21,9 +21,7 @@ pub fn start(pki: Arc<ServerPki>, kubeconfig: Arc<Held>, clock: Clock, parts: &S
         tracing::error!(error = %Chain(&e), "the administrator's certificate will not be renewed");
     }
     let stop = parts.token();
-    parts.keep("renewal of certificates", move || {
-        run(pki.clone(), kubeconfig.clone(), clock.clone(), stop.clone())
-    });
+    parts.keep("renewal of certificates", move || run(pki.clone(), kubeconfig.clone(), clock.clone(), stop.clone()));
 }
 
 async fn run(pki: Arc<ServerPki>, kubeconfig: Arc<Held>, clock: Clock, stop: CancellationToken) {
