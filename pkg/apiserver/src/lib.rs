@@ -51,6 +51,7 @@ mod request;
 mod reviews;
 mod server;
 mod services;
+mod stages;
 mod subresources;
 pub mod tokens;
 mod tunnel;

@@ -21,6 +21,7 @@ use crate::cache::entry::Filter;
 use crate::cache::resource::Entries;
 use crate::encode::served;
 use crate::request::RequestInfo;
+use crate::stages::Stage;
 use arc_swap::ArcSwap;
 use axum::body::Body;
 use axum::response::Response;
@@ -180,10 +181,12 @@ pub async fn start(server: &Arc<ApiServer>) -> Result<(), Status> {
         autoregister::act(server, &mut progress, &objects(server)).await;
         tokio::spawn(follow(Arc::downgrade(server), progress));
     }
+    server.stages.done(Stage::ApiServices);
     if !server.config.aggregation.client_ca_pem.is_empty() {
         trust::publish(server).await?;
         tokio::spawn(trust::keep(Arc::downgrade(server)));
     }
+    server.stages.done(Stage::Trust);
     Ok(())
 }
 
