@@ -523,10 +523,7 @@ mod tests {
             selectors(&parent, &Path::new("s")).iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         assert_eq!(say(&["a", "b", "c"]), [""; 0]);
-        assert_eq!(
-            say(&["a", "b", "c", "d"]),
-            ["s[0].cel.expression: Forbidden: too complex, exceeds cost limit"]
-        );
+        assert_eq!(say(&["a", "b", "c", "d"]), ["s[0].cel.expression: Forbidden: too complex, exceeds cost limit"]);
     }
 
     #[test]
