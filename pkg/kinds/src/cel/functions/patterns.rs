@@ -53,7 +53,7 @@ fn told<'a>(pattern: &'a str, e: &Error) -> (&'static str, &'a str) {
         ErrorKind::GroupUnclosed => ("missing closing )", pattern),
         ErrorKind::GroupUnopened => ("unexpected )", pattern),
         ErrorKind::GroupNameDuplicate { .. } => ("duplicate capture group name", at),
-        ErrorKind::RepetitionMissing => ("missing argument to repetition operator", at),
+        ErrorKind::RepetitionMissing => ("missing argument to repetition operator", repetition(rest)),
         ErrorKind::RepetitionCountInvalid => ("invalid repeat count", at),
         ErrorKind::EscapeUnexpectedEof => ("trailing backslash at end of expression", ""),
         ErrorKind::EscapeUnrecognized => ("invalid escape sequence", at),
@@ -61,6 +61,15 @@ fn told<'a>(pattern: &'a str, e: &Error) -> (&'static str, &'a str) {
         ErrorKind::NestLimitExceeded(_) => ("expression nests too deeply", pattern),
         _ => ("invalid or unsupported syntax", at),
     }
+}
+
+/// The operator at the beginning of a text.
+fn repetition(text: &str) -> &str {
+    let end = match text.starts_with('{') {
+        true => text.find('}').map_or(text.len(), |at| at + 1),
+        false => text.chars().next().map_or(0, char::len_utf8),
+    };
+    &text[..end]
 }
 
 #[cfg(test)]
