@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """`make bench`: prints one table and writes JSON. Every figure is measured here, in one run, in network namespaces of its own.
 
-What upstream can do, too, is done by both in the same run: kube-apiserver and etcd, built from their modules, stand beside
-`isopod server --disable-agent`, and the last column is the ratio, above 1 where Isopod is better. With two cores or more the
-clients run on one that no server uses. Timings are those of one machine on one day: compare runs on the same machine only."""
+What upstream can do, too, is done by both in the same run: kube-apiserver and etcd, built from their modules, stand beside an
+`isopod server` that runs no more than they do (no node, controllers or scheduler), and the last column is the ratio, above 1
+where Isopod is better. With two cores or more the clients run on one that no server uses. Timings are those of one machine on
+one day: compare runs on the same machine only. `--quick` does a fifth of each part: the figures are rougher, the rows the same."""
 
 import argparse
 import contextlib
@@ -23,6 +24,13 @@ from harness import Cluster, Failure, deployment, pod, run, wait  # noqa: E402
 IDLE_SECONDS = 300
 POD_STARTS = 200
 SERVICES = 10_000
+# Creates by so many clients: what, how the load generator calls it, names begin with, and how many of each.
+CREATES = (
+    ("1 kB (config maps)", "create-configmaps", "c", {1: 1000, 16: 10_000, 64: 10_000}),
+    ("4 kB (pods)", "create-pods", "p", {1: 1000, 16: 4000, 64: 5000}),
+)
+# With those above, 50,000 objects.
+MORE_MAPS = 19_000
 
 
 def pss(pids):
@@ -104,6 +112,8 @@ class Side:
 class Bench:
     def __init__(self, args):
         self.args, self.rows = args, []
+        # Of numbers of objects and requests, all of which can be divided by five.
+        self.scale = 5 if args.quick else 1
         self.program = args.load or os.path.join(os.path.dirname(args.isopod), "isopod-e2e-load")
 
     def row(self, what, value, unit, goal="", upstream=None, more_is_better=False):
@@ -170,7 +180,7 @@ class Bench:
         pids = [cluster.server.pid]
         image = cluster.image("busybox:1.36")
         side = Side("isopod", [], cluster.kubeconfig, cluster.net.inside)
-        got = side.load(self.program, "start-pods", count=POD_STARTS, prefix="quick", image=image)
+        got = side.load(self.program, "start-pods", count=POD_STARTS // self.scale, prefix="quick", image=image)
         self.row("pod start, image present, seen by a watcher, p50", got["p50_ms"], "ms", "100")
         self.row("pod start, image present, seen by a watcher, p99", got["p99_ms"], "ms", "300")
         before = pss(pids)
@@ -187,12 +197,13 @@ class Bench:
 
     @contextlib.contextmanager
     def sides(self):
-        """Isopod's server alone and, where it was built, upstream's, in one network namespace."""
-        cluster = self.cluster(agent=False)
+        """Isopod's API server alone and, where it was built, upstream's, in one network namespace."""
+        cluster = self.cluster(agent=False, server_args=["--disable-controller-manager", "--disable-scheduler"])
         upstream = None
         try:
             cluster.start()
-            wait("sa", lambda: cluster.kubectl("get", "sa", "default"))
+            # Nothing makes it there: controllers are not part of the comparison.
+            cluster.kubectl("create", "serviceaccount", "default")
             sides = [Side("isopod", [cluster.server.pid], cluster.kubeconfig, cluster.net.inside)]
             if self.args.oracle:
                 kubeconfig, pids = f"{cluster.dir}/upstream.yaml", f"{cluster.dir}/upstream.json"
@@ -200,7 +211,6 @@ class Bench:
                 log = open(f"{cluster.dir}/upstream.log", "wb")
                 upstream = subprocess.Popen(cluster.net.inside(command), stdin=subprocess.PIPE, stdout=log, stderr=log)
                 started = wait("upstream's server", lambda: os.path.exists(pids) and json.load(open(pids)), 120)
-                # Nothing makes it there: upstream's controllers are not part of the comparison.
                 kubectl = [f"{self.args.tools}/kubectl-1.37", "--kubeconfig", kubeconfig]
                 run(cluster.net.inside([*kubectl, "create", "serviceaccount", "default"]), env=cluster.env())
                 sides.append(Side("upstream", [str(p) for p in started.values()], kubeconfig, cluster.net.inside))
@@ -223,28 +233,58 @@ class Bench:
     def throughput(self):
         with self.sides() as sides:
             self.both(sides, "server alone, idle memory (PSS)", "MiB", lambda s: pss(s.pids), "30")
+            for what, work, prefix, counts in CREATES:
+                for clients, count in counts.items():
+                    self.creates(sides, what, clients, "5 ×", work=work, count=count // self.scale, prefix=f"{prefix}{clients}")
             for clients in (1, 16, 64):
-                used = {}
+                count = CREATES[0][3][64] // self.scale
 
-                def create(side):
-                    cpu = cpu_seconds(side.pids)
-                    got = side.load(self.program, "create-configmaps", clients=clients, count=1000 if clients == 1 else 10_000, prefix=f"c{clients}")  # noqa: B023
-                    used[side.name] = (cpu_seconds(side.pids) - cpu) / got["count"] * 1e6  # noqa: B023
-                    return got["per_second"]
+                def get(side):
+                    return side.load(self.program, "get-configmaps", clients=clients, count=count, prefix="c64")["per_second"]  # noqa: B023
 
-                self.both(sides, f"durable creates of 1 kB, {clients} clients", "/s", create, "5 ×" if clients == 64 else "", True)
-                self.both(sides, f"  server CPU a create, {clients} clients", "µs", lambda s: used[s.name], "5 ×")  # noqa: B023
-            get = lambda s: s.load(self.program, "get-configmaps", clients=64, count=10_000, prefix="c64")["per_second"]  # noqa: E731
-            self.both(sides, "gets, 64 clients", "/s", get, "", True)
-            create = lambda s: s.load(self.program, "create-pods", clients=16, count=10_000, prefix="p")["per_second"]  # noqa: E731
-            self.both(sides, "durable creates of 4 kB (pods), 16 clients", "/s", create, "", True)
+                self.both(sides, f"gets, {clients} clients", "/s", get, "", True)
             for side in sides:
-                side.load(self.program, "create-configmaps", clients=64, count=19_000, prefix="more")
-            self.both(sides, "memory with 10,000 pods and 40,000 config maps (PSS)", "MiB", lambda s: pss(s.pids))
-            self.lists(sides)
+                side.load(self.program, "create-configmaps", clients=64, count=MORE_MAPS // self.scale, prefix="more")
+            counts = [sum(of.values()) // self.scale for *_, of in CREATES]
+            total = f"{counts[1]:,} pods and {counts[0] + MORE_MAPS // self.scale:,} config maps"
+            self.both(sides, f"memory with {total} (PSS)", "MiB", lambda s: pss(s.pids))
+            self.lists(sides, counts[1])
             self.watches(sides)
+        self.followed()
 
-    def lists(self, sides):
+    def creates(self, sides, what, clients, goal, work, **load):
+        """Objects a second, and the CPU that the servers take for one."""
+        used = {}
+
+        def create(side):
+            cpu = cpu_seconds(side.pids)
+            got = side.load(self.program, work, clients=clients, **load)
+            used[side.name] = (cpu_seconds(side.pids) - cpu) / got["count"] * 1e6
+            return got["per_second"]
+
+        self.both(sides, f"durable creates of {what}, {clients} clients", "/s", create, goal if clients == 64 else "", True)
+        self.both(sides, f"  server CPU a create, {clients} clients", "µs", lambda s: used[s.name], goal)
+
+    def followed(self):
+        """Pods with all that follows them in a whole server: the scheduler's condition and Event, the controllers' looks."""
+        cluster = self.cluster(agent=False)
+        try:
+            cluster.start()
+            wait("sa", lambda: cluster.kubectl("get", "sa", "default"))
+            side = Side("isopod", [cluster.server.pid], cluster.kubeconfig, cluster.net.inside)
+            cpu = cpu_seconds(side.pids)
+            count = CREATES[1][3][16] // self.scale
+            got = side.load(self.program, "create-pods", clients=16, count=count, prefix="p")
+            self.row("pods with controllers and scheduler, 16 clients", got["per_second"], "/s")
+            before = cpu
+            while (now := cpu_seconds(side.pids)) - before > 0.05:
+                before = now
+                time.sleep(1)
+            self.row("  server CPU a pod, with all that follows", (now - cpu) / count * 1e6, "µs")
+        finally:
+            cluster.close()
+
+    def lists(self, sides, pods):
         forms = (
             ("JSON", "10 ×", {"accept": "application/json"}),
             ("JSON as gzip", "3 ×", {"accept": "application/json", "accept-encoding": "gzip"}),
@@ -259,7 +299,7 @@ class Bench:
                 used[side.name] = (cpu_seconds(side.pids) - cpu) / got["count"] * 1000  # noqa: B023
                 return got["p50_ms"]
 
-            self.both(sides, f"list of 10,000 pods, {label}, p50", "ms", lists, goal)
+            self.both(sides, f"list of {pods:,} pods, {label}, p50", "ms", lists, goal)
             self.both(sides, f"  server CPU a list, {label}", "ms", lambda s: used[s.name])  # noqa: B023
         for label, _, form in forms:
             for side in sides:
@@ -268,7 +308,7 @@ class Bench:
             self.both(sides, f"  most memory in ten lists at once, {label} (RSS)", "MiB", lambda s: peak(s.pids))
 
     def watches(self, sides):
-        for watchers in (1000, 10_000):
+        for watchers in (1000 // self.scale, 10_000 // self.scale):
             seen = {}
 
             def change(side):
@@ -277,21 +317,21 @@ class Bench:
                 return got["p50_ms"]
 
             self.both(sides, f"one change to {watchers:,} watchers, p50", "ms", change)
-            self.both(sides, f"one change to {watchers:,} watchers, p99", "ms", lambda s: seen[s.name]["p99_ms"], "100" if watchers == 10_000 else "")  # noqa: B023
+            self.both(sides, f"one change to {watchers:,} watchers, p99", "ms", lambda s: seen[s.name]["p99_ms"], "100" if watchers > 1000 else "")  # noqa: B023
 
     def services(self):
-        cluster = self.cluster()
+        cluster, services = self.cluster(), SERVICES // self.scale
         try:
             cluster.start()
             cluster.apply(deployment("web", cluster.image("app:v1"), 1, ports=[{"containerPort": 8080}]))
             cluster.kubectl("rollout", "status", "deployment/web", "--timeout=60s", timeout=70)
             side = Side("isopod", [], cluster.kubeconfig, cluster.net.inside)
             begin = time.monotonic()
-            side.load(self.program, "create-services", clients=16, count=SERVICES, prefix="s")
-            self.row(f"{SERVICES:,} services made", time.monotonic() - begin, "s")
-            last = cluster.get("service", f"s-{SERVICES - 1}")["spec"]["clusterIP"]
+            side.load(self.program, "create-services", clients=16, count=services, prefix="s")
+            self.row(f"{services:,} services made", time.monotonic() - begin, "s")
+            last = cluster.get("service", f"s-{services - 1}")["spec"]["clusterIP"]
             wait("the last service answers", lambda: self.answers(cluster, last), 300)
-            self.row(f"{SERVICES:,} services, until the last one answers", time.monotonic() - begin, "s")
+            self.row(f"{services:,} services, until the last one answers", time.monotonic() - begin, "s")
             times = []
             for n in range(11):
                 spec = {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]}
@@ -302,7 +342,7 @@ class Bench:
                 ip = made["spec"]["clusterIP"]
                 wait("answers", lambda: self.answers(cluster, ip), every=0.001)  # noqa: B023
                 times.append(time.monotonic() - begin)
-            self.row(f"one service added to {SERVICES:,}, kubectl's start included, p50", statistics.median(times) * 1000, "ms")
+            self.row(f"one service added to {services:,}, kubectl's start included, p50", statistics.median(times) * 1000, "ms")
         finally:
             cluster.close()
 
@@ -320,8 +360,11 @@ def main():
     parser.add_argument("--upstream", help="directory of upstream's etcd and kube-apiserver")
     parser.add_argument("--out", required=True)
     parser.add_argument("--idle", type=int, default=IDLE_SECONDS)
+    parser.add_argument("--quick", action="store_true", help="a fifth of the objects and requests, and of the time idle")
     parser.add_argument("--only", default="", help="starts, throughput or services")
     args = parser.parse_args()
+    if args.quick:
+        args.idle //= 5
     args.app = args.app or os.path.join(os.path.dirname(args.isopod), "isopod-e2e-app")
     bench = Bench(args)
     bench.row("binary, static, stripped", os.path.getsize(args.isopod) / 2**20, "MiB", "30")

@@ -16,14 +16,23 @@ impl Path {
         Path(first.to_owned())
     }
     pub fn child(&self, name: &str) -> Self {
-        if self.0.is_empty() { Path(name.to_owned()) } else { Path(format!("{}.{name}", self.0)) }
+        if self.0.is_empty() { Path(name.to_owned()) } else { self.followed_by(&[".", name]) }
     }
     pub fn index(&self, i: usize) -> Self {
-        Path(format!("{}[{i}]", self.0))
+        self.followed_by(&["[", &i.to_string(), "]"])
     }
     pub fn key(&self, key: &str) -> Self {
-        Path(format!("{}[{key}]", self.0))
+        self.followed_by(&["[", key, "]"])
     }
+
+    /// Validation makes a path for each place that it looks at: one allocation and no formatting.
+    fn followed_by(&self, parts: &[&str]) -> Self {
+        let mut text = String::with_capacity(self.0.len() + parts.iter().map(|p| p.len()).sum::<usize>());
+        text.push_str(&self.0);
+        parts.iter().for_each(|p| text.push_str(p));
+        Path(text)
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -127,7 +127,7 @@ impl Access {
     fn apply(&self, followed: &Followed, event: &Event) {
         let key = &event.kv.key;
         let Some((kind, prefix)) = followed.iter().find(|(_, p)| key.starts_with(p.as_bytes())) else { return };
-        if event.kind == EventKind::Put {
+        if event.kind == EventKind::Put && !(*kind == "Pod" && is_nowhere(&event.kv.value)) {
             if *kind == "Pod" && event.prev.as_ref().is_some_and(|prev| same_needs(&prev.value, &event.kv.value)) {
                 return;
             }
@@ -145,6 +145,11 @@ impl Access {
 
 fn parse(stored: &[u8]) -> Option<Value> {
     serde_json::from_slice(stored).ok()
+}
+
+/// Whether a stored pod is on no node: then no node may read anything for it, as if it were not there.
+fn is_nowhere(pod: &[u8]) -> bool {
+    sonic_rs::get(pod, ["spec", "nodeName"]).map_or(true, |node| node.as_raw_str() == "\"\"")
 }
 
 /// A pod's status changes often, and what its node may read hangs on its spec: compare that as bytes, without parsing.
@@ -193,6 +198,21 @@ async fn refill(access: &Access, store: &dyn Store, followed: &Followed) -> Opti
                 tracing::error!(error = %Chain(&e), "the authorizers cannot read the datastore; trying again");
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn pods_without_a_node() {
+        for (spec, nowhere) in
+            [(json!({}), true), (json!({"nodeName": ""}), true), (json!({"nodeName": "n"}), false), (json!(null), true)]
+        {
+            assert_eq!(is_nowhere(json!({"metadata": {}, "spec": spec}).to_string().as_bytes()), nowhere, "{spec}");
         }
     }
 }

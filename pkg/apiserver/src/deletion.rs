@@ -34,6 +34,7 @@ enum Plan {
 /// Deletes an object, or marks it as being deleted.
 pub async fn delete(server: &ApiServer, intent: &Intent, options: &DeleteOptions) -> Result<Done, Status> {
     for _ in 0..ATTEMPTS {
+        intent.moment.renew();
         let current = pipeline::load(server, intent).await?;
         let old = current.value(&intent.kind);
         check(intent, &old, options)?;
@@ -63,6 +64,7 @@ pub async fn delete(server: &ApiServer, intent: &Intent, options: &DeleteOptions
 /// marked, does what this delete wants.
 async fn remove_marked(server: &ApiServer, intent: &Intent, old: &Value, marked: Done) -> Result<Done, Status> {
     for _ in 0..ATTEMPTS {
+        intent.moment.renew();
         let Some(current) = server.current(&intent.kind, &intent.namespace, &intent.name).await? else {
             return Ok(Done { removed: true, ..marked });
         };

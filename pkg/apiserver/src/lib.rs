@@ -26,6 +26,7 @@ mod compaction;
 pub mod component_status;
 mod config;
 mod config_file;
+mod connection;
 mod conversion;
 mod deadline;
 mod definitions;

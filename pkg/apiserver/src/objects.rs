@@ -2,7 +2,7 @@
 
 use crate::ApiServer;
 use crate::cache::entry::Entry;
-use crate::cache::{prefix_of, store_status, write_status};
+use crate::cache::{Moment, prefix_of, store_status, write_status};
 use crate::conversion;
 use crate::encode::served;
 use crate::pipeline::Intent;
@@ -98,11 +98,22 @@ impl ApiServer {
         namespace: &str,
         name: &str,
     ) -> Result<Option<Arc<Entry>>, Status> {
+        self.get_entry_at(&Moment::default(), kind, namespace, name).await
+    }
+
+    /// Reads an object as it was at this moment or later, from the cache if one runs.
+    async fn get_entry_at(
+        &self,
+        moment: &Moment,
+        kind: &Arc<Kind>,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<Entry>>, Status> {
         let stored_kind = self.registry.load().stored(kind);
         if self.hub.running(&stored_kind).is_none() {
             return Ok(self.current(kind, namespace, name).await?.map(|c| c.entry));
         }
-        let (cache, _) = self.hub.fresh_cache(&stored_kind).await?;
+        let cache = self.hub.cache_at(&stored_kind, moment).await?;
         self.view_of(kind, cache.get(&path_of(kind, namespace, name))).await
     }
 
@@ -134,16 +145,39 @@ impl ApiServer {
         namespace: &str,
         name: &str,
     ) -> Result<Option<Value>, Status> {
+        self.read_at(&Moment::default(), group, resource, namespace, name).await
+    }
+
+    /// As [`Self::read`], as it was at this moment or later.
+    pub(crate) async fn read_at(
+        &self,
+        moment: &Moment,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Value>, Status> {
         let Some(kind) = self.registry.load().resource(group, resource).cloned() else { return Ok(None) };
-        let entry = self.get_entry(&kind, namespace, name).await?;
+        let entry = self.get_entry_at(moment, &kind, namespace, name).await?;
         Ok(entry.map(|e| served(&kind, &e.body)))
     }
 
     /// All objects of a resource (in one namespace, or in all if it is empty), for the server's own use.
     pub async fn read_all(&self, group: &str, resource: &str, namespace: &str) -> Result<Vec<Value>, Status> {
+        self.read_all_at(&Moment::default(), group, resource, namespace).await
+    }
+
+    /// As [`Self::read_all`], as they were at this moment or later.
+    pub(crate) async fn read_all_at(
+        &self,
+        moment: &Moment,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+    ) -> Result<Vec<Value>, Status> {
         let Some(kind) = self.registry.load().resource(group, resource).cloned() else { return Ok(Vec::new()) };
         let stored_kind = self.registry.load().stored(&kind);
-        let (cache, _) = self.hub.fresh_cache(&stored_kind).await?;
+        let cache = self.hub.cache_at(&stored_kind, moment).await?;
         let snapshot = cache.snapshot();
         let wanted = |e: &&Arc<Entry>| namespace.is_empty() || e.namespace() == namespace;
         let entries = self.views(&kind, snapshot.entries.values().filter(wanted).cloned().collect()).await?;

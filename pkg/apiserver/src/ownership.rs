@@ -184,15 +184,11 @@ pub fn settle(new: &mut Value, old: &Value) {
     if a == b || a.len() != b.len() || !a.iter().zip(b).all(|(a, b)| same_but_time(a, b)) {
         return;
     }
-    let others = |o: &Value| {
-        let meta = o["metadata"].as_object().cloned().unwrap_or_default();
-        meta.into_iter().filter(|(k, _)| k != "managedFields").collect::<Vec<_>>()
+    let differs = |a: &Value, b: &Value, but: &str| {
+        let (a, b) = (a.as_object().into_iter().flatten(), b.as_object().into_iter().flatten());
+        a.filter(|(k, _)| *k != but).ne(b.filter(|(k, _)| *k != but))
     };
-    let body = |o: &Value| {
-        let all = o.as_object().into_iter().flatten();
-        all.filter(|(k, _)| *k != "metadata").map(|(k, v)| (k.clone(), v.clone())).collect::<Vec<_>>()
-    };
-    if others(new) == others(old) && body(new) == body(old) {
+    if !differs(new, old, "metadata") && !differs(&new["metadata"], &old["metadata"], "managedFields") {
         let before = before.clone();
         set(new, Some(before));
     }

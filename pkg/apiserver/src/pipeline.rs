@@ -6,6 +6,7 @@ use crate::admission::resource_quota::charge_quotas;
 use crate::admission::{self, Operation};
 use crate::allocate;
 use crate::audit::Trail;
+use crate::cache::Moment;
 use crate::cache::entry::Entry;
 use crate::candidate::{Candidate, Creates};
 use crate::encode::{splice, to_json};
@@ -50,6 +51,8 @@ pub struct Intent {
     /// For the audit log.
     pub trail: Trail,
     pub now: Timestamp,
+    /// When this write looks at other objects.
+    pub moment: Moment,
 }
 
 impl Intent {
@@ -109,6 +112,7 @@ async fn create_as(server: &ApiServer, intent: &Intent, body: &Value, owned: boo
         return Err(Status::forbidden(&intent.kind.gvr(), name, why));
     }
     for attempt in 1.. {
+        intent.moment.renew();
         let mut new = body.clone();
         metadata::on_create(intent, &mut new)?;
         apply_defaults(&intent.kind, &mut new);
@@ -163,6 +167,7 @@ async fn create_as(server: &ApiServer, intent: &Intent, body: &Value, owned: boo
 /// Changes an object that exists, or creates it where a PUT may.
 pub async fn update(server: &ApiServer, intent: &Intent, candidate: &dyn Candidate) -> Result<Done, Status> {
     for _ in 0..ATTEMPTS {
+        intent.moment.renew();
         let Some(current) = server.current(&intent.kind, &intent.namespace, &intent.name).await? else {
             return create_by_update(server, intent, candidate).await;
         };

@@ -4,7 +4,7 @@
 //! The limits are those of client-go's `tools/record`.
 
 use crate::calls::{Calls, Patch, Preconditions};
-use crate::views::Meta;
+use crate::views::{Meta, MetaOnly};
 use crate::{Error, Resource};
 use isopod_api::time;
 use isopod_base::clock::Clock;
@@ -158,16 +158,14 @@ async fn send(calls: &Calls, correlator: &mut Correlator, write: Write) -> Resul
         let e = &write.event;
         let patch = json!({"count": e["count"], "lastTimestamp": e["lastTimestamp"], "message": e["message"]});
         let none = Preconditions::default();
-        match calls.patch::<Value>(&write.namespace, name, None, Patch::Strategic(patch), &none).await {
+        match calls.patch::<MetaOnly>(&write.namespace, name, None, Patch::Strategic(patch), &none).await {
             // It was cleaned up meanwhile: make it again.
             Err(e) if e.is_not_found() => {}
             other => return other.map(drop),
         }
     }
-    let created: Value = calls.create(&write.namespace, &write.event).await?;
-    if let Some(name) = created["metadata"]["name"].as_str() {
-        correlator.created(&write.key, name);
-    }
+    let created: MetaOnly = calls.create(&write.namespace, &write.event).await?;
+    correlator.created(&write.key, &created.metadata.name);
     Ok(())
 }
 

@@ -249,6 +249,10 @@ pub trait Hooks: Send + Sync {
     fn selectable(&self, _obj: &Value) -> Vec<String> {
         Vec::new()
     }
+    /// The paths that [`Self::selectable`] looks at: what lies elsewhere in an object need not be there. `None`: any.
+    fn selected_from(&self) -> Option<&'static [&'static str]> {
+        None
+    }
     /// A selectable field of this version by its name in the stored version.
     fn stored_field<'a>(&self, field: &'a str) -> Cow<'a, str> {
         field.into()

@@ -66,6 +66,8 @@ pub struct Strategy {
     /// Numbers that upstream's internal type holds by value: an empty object shows them.
     pub zeros: &'static [&'static str],
     pub select: fn(&Value, &str) -> String,
+    /// The paths that `select` looks at, where they are not those of `fields`.
+    pub select_from: &'static [&'static str],
     pub stored_field: for<'a> fn(&'a str) -> Cow<'a, str>,
     pub to_storage: fn(&mut Value),
     pub from_storage: fn(&mut Value),
@@ -101,6 +103,7 @@ pub const PLAIN: Strategy = Strategy {
     scale: None,
     zeros: &[],
     select: text_at,
+    select_from: &[],
     stored_field: |field| field.into(),
     to_storage: |_| {},
     from_storage: |_| {},
@@ -203,6 +206,9 @@ impl Hooks for Strategy {
     }
     fn selectable(&self, obj: &Value) -> Vec<String> {
         self.fields.iter().map(|f| (self.select)(obj, f)).collect()
+    }
+    fn selected_from(&self) -> Option<&'static [&'static str]> {
+        Some(if self.select_from.is_empty() { self.fields } else { self.select_from })
     }
     fn graceful_delete(&self, obj: &Value, asked: Option<i64>) -> Option<i64> {
         (self.grace)(obj, asked)

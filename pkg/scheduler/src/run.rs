@@ -12,7 +12,7 @@ use crate::queue::Queue;
 use isopod_base::clock::Clock;
 use isopod_base::errors::Chain;
 use isopod_client::events::{ObjectRef, Recorder};
-use isopod_client::views::{Namespace, Node, Pod, PodDisruptionBudget};
+use isopod_client::views::{MetaOnly, Namespace, Node, Pod, PodDisruptionBudget};
 use isopod_client::{Calls, Change, Delete, Informer, Informers, ListScope, Patch, Preconditions};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -342,7 +342,7 @@ async fn write_status(calls: &Calls, pod: &PodInfo, status: Value) -> Result<(),
     let meta = &pod.pod.metadata;
     let patch = Patch::Strategic(json!({ "status": status }));
     let only = Preconditions::uid(&meta.uid);
-    calls.patch::<Value>(&meta.namespace, &meta.name, Some("status"), patch, &only).await.map(drop)
+    calls.patch::<MetaOnly>(&meta.namespace, &meta.name, Some("status"), patch, &only).await.map(drop)
 }
 
 /// Logs what failed on a pod, unless it has gone or another was faster.

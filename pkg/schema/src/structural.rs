@@ -31,7 +31,7 @@ fn with_metadata(object: &mut Object) {
     object.embedded_resource = true;
     object.fields.retain(|f| f.name != "metadata");
     for name in ["apiVersion", "kind"] {
-        if object.field(name).is_none() {
+        if object.fields.iter().all(|f| f.name != name) {
             object.fields.push(Field::new(name, Node::String));
         }
     }

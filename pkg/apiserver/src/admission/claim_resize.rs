@@ -28,7 +28,7 @@ impl Plugin for PersistentVolumeClaimResize {
         let class = if class == storage_class(old) { class } else { "" };
         let found = match class {
             "" => None,
-            name => request.server.read("storage.k8s.io", "storageclasses", "", name).await?,
+            name => request.read("storage.k8s.io", "storageclasses", "", name).await?,
         };
         if found.is_some_and(|c| c.flag("allowVolumeExpansion")) {
             return Ok(());

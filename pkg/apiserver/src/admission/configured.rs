@@ -1,6 +1,6 @@
 //! What configuration objects say, ready for use. It is made anew when they change, not for each request.
 
-use crate::ApiServer;
+use super::Request;
 use crate::cache::entry::Entry;
 use isopod_api::Status;
 use parking_lot::Mutex;
@@ -27,12 +27,12 @@ impl<T> Configured<T> {
         Configured { resource, make, known: Mutex::new(known) }
     }
 
-    /// As they are committed by now.
-    pub async fn get(&self, server: &ApiServer) -> Result<Arc<Vec<T>>, Status> {
+    /// As they were committed when admission began, or later.
+    pub async fn get(&self, request: &Request<'_>) -> Result<Arc<Vec<T>>, Status> {
+        let server = request.server;
         let kind = server.registry.load().resource("admissionregistration.k8s.io", self.resource).cloned();
         let Some(kind) = kind else { return Ok(Arc::new(Vec::new())) };
-        let cache = server.hub.cache(&kind).await?;
-        server.hub.fresh().await?;
+        let cache = server.hub.cache_at(&kind, &request.intent.moment).await?;
         let snapshot = cache.snapshot();
         let mut known = self.known.lock();
         let same = snapshot.entries.len() == known.entries.len()

@@ -58,7 +58,7 @@ impl Plugin for DefaultClass {
             return Ok(());
         }
         let (group, resource) = self.classes;
-        let classes = request.server.read_all(group, resource, "").await?;
+        let classes = request.read_all(group, resource, "").await?;
         if let Some(name) = default(&classes, self.marks) {
             access::set(new, self.field, name);
         }

@@ -63,7 +63,7 @@ async fn ranges(request: &Request<'_>) -> Result<Vec<Value>, Status> {
     if request.old.is_some_and(|o| o.has("metadata.deletionTimestamp")) {
         return Ok(Vec::new());
     }
-    request.server.read_all("", "limitranges", &request.intent.namespace).await
+    request.read_all("", "limitranges", &request.intent.namespace).await
 }
 
 /// One message as it is, several as Go's aggregate shows them.

@@ -120,6 +120,22 @@ impl<'a> Request<'a> {
         Request { server, intent, operation, old, gvk: None, rounds, answers }
     }
 
+    /// An object by resource, as it was when admission began or later.
+    pub async fn read(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Value>, Status> {
+        self.server.read_at(&self.intent.moment, group, resource, namespace, name).await
+    }
+
+    /// All objects of a resource (in one namespace, or in all if it is empty), as they were when admission began or later.
+    pub async fn read_all(&self, group: &str, resource: &str, namespace: &str) -> Result<Vec<Value>, Status> {
+        self.server.read_all_at(&self.intent.moment, group, resource, namespace).await
+    }
+
     /// Whether this is about the resource itself (no subresource), `pods` or `deployments.apps`.
     pub fn is(&self, qualified: &str) -> bool {
         self.intent.subresource.is_empty() && self.intent.kind.gvr().qualified() == qualified

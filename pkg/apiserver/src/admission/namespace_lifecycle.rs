@@ -25,7 +25,7 @@ impl Plugin for NamespaceLifecycle {
             return Ok(());
         }
         let namespaces = Gvr::new("", "v1", "namespaces");
-        let found = request.server.read("", "namespaces", "", &intent.namespace).await?;
+        let found = request.read("", "namespaces", "", &intent.namespace).await?;
         let Some(namespace) = found else { return Err(Status::not_found(&namespaces, &intent.namespace)) };
         let gone =
             namespace["status"]["phase"] == "Terminating" || namespace["metadata"]["deletionTimestamp"].is_string();

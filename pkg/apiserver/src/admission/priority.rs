@@ -32,7 +32,7 @@ impl Plugin for Priority {
         let (name, priority, policy) = if named.is_empty() {
             default_class(request).await?
         } else {
-            let class = request.server.read("scheduling.k8s.io", "priorityclasses", "", &named).await?;
+            let class = request.read("scheduling.k8s.io", "priorityclasses", "", &named).await?;
             let Some(class) = class else {
                 return Err(request.forbidden(Some(new), format!("no PriorityClass with name {named} was found")));
             };
@@ -64,7 +64,7 @@ impl Plugin for Priority {
             return Ok(());
         }
         let name = &new["metadata"]["name"];
-        let classes = request.server.read_all("scheduling.k8s.io", "priorityclasses", "").await?;
+        let classes = request.read_all("scheduling.k8s.io", "priorityclasses", "").await?;
         if let Some(other) = classes.iter().find(|c| c["globalDefault"] == true && c["metadata"]["name"] != *name) {
             let other = other["metadata"]["name"].as_str().unwrap_or_default();
             let gvr = Gvr::new("scheduling.k8s.io", "v1", "priorityclasses");
@@ -83,7 +83,7 @@ fn numbers(class: &Value) -> (String, i64, String) {
 
 /// The default class with the lowest value, or no class and priority 0.
 async fn default_class(request: &Request<'_>) -> Result<(String, i64, String), Status> {
-    let classes = request.server.read_all("scheduling.k8s.io", "priorityclasses", "").await?;
+    let classes = request.read_all("scheduling.k8s.io", "priorityclasses", "").await?;
     let default = classes.iter().filter(|c| c["globalDefault"] == true).min_by_key(|c| c["value"].as_i64());
     Ok(default.map(numbers).unwrap_or((String::new(), 0, "PreemptLowerPriority".into())))
 }

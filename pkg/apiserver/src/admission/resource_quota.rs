@@ -7,6 +7,7 @@
 use super::{Operation, Request, Step};
 use crate::ApiServer;
 use crate::allocate::Allocation;
+use crate::cache::Moment;
 use crate::encode::splice;
 use crate::objects;
 use crate::pipeline::Intent;
@@ -78,11 +79,11 @@ async fn charge_with(server: &ApiServer, intent: &Intent, new: &Value, old: Opti
     let is_durable = server.durability(&intent.kind, &intent.namespace) == Durability::Durable;
     let kind = server.registry.load().resource("", "resourcequotas").cloned();
     let (true, Some(kind)) = (is_durable && !intent.namespace.is_empty(), kind) else { return Ok(Charge::default()) };
-    if quotas(server, &kind, &intent.namespace).await?.is_empty() {
+    if quotas(server, &kind, &intent.namespace, &intent.moment).await?.is_empty() {
         return Ok(Charge::default());
     }
     let turn = server.turns.of(&intent.namespace).await;
-    let quotas = quotas(server, &kind, &intent.namespace).await?;
+    let quotas = quotas(server, &kind, &intent.namespace, &Moment::default()).await?;
     let change = Change { new, old, subresource: &intent.subresource, now: intent.now };
     let charged = charge(&evaluator, &quotas, &change).map_err(|why| {
         let operation = if old.is_some() { Operation::Update } else { Operation::Create };
@@ -100,9 +101,9 @@ async fn charge_with(server: &ApiServer, intent: &Intent, new: &Value, old: Opti
     Ok(Charge { allocation, _turn: Some(turn) })
 }
 
-/// The quotas of a namespace as they are now.
-async fn quotas(server: &ApiServer, kind: &Arc<Kind>, namespace: &str) -> Result<Vec<Value>, Status> {
-    let (cache, _) = server.hub.fresh_cache(kind).await?;
+/// The quotas of a namespace as they were at this moment or later.
+async fn quotas(server: &ApiServer, kind: &Arc<Kind>, namespace: &str, moment: &Moment) -> Result<Vec<Value>, Status> {
+    let cache = server.hub.cache_at(kind, moment).await?;
     let prefix = format!("{namespace}/");
     let snapshot = cache.snapshot();
     let all = snapshot.entries.range(Arc::<str>::from(prefix.as_str())..);

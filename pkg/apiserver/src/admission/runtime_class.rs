@@ -49,7 +49,7 @@ async fn class_of(request: &Request<'_>, pod: &Value) -> Result<Option<Value>, S
         return Ok(None);
     }
     let Some(name) = pod["spec"]["runtimeClassName"].as_str() else { return Ok(None) };
-    match request.server.read("node.k8s.io", "runtimeclasses", "", name).await? {
+    match request.read("node.k8s.io", "runtimeclasses", "", name).await? {
         Some(class) => Ok(Some(class)),
         None => Err(request.forbidden(Some(pod), format!("pod rejected: RuntimeClass {name:?} not found"))),
     }

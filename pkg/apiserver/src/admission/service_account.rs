@@ -30,7 +30,7 @@ impl Plugin for ServiceAccount {
             new["spec"]["serviceAccountName"].as_str().filter(|s| !s.is_empty()).unwrap_or("default").to_owned();
         new["spec"]["serviceAccountName"] = named.clone().into();
         let namespace = &request.intent.namespace;
-        let account = request.server.read("", "serviceaccounts", namespace, &named).await?;
+        let account = request.read("", "serviceaccounts", namespace, &named).await?;
         let Some(account) = account else {
             let why =
                 format!("error looking up service account {namespace}/{named}: serviceaccount {named:?} not found");

@@ -4,8 +4,8 @@
 use super::event::{AuthenticationMetadata, Event, Level, ObjectReference, Stage, compact};
 use super::policy::Verdict;
 use super::{Audit, LevelLabels, answer};
+use crate::connection::PeerAddress;
 use crate::pipeline::apply_defaults;
-use crate::server::PeerAddress;
 use axum::body::Body;
 use axum::response::Response;
 use http::HeaderMap;

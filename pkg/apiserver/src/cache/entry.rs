@@ -1,6 +1,7 @@
 //! One cached object: its served bytes and the small index that selectors look at.
 
 use crate::cache::message::Message;
+use crate::cache::parts;
 use crate::encode::splice;
 use crate::metadata;
 use bytes::Bytes;
@@ -71,17 +72,8 @@ pub struct Unreadable {
     source: Option<serde_json::Error>,
 }
 
-#[derive(Deserialize)]
-struct Head {
-    #[serde(default)]
-    metadata: HeadMeta,
-}
-
-#[derive(Deserialize, Default)]
-struct HeadMeta {
-    #[serde(default)]
-    labels: Option<BTreeMap<Box<str>, Box<str>>>,
-}
+/// The place of what selectors of labels look at.
+const LABELS: &str = "metadata.labels";
 
 impl Entry {
     /// Takes stored bytes in.
@@ -105,30 +97,29 @@ impl Entry {
         revision: i64,
     ) -> Result<Self, Unreadable> {
         let unreadable = |source| Unreadable { key: key.to_owned(), source };
-        let head: Head = serde_json::from_slice(stored).map_err(|e| unreadable(Some(e)))?;
+        let parsed: Value;
+        let value = match object {
+            Some(object) => object,
+            None => {
+                parsed = indexed(kind, stored).map_err(|e| unreadable(Some(e)))?;
+                &parsed
+            }
+        };
+        let labels = Option::<BTreeMap<Box<str>, Box<str>>>::deserialize(&value["metadata"]["labels"]);
+        let labels = labels.map_err(|e| unreadable(Some(e)))?.unwrap_or_default();
         let (body, digits) = splice::with_revision(stored, revision).ok_or_else(|| unreadable(None))?;
-        let fields = if kind.selectable.is_empty() {
-            Box::default()
-        } else {
-            let parsed: Value;
-            let value = match object {
-                Some(object) => object,
-                None => {
-                    parsed = serde_json::from_slice(stored).map_err(|e| unreadable(Some(e)))?;
-                    &parsed
-                }
-            };
-            kind.hooks.selectable(value).into_iter().map(String::into_boxed_str).collect()
+        let fields = match kind.selectable.is_empty() {
+            true => Box::default(),
+            false => kind.hooks.selectable(value).into_iter().map(String::into_boxed_str).collect(),
         };
         let versions = kind.hooks.versions().filter(|v| v.several());
         let version = versions.zip(object).map(|(versions, object)| versions.version_of(object).into());
-        let labels = head.metadata.labels.unwrap_or_default().into_iter().collect();
         Ok(Entry {
             key: key.into(),
             body,
             digits,
             message: Message::default(),
-            labels,
+            labels: labels.into_iter().collect(),
             fields,
             version,
             views: Views::default(),
@@ -224,6 +215,15 @@ impl Labels for Entry {
     }
 }
 
+/// What of a stored object its index is made of, or more.
+fn indexed(kind: &Kind, stored: &[u8]) -> Result<Value, serde_json::Error> {
+    match kind.hooks.selected_from() {
+        _ if kind.selectable.is_empty() => parts::read(stored, [LABELS]),
+        Some(paths) => parts::read(stored, paths.iter().copied().chain([LABELS])),
+        None => serde_json::from_slice(stored),
+    }
+}
+
 /// What a list or a watch wants to see.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
@@ -281,6 +281,61 @@ fn lookup<'a>(kind: &Kind, entry: &'a Entry, field: &str) -> Option<&'a str> {
         _ => {
             let i = kind.selectable.iter().position(|f| f == field)?;
             entry.fields.get(i).map(|v| &**v)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// An object that says something at every path that a kind selects by, under either name of an event's fields.
+    fn full(kind: &Kind, twin: bool) -> Value {
+        let mut object = json!({"metadata": {"name": "x", "labels": {"a": "b"}}, "rest": [{"of": "it"}]});
+        for path in &kind.selectable {
+            let path = if twin { path.replace("involvedObject", "regarding") } else { path.clone() };
+            let mut at = &mut object;
+            for part in path.split('.') {
+                at = &mut at[part];
+            }
+            *at = match path.as_str() {
+                "status.podIPs" => json!([{"ip": "192.0.2.7"}]),
+                "source" => json!({"component": "kubelet"}),
+                "spec.unschedulable" | "spec.hostNetwork" => true.into(),
+                "status.replicas" => 3.into(),
+                path => path.into(),
+            };
+        }
+        object
+    }
+
+    #[test]
+    fn the_index_is_made_of_what_selectors_look_at() {
+        let kinds = isopod_kinds::table::builtin();
+        let selectable = kinds.iter().filter(|k| !k.selectable.is_empty());
+        let mut seen = 0;
+        for (kind, twin) in selectable.flat_map(|k| [(k, false), (k, true)]) {
+            let object = full(kind, twin);
+            let entry = Entry::new(kind, "a/x", &splice::stored(&object), 7).unwrap();
+            let of_all: Vec<Box<str>> =
+                kind.hooks.selectable(&object).into_iter().map(String::into_boxed_str).collect();
+            assert_eq!(&*entry.fields, &*of_all, "{}", kind.resource);
+            assert_eq!((entry.label("a"), entry.label("b"), entry.revision()), (Some("b"), None, 7));
+            seen += usize::from(of_all.iter().all(|v| !v.is_empty()));
+        }
+        assert!(seen > 8, "most objects say something at every path: {seen}");
+    }
+
+    #[test]
+    fn what_is_no_object_is_found() {
+        let kinds = isopod_kinds::table::builtin();
+        for kind in kinds.iter().filter(|k| matches!(k.resource.as_str(), "pods" | "configmaps")) {
+            let broken: [&[u8]; 5] =
+                [b"", b"[]", b"{\"metadata\":", b"{\"metadata\":5}", b"{\"metadata\":{\"labels\":{\"a\":1}}}"];
+            for bytes in broken {
+                assert!(Entry::new(kind, "a/x", bytes, 1).is_err(), "{}", String::from_utf8_lossy(bytes));
+            }
         }
     }
 }

@@ -13,6 +13,7 @@
 pub mod entry;
 mod index;
 mod message;
+mod parts;
 pub mod resource;
 pub mod watcher;
 
@@ -25,6 +26,7 @@ use isopod_store::{Event, KeyRange, Revision, Store, StoreError, Watch, WatchMes
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -47,6 +49,33 @@ pub struct Hub {
     replaced: Arc<Notify>,
     /// When messages of protobuf were last asked for, while some may be kept.
     messages_wanted: Mutex<Option<Instant>>,
+}
+
+/// When a write looks at the rest of the datastore: what was committed before its first read of a cache, each later one has, too,
+/// and none of them waits again. A clone is another write's.
+#[derive(Debug, Default)]
+pub struct Moment(AtomicBool);
+
+impl Clone for Moment {
+    fn clone(&self) -> Self {
+        Moment::default()
+    }
+}
+
+impl Moment {
+    /// The next read is of what is committed by then.
+    pub fn renew(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+
+    /// Waits, at the first call, until what is committed now is in the caches.
+    pub async fn reached(&self, hub: &Hub) -> Result<(), Status> {
+        if !self.0.load(Ordering::Relaxed) {
+            hub.fresh().await?;
+            self.0.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
 }
 
 /// The prefix of a kind's keys, with its slash at the end.
@@ -140,6 +169,18 @@ impl Hub {
             // One that was dropped meanwhile has not got the events that were waited for.
             if !cache.is_expired() {
                 return Ok((cache, revision));
+            }
+        }
+    }
+
+    /// The cache of a stored kind with everything in it that was committed at this moment.
+    pub async fn cache_at(&self, kind: &Arc<Kind>, moment: &Moment) -> Result<Arc<Cache>, Status> {
+        loop {
+            let cache = self.cache(kind).await?;
+            moment.reached(self).await?;
+            // As in `fresh_cache`; the next one is read after the moment.
+            if !cache.is_expired() {
+                return Ok(cache);
             }
         }
     }

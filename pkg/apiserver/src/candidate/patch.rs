@@ -104,7 +104,8 @@ impl Patch {
                     .with_empty_details()
             }
         })?;
-        let decoded = self.decode(patched.clone()).map_err(|why| {
+        let (changed, kept) = self.apart(&patched, current);
+        let mut decoded = self.decode(changed).map_err(|why| {
             let text = match self.ty {
                 PatchType::Json => patch::patched_text(&patched, &self.schema, &Opened::by_operations(&self.patch)),
                 PatchType::Merge => patch::patched_text(&patched, &self.schema, &Opened::by_merge(&self.patch)),
@@ -112,7 +113,24 @@ impl Patch {
             };
             Status::invalid(&Gvk::new("", "", ""), "", &[FieldError::invalid(&Path::new("patch"), text, why)])
         })?;
+        if let (Value::Object(object), Value::Object(patched)) = (&mut decoded.value, patched) {
+            object.extend(patched.into_iter().filter(|(key, _)| kept.contains(key)));
+        }
         Ok(Made { object: decoded.value, warnings: decoded.warnings, owned: false })
+    }
+
+    /// The patched object without the fields that are as they were, and their names: what was read from the store has been
+    /// decoded before. A custom resource's schema may be newer than that.
+    fn apart(&self, patched: &Value, current: &Value) -> (Value, Vec<String>) {
+        let (Value::Object(patched), Value::Object(current), false) = (patched, current, self.schema.custom) else {
+            return (patched.clone(), Vec::new());
+        };
+        let is_kept = |key: &str, value: &Value| {
+            !matches!(key, "apiVersion" | "kind") && value.is_object() && current.get(key) == Some(value)
+        };
+        let (kept, changed): (Vec<_>, Vec<_>) = patched.iter().partition(|(key, value)| is_kept(key, value));
+        let changed = changed.into_iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        (Value::Object(changed), kept.into_iter().map(|(key, _)| key.clone()).collect())
     }
 
     /// The patched object with all that is strange about it and the patch; under strict validation that is why not.

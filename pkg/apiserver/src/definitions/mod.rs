@@ -10,8 +10,8 @@ mod cleanup;
 
 use crate::ApiServer;
 use crate::cache::entry::{Entry, Filter};
-use crate::cache::prefix_of;
 use crate::cache::resource::Entries;
+use crate::cache::{Moment, prefix_of};
 use crate::candidate::update::Edit;
 use crate::encode::served;
 use crate::pipeline::{self, Intent};
@@ -243,6 +243,7 @@ impl ApiServer {
             warnings: Arc::default(),
             trail: Default::default(),
             now: self.config.clock.now(),
+            moment: Moment::default(),
         }
     }
 }

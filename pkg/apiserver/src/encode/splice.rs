@@ -4,6 +4,7 @@
 //! Invariant: nothing here parses an object; the place of `metadata` is found by scanning, on the first few bytes as a rule.
 
 use bytes::Bytes;
+use serde::Serialize;
 use serde_json::Value;
 use std::ops::Range;
 
@@ -11,7 +12,7 @@ const BEFORE: &[u8] = b"\"resourceVersion\":\"";
 
 /// The bytes to store. `resourceVersion` is left out: it is the store's to say.
 pub fn stored(object: &Value) -> Bytes {
-    let mut out = Vec::with_capacity(1024);
+    let mut out = Vec::with_capacity(4096);
     out.push(b'{');
     let empty = serde_json::Map::new();
     let fields = object.as_object().unwrap_or(&empty);
@@ -50,11 +51,11 @@ fn field(out: &mut Vec<u8>, key: &str) {
     if out.last() != Some(&b'{') {
         out.push(b',');
     }
-    value(out, &Value::from(key));
+    value(out, key);
     out.push(b':');
 }
 
-fn value(out: &mut Vec<u8>, v: &Value) {
+fn value(out: &mut Vec<u8>, v: &(impl Serialize + ?Sized)) {
     serde_json::to_writer(out, v).expect("a JSON value always encodes into memory");
 }
 

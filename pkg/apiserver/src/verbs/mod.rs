@@ -11,6 +11,7 @@ pub mod watch;
 
 use crate::ApiServer;
 use crate::audit::Trail;
+use crate::cache::Moment;
 use crate::cache::entry::{Entry, Filter};
 use crate::encode::negotiate::{self, Form, LISTS, OBJECTS};
 use crate::encode::{self, body};
@@ -64,6 +65,7 @@ impl Call {
             warnings: self.warnings.clone(),
             trail: self.trail.clone(),
             now: self.now,
+            moment: Moment::default(),
         }
     }
 

@@ -24,6 +24,7 @@ pub const CORE: Strategy = Strategy {
         "type",
     ],
     select,
+    select_from: &SELECT_FROM,
     create: validate,
     update: |new, _| validate(new),
     ..BASE
@@ -43,6 +44,7 @@ pub const NEW: Strategy = Strategy {
         "type",
     ],
     select,
+    select_from: &SELECT_FROM,
     stored_field,
     create: validate_new,
     update: validate_new_update,
@@ -50,6 +52,18 @@ pub const NEW: Strategy = Strategy {
     from_storage,
     ..BASE
 };
+
+/// Where [`select`] looks, under both names.
+const SELECT_FROM: [&str; 8] = [
+    "involvedObject",
+    "regarding",
+    "reason",
+    "reportingComponent",
+    "reportingController",
+    "source",
+    "deprecatedSource",
+    "type",
+];
 
 /// Names of the same fields: core/v1, events.k8s.io/v1.
 const RENAMED: [(&str, &str); 7] = [

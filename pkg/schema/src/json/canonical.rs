@@ -14,36 +14,46 @@ pub fn canonicalize(value: &mut Value, object: &Object) {
 }
 
 fn fields(map: &mut Map<String, Value>, object: &Object) {
-    for f in &object.fields {
-        if object.custom {
+    if object.custom {
+        for f in &object.fields {
             if let Some(v) = map.get_mut(&f.name)
                 && !v.is_null()
             {
                 node(v, &f.node);
             }
-            continue;
         }
-        match map.get_mut(&f.name) {
-            Some(v) if !v.is_null() => {
-                node(v, &f.node);
-                if !f.pointer && is_empty(v, &f.node) {
-                    empty(map, f);
-                }
+        return;
+    }
+    // What is there is looked at where it stands: most fields of most structs are absent, and need no search.
+    map.retain(|key, value| {
+        let Some(f) = object.field(key) else { return true };
+        if !value.is_null() {
+            node(value, &f.node);
+            if f.pointer || !is_empty(value, &f.node) {
+                return true;
             }
-            _ => empty(map, f),
+        }
+        let kept = !is_omitted(f);
+        if kept {
+            *value = shown(f);
+        }
+        kept
+    });
+    for f in object.fields.iter().filter(|f| !is_omitted(f)) {
+        if !map.contains_key(&f.name) {
+            map.insert(f.name.clone(), shown(f));
         }
     }
 }
 
-/// The field is absent, null or has Go's zero value: leaves it out or shows the zero value.
-fn empty(map: &mut Map<String, Value>, f: &Field) {
-    let omitted = f.omit_zero || (f.omit_empty && (f.pointer || !is_struct(&f.node)));
-    if omitted {
-        map.remove(&f.name);
-    } else {
-        let shown = if f.pointer { Value::Null } else { zero(&f.node) };
-        map.insert(f.name.clone(), shown);
-    }
+/// Whether a field that is absent, null or Go's zero value is left out.
+fn is_omitted(f: &Field) -> bool {
+    f.omit_zero || (f.omit_empty && (f.pointer || !is_struct(&f.node)))
+}
+
+/// How such a field shows otherwise.
+fn shown(f: &Field) -> Value {
+    if f.pointer { Value::Null } else { zero(&f.node) }
 }
 
 /// Go's `omitempty` knows no empty structs.
@@ -83,8 +93,7 @@ fn is_empty(value: &Value, node: &Node) -> bool {
     match (node, value) {
         (Node::Object(o), Value::Object(map)) => {
             let o = o.get();
-            map.keys().all(|k| o.field(k).is_some())
-                && o.fields.iter().all(|f| map.get(&f.name).is_none_or(|v| !f.pointer && is_empty(v, &f.node)))
+            map.iter().all(|(k, v)| o.field(k).is_some_and(|f| !f.pointer && is_empty(v, &f.node)))
         }
         (Node::Quantity | Node::Any | Node::FieldsV1 | Node::IntOrString | Node::Time | Node::MicroTime, _) => {
             value.is_null()

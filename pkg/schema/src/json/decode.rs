@@ -144,7 +144,7 @@ impl<'s> Decoder<'s> {
         let (path, go_path) = (self.path.len(), self.go_path.len());
         self.lenient = object.custom;
         s.object::<Syntax>(&mut |s, key| {
-            match object.fields.iter().position(|f| f.name == key) {
+            match object.position(&key) {
                 Some(i) => {
                     if std::mem::replace(&mut met[i], true) {
                         self.report(true, &key);
@@ -290,7 +290,7 @@ impl<'s> Decoder<'s> {
         let mut items = Vec::new();
         let path = self.path.len();
         s.array::<Syntax>(&mut |s, i| {
-            self.path.push_str(&format!("[{i}]"));
+            push_index(&mut self.path, i);
             items.push(self.node(s, item, named)?.unwrap_or_else(|| super::zero(item)));
             self.path.truncate(path);
             Ok(())
@@ -319,7 +319,7 @@ impl<'s> Decoder<'s> {
             Token::Array => {
                 let mut items = Vec::new();
                 s.array::<Syntax>(&mut |s, i| {
-                    self.path.push_str(&format!("[{i}]"));
+                    push_index(&mut self.path, i);
                     items.push(self.any(s)?);
                     self.path.truncate(path);
                     Ok(())
@@ -391,6 +391,12 @@ fn push(path: &mut String, name: &str) {
         path.push('.');
     }
     path.push_str(name);
+}
+
+fn push_index(path: &mut String, i: usize) {
+    path.push('[');
+    path.push_str(&i.to_string());
+    path.push(']');
 }
 
 /// Base64 as Go's `StdEncoding` takes it: padded, line breaks ignored, trailing bits not checked. The error is the offset

@@ -4,6 +4,7 @@ use super::path::{PathElement, equal};
 use super::set::{Filter, Set};
 use super::typed::{ListShape, MapShape, Shape, Type};
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Comparison {
@@ -40,6 +41,10 @@ pub fn compare(old: &Value, new: &Value, ty: Type) -> Comparison {
 
 /// Compares two values, of which one may be absent; says what happened to the place itself.
 fn walk(old: Option<&Value>, new: Option<&Value>, ty: Type, out: &mut Comparison) -> Change {
+    // What a write leaves alone is most of an object.
+    if old == new {
+        return Change::None;
+    }
     let atom = ty.atom();
     let (before, after) = (atom.deduce(old), atom.deduce(new));
     let shape = match (old, new) {
@@ -123,22 +128,15 @@ fn place(out: &mut Comparison, element: impl Fn() -> PathElement, change: Change
 }
 
 fn items(old: &[Value], new: &[Value], shape: ListShape, out: &mut Comparison) {
-    let mut all: Vec<(PathElement, Vec<&Value>, Vec<&Value>)> = Vec::with_capacity(old.len().max(new.len()));
-    let named = |item: &Value| shape.element(item).ok();
+    // In the order of sets, which then take each element at their end.
+    let mut all: BTreeMap<PathElement, (Vec<&Value>, Vec<&Value>)> = BTreeMap::new();
     let (before, after) = (old.iter().map(|i| (i, true)), new.iter().map(|i| (i, false)));
     for (item, is_old) in before.chain(after) {
-        let Some(element) = named(item) else { continue };
-        let at = match all.iter().position(|(e, _, _)| *e == element) {
-            Some(at) => at,
-            None => {
-                all.push((element, Vec::new(), Vec::new()));
-                all.len() - 1
-            }
-        };
-        let (_, before, after) = &mut all[at];
+        let Ok(element) = shape.element(item) else { continue };
+        let (before, after) = all.entry(element).or_default();
         if is_old { before.push(item) } else { after.push(item) }
     }
-    for (element, before, after) in all {
+    for (element, (before, after)) in all {
         let mut below = Comparison::default();
         let mut single = |a: Option<&Value>, b: Option<&Value>| walk(a, b, shape.item, &mut below);
         // Items that stand more than once are compared as one leaf.

@@ -60,8 +60,29 @@ pub fn ensure_named(set: &Set, ty: Type) -> Set {
     Set { nodes: nodes.collect() }
 }
 
+/// Whether there is something below what is one leaf now.
+fn is_outdated(set: &Set, ty: Type) -> bool {
+    let atom = ty.atom();
+    set.nodes.iter().filter(|node| !node.children.is_empty()).any(|node| {
+        let below = match &node.element {
+            PathElement::Field(name) => atom.map.and_then(|m| m.child(name).0),
+            _ => atom.list.map(|l| l.item),
+        };
+        let Some(below) = below else { return false };
+        match below.atom().shape() {
+            Some(Shape::Map(m)) if m.atomic => true,
+            Some(Shape::List(l)) if l.is_atomic() => true,
+            Some(Shape::Map(_) | Shape::List(_)) => is_outdated(&node.children, below),
+            _ => false,
+        }
+    })
+}
+
 /// `set` after a change of its schema from granular to atomic: what has become one leaf is owned as one. `None`: as it was.
 pub(super) fn reconcile(set: &Set, ty: Type) -> Option<Set> {
+    if !is_outdated(set, ty) {
+        return None;
+    }
     let atom = ty.atom();
     let mut changed = false;
     let nodes = set.nodes.iter().map(|node| {

@@ -110,7 +110,8 @@ impl Updater<'_> {
         });
     }
 
-    /// Takes from the other managers what changed. `Err`: some of it was theirs and `force` is off.
+    /// Takes from the other managers what changed. `Err`: some of it was theirs and `force` is off, and `managers` is of no use any
+    /// more.
     fn moved(
         &self,
         live: &Typed,
@@ -130,26 +131,21 @@ impl Updater<'_> {
             }
         }
         let mut conflicts = Vec::new();
-        let mut kept = BTreeMap::new();
-        for (other, owner) in &managers.0 {
-            let Some(Some(change)) = changes.get(&owner.api_version) else { continue };
-            if other == id {
-                kept.insert(other.clone(), owner.clone());
-                continue;
+        managers.0.retain(|other, owner| {
+            let Some(Some(change)) = changes.get(&owner.api_version) else { return false };
+            if other != id {
+                let mut lost = owner.set.intersection(&change.modified);
+                lost.absorb(owner.set.intersection(&change.added));
+                let paths = lost.paths().into_iter();
+                conflicts.extend(paths.map(|path| Conflict { manager: other.clone(), path }));
+                owner.set.subtract(&lost, false);
+                owner.set.subtract(&change.removed, false);
             }
-            let lost = owner.set.intersection(&change.modified.union(&change.added));
-            let paths = lost.paths().into_iter();
-            conflicts.extend(paths.map(|path| Conflict { manager: other.clone(), path }));
-            let set = owner.set.difference(&lost).difference(&change.removed);
-            if !set.is_empty() {
-                kept.insert(other.clone(), Owner { set, ..owner.clone() });
-            }
-        }
+            !owner.set.is_empty()
+        });
         if !force && !conflicts.is_empty() {
             return Err(conflicts);
         }
-        kept.retain(|_, owner: &mut Owner| !owner.set.is_empty());
-        managers.0 = kept;
         Ok(changes.remove(&live.api_version).flatten().unwrap_or_default())
     }
 

@@ -200,7 +200,7 @@ async fn driver_has_audience(asker: &Asker<'_>, pod: &Value, audience: &str) -> 
             None => claimed_driver(asker, pod, volume).await?,
         };
         let Some(driver) = driver else { continue };
-        let Some(driver) = asker.request.server.read("storage.k8s.io", "csidrivers", "", &driver).await? else {
+        let Some(driver) = asker.request.read("storage.k8s.io", "csidrivers", "", &driver).await? else {
             continue;
         };
         let requests = driver["spec"]["tokenRequests"].as_array().into_iter().flatten();
@@ -301,7 +301,7 @@ async fn allowed(asker: &Asker<'_>, verb: &str, resource: &str, account: &str) -
 
 /// A core object that must exist.
 async fn read(asker: &Asker<'_>, resource: &str, namespace: &str, name: &str) -> Result<Value, Status> {
-    let object = asker.request.server.read("", resource, namespace, name).await?;
+    let object = asker.request.read("", resource, namespace, name).await?;
     object.ok_or_else(|| Status::not_found(&Gvr::new("", "v1", resource), name))
 }
 

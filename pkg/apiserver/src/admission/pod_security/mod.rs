@@ -65,7 +65,7 @@ async fn namespace(request: &Request<'_>, new: &Value) -> Result<(), Status> {
     let no_stricter = wanted.version == had.version && wanted.level <= had.level;
     if request.operation == Operation::Update && wanted.level != Level::Privileged && wanted != had && !no_stricter {
         let name = new.text("metadata.name");
-        let pods = request.server.read_all("", "pods", name).await?;
+        let pods = request.read_all("", "pods", name).await?;
         request.intent.warn(warnings_about(name, pods, wanted));
     }
     Ok(())
@@ -119,7 +119,7 @@ fn about(pods: &BTreeSet<&str>, why: &str) -> String {
 
 async fn policy_of_namespace(request: &Request<'_>) -> Result<Option<Policy>, Status> {
     let name = &request.intent.namespace;
-    let found = request.server.read("", "namespaces", "", name).await?;
+    let found = request.read("", "namespaces", "", name).await?;
     Ok(found.map(|namespace| Policy::of(&namespace).0))
 }
 

@@ -180,7 +180,7 @@ async fn namespace_object(subject: &Subject<'_>) -> Result<Option<Value>, Status
     if subject.namespace.is_empty() || subject.is_namespace() {
         return Ok(None);
     }
-    let found = subject.request.server.read("", "namespaces", "", &subject.namespace).await?;
+    let found = subject.request.read("", "namespaces", "", &subject.namespace).await?;
     let missing = || Status::not_found(&Gvr::new("", "v1", "namespaces"), &subject.namespace);
     found.ok_or_else(missing).map(Some)
 }

@@ -61,11 +61,11 @@ impl Plugin for MutatingPolicies {
     }
 
     async fn mutate(&self, request: &Request<'_>, new: &mut Value) -> Result<(), Status> {
-        let policies = self.0.policies.get(request.server).await?;
+        let policies = self.0.policies.get(request).await?;
         if policies.is_empty() || !concerned(request) {
             return Ok(());
         }
-        let bindings = self.0.bindings.get(request.server).await?;
+        let bindings = self.0.bindings.get(request).await?;
         let second = request.rounds.enter(NAME, Some(new));
         let subject = Subject::new(request, Some(new));
         let turns = turns(&policies, &bindings, &subject, Some(new)).await?;

@@ -86,11 +86,11 @@ impl Plugin for ValidatingPolicies {
     }
 
     async fn validate(&self, request: &Request<'_>, new: Option<&Value>) -> Result<(), Status> {
-        let policies = self.0.policies.get(request.server).await?;
+        let policies = self.0.policies.get(request).await?;
         if policies.is_empty() || !concerned(request) {
             return Ok(());
         }
-        let bindings = self.0.bindings.get(request.server).await?;
+        let bindings = self.0.bindings.get(request).await?;
         let subject = Subject::new(request, new);
         let turns = turns(&policies, &bindings, &subject, new).await?;
         if turns.is_empty() {

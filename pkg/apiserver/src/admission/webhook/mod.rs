@@ -53,7 +53,7 @@ impl MutatingWebhooks {
     }
 
     async fn dispatch(&self, request: &Request<'_>, mut new: Option<&mut Value>) -> Result<(), Status> {
-        let hooks = self.0.get(request.server).await?;
+        let hooks = self.0.get(request).await?;
         if hooks.is_empty() || !concerned(request) {
             return Ok(());
         }
@@ -134,7 +134,7 @@ impl Plugin for ValidatingWebhooks {
     }
 
     async fn validate(&self, request: &Request<'_>, new: Option<&Value>) -> Result<(), Status> {
-        let hooks = self.0.get(request.server).await?;
+        let hooks = self.0.get(request).await?;
         if hooks.is_empty() || !concerned(request) {
             return Ok(());
         }
