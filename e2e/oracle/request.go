@@ -164,7 +164,10 @@ func (p *play) step(ctx context.Context, s *Step) (*answer, error) {
 		return p.watch(ctx, path, header, s.Events, http), nil
 	}
 	a := p.send(ctx, method, path, body, header, http)
-	for end := time.Now().Add(untilPatience); s.Until != 0 && a.status != s.Until && time.Now().Before(end); {
+	arrived := func() bool {
+		return s.Until == 0 || a.status == s.Until && (s.Has == "" || getAt(a.body, pointer(s.Has)) != nil)
+	}
+	for end := time.Now().Add(untilPatience); !arrived() && time.Now().Before(end); {
 		time.Sleep(untilPause)
 		a = p.send(ctx, method, path, body, header, http)
 	}

@@ -14,6 +14,7 @@ use crate::metrics::Metrics;
 use crate::objects::SharedLease;
 use crate::pipeline::{self, Intent};
 use crate::registry::Registry;
+use crate::stages::{Stage, Stages};
 use crate::tunnel::{NodeDialer, Tunnels};
 use crate::{callout, chain, compaction, connection};
 use arc_swap::ArcSwap;
@@ -72,6 +73,7 @@ pub struct ApiServer {
     /// What [`ApiServer::bootstrap`] is to create; nobody needs it after that.
     founding: Mutex<Vec<Value>>,
     pub(crate) bootstrapped: AtomicBool,
+    pub(crate) stages: Stages,
     pub(crate) started: Timestamp,
     /// Ends watches and tunnels.
     pub(crate) stop: CancellationToken,
@@ -107,6 +109,7 @@ impl ApiServer {
             tunnels: Arc::default(),
             founding: Mutex::new(std::mem::take(&mut config.bootstrap)),
             bootstrapped: AtomicBool::new(false),
+            stages: Stages::default(),
             started: config.clock.now(),
             stop: CancellationToken::new(),
             fairness: config.priority_and_fairness.then(|| Arc::new(Fairness::new(reading + mutating))),
@@ -114,10 +117,13 @@ impl ApiServer {
             gauges: Gauges::default(),
             config,
         });
+        server.stages.done(Stage::Caches);
         definitions::start(&server).await.map_err(StartError::Definitions)?;
+        server.stages.done(Stage::Definitions);
         compaction::start(&server);
         peers::start(&server);
         fairness::start(&server);
+        server.stages.done(Stage::Fairness);
         Ok(server)
     }
 
@@ -126,16 +132,20 @@ impl ApiServer {
         // Namespaces first; the others wait for one commit of the store together, not each for its own.
         let founding = std::mem::take(&mut *self.founding.lock());
         let (namespaces, others): (Vec<&Value>, Vec<&Value>) = founding.iter().partition(|o| o["kind"] == "Namespace");
-        for objects in [namespaces, others] {
+        for (objects, stage) in [(namespaces, Stage::Namespaces), (others, Stage::Founding)] {
             let creates = futures::stream::iter(objects.into_iter().map(|o| self.bootstrap_object(o)));
             creates.buffer_unordered(64).try_collect::<()>().await?;
+            self.stages.done(stage);
         }
         fairness::ensure(self).await?;
+        self.stages.done(Stage::Flows);
         kubernetes_service::reconcile(self).await?;
+        self.stages.done(Stage::Service);
         aggregation::start(self).await?;
         if let Some(access) = &self.config.access {
             access.wait(self.hub.fresh().await?).await;
         }
+        self.stages.done(Stage::Rights);
         self.bootstrapped.store(true, Ordering::Release);
         Ok(())
     }

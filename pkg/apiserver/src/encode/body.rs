@@ -23,6 +23,7 @@ const CHUNK: usize = 64 << 10;
 /// What a list holds.
 #[derive(Default)]
 pub struct List {
+    /// 0: the objects come from no store.
     pub revision: i64,
     pub continue_token: String,
     pub remaining: Option<u64>,
@@ -31,7 +32,10 @@ pub struct List {
 
 impl List {
     pub fn meta(&self, kind: &Kind, form: &Form) -> Value {
-        let mut meta = json!({"resourceVersion": self.revision.to_string()});
+        let mut meta = json!({});
+        if self.revision > 0 {
+            meta["resourceVersion"] = self.revision.to_string().into();
+        }
         // Upstream's lists without a type of their own always say it.
         if !self.continue_token.is_empty() || kind.schema.custom && form.shape == Shape::Object {
             meta["continue"] = self.continue_token.clone().into();
