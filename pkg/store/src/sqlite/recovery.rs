@@ -69,8 +69,7 @@ pub(crate) fn recover(conn: Connection, options: Options, damage: Arc<Damage>) -
     let last = newest::seen(&conn)?.last;
     queries::set_meta(&conn, newest::INDEXED, last)?;
     conn.execute_batch("COMMIT").map_err(failed("commit"))?;
-    let pages = schema::page_count(&conn)?;
-    schema::set_cache(&conn, schema::cache_kib(CacheOf::Writer, pages))?;
+    let pages = fit_cache(&conn)?;
 
     let (leases, ephemeral_leases) = restore_leases(&conn, &options, &survivors)?;
     let (alarms, settings) = (alarms(&conn)?, queries::settings(&conn)?);
@@ -108,6 +107,12 @@ pub(crate) fn recover(conn: Connection, options: Options, damage: Arc<Damage>) -
 /// What a process that ended had not entered yet.
 fn complete_index(conn: &Connection) -> Result<()> {
     newest::unindexed(conn)?.iter().try_for_each(|(key, point)| newest::set_point(conn, key, *point))
+}
+
+/// Returns how many pages there are.
+fn fit_cache(conn: &Connection) -> Result<usize> {
+    let pages = schema::page_count(conn)?;
+    schema::set_cache(conn, schema::cache_kib(CacheOf::Writer, pages)).map(|()| pages)
 }
 
 fn alarms(conn: &Connection) -> Result<BTreeSet<Alarm>> {
