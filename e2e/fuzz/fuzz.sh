@@ -11,8 +11,6 @@ targets=("$@")
 # Bodies are as large as the largest here; time in seconds and memory in megabytes that no input may take.
 limits=(-max_len=8192 -timeout=20 -rss_limit_mb=3000)
 failed=()
-# What the server has for the deepest values, in kilobytes; instrumented frames are larger.
-ulimit -s $((1 << 20))
 for target in "${targets[@]}"; do
   export ISOPOD_FUZZ=$target
   own=$directory/corpus/$target

@@ -65,6 +65,8 @@ type Step struct {
 	Expect int `json:"expect,omitempty"`
 	// Until is a status: the step is repeated until it is the answer's, for what upstream's controllers do in their time.
 	Until int `json:"until,omitempty"`
+	// Has is a JSON pointer: a step with until is repeated also until the answer has something there.
+	Has string `json:"has,omitempty"`
 	// Events is how many events a WATCH step waits for; 0 means until the server ends the stream.
 	Events int `json:"events,omitempty"`
 	// Parts are JSON pointers: each entry below them is a comparison of its own, named case#entry.

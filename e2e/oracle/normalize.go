@@ -92,6 +92,9 @@ func (n *normalizer) object(o map[string]any) any {
 			continue
 		}
 		out[n.text("", k)] = n.value(k, v)
+		if owners, ok := out[k].([]any); ok && k == "managedFields" {
+			sort.SliceStable(owners, func(i, j int) bool { return owner(owners[i]) < owner(owners[j]) })
+		}
 	}
 	if generate, ok := o["generateName"].(string); ok && generate != "" {
 		if name, _ := o["name"].(string); strings.HasPrefix(name, generate) && len(name) == len(generate)+5 {
@@ -99,6 +102,15 @@ func (n *normalizer) object(o map[string]any) any {
 		}
 	}
 	return out
+}
+
+// owner names an entry of managedFields. They stand in the order of their seconds, and no two servers agree on these.
+func owner(entry any) string {
+	text := func(key string) string {
+		s, _ := getAt(entry, []string{key}).(string)
+		return s
+	}
+	return strings.Join([]string{text("operation"), text("manager"), text("subresource"), text("apiVersion")}, " ")
 }
 
 // described says whether an object is a schema, a parameter, a response or a column: their descriptions are prose, which

@@ -1,6 +1,6 @@
 // One case against one server: its requests in order, its watches beside them. What differs between servers by nature
 // (revisions, uids) reaches a request only through the placeholders {ns}, {name}, {rv}, {uid},
-// {continue}, {octets}, {webhook} and {ca}.
+// {continue}, {octets}, {webhook} and {ca}. What is long is written {text*1000}.
 
 package main
 
@@ -13,6 +13,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -162,7 +164,10 @@ func (p *play) step(ctx context.Context, s *Step) (*answer, error) {
 		return p.watch(ctx, path, header, s.Events, http), nil
 	}
 	a := p.send(ctx, method, path, body, header, http)
-	for end := time.Now().Add(untilPatience); s.Until != 0 && a.status != s.Until && time.Now().Before(end); {
+	arrived := func() bool {
+		return s.Until == 0 || a.status == s.Until && (s.Has == "" || getAt(a.body, pointer(s.Has)) != nil)
+	}
+	for end := time.Now().Add(untilPatience); !arrived() && time.Now().Before(end); {
 		time.Sleep(untilPause)
 		a = p.send(ctx, method, path, body, header, http)
 	}
@@ -214,11 +219,21 @@ func (p *play) body(s *Step) ([]byte, error) {
 	return text, nil
 }
 
+// A text that is to be repeated: it has no braces.
+var repeated = regexp.MustCompile(`\{([^{}]*)\*(\d+)\}`)
+
 func (p *play) fill(text string) string {
 	for k, v := range p.vars {
 		text = strings.ReplaceAll(text, "{"+k+"}", v)
 	}
-	return text
+	return repeated.ReplaceAllStringFunc(text, func(found string) string {
+		parts := repeated.FindStringSubmatch(found)
+		times, err := strconv.Atoi(parts[2])
+		if err != nil {
+			return found
+		}
+		return strings.Repeat(parts[1], times)
+	})
 }
 
 // remember keeps what later steps may refer to, and what is to be cleaned up.

@@ -1,4 +1,5 @@
-//! The administrator's kubeconfig: written at start, held while the server runs, found again and removed by `cleanup`.
+//! The administrator's kubeconfig: written at start, held and kept valid while the server runs, found again and removed by
+//! `cleanup`.
 //!
 //! Invariants: the file of a running server is not overwritten by another; where it was written stands in the data directory
 //! before it is there, so that `cleanup` finds it wherever it is; what is not of this cluster any more is left alone.
@@ -6,11 +7,13 @@
 use crate::claim::Lock;
 use crate::paths::Paths;
 use anyhow::{Context, bail};
-use isopod_pki::{ServerPki, is_kubeconfig_of, kubeconfig, write_atomic};
+use isopod_pki::{Identity, ServerPki, is_kubeconfig_of, kubeconfig, renew_kubeconfig, write_atomic};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 const NAME: &str = "isopod";
 
@@ -24,7 +27,7 @@ pub struct AdminConfig<'a> {
 
 impl AdminConfig<'_> {
     /// Writes it and claims it for as long as the answer lives.
-    pub fn write(&self, paths: &Paths, pki: &ServerPki) -> anyhow::Result<Lock> {
+    pub fn write(&self, paths: &Paths, pki: &ServerPki) -> anyhow::Result<Held> {
         let cannot = || {
             format!("cannot write the kubeconfig {}; choose another place with --write-kubeconfig", self.path.display())
         };
@@ -45,7 +48,34 @@ impl AdminConfig<'_> {
         written.write(paths).context("cannot note where the kubeconfig is written")?;
         let text = kubeconfig(NAME, self.server, &pki.server_ca.cert_pem, &pki.admin);
         write_atomic(&path, text.as_bytes(), self.mode).with_context(cannot)?;
-        Lock::take(&path).with_context(cannot)?.with_context(cannot)
+        let lock = Lock::take(&path).with_context(cannot)?.with_context(cannot)?;
+        Ok(Held { path, newest: Mutex::new((pki.admin.clone(), lock)) })
+    }
+}
+
+/// A kubeconfig that was written, claimed for as long as this lives.
+pub struct Held {
+    path: PathBuf,
+    newest: Mutex<(Identity, Lock)>,
+}
+
+impl Held {
+    /// Gives it the administrator's new certificate; what else stands in it stays. One that was removed or replaced meanwhile is
+    /// left alone.
+    pub fn renew(&self, admin: &Identity) -> anyhow::Result<()> {
+        let cannot = || format!("cannot write the kubeconfig {}", self.path.display());
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = match fs::read_to_string(&self.path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other.with_context(cannot)?,
+        };
+        let Some(text) = renew_kubeconfig(&text, &newest.0, admin) else { return Ok(()) };
+        let mode = fs::metadata(&self.path).with_context(cannot)?.permissions().mode() & 0o777;
+        write_atomic(&self.path, text.as_bytes(), mode).with_context(cannot)?;
+        // Another file now stands at its place.
+        let lock = Lock::take(&self.path).with_context(cannot)?.with_context(cannot)?;
+        *newest = (admin.clone(), lock);
+        Ok(())
     }
 }
 
@@ -126,7 +156,7 @@ mod tests {
         (paths, pki)
     }
 
-    fn write(path: &Path, (paths, pki): &(Paths, ServerPki)) -> anyhow::Result<Lock> {
+    fn write(path: &Path, (paths, pki): &(Paths, ServerPki)) -> anyhow::Result<Held> {
         AdminConfig { path, mode: 0o600, server: "https://127.0.0.1:6443" }.write(paths, pki)
     }
 
@@ -144,6 +174,32 @@ mod tests {
         drop(held);
         write(&path, &b).unwrap();
         assert_ne!(fs::read(&path).unwrap(), before);
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_new_certificate_is_written_into_what_is_there() {
+        isopod_pki::tls::install_provider();
+        let dir = place("renewed");
+        let (paths, pki) = cluster(&dir.join("a"));
+        let path = dir.join("config");
+        let held = write(&path, &(paths, pki)).unwrap();
+        let other = cluster(&dir.join("b")).1.admin;
+        let before = fs::read_to_string(&path).unwrap();
+        fs::write(&path, format!("{before}# mine\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        held.renew(&other).unwrap();
+        let after = fs::read_to_string(&path).unwrap();
+        assert!(after.ends_with("# mine\n") && after != before, "{after}");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert!(Lock::take(&path).unwrap().is_none(), "still held");
+        // What somebody else put there stays.
+        fs::write(&path, "apiVersion: v1\n").unwrap();
+        held.renew(&other).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "apiVersion: v1\n");
+        fs::remove_file(&path).unwrap();
+        held.renew(&other).unwrap();
+        assert!(!path.exists());
         fs::remove_dir_all(dir).unwrap();
     }
 

@@ -5,8 +5,10 @@
 use anyhow::{Context, bail};
 use clap::Args;
 use isopod_apiserver::{AggregationSettings, FrontProxy, RequestHeaders};
-use isopod_pki::{FRONT_PROXY, Identity, ServerPki, tls};
+use isopod_pki::{FRONT_PROXY, Identity, Own, ServerPki, tls};
+use rustls::client::ResolvesClientCert;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The names are kube-apiserver's.
 #[derive(Args)]
@@ -75,7 +77,7 @@ pub struct FrontProxyArgs {
 
 /// Who is trusted as a front proxy, and as whom this server shows itself.
 pub struct FrontProxyTrust {
-    identity: Identity,
+    identity: Arc<dyn ResolvesClientCert>,
     headers: RequestHeaders,
 }
 
@@ -107,17 +109,20 @@ impl FrontProxyTrust {
             group: args.requestheader_group_headers.clone(),
             extra_prefixes: args.requestheader_extra_headers_prefix.clone(),
         };
-        let identity = identity.unwrap_or_else(|| pki.front_proxy.clone());
+        let identity = match identity {
+            Some(given) => tls::client_identity("the front proxy", &given)?,
+            None => pki.shown(Own::FrontProxy)?,
+        };
         Ok(FrontProxyTrust { identity, headers })
     }
 
     /// For the servers behind APIServices.
-    pub fn aggregation(&self, pki: &ServerPki) -> anyhow::Result<AggregationSettings> {
-        Ok(AggregationSettings {
-            identity: Some(tls::client_identity("the front proxy", &self.identity)?),
+    pub fn aggregation(&self, pki: &ServerPki) -> AggregationSettings {
+        AggregationSettings {
+            identity: Some(self.identity.clone()),
             client_ca_pem: pki.client_ca.cert_pem.clone(),
             request_headers: Some(self.headers.clone()),
-        })
+        }
     }
 
     /// For proxies in front of this server.

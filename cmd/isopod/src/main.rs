@@ -49,13 +49,13 @@ fn main() -> ExitCode {
     let cli = args::Cli::parse_from(expanded);
     isopod_pki::tls::install_provider();
     let result = match cli.command {
-        args::Command::Server(a) => run(|| server::run(a, flags)),
-        args::Command::Backup(a) => run(|| backup::run(a)),
-        args::Command::Restore(a) => run(|| restore::run(a)),
-        args::Command::Datastore(a) => run(|| datastore::run(*a, notes)),
-        args::Command::Image(a) => run(|| image::run(a)),
+        args::Command::Server(a) => run(server::run(a, flags)),
+        args::Command::Backup(a) => run(backup::run(a)),
+        args::Command::Restore(a) => run(restore::run(a)),
+        args::Command::Datastore(a) => run(datastore::run(*a, notes)),
+        args::Command::Image(a) => run(image::run(a)),
         args::Command::Check(a) => check::run(&a),
-        args::Command::Cleanup(a) => run(|| cleanup::run(a)),
+        args::Command::Cleanup(a) => run(cleanup::run(a)),
         args::Command::Completion { shell } => {
             clap_complete::generate(shell, &mut args::Cli::command(), "isopod", &mut std::io::stdout());
             Ok(())
@@ -76,20 +76,12 @@ fn datastore_flags(args: Vec<std::ffi::OsString>) -> anyhow::Result<etcd_flags::
     etcd_flags::expand(args, &known, vars)
 }
 
-/// Two worker threads are enough for an edge device; more cores get one each, up to eight. Their stacks have room for the deepest
-/// objects that a client may send.
-fn run<F: Future<Output = anyhow::Result<()>>>(work: impl FnOnce() -> F + Send) -> anyhow::Result<()> {
+/// Two worker threads are enough for an edge device; more cores get one each, up to eight.
+fn run<F: Future<Output = anyhow::Result<()>>>(work: F) -> anyhow::Result<()> {
     give_memory_back();
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    let mut threads = tokio::runtime::Builder::new_multi_thread();
-    threads.worker_threads(cores.clamp(2, 8)).thread_stack_size(isopod_apiserver::STACK).enable_all();
-    let runtime = threads.build()?;
-    // Not on the first thread, whose stack is as large as the system likes.
-    let result = std::thread::scope(|scope| {
-        let first = std::thread::Builder::new().name("isopod".into()).stack_size(isopod_apiserver::STACK);
-        let first = first.spawn_scoped(scope, || runtime.block_on(work()))?;
-        first.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    });
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(cores.clamp(2, 8)).enable_all().build()?;
+    let result = runtime.block_on(work);
     // A blocked thread (a terminal's stdin) must not keep the process alive.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     result

@@ -3,9 +3,8 @@
 //! Invariant: keys and kubeconfig are written only by a server that has everything it needs for itself (data directory,
 //! datastore, ports, pod network): one that is refused leaves those of a running server as they are.
 
-use crate::admin_config::AdminConfig;
+use crate::admin_config::{AdminConfig, Held};
 use crate::args::ServerArgs;
-use crate::claim::Lock;
 use crate::endpoint::Endpoint;
 use crate::paths::Paths;
 use crate::wire::{self, Cluster, Settings};
@@ -39,14 +38,13 @@ pub async fn run(args: Box<ServerArgs>, flags: BTreeMap<String, String>) -> anyh
             return Err(e);
         }
     };
-    let cluster = wire::start(settings, pki, claimed).await?;
+    let cluster = wire::start(settings, pki, held, claimed).await?;
     let ended = tokio::select! {
         r = work(&cluster, start) => r,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
     let stopped = cluster.shutdown().await;
-    drop(held);
     ended?;
     stopped
 }
@@ -99,7 +97,7 @@ fn settings(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::Result
 }
 
 /// Loads or makes the keys and writes the kubeconfig, whose claim it returns.
-fn write_keys(settings: &Settings) -> anyhow::Result<(ServerPki, Lock)> {
+fn write_keys(settings: &Settings) -> anyhow::Result<(ServerPki, Held)> {
     let args = &settings.args;
     let mut names = ServerNames {
         dns: vec![settings.node_name.clone()],

@@ -25,7 +25,7 @@ fn inputs(target: &str) -> Vec<PathBuf> {
 
 /// On a stack that is large enough for code that is not optimized.
 fn replay(names: &'static [&str]) {
-    let thread = std::thread::Builder::new().stack_size(isopod_schema::json::STACK).spawn(move || replay_here(names));
+    let thread = std::thread::Builder::new().stack_size(32 << 20).spawn(move || replay_here(names));
     if let Err(why) = thread.expect("a thread can be started").join() {
         std::panic::resume_unwind(why);
     }

@@ -161,7 +161,12 @@ pub fn qualified_name(s: &str) -> Vec<String> {
             if prefix.is_empty() {
                 errs.push("prefix part must be non-empty".to_owned());
             } else {
-                errs.extend(dns1123_subdomain(prefix).into_iter().map(|m| format!("prefix part {m}")));
+                let mut why = dns1123_subdomain(prefix);
+                if prefix.len() > DNS_SUBDOMAIN_MAX {
+                    // Of a prefix upstream counts bytes, and says so.
+                    why[0] = max_bytes_error(DNS_SUBDOMAIN_MAX);
+                }
+                errs.extend(why.into_iter().map(|m| format!("prefix part {m}")));
             }
             name
         }
@@ -507,6 +512,13 @@ pub fn cidr(path: &Path, s: &str) -> FieldErrors {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_prefix_is_counted_in_bytes() {
+        let (longest, longer) = (format!("{}/a", "b".repeat(253)), format!("{}/a", "b".repeat(254)));
+        assert_eq!(qualified_name(&longest), [""; 0]);
+        assert_eq!(qualified_name(&longer), ["prefix part must be no more than 253 bytes"]);
+    }
 
     #[test]
     fn a_bad_label_says_what_upstream_says() {

@@ -120,7 +120,8 @@ impl Requirement {
     pub fn matches<L: Labels + ?Sized>(&self, labels: &L) -> bool {
         use Operator::*;
         let value = labels.label(&self.key);
-        let has = |v: &str| self.values.iter().any(|x| x == v);
+        // They are sorted, and there may be as many of them as fit into a request, for every object of a list.
+        let has = |v: &str| self.values.binary_search_by(|x| x.as_str().cmp(v)).is_ok();
         match self.operator {
             In | Equals | DoubleEquals => value.is_some_and(has),
             NotIn | NotEquals => !value.is_some_and(has),

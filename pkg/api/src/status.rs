@@ -138,7 +138,7 @@ impl Status {
         Self::new(415, "UnsupportedMediaType", message)
     }
     pub fn request_entity_too_large(message: impl fmt::Display) -> Self {
-        Self::new(413, "RequestEntityTooLarge", format!("Request entity is too large: {message}"))
+        Self::new(413, "RequestEntityTooLarge", format!("Request entity too large: {message}"))
     }
     /// 410: the resource version or continue token is too old.
     pub fn expired(message: impl Into<String>) -> Self {

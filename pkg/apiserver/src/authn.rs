@@ -120,6 +120,11 @@ enum Unknown {
     Nobody,
 }
 
+/// Whether nobody knows who it is.
+pub(crate) fn is_nobody(user: &UserInfo) -> bool {
+    user.name == isopod_api::user::ANONYMOUS || user.in_group(isopod_api::user::UNAUTHENTICATED)
+}
+
 /// Every user who showed good credentials is in `system:authenticated`.
 pub(crate) fn authenticated(mut user: UserInfo) -> UserInfo {
     if !user.in_group(isopod_api::user::AUTHENTICATED) && !user.in_group(isopod_api::user::UNAUTHENTICATED) {

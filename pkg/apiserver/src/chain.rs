@@ -8,7 +8,8 @@ use crate::encode::{body, value};
 use crate::request::{Query, RequestInfo};
 use crate::verbs::{self, Call};
 use crate::{
-    ApiServer, aggregation, deadline, definitions, fairness, impersonate, metrics, nonresource, reviews, unread,
+    ApiServer, aggregation, authn, connection, deadline, definitions, fairness, impersonate, metrics, nonresource,
+    reviews, unread,
 };
 use axum::body::Body;
 use axum::response::Response;
@@ -32,7 +33,9 @@ pub async fn serve(server: Arc<ApiServer>, mut request: Request<Body>) -> Respon
     request.headers_mut().insert("audit-id", id.clone());
     request.headers_mut().remove(header::EXPECT);
     let head = *request.method() == http::Method::HEAD;
-    let goaway = request.version() == http::Version::HTTP_2 && deadline::goes_away(server.config.goaway_chance);
+    if deadline::goes_away(server.config.goaway_chance) {
+        connection::end_after(request.version(), request.extensions());
+    }
     let (request, rest) = unread::lend(request);
     let asked = metrics::Asked::of(&request, &query, started);
     let mark = OnceLock::new();
@@ -68,9 +71,6 @@ pub async fn serve(server: Arc<ApiServer>, mut request: Request<Body>) -> Respon
     }
     if let Some(mark) = mark.get() {
         mark.write(&mut response);
-    }
-    if goaway {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     decorate(&mut response, &id, &warnings.lock());
     response = trail.finish(response, failure.as_ref(), ends).await;
@@ -196,8 +196,14 @@ async fn authorized(
 ) -> Result<Response, Refusal> {
     let (mut parts, body) = request.into_parts();
     let user = match trail.timed(Layer::Authentication, server.authenticate(&mut parts)).await {
-        Ok(user) => user,
+        Ok(user) => {
+            if authn::is_nobody(&user) {
+                connection::end_after(parts.version, &parts.extensions);
+            }
+            user
+        }
         Err(status) => {
+            connection::end_after(parts.version, &parts.extensions);
             trail.judge(&info.attributes(&UserInfo::default()), &parts);
             return Err(Refusal::Unauthenticated(status));
         }

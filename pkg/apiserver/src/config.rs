@@ -6,6 +6,7 @@ use crate::aggregation::FrontProxy;
 use crate::audit::Audit;
 use crate::authn::Authenticator;
 use crate::authorization::AuthorizerChain;
+use crate::component_status::Components;
 use crate::tokens::{ServiceAccounts, TokenSource};
 use isopod_auth::token::Tokens;
 use isopod_base::clock::Clock;
@@ -57,6 +58,8 @@ pub struct Config {
     pub advertise_address: IpAddr,
     pub port: u16,
     pub clock: Clock,
+    /// When the certificate that its clients are shown is over, in seconds of the Unix epoch: it is renewed while it is shown.
+    pub certificate_expires: Option<Arc<dyn Fn() -> i64 + Send + Sync>>,
     /// How the server speaks to kubelets through the tunnel: its client certificate and the CA of their serving certificates.
     pub kubelet_tls: Option<Arc<rustls::ClientConfig>>,
     /// How extension API servers know this one.
@@ -65,6 +68,8 @@ pub struct Config {
     pub front_proxy: Option<Arc<FrontProxy>>,
     /// How this server was started: what `/flagz` shows.
     pub flags: Option<BTreeMap<String, String>>,
+    /// Which components run in this process.
+    pub components: Components,
     /// Objects that are created at start if they are not there.
     pub bootstrap: Vec<Value>,
     /// `--enable-priority-and-fairness`: the limits below together are shared out by flow schemas and priority levels. Without
@@ -101,10 +106,12 @@ impl Config {
             advertise_address: IpAddr::from([127, 0, 0, 1]),
             port: 6443,
             clock: Clock::system(),
+            certificate_expires: None,
             kubelet_tls: None,
             aggregation: aggregation::Settings::default(),
             front_proxy: None,
             flags: None,
+            components: Components::default(),
             bootstrap: Vec::new(),
             priority_and_fairness: true,
             max_requests_in_flight: 400,

@@ -2,11 +2,11 @@
 
 use crate::ApiServer;
 use crate::request::Query;
+use crate::stages::HOOKS;
 use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderValue, StatusCode, header};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How long the caches may take to get to where the store is.
@@ -15,27 +15,25 @@ const CACHES: Duration = Duration::from_secs(2);
 /// `--etcd-healthcheck-timeout`.
 const DATASTORE: Duration = Duration::from_secs(2);
 
-const ENDPOINTS: [&str; 3] = ["/healthz", "/livez", "/readyz"];
+const READY: &str = "/readyz";
+const ENDPOINTS: [&str; 3] = ["/healthz", "/livez", READY];
 
-/// The checks of an endpoint, in order. What upstream's hooks do after the start is done here by one bootstrap.
-const LIVE: &[&str] = &[
-    "ping",
-    "log",
-    "etcd",
-    "poststarthook/start-system-namespaces-controller",
-    "poststarthook/rbac/bootstrap-roles",
-    "poststarthook/scheduling/bootstrap-system-priority-classes",
-    "poststarthook/bootstrap-controller",
-];
-const READY: &[&str] = &["etcd-readiness", "informer-sync", "shutdown"];
+/// A server whose certificate is over is started again: only that is what its liveness says.
+const CERTIFICATE: &str = "loopback-serving-certificate";
 
 /// Of the plugins that seal what is stored, where there may be some.
 const PLUGINS: &str = "kms-providers";
 
-fn checks(server: &ApiServer, endpoint: &str) -> impl Iterator<Item = &'static str> {
-    let ready: &[&str] = if endpoint == "/readyz" { READY } else { &[] };
+/// The checks of an endpoint, in upstream's order.
+fn checks(server: &ApiServer, endpoint: &'static str) -> impl Iterator<Item = &'static str> {
+    let (first, last): (&[&str], &[&str]) = match endpoint {
+        READY => (&["ping", "log", "etcd", "etcd-readiness", "informer-sync"], &["shutdown"]),
+        _ => (&["ping", "log", CERTIFICATE, "etcd"], &[]),
+    };
+    let fair = server.fairness.is_some();
+    let hooks = HOOKS.iter().map(|(name, _)| *name).filter(move |name| fair || !name.contains("priority-and-fairness"));
     let plugins = server.config.sealed.as_ref().is_some_and(|s| s.encryption().may_have_plugins());
-    LIVE.iter().chain(ready).copied().chain(plugins.then_some(PLUGINS))
+    first.iter().copied().chain(hooks).chain(last.iter().copied()).chain(plugins.then_some(PLUGINS))
 }
 
 /// All paths of health.
@@ -51,10 +49,16 @@ async fn passes(server: &ApiServer, check: &str) -> bool {
         }
         // Reads are served from the caches: they must get to where the store is now.
         "informer-sync" => matches!(tokio::time::timeout(CACHES, server.hub.fresh()).await, Ok(Ok(_))),
-        hook if hook.starts_with("poststarthook/") => server.bootstrapped.load(Ordering::Acquire),
         PLUGINS => server.config.sealed.as_ref().is_none_or(|s| s.encryption().is_well()),
+        CERTIFICATE => {
+            let now = server.config.clock.now().as_second();
+            server.config.certificate_expires.as_ref().is_none_or(|expires| now < expires())
+        }
         "shutdown" => !server.stop.is_cancelled(),
-        _ => true,
+        check => match HOOKS.iter().find(|(hook, _)| *hook == check) {
+            Some((_, stage)) => server.stages.is_done(*stage),
+            None => true,
+        },
     }
 }
 

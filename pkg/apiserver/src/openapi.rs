@@ -2,7 +2,7 @@
 //! keep them by hash) and away from the threads that serve others.
 
 use crate::ApiServer;
-use crate::aggregation::Swagger;
+use crate::aggregation::{Converted, Swagger};
 use crate::encode::body::gzip;
 use crate::encode::negotiate::takes_gzip;
 use crate::request::Query;
@@ -51,11 +51,12 @@ pub async fn serve(server: &ApiServer, path: &str, query: &Query, headers: &Head
     Ok(out)
 }
 
-/// What is said of what servers elsewhere serve: their v2 documents, and the URLs of those of v3.
+/// What is said of what servers elsewhere serve: their v2 documents, the URLs of those of v3, and what stands for these.
 #[derive(Default)]
 struct Told {
     swagger: Vec<(String, Arc<Swagger>)>,
     urls: Vec<(String, String)>,
+    converted: Vec<(String, Arc<Converted>)>,
 }
 
 impl Told {
@@ -63,6 +64,11 @@ impl Told {
         Elsewhere {
             swagger: self.swagger.iter().map(|(path, s)| Part { path, etag: &s.etag, document: &s.document }).collect(),
             urls: &self.urls,
+            converted: self
+                .converted
+                .iter()
+                .map(|(path, c)| isopod_openapi::Converted { path, hash: &c.hash, document: &c.document })
+                .collect(),
         }
     }
 }
@@ -74,9 +80,14 @@ fn elsewhere(server: &ApiServer, path: &str) -> Told {
         "/openapi/v2" => Told { swagger: remote.iter().filter_map(|s| s.swagger()).collect(), ..Told::default() },
         "/openapi/v3" => {
             let urls = remote.iter().flat_map(|s| s.openapi_v3().iter().cloned().collect::<Vec<_>>()).collect();
-            Told { urls, ..Told::default() }
+            let converted = remote.iter().filter_map(|s| s.converted()).collect();
+            Told { urls, converted, ..Told::default() }
         }
-        _ => Told::default(),
+        path => {
+            let converted = remote.iter().filter_map(|s| s.converted());
+            let asked_for = |(of, _): &(String, _)| path.strip_prefix("/openapi/v3/") == Some(of.as_str());
+            Told { converted: converted.filter(asked_for).collect(), ..Told::default() }
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use isopod_api::{FieldError, FieldErrors, Gvk, Path, Status};
 use isopod_kinds::metadata;
 use isopod_schema::facts;
 use serde_json::{Value, json};
+use std::num::{IntErrorKind, ParseIntError};
 
 /// 422 about one field of an options object.
 fn refuse(kind: &str, error: FieldError) -> Status {
@@ -137,10 +138,7 @@ impl DeleteOptions {
     fn from_query(query: &Query) -> Result<Self, Status> {
         let number = |key: &str| match query.get(key).filter(|v| !v.is_empty()) {
             None => Ok(None),
-            Some(v) => v
-                .parse::<i64>()
-                .map(Some)
-                .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {v:?}: invalid syntax"))),
+            Some(v) => v.parse::<i64>().map(Some).map_err(|e| no_number(v, &e)),
         };
         let mut options = DeleteOptions {
             grace_period_seconds: number("gracePeriodSeconds")?,
@@ -237,14 +235,20 @@ pub struct ListOptions {
     pub timeout_seconds: Option<u64>,
 }
 
+/// Why a parameter is no number, as Go says it.
+fn no_number(text: &str, error: &ParseIntError) -> Status {
+    let why = match error.kind() {
+        IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+        _ => "invalid syntax",
+    };
+    Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: {why}"))
+}
+
 impl ListOptions {
     pub fn parse(query: &Query, watch: bool) -> Result<Self, Status> {
         let number = |key: &str| match query.get(key).filter(|v| !v.is_empty()) {
             None => Ok(None),
-            Some(v) => v
-                .parse::<i64>()
-                .map(|n| Some(n.max(0) as u64))
-                .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {v:?}: invalid syntax"))),
+            Some(v) => v.parse::<i64>().map(|n| Some(n.max(0) as u64)).map_err(|e| no_number(v, &e)),
         };
         let version = resource_version(query.get("resourceVersion"));
         let options = ListOptions {

@@ -5,7 +5,6 @@ use crate::admission::{self, Row};
 use crate::aggregation::{self, Aggregation};
 use crate::allocate::cidr::Cidr;
 use crate::allocate::{kubernetes_service, peers};
-use crate::authn::{NotAfter, PeerCertificates};
 use crate::cache::Hub;
 use crate::config::Config;
 use crate::conversion::Conversions;
@@ -15,41 +14,32 @@ use crate::metrics::Metrics;
 use crate::objects::SharedLease;
 use crate::pipeline::{self, Intent};
 use crate::registry::Registry;
+use crate::stages::{Stage, Stages};
 use crate::tunnel::{NodeDialer, Tunnels};
-use crate::{callout, chain, compaction};
+use crate::{callout, chain, compaction, connection};
 use arc_swap::ArcSwap;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use http::Request;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use isopod_api::{Status, UserInfo};
-use isopod_base::errors::Chain;
+use isopod_api::Status;
 use isopod_store::StoreError;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// A client that sends no handshake keeps nothing busy for longer.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// All header fields of a request together, in bytes, as in Go's server: long selectors and many groups of an impersonated user.
-const MAX_HEADERS: u32 = 1 << 20;
-/// Over HTTP/1, where memory is set aside for each line before it is read.
-const MAX_HEADER_LINES: usize = 1000;
 /// How long running requests may take after the server was told to stop.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -83,6 +73,7 @@ pub struct ApiServer {
     /// What [`ApiServer::bootstrap`] is to create; nobody needs it after that.
     founding: Mutex<Vec<Value>>,
     pub(crate) bootstrapped: AtomicBool,
+    pub(crate) stages: Stages,
     pub(crate) started: Timestamp,
     /// Ends watches and tunnels.
     pub(crate) stop: CancellationToken,
@@ -118,6 +109,7 @@ impl ApiServer {
             tunnels: Arc::default(),
             founding: Mutex::new(std::mem::take(&mut config.bootstrap)),
             bootstrapped: AtomicBool::new(false),
+            stages: Stages::default(),
             started: config.clock.now(),
             stop: CancellationToken::new(),
             fairness: config.priority_and_fairness.then(|| Arc::new(Fairness::new(reading + mutating))),
@@ -125,10 +117,13 @@ impl ApiServer {
             gauges: Gauges::default(),
             config,
         });
+        server.stages.done(Stage::Caches);
         definitions::start(&server).await.map_err(StartError::Definitions)?;
+        server.stages.done(Stage::Definitions);
         compaction::start(&server);
         peers::start(&server);
         fairness::start(&server);
+        server.stages.done(Stage::Fairness);
         Ok(server)
     }
 
@@ -137,16 +132,20 @@ impl ApiServer {
         // Namespaces first; the others wait for one commit of the store together, not each for its own.
         let founding = std::mem::take(&mut *self.founding.lock());
         let (namespaces, others): (Vec<&Value>, Vec<&Value>) = founding.iter().partition(|o| o["kind"] == "Namespace");
-        for objects in [namespaces, others] {
+        for (objects, stage) in [(namespaces, Stage::Namespaces), (others, Stage::Founding)] {
             let creates = futures::stream::iter(objects.into_iter().map(|o| self.bootstrap_object(o)));
             creates.buffer_unordered(64).try_collect::<()>().await?;
+            self.stages.done(stage);
         }
         fairness::ensure(self).await?;
+        self.stages.done(Stage::Flows);
         kubernetes_service::reconcile(self).await?;
+        self.stages.done(Stage::Service);
         aggregation::start(self).await?;
         if let Some(access) = &self.config.access {
             access.wait(self.hub.fresh().await?).await;
         }
+        self.stages.done(Stage::Rights);
         self.bootstrapped.store(true, Ordering::Release);
         Ok(())
     }
@@ -219,7 +218,7 @@ impl ApiServer {
             };
             match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(connection(self.clone(), acceptor.clone(), stream, shutdown.clone()));
+                    connections.spawn(connection::serve(self.clone(), acceptor.clone(), stream, shutdown.clone()));
                 }
                 Err(e) => {
                     // Out of file descriptors, as a rule: connections that end give some back.
@@ -231,73 +230,6 @@ impl ApiServer {
         self.stop();
         connections.close();
         let _ = tokio::time::timeout(GRACE, connections.wait()).await;
-    }
-}
-
-/// Who is connected.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PeerAddress(pub IpAddr);
-
-async fn connection(server: Arc<ApiServer>, acceptor: TlsAcceptor, stream: TcpStream, shutdown: CancellationToken) {
-    let _ = stream.set_nodelay(true);
-    let address = stream.peer_addr().ok().map(|a| PeerAddress(a.ip().to_canonical()));
-    let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(e)) => return tracing::debug!(error = %Chain(&e), "TLS handshake"),
-        Err(_) => return,
-    };
-    let peer = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let chain = peer.iter().map(|c| c.clone().into_owned()).collect();
-    let (peer, proxy) = match &server.config.front_proxy {
-        Some(front_proxy) => front_proxy.tell_apart(chain),
-        None => (PeerCertificates(chain), None),
-    };
-    let not_after = peer.0.first().and_then(|leaf| isopod_auth::certificate::not_after(leaf)).map(NotAfter);
-    let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-        let mut request = request.map(Body::new);
-        // Identity by extension is for in-process callers alone.
-        request.extensions_mut().remove::<UserInfo>();
-        request.extensions_mut().insert(peer.clone());
-        if let Some(not_after) = not_after {
-            request.extensions_mut().insert(not_after);
-        }
-        if let Some(address) = address {
-            request.extensions_mut().insert(address);
-        }
-        if let Some(proxy) = &proxy {
-            request.extensions_mut().insert(proxy.clone());
-        }
-        let server = server.clone();
-        async move { Ok::<_, Infallible>(chain::serve(server, request).await) }
-    });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_secs(30))
-        .max_buf_size(MAX_HEADERS as usize)
-        .max_headers(MAX_HEADER_LINES);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(1000)
-        .max_header_list_size(MAX_HEADERS)
-        .initial_stream_window_size(256 << 10)
-        .initial_connection_window_size(4 << 20)
-        .keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(15));
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    tokio::select! {
-        ended = connection.as_mut() => {
-            if let Err(e) = ended {
-                tracing::debug!(error = %e, "connection");
-            }
-        }
-        () = shutdown.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            let _ = connection.await;
-        }
     }
 }
 

@@ -64,6 +64,8 @@ fn binding(name: &str, role: &str, subject: &str) -> Value {
         "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": subject}]})
 }
 
+/// What may be viewed, before a controller has collected it in `view`.
+const VIEW: &str = "system:aggregate-to-view";
 const BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -89,7 +91,7 @@ async fn rights_come_from_bindings() {
         refused["message"],
         "configmaps is forbidden: User \"jane\" cannot list resource \"configmaps\" in API group \"\" in the namespace \"default\""
     );
-    assert_eq!(s.post(BINDINGS, binding("v", "view", "jane")).await.code, 201);
+    assert_eq!(s.post(BINDINGS, binding("v", VIEW, "jane")).await.code, 201);
     let (code, _) = send(&s, user("jane"), "GET", MAPS, Value::Null).await;
     assert_eq!(code, 200, "what was granted before the request counts");
     let (code, _) = send(&s, user("jane"), "POST", MAPS, json!({"metadata": {"name": "x"}})).await;
@@ -105,9 +107,10 @@ async fn rights_come_from_bindings() {
 #[tokio::test]
 async fn nobody_gives_away_more_than_they_hold() {
     let s = start().await;
-    assert_eq!(s.post(BINDINGS, binding("a", "admin", "ann")).await.code, 201);
-    let (code, _) = send(&s, user("ann"), "POST", BINDINGS, binding("b", "view", "bob")).await;
-    assert_eq!(code, 201, "admin holds what view does");
+    assert_eq!(s.post(BINDINGS, binding("a", "system:aggregate-to-admin", "ann")).await.code, 201);
+    assert_eq!(s.post(BINDINGS, binding("v", VIEW, "ann")).await.code, 201);
+    let (code, _) = send(&s, user("ann"), "POST", BINDINGS, binding("b", VIEW, "bob")).await;
+    assert_eq!(code, 201, "she holds it herself");
     let (code, body) = send(&s, user("ann"), "POST", BINDINGS, binding("c", "cluster-admin", "bob")).await;
     assert_eq!(code, 403);
     let message = body["message"].as_str().unwrap();
@@ -179,13 +182,14 @@ async fn tokens_live_with_their_pod() {
 #[tokio::test]
 async fn access_reviews() {
     let s = start().await;
-    assert_eq!(s.post(BINDINGS, binding("v", "view", "jane")).await.code, 201);
+    assert_eq!(s.post(BINDINGS, binding("v", VIEW, "jane")).await.code, 201);
     let may = |verb: &str| json!({"verb": verb, "resource": "configmaps", "namespace": "default"});
     let subject = |verb: &str| json!({"spec": {"user": "jane", "resourceAttributes": may(verb)}});
     let uri = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
     let yes = s.post(uri, subject("get")).await;
     assert_eq!(yes.json["status"]["allowed"], true, "{}", yes.text);
-    let reason = "RBAC: allowed by RoleBinding \"v/default\" of ClusterRole \"view\" to User \"jane\"";
+    let reason =
+        "RBAC: allowed by RoleBinding \"v/default\" of ClusterRole \"system:aggregate-to-view\" to User \"jane\"";
     assert_eq!(yes.json["status"]["reason"], reason);
     assert_eq!(s.post(uri, subject("delete")).await.json["status"]["allowed"], false);
     let bad = s.post(uri, json!({"spec": {"user": "jane"}})).await;
@@ -210,7 +214,7 @@ async fn access_reviews() {
 #[tokio::test]
 async fn rights_are_there_after_a_restart() {
     let first = start().await;
-    assert_eq!(first.post(BINDINGS, binding("v", "view", "jane")).await.code, 201);
+    assert_eq!(first.post(BINDINGS, binding("v", VIEW, "jane")).await.code, 201);
     let second = TestServer::start_on(first.store.clone(), guarded).await;
     let (code, _) = send(&second, user("jane"), "GET", MAPS, Value::Null).await;
     assert_eq!(code, 200, "at once: the authorizer is filled before the first request");

@@ -33,6 +33,11 @@ struct Extension {
 
 /// `alpn`: which versions of HTTP it speaks.
 async fn extension(alpn: &[&str]) -> Extension {
+    extension_without(alpn, "nothing").await
+}
+
+/// It does not serve this path.
+async fn extension_without(alpn: &[&str], missing: &'static str) -> Extension {
     isopod_pki::tls::install_provider();
     let made = rcgen::generate_simple_self_signed(["ext.default.svc".to_owned()]).unwrap();
     let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
@@ -53,7 +58,10 @@ async fn extension(alpn: &[&str]) -> Extension {
                     let kept = kept.clone();
                     async move {
                         kept.lock().unwrap().push((request.uri().path().to_owned(), request.headers().clone()));
-                        Ok::<_, Infallible>(respond(request).await)
+                        Ok::<_, Infallible>(match request.uri().path() == missing {
+                            true => Response::builder().status(404).body(Body::empty()).unwrap(),
+                            false => respond(request).await,
+                        })
                     }
                 });
                 let builder = auto::Builder::new(TokioExecutor::new());
@@ -308,6 +316,35 @@ async fn documents_of_other_servers_are_merged() {
     assert!(swagger["paths"]["/version/"].is_object());
     s.get(&format!("/openapi/v3/{key}")).await;
     assert!(ext.seen.lock().unwrap().iter().any(|(path, _)| path == &format!("/openapi/v3/{key}")));
+}
+
+#[tokio::test]
+async fn a_server_that_knows_openapi_v2_alone_is_told_of_in_v3() {
+    let (s, ext) = (TestServer::start().await, extension_without(&["h2"], "/openapi/v3").await);
+    make_service(&s).await;
+    s.post(SERVICES, api_service(&ext, json!({}))).await;
+    available(&s, "v1alpha1.wardle.example.com", "Passed").await;
+    let key = "apis/wardle.example.com/v1alpha1";
+    let url = loop {
+        let index = s.get("/openapi/v3").await.json;
+        if let Some(url) = index["paths"][key]["serverRelativeURL"].as_str() {
+            break url.to_owned();
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
+    assert!(url.starts_with(&format!("/openapi/v3/{key}?hash=")), "{url}");
+    let document = s.get(&url).await;
+    assert_eq!(document.headers["cache-control"], "public, immutable");
+    let get = &document.json["paths"][format!("{GROUP}/flunders")]["get"];
+    assert!(get["responses"]["200"].is_object(), "{}", document.text);
+    assert_eq!(document.json["components"]["schemas"]["Flunder"], json!({"type": "object"}));
+    let old = s.get(&format!("/openapi/v3/{key}?hash=old")).await;
+    assert_eq!((old.code, &old.headers["location"]), (301, &http::HeaderValue::from_str(&url).unwrap()));
+    // It goes with its server.
+    s.delete(&format!("{SERVICES}/v1alpha1.wardle.example.com")).await;
+    while s.get(&format!("/openapi/v3/{key}")).await.code != 404 {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]

@@ -1,9 +1,10 @@
-//! Objects as deep as upstream takes them, through everything that walks a value.
+//! Objects as deep as they may be, through everything that walks a value.
 
 #![allow(clippy::unwrap_used)]
 
 use axum::body::Body;
 use http::Request;
+use isopod_schema::json::MAX_DEPTH;
 use isopod_testkit::{Answer, TestServer};
 use serde_json::{Value, json};
 
@@ -14,7 +15,7 @@ const MERGE: &str = "application/merge-patch+json";
 const JSON_PATCH: &str = "application/json-patch+json";
 const APPLY: &str = "application/apply-patch+yaml";
 /// The deepest that a field of an object may be: the object itself is a level.
-const DEEPEST: usize = 9_999;
+const DEEPEST: usize = MAX_DEPTH - 1;
 
 fn lists(depth: usize) -> String {
     format!("{}{}", "[".repeat(depth), "]".repeat(depth))
@@ -51,7 +52,12 @@ async fn lives(s: &TestServer, name: &str, nested: fn(usize) -> String) {
     for (ty, body, field, value) in [
         (MERGE, r#"{"metadata":{"labels":{"a":"b"}}}"#.to_owned(), "spec", spec.clone()),
         (MERGE, format!(r#"{{"merged":{spec}}}"#), "merged", spec.clone()),
-        (JSON_PATCH, format!(r#"[{{"op":"add","path":"/added","value":{}}}]"#, nested(9_998)), "added", nested(9_998)),
+        (
+            JSON_PATCH,
+            format!(r#"[{{"op":"add","path":"/added","value":{}}}]"#, nested(DEEPEST - 1)),
+            "added",
+            nested(DEEPEST - 1),
+        ),
         (JSON_PATCH, r#"[{"op":"test","path":"/spec","value":1}]"#.to_owned(), "", String::new()),
         (APPLY, deep(name, &spec), "spec", spec.clone()),
     ] {
@@ -107,17 +113,18 @@ async fn refused(s: &TestServer) {
     let made = send(s, "POST", DEEPS, "application/json", &deep(name, "[]")).await;
     assert_eq!(made.code, 201);
     let one = format!("{DEEPS}/{name}");
-    let too_deep = "error decoding patch: error converting YAML to JSON: yaml: exceeded max depth of 10000";
+    let too_deep =
+        format!("error decoding patch: error converting YAML to JSON: yaml: exceeded max depth of {MAX_DEPTH}");
     for (ty, body, code, message) in [
         (MERGE, format!(r#"{{"spec":{spec}}}"#), 400, "invalid JSON patch"),
-        (JSON_PATCH, format!(r#"[{{"op":"add","path":"/x","value":{}}}]"#, lists(9_999)), 400, "invalid JSON patch"),
-        (APPLY, deep(name, &spec), 400, too_deep),
+        (JSON_PATCH, format!(r#"[{{"op":"add","path":"/x","value":{}}}]"#, lists(DEEPEST)), 400, "invalid JSON patch"),
+        (APPLY, deep(name, &spec), 400, &*too_deep),
         (
             JSON_PATCH,
             format!(
                 r#"[{{"op":"add","path":"/x","value":{}}},{{"op":"add","path":"/y","value":{{"z":[]}}}},
                 {{"op":"move","from":"/x","path":"/y/z/0"}}]"#,
-                lists(9_998)
+                lists(DEEPEST - 1)
             ),
             422,
             "the server rejected our request due to an error in our request",
@@ -131,7 +138,7 @@ async fn refused(s: &TestServer) {
 }
 
 #[test]
-fn objects_may_be_as_deep_as_upstreams() {
+fn objects_may_be_as_deep_as_can_be_read() {
     let live = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
@@ -142,7 +149,7 @@ fn objects_may_be_as_deep_as_upstreams() {
             refused(&s).await;
         });
     };
-    // As large as that of a server's threads.
-    let thread = std::thread::Builder::new().stack_size(isopod_apiserver::STACK).spawn(live);
+    // On a stack that is large enough for code that is not optimized.
+    let thread = std::thread::Builder::new().stack_size(64 << 20).spawn(live);
     thread.unwrap().join().unwrap();
 }

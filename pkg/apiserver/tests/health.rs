@@ -1,16 +1,19 @@
-//! `/readyz` when the caches do not get to where the store is.
+//! `/readyz` when the caches do not get to where the store is; what component statuses say.
 
 #![allow(clippy::unwrap_used)]
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use isopod_apiserver::component_status::{Components, Running};
 use isopod_store::memory::MemoryStore;
 use isopod_store::{
     Alarm, Export, HistoryHash, LeaseId, LeaseStatus, Op, Options, RangeRequest, RangeResponse, Result, Revision,
     Store, Txn, TxnResponse, Usage, Watch, WatchRequest,
 };
 use isopod_testkit::TestServer;
+use serde_json::json;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{mpsc, watch};
 
 /// A store whose watches deliver nothing while it is stuck.
@@ -153,4 +156,52 @@ async fn pages_for_people_and_objects_for_programs() {
     assert_eq!(flags.json["flags"], serde_json::json!({"bind-address": "::"}));
     let warning = "299 - \"This version of the flagz endpoint is deprecated. Please use a newer version.\"";
     assert_eq!(header(&flags, "warning"), warning);
+}
+
+#[tokio::test]
+async fn components_say_how_they_are() {
+    let running = Running::default();
+    let run = running.begin();
+    // Who listens there on this machine is no business of this test: both run here.
+    let s = TestServer::start_with(|config| {
+        config.components =
+            Components { controller_manager: Some(running.clone()), scheduler: Some(Running::default()) };
+    })
+    .await;
+    let uri = "/api/v1/componentstatuses";
+    let list = s.get(uri).await;
+    let condition = |status: &str, message: &str| json!([{"type": "Healthy", "status": status, "message": message}]);
+    let away = "it has ended and is being started again";
+    let want = json!({"kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": [
+        {"metadata": {"name": "controller-manager"}, "conditions": condition("True", "ok")},
+        {"metadata": {"name": "etcd-0"}, "conditions": condition("True", "ok")},
+        {"metadata": {"name": "scheduler"}, "conditions": condition("False", away)},
+    ]});
+    assert_eq!(list.json, want);
+    drop(run);
+    let one = s.get(&format!("{uri}/controller-manager")).await;
+    assert_eq!(one.json["conditions"], condition("False", away), "{}", one.text);
+    let selected = s.get(&format!("{uri}?fieldSelector=metadata.name%3Detcd-0")).await;
+    assert_eq!(selected.json["items"].as_array().map(Vec::len), Some(1), "{}", selected.text);
+    let none = s.get(&format!("{uri}/x")).await;
+    assert_eq!((none.code, none.json["message"].as_str()), (404, Some("componentstatus \"x\" not found")));
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_over_is_no_life() {
+    let over = Arc::new(AtomicBool::new(false));
+    let told = over.clone();
+    let s = TestServer::start_with(|config| {
+        let now = config.clock.now().as_second();
+        config.certificate_expires =
+            Some(Arc::new(move || if told.load(Ordering::SeqCst) { now - 1 } else { now + 1000 }));
+    })
+    .await;
+    assert_eq!(s.get("/livez").await.code, 200);
+    over.store(true, Ordering::SeqCst);
+    let livez = s.get("/livez?verbose").await;
+    assert_eq!(livez.code, 500);
+    assert!(livez.text.contains("[-]loopback-serving-certificate failed: reason withheld\n"), "{}", livez.text);
+    let readyz = s.get("/readyz?verbose").await;
+    assert!(readyz.code == 200 && !readyz.text.contains("loopback"), "{}", readyz.text);
 }

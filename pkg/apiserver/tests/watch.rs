@@ -154,6 +154,23 @@ async fn history_from_before_the_cache_is_replayed() {
 }
 
 #[tokio::test]
+async fn a_watcher_that_missed_very_much_reads_the_list_again() {
+    let s = TestServer::start().await;
+    let from = put(&s, "a", "x", "1").await;
+    for letter in ["b", "c", "d", "e", "f", "g", "h", "i", "j", "k"] {
+        put(&s, "a", "x", &letter.repeat(1_000_000)).await;
+    }
+    put(&s, "b", "y", "1").await;
+    // Nobody has listed config maps yet: this is in the store's history, old and new objects.
+    let mut w = Watch::open(&s, &format!("resourceVersion={from}")).await;
+    let error = w.next().await.unwrap();
+    assert_eq!((&error["type"], &error["object"]["code"]), (&json!("ERROR"), &json!(410)), "{error}");
+    assert!(error["object"]["message"].as_str().unwrap().starts_with(&format!("too old resource version: {from} (")));
+    let mut of_others = Watch::open(&s, &format!("resourceVersion={from}&labelSelector=app%3Dy")).await;
+    assert_eq!(of_others.seen().await, event("ADDED", "b", "1"));
+}
+
+#[tokio::test]
 async fn compacted_history_is_410() {
     let s = TestServer::start().await;
     let from = put(&s, "a", "x", "1").await;

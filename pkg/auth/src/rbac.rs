@@ -1,16 +1,14 @@
 //! The RBAC authorizer: an index of bindings by subject over the rules of the roles, kept up to date object by object.
 //!
-//! Invariants: a decision reads memory only; a role that is not there grants nothing and is named in the refusal; the rules
-//! of an aggregated ClusterRole are those of the ClusterRoles that it selects, in the order of their names, whatever its
-//! own `rules` say.
+//! Invariants: a decision reads memory only; a role that is not there grants nothing and is named in the refusal; a role grants
+//! what its own `rules` say: those of an aggregated ClusterRole are written there by the controller that collects them.
 
 use crate::rule::{PolicyRule, compact, missing, quoted};
 use crate::{Attributes, Authorizer, Decision, Rules, aggregate_text};
-use isopod_api::selector::LabelSelector;
 use isopod_api::{UserInfo, user};
 use parking_lot::RwLock;
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -35,17 +33,10 @@ struct Binding {
     subjects: Vec<(Subject, String)>,
 }
 
-/// A ClusterRole as it stands.
-struct ClusterRole {
-    labels: serde_json::Map<String, Value>,
-    rules: Arc<[PolicyRule]>,
-    aggregates: Option<Vec<LabelSelector>>,
-}
-
 #[derive(Default)]
 struct Index {
     roles: HashMap<Name, Arc<[PolicyRule]>>,
-    cluster_roles: BTreeMap<String, ClusterRole>,
+    cluster_roles: HashMap<String, Arc<[PolicyRule]>>,
     bindings: HashMap<Name, Binding>,
     /// For each namespace ("" is the whole cluster) and subject the names of its bindings, sorted.
     by_subject: HashMap<String, HashMap<Subject, Vec<String>>>,
@@ -93,13 +84,7 @@ impl Rbac {
                 index.roles.insert(name, PolicyRule::list_of(&object["rules"]).into());
             }
             "ClusterRole" => {
-                let role = ClusterRole {
-                    labels: object.pointer("/metadata/labels").and_then(Value::as_object).cloned().unwrap_or_default(),
-                    rules: PolicyRule::list_of(&object["rules"]).into(),
-                    aggregates: selectors(object),
-                };
-                index.cluster_roles.insert(name.1, role);
-                index.aggregate();
+                index.cluster_roles.insert(name.1, PolicyRule::list_of(&object["rules"]).into());
             }
             "RoleBinding" | "ClusterRoleBinding" => {
                 index.unbind(&name);
@@ -119,7 +104,6 @@ impl Rbac {
             }
             "ClusterRole" => {
                 index.cluster_roles.remove(name);
-                index.aggregate();
             }
             "RoleBinding" | "ClusterRoleBinding" => index.unbind(&key),
             _ => {}
@@ -157,56 +141,7 @@ impl Rbac {
     }
 }
 
-/// The selectors of `aggregationRule`; a bad one selects nothing.
-fn selectors(object: &Value) -> Option<Vec<LabelSelector>> {
-    let rule = object.get("aggregationRule").filter(|r| !r.is_null())?;
-    let list = rule["clusterRoleSelectors"].as_array().cloned().unwrap_or_default();
-    Some(
-        list.iter().map(|s| LabelSelector::from_object(Some(s)).unwrap_or_else(|_| LabelSelector::nothing())).collect(),
-    )
-}
-
 impl Index {
-    /// Works out the rules of the aggregated ClusterRoles anew. One may select another aggregated one: what that one got
-    /// last counts, so repeat until nothing changes, at most once for each of them.
-    fn aggregate(&mut self) {
-        let aggregated: Vec<String> =
-            self.cluster_roles.iter().filter(|(_, r)| r.aggregates.is_some()).map(|(n, _)| n.clone()).collect();
-        for _ in 0..=aggregated.len() {
-            let mut changed = false;
-            for name in &aggregated {
-                let rules = self.aggregated_rules(name);
-                if let Some(role) = self.cluster_roles.get_mut(name)
-                    && role.rules[..] != rules[..]
-                {
-                    role.rules = rules.into();
-                    changed = true;
-                }
-            }
-            if !changed {
-                return;
-            }
-        }
-    }
-
-    fn aggregated_rules(&self, name: &str) -> Vec<PolicyRule> {
-        let selectors = self.cluster_roles.get(name).and_then(|r| r.aggregates.as_deref()).unwrap_or_default();
-        let mut rules: Vec<PolicyRule> = Vec::new();
-        for selector in selectors {
-            for (other, role) in &self.cluster_roles {
-                if other == name || !selector.matches(&role.labels) {
-                    continue;
-                }
-                for rule in role.rules.iter() {
-                    if !rules.contains(rule) {
-                        rules.push(rule.clone());
-                    }
-                }
-            }
-        }
-        rules
-    }
-
     fn bind(&mut self, name: Name, object: &Value) {
         let namespace = name.0.as_str();
         let none = Vec::new();
@@ -247,7 +182,7 @@ impl Index {
                 found.ok_or_else(|| format!("role.rbac.authorization.k8s.io {:?} not found", role.name))
             }
             "ClusterRole" => {
-                let found = self.cluster_roles.get(&role.name).map(|r| &r.rules);
+                let found = self.cluster_roles.get(&role.name);
                 found.ok_or_else(|| format!("clusterrole.rbac.authorization.k8s.io {:?} not found", role.name))
             }
             other => Err(format!("unsupported role reference kind: {other:?}")),
@@ -374,8 +309,9 @@ mod tests {
         for object in [
             json!({"kind": "ClusterRole", "metadata": {"name": "reader", "labels": {"to": "all"}},
                 "rules": [{"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods"]}]}),
-            json!({"kind": "ClusterRole", "metadata": {"name": "all"}, "rules": null,
-                "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"to": "all"}}]}}),
+            json!({"kind": "ClusterRole", "metadata": {"name": "all"},
+                "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"to": "all"}}]},
+                "rules": [{"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods"]}]}),
             json!({"kind": "Role", "metadata": {"name": "writer", "namespace": "a"},
                 "rules": [{"verbs": ["create"], "apiGroups": [""], "resources": ["pods"]}]}),
             json!({"kind": "ClusterRoleBinding", "metadata": {"name": "b1"},
@@ -438,9 +374,15 @@ mod tests {
         assert!(!can("watch"));
         rbac.apply(&json!({"kind": "ClusterRole", "metadata": {"name": "more", "labels": {"to": "all"}},
             "rules": [{"verbs": ["watch"], "apiGroups": [""], "resources": ["pods"]}]}));
-        assert!(can("watch"), "aggregated at once");
-        rbac.remove("ClusterRole", "", "reader");
+        assert!(!can("watch"), "nobody has collected it yet");
+        let all = |verbs: &[&str]| {
+            json!({"kind": "ClusterRole", "metadata": {"name": "all"},
+                "rules": [{"verbs": verbs, "apiGroups": [""], "resources": ["pods"]}]})
+        };
+        rbac.apply(&all(&["watch"]));
         assert!(!can("get") && can("watch"));
+        rbac.remove("ClusterRole", "", "reader");
+        assert!(can("watch"));
         rbac.apply(&json!({"kind": "ClusterRoleBinding", "metadata": {"name": "b1"},
             "roleRef": {"kind": "ClusterRole", "name": "all"}, "subjects": [{"kind": "Group", "name": "ops"}]}));
         assert!(!can("watch"));

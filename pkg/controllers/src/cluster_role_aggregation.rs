@@ -1,5 +1,4 @@
-//! Writes into a ClusterRole with an `aggregationRule` the rules of those that it selects, so that they can be read there. Who may
-//! do what does not wait for that: the authorizer collects them by itself.
+//! Writes into a ClusterRole with an `aggregationRule` the rules of those that it selects. Authorizers see only what is written.
 //!
 //! Watches and writes cluster roles.
 

@@ -121,7 +121,8 @@ pub fn version_priority(version: &str) -> i32 {
         (digits(rest), Some(0), 2)
     };
     match (major, minor) {
-        (Some(a), Some(b)) => class * 1_000_000 + a * 1000 + b + 1,
+        // Numbers that are no smaller than these are equal: a definition's author may write any.
+        (Some(a), Some(b)) => class * 700_000_000 + a.clamp(0, 69_999) * 10_000 + b.clamp(0, 9_998) + 1,
         _ => 0,
     }
 }
@@ -132,6 +133,13 @@ mod tests {
 
     fn find<'a>(all: &'a [Arc<Kind>], group: &str, kind: &str) -> &'a Kind {
         all.iter().find(|k| k.gvk.group == group && k.gvk.kind == kind).unwrap_or_else(|| panic!("{group} {kind}"))
+    }
+
+    #[test]
+    fn versions_of_any_number_have_an_order() {
+        let all = ["v2147483647", "v2", "v1", "v2147483647beta2147483647", "v1beta2", "v1beta1", "v9alpha1", "v1-x"];
+        let priorities = all.map(version_priority);
+        assert!(priorities.is_sorted_by(|a, b| a > b), "{priorities:?}");
     }
 
     #[test]

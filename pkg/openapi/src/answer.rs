@@ -1,9 +1,9 @@
 //! What a server answers to a request for a document, without any HTTP library.
 
-use crate::merge::{Elsewhere, merge};
+use crate::merge::{Converted, Elsewhere, merge};
 use crate::{V2_PROTOBUF, V3_PROTOBUF, hash, v2, v2_protobuf, v3, v3_index, v3_protobuf};
 use isopod_kinds::Kind;
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
@@ -77,10 +77,25 @@ pub fn answer(
             for (path, url) in elsewhere.urls {
                 index["paths"][path] = json!({"serverRelativeURL": url});
             }
+            for Converted { path, hash, .. } in &elsewhere.converted {
+                index["paths"][path] = json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")});
+            }
             // Upstream's index does not say what it is, and has no tag: it is small, and the documents have their hashes.
             Some(Answer::ok(TEXT, String::new(), index.to_string().into_bytes()))
         }
-        other => group_version(kinds, other.strip_prefix("openapi/v3/")?, requested_hash, accept),
+        other => {
+            let path = other.strip_prefix("openapi/v3/")?;
+            if let Some(converted) = elsewhere.converted.iter().find(|c| c.path == path) {
+                return Some(document(path, converted.hash.to_owned(), requested_hash, accept, || {
+                    converted.document.clone()
+                }));
+            }
+            if !crate::group_versions(kinds).contains(path) {
+                return None;
+            }
+            let made = || v3(kinds, path).unwrap_or_default();
+            Some(document(path, hash(kinds, path), requested_hash, accept, made))
+        }
     }
 }
 
@@ -104,21 +119,18 @@ fn swagger(kinds: &[Arc<Kind>], elsewhere: &Elsewhere, accept: &str) -> Answer {
     Answer::ok(content_type, hex::encode_upper(digest.finalize()), body)
 }
 
-fn group_version(kinds: &[Arc<Kind>], path: &str, requested_hash: &str, accept: &str) -> Option<Answer> {
-    if !crate::group_versions(kinds).contains(path) {
-        return None;
-    }
+/// A v3 document, made only where it is sent.
+fn document(path: &str, current: String, requested_hash: &str, accept: &str, made: impl FnOnce() -> Value) -> Answer {
     let Some(content_type) = negotiate(accept, &[V3_PROTOBUF, V3_PROTOBUF_AT]) else {
-        return Some(not_acceptable());
+        return not_acceptable();
     };
-    let current = hash(kinds, path);
     if !requested_hash.is_empty() && requested_hash != current {
         let location = format!("/openapi/v3/{path}?hash={current}");
-        return Some(Answer { status: 301, location: Some(location), ..Answer::ok(content_type, current, Vec::new()) });
+        return Answer { status: 301, location: Some(location), ..Answer::ok(content_type, current, Vec::new()) };
     }
-    let document = v3(kinds, path)?;
+    let document = made();
     let body = if content_type == JSON { document.to_string().into_bytes() } else { v3_protobuf(&document) };
-    Some(Answer { immutable: !requested_hash.is_empty(), ..Answer::ok(content_type, current, body) })
+    Answer { immutable: !requested_hash.is_empty(), ..Answer::ok(content_type, current, body) }
 }
 
 #[cfg(test)]

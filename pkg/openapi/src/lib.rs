@@ -5,6 +5,7 @@
 //! unpacked only while a document is made. A kind made from a CRD goes through the same code as a built-in one.
 
 mod answer;
+mod converted;
 mod definitions;
 mod descriptions;
 mod gnostic;
@@ -16,8 +17,9 @@ mod structural;
 mod swagger;
 
 pub use answer::{Answer, answer};
+pub use converted::v3_of;
 pub use index::{group_versions, hash, v3_index};
-pub use merge::{Elsewhere, Part};
+pub use merge::{Converted, Elsewhere, Part};
 
 use definitions::{Definitions, Flavor};
 use isopod_kinds::Kind;

@@ -13,6 +13,15 @@ pub struct Elsewhere<'a> {
     pub swagger: Vec<Part<'a>>,
     /// Paths of v3 documents, as the index names them, and where they are.
     pub urls: &'a [(String, String)],
+    /// v3 documents that are made here from what those servers say in v2 only.
+    pub converted: Vec<Converted<'a>>,
+}
+
+/// A v3 document, by its path in the index, with its hash.
+pub struct Converted<'a> {
+    pub path: &'a str,
+    pub hash: &'a str,
+    pub document: &'a Value,
 }
 
 /// An OpenAPI v2 document of another server.

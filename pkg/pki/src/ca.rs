@@ -11,7 +11,8 @@ use time::{Duration, OffsetDateTime};
 
 const CA_DAYS: i64 = 3650;
 const LEAF_DAYS: i64 = 365;
-const RENEW_DAYS: i64 = 90;
+/// A leaf is renewed when this much of its time is left.
+pub(crate) const RENEW_DAYS: i64 = 90;
 
 /// What a leaf may be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,9 +79,12 @@ impl CertAuthority {
 
     /// Signs a new leaf with a new key.
     pub fn issue(&self, leaf: &Leaf<'_>) -> Result<Identity, PkiError> {
+        self.issue_at(leaf, OffsetDateTime::now_utc())
+    }
+
+    fn issue_at(&self, leaf: &Leaf<'_>, now: OffsetDateTime) -> Result<Identity, PkiError> {
         let sign = |source| PkiError::Sign { name: leaf.common_name.to_owned(), source };
         let key = KeyPair::generate().map_err(sign)?;
-        let now = OffsetDateTime::now_utc();
         let mut params = CertificateParams::new(leaf.dns_names.clone()).map_err(sign)?;
         params.subject_alt_names.extend(leaf.ips.iter().map(|ip| SanType::IpAddress(*ip)));
         params.distinguished_name = DistinguishedName::new();
@@ -104,28 +108,39 @@ impl CertAuthority {
 
     /// Loads `<dir>/<name>.crt` and `.key` when they still fit `leaf`, or signs new ones.
     pub fn load_or_issue(&self, dir: &Path, name: &str, leaf: &Leaf<'_>) -> Result<Identity, PkiError> {
+        self.load_or_issue_at(dir, name, leaf, OffsetDateTime::now_utc())
+    }
+
+    pub(crate) fn load_or_issue_at(
+        &self,
+        dir: &Path,
+        name: &str,
+        leaf: &Leaf<'_>,
+        now: OffsetDateTime,
+    ) -> Result<Identity, PkiError> {
         let cert_path = dir.join(format!("{name}.crt"));
         let key_path = dir.join(format!("{name}.key"));
         if let (Some(cert_pem), Some(key_pem)) = (files::read(&cert_path)?, files::read(&key_path)?)
-            && self.still_fits(&cert_pem, leaf)
+            && self.still_fits(&cert_pem, leaf, now)
             && KeyPair::from_pem(&key_pem).is_ok()
         {
             return Ok(Identity { cert_pem, key_pem });
         }
-        let identity = self.issue(leaf)?;
+        let identity = self.issue_at(leaf, now)?;
         files::write_atomic(&key_path, identity.key_pem.as_bytes(), 0o600)?;
         files::write_atomic(&cert_path, identity.cert_pem.as_bytes(), 0o644)?;
         Ok(identity)
     }
 
     /// Signed by this CA, more than 90 days left, the same subject and at least the wanted names.
-    fn still_fits(&self, cert_pem: &str, leaf: &Leaf<'_>) -> bool {
+    fn still_fits(&self, cert_pem: &str, leaf: &Leaf<'_>, now: OffsetDateTime) -> bool {
         let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(cert_pem.as_bytes()) else { return false };
         let Ok(cert) = pem.parse_x509() else { return false };
         let Ok((_, ca_pem)) = x509_parser::pem::parse_x509_pem(self.cert_pem.as_bytes()) else { return false };
         let Ok(ca) = ca_pem.parse_x509() else { return false };
-        let now = OffsetDateTime::now_utc().unix_timestamp();
-        if cert.validity().not_after.timestamp() - now < RENEW_DAYS * 86_400 || cert.issuer() != ca.subject() {
+        if cert.validity().not_after.timestamp() - now.unix_timestamp() < RENEW_DAYS * 86_400
+            || cert.issuer() != ca.subject()
+        {
             return false;
         }
         let cn = cert.subject().iter_common_name().filter_map(|a| a.as_str().ok()).next();

@@ -21,3 +21,11 @@ pub fn kubeconfig(name: &str, server: &str, ca_pem: &str, identity: &Identity) -
 pub fn is_kubeconfig_of(text: &str, ca_pem: &str) -> bool {
     text.contains(&STANDARD.encode(ca_pem))
 }
+
+/// The kubeconfig with another identity in the place of `old`; `None`: it does not have that one.
+pub fn renew_kubeconfig(text: &str, old: &Identity, new: &Identity) -> Option<String> {
+    let (old_cert, old_key) = (STANDARD.encode(&old.cert_pem), STANDARD.encode(&old.key_pem));
+    let has_both = text.contains(&old_cert) && text.contains(&old_key);
+    let renewed = || text.replace(&old_cert, &STANDARD.encode(&new.cert_pem));
+    has_both.then(|| renewed().replace(&old_key, &STANDARD.encode(&new.key_pem)))
+}

@@ -4,7 +4,8 @@
 //! Invariants:
 //! - Every key is generated on the machine that uses it, is readable by its owner only, and is never logged.
 //! - A file appears whole or not at all: written beside its place, synced, renamed.
-//! - A leaf is renewed at start when fewer than 90 days are left or when its names changed; CAs live ten years.
+//! - A leaf is renewed when fewer than 90 days are left, at start also when its names changed; CAs live ten years. Who shows one
+//!   ([`Shown`]) takes the newest at each handshake.
 
 mod ca;
 mod error;
@@ -13,6 +14,7 @@ mod kubeconfig;
 mod listener;
 pub mod request;
 mod server;
+mod shown;
 pub mod signing;
 pub mod tls;
 pub mod x509;
@@ -20,6 +22,7 @@ pub mod x509;
 pub use ca::{CertAuthority, Identity, Leaf, Usage};
 pub use error::PkiError;
 pub use files::write_atomic;
-pub use kubeconfig::{is_kubeconfig_of, kubeconfig};
+pub use kubeconfig::{is_kubeconfig_of, kubeconfig, renew_kubeconfig};
 pub use listener::ListenerOptions;
-pub use server::{FRONT_PROXY, LASTING, ServerNames, ServerPki};
+pub use server::{FRONT_PROXY, LASTING, Own, ServerNames, ServerPki};
+pub use shown::Shown;

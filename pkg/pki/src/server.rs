@@ -1,8 +1,11 @@
 //! Everything that one server needs, under `<data-dir>/server/tls`.
 
+use crate::shown::Shown;
 use crate::{CertAuthority, Identity, Leaf, PkiError, Usage, files};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use time::OffsetDateTime;
 
 /// The files that make a cluster the same one again elsewhere: every other one is signed anew when it is missing.
 pub const LASTING: [&str; 5] = ["server-ca.crt", "server-ca.key", "client-ca.crt", "client-ca.key", "service.key"];
@@ -19,9 +22,27 @@ pub struct ServerNames {
     pub cluster_domain: String,
 }
 
+/// A certificate of this server that it shows to others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Own {
+    /// Of the API server.
+    Serving,
+    /// Of the admin kubeconfig.
+    Admin,
+    /// Of the API server to kubelets.
+    KubeletClient,
+    /// Of the API server to extension API servers.
+    FrontProxy,
+    /// Of a node's kubelet.
+    Kubelet { node: String, ips: Vec<IpAddr> },
+}
+
 /// The server's CAs and identities.
 pub struct ServerPki {
     dir: PathBuf,
+    names: ServerNames,
+    /// What is in use, and renewed.
+    shown: Mutex<Vec<(Own, Arc<Shown>)>>,
     /// Signs what servers show: the API server, kubelets.
     pub server_ca: CertAuthority,
     /// Signs what clients show: admin, components, kubelets as clients.
@@ -47,17 +68,16 @@ impl ServerPki {
         let server_ca = CertAuthority::load_or_create(dir, "server-ca")?;
         let client_ca = CertAuthority::load_or_create(dir, "client-ca")?;
         let request_header_ca = CertAuthority::load_or_create(dir, "request-header-ca")?;
-        let front_proxy = request_header_ca.load_or_issue(dir, "client-auth-proxy", &client(FRONT_PROXY, &[]))?;
-        let serving = server_ca.load_or_issue(dir, "serving-kube-apiserver", &serving_leaf(names))?;
-        let admin = client_ca.load_or_issue(dir, "client-admin", &client("system:admin", &["system:masters"]))?;
-        let kubelet_client = client_ca.load_or_issue(
-            dir,
-            "client-kube-apiserver",
-            &client("kube-apiserver-kubelet-client", &["system:masters"]),
-        )?;
+        let now = OffsetDateTime::now_utc();
+        let front_proxy = Own::FrontProxy.load_or_issue(&request_header_ca, dir, names, now)?;
+        let serving = Own::Serving.load_or_issue(&server_ca, dir, names, now)?;
+        let admin = Own::Admin.load_or_issue(&client_ca, dir, names, now)?;
+        let kubelet_client = Own::KubeletClient.load_or_issue(&client_ca, dir, names, now)?;
         let (service_account_key_pem, service_account_public_pem) = signing_key(&dir.join("service.key"))?;
         Ok(ServerPki {
             dir: dir.to_owned(),
+            names: names.clone(),
+            shown: Mutex::default(),
             server_ca,
             client_ca,
             request_header_ca,
@@ -77,17 +97,88 @@ impl ServerPki {
 
     /// What the kubelet of `node` shows on its HTTPS port.
     pub fn kubelet_serving(&self, node: &str, ips: Vec<IpAddr>) -> Result<Identity, PkiError> {
-        let name = format!("system:node:{node}");
-        let mut ips = ips;
-        ips.push([127, 0, 0, 1].into());
-        let leaf = Leaf {
-            common_name: &name,
-            organizations: &["system:nodes"],
-            dns_names: vec![node.to_owned(), "localhost".into()],
-            ips,
-            usage: Usage::Server,
+        self.load_or_issue(&Own::Kubelet { node: node.to_owned(), ips }, OffsetDateTime::now_utc())
+    }
+
+    /// A certificate to show: each handshake takes what [`Self::renew`] has made last.
+    pub fn shown(&self, own: Own) -> Result<Arc<Shown>, PkiError> {
+        let mut all = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, shown)) = all.iter().find(|(known, _)| *known == own) {
+            return Ok(shown.clone());
+        }
+        let shown = Arc::new(Shown::new(own.file(), self.load_or_issue(&own, OffsetDateTime::now_utc())?)?);
+        all.push((own, shown.clone()));
+        Ok(shown)
+    }
+
+    /// Renews those that are shown and whose time comes to its end, seen from `now` (seconds of the Unix epoch). Answers which.
+    pub fn renew(&self, now: i64) -> Result<Vec<Own>, PkiError> {
+        let now = OffsetDateTime::from_unix_timestamp(now).unwrap_or_else(|_| OffsetDateTime::now_utc());
+        let all = self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut renewed = Vec::new();
+        for (own, shown) in all {
+            if shown.replace(self.load_or_issue(&own, now)?)? {
+                renewed.push(own);
+            }
+        }
+        Ok(renewed)
+    }
+
+    /// When the next of those that are shown is to be renewed, in seconds of the Unix epoch.
+    pub fn next_renewal(&self) -> Option<i64> {
+        let all = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|(_, shown)| shown.renewal()).min()
+    }
+
+    fn load_or_issue(&self, own: &Own, now: OffsetDateTime) -> Result<Identity, PkiError> {
+        let ca = match own {
+            Own::Serving | Own::Kubelet { .. } => &self.server_ca,
+            Own::Admin | Own::KubeletClient => &self.client_ca,
+            Own::FrontProxy => &self.request_header_ca,
         };
-        self.server_ca.load_or_issue(&self.dir, "serving-kubelet", &leaf)
+        own.load_or_issue(ca, &self.dir, &self.names, now)
+    }
+}
+
+impl Own {
+    /// The name of its files.
+    fn file(&self) -> &'static str {
+        match self {
+            Own::Serving => "serving-kube-apiserver",
+            Own::Admin => "client-admin",
+            Own::KubeletClient => "client-kube-apiserver",
+            Own::FrontProxy => "client-auth-proxy",
+            Own::Kubelet { .. } => "serving-kubelet",
+        }
+    }
+
+    fn load_or_issue(
+        &self,
+        ca: &CertAuthority,
+        dir: &Path,
+        names: &ServerNames,
+        now: OffsetDateTime,
+    ) -> Result<Identity, PkiError> {
+        let user;
+        let leaf = match self {
+            Own::Serving => serving_leaf(names),
+            Own::Admin => client("system:admin", &["system:masters"]),
+            Own::KubeletClient => client("kube-apiserver-kubelet-client", &["system:masters"]),
+            Own::FrontProxy => client(FRONT_PROXY, &[]),
+            Own::Kubelet { node, ips } => {
+                user = format!("system:node:{node}");
+                let mut ips = ips.clone();
+                ips.push([127, 0, 0, 1].into());
+                Leaf {
+                    common_name: &user,
+                    organizations: &["system:nodes"],
+                    dns_names: vec![node.clone(), "localhost".into()],
+                    ips,
+                    usage: Usage::Server,
+                }
+            }
+        };
+        ca.load_or_issue_at(dir, self.file(), &leaf, now)
     }
 }
 

@@ -4,8 +4,8 @@ use crate::{Identity, ListenerOptions, PkiError};
 use rustls::client::ResolvesClientCert;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use std::sync::Arc;
@@ -50,15 +50,26 @@ pub fn client_verifier(name: &str, ca_pem: &str) -> Result<Arc<dyn ClientCertVer
 
 /// What a client shows to every server that asks for a certificate.
 pub fn client_identity(name: &str, identity: &Identity) -> Result<Arc<dyn ResolvesClientCert>, PkiError> {
+    Ok(Arc::new(SingleCertAndKey::from(certified(name, identity)?)))
+}
+
+fn certified(name: &str, identity: &Identity) -> Result<CertifiedKey, PkiError> {
     let tls = |source| PkiError::Tls { name: name.to_owned(), source };
-    let certs = certs(name, &identity.cert_pem)?;
-    let certified = CertifiedKey::from_der(certs, key(name, &identity.key_pem)?, &provider()).map_err(tls)?;
-    Ok(Arc::new(SingleCertAndKey::from(certified)))
+    CertifiedKey::from_der(certs(name, &identity.cert_pem)?, key(name, &identity.key_pem)?, &provider()).map_err(tls)
 }
 
 /// A server that asks for a client certificate of `client_ca_pem` but also serves those who bring none (they may have a
 /// token, or be anonymous).
 pub fn server(name: &str, identity: &Identity, client_ca_pem: &str) -> Result<ServerConfig, PkiError> {
+    server_showing(name, Arc::new(SingleCertAndKey::from(certified(name, identity)?)), client_ca_pem)
+}
+
+/// As [`server`], with what `identity` has at each handshake.
+pub fn server_showing(
+    name: &str,
+    identity: Arc<dyn ResolvesServerCert>,
+    client_ca_pem: &str,
+) -> Result<ServerConfig, PkiError> {
     let tls = |source| PkiError::Tls { name: name.to_owned(), source };
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(name, client_ca_pem)?), provider())
         .allow_unauthenticated()
@@ -68,8 +79,7 @@ pub fn server(name: &str, identity: &Identity, client_ca_pem: &str) -> Result<Se
         .with_safe_default_protocol_versions()
         .map_err(tls)?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(certs(name, &identity.cert_pem)?, key(name, &identity.key_pem)?)
-        .map_err(tls)?;
+        .with_cert_resolver(identity);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
@@ -82,13 +92,33 @@ pub fn listener(name: &str, identity: &Identity, client_ca_pem: Option<&str>) ->
 
 /// A client that trusts `ca_pem` and shows `identity`. `alpn`: what it offers, `http/1.1` alone for upgrades.
 pub fn client(name: &str, identity: Option<&Identity>, ca_pem: &str, alpn: &[&str]) -> Result<ClientConfig, PkiError> {
+    let identity = identity.map(|identity| client_identity(name, identity)).transpose()?;
+    client_config(name, identity, ca_pem, alpn)
+}
+
+/// As [`client`], with what `identity` has at each handshake.
+pub fn client_showing(
+    name: &str,
+    identity: Arc<dyn ResolvesClientCert>,
+    ca_pem: &str,
+    alpn: &[&str],
+) -> Result<ClientConfig, PkiError> {
+    client_config(name, Some(identity), ca_pem, alpn)
+}
+
+fn client_config(
+    name: &str,
+    identity: Option<Arc<dyn ResolvesClientCert>>,
+    ca_pem: &str,
+    alpn: &[&str],
+) -> Result<ClientConfig, PkiError> {
     let tls = |source| PkiError::Tls { name: name.to_owned(), source };
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(tls)?
         .with_root_certificates(roots(name, ca_pem)?);
     let mut config = match identity {
-        Some(id) => builder.with_client_auth_cert(certs(name, &id.cert_pem)?, key(name, &id.key_pem)?).map_err(tls)?,
+        Some(identity) => builder.with_client_cert_resolver(identity),
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect();

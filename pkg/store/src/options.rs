@@ -18,6 +18,8 @@ pub struct Options {
     pub vfs: Option<String>,
     /// How much of the newest values is kept in memory beside the database.
     pub cache_bytes: usize,
+    /// SQLite: so many rows are in the log before their keys are entered into its index, together.
+    pub index_rows: usize,
 }
 
 impl Default for Options {
@@ -29,6 +31,7 @@ impl Default for Options {
             flush_interval: Duration::from_secs(300),
             vfs: None,
             cache_bytes: 4 << 20,
+            index_rows: 2048,
         }
     }
 }

@@ -57,6 +57,12 @@ fn report(repair: &Repair) -> String {
             repair.frames
         ));
     }
+    if let Some(since) = repair.since {
+        lines.push(format!(
+            "damaged: rows that came after revision {since}: any key may be older than it was, missing, or here again after \
+             it was deleted"
+        ));
+    }
     let text = |key: &[u8]| key.escape_ascii().to_string();
     name(&mut lines, "lost", repair.lost.iter().map(|key| text(key)));
     let older =
@@ -89,6 +95,7 @@ mod tests {
         let repair = Repair {
             pages: vec![(7, Some("log".into())), (9, None)],
             frames: 2,
+            since: Some(77),
             keys: 3,
             lost: vec![b"/registry/pods/a\xff".to_vec().into()],
             older: vec![("b".into(), 4, 6)],
@@ -101,6 +108,8 @@ mod tests {
         for line in [
             "damaged: page 7, log",
             "damaged: page 9, of an unknown table",
+            "damaged: rows that came after revision 77: any key may be older than it was, missing, or here again after it was \
+             deleted",
             "lost: /registry/pods/a\\xff",
             "older: b is at revision 4, 6 is lost",
             "perhaps older, or deleted since: 5 more",

@@ -9,6 +9,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use isopod_api::UserInfo;
 use isopod_apiserver::audit::Audit;
+use isopod_apiserver::component_status::{Components, Running};
 use isopod_apiserver::tokens::Jwt;
 use isopod_apiserver::{Access, ApiServer, ClientCertificate, Config};
 use isopod_auth::token;
@@ -18,7 +19,7 @@ use isopod_client::election::{Election, Timing};
 use isopod_client::views::Node;
 use isopod_client::{Change, Informers, ListScope, QueueMetrics};
 use isopod_controllers::certificates::signing::Signers;
-use isopod_pki::ServerPki;
+use isopod_pki::{Own, ServerPki};
 use isopod_store::{Options, Store};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -72,16 +73,18 @@ impl ControlPlane {
         config.node_ports = args.service_node_port_range.0..=args.service_node_port_range.1;
         config.advertise_address = settings.advertise;
         config.port = args.https_listen_port;
+        let serving = pki.shown(Own::Serving)?;
+        config.certificate_expires = Some(Arc::new(move || serving.expires()));
         limit(&mut config, &args.limits)?;
         config.clock = clock;
-        config.kubelet_tls = Some(Arc::new(isopod_pki::tls::client(
+        config.kubelet_tls = Some(Arc::new(isopod_pki::tls::client_showing(
             "kube-apiserver-kubelet-client",
-            Some(&pki.kubelet_client),
+            pki.shown(Own::KubeletClient)?,
             &pki.server_ca.cert_pem,
             &["http/1.1"],
         )?));
         let trust = FrontProxyTrust::new(&args.front_proxy, pki)?;
-        config.aggregation = trust.aggregation(pki)?;
+        config.aggregation = trust.aggregation(pki);
         let front_proxy = Arc::new(trust.authenticator(pki)?);
         config.authenticators.insert(0, front_proxy.clone());
         config.front_proxy = Some(front_proxy);
@@ -90,6 +93,10 @@ impl ControlPlane {
         let queues = QueueMetrics::default();
         let shown = queues.clone();
         config.metrics.push(Arc::new(move |registry| shown.register(registry)));
+        config.components = Components {
+            controller_manager: (!args.disable_controller_manager).then(Running::default),
+            scheduler: (!args.disable_scheduler).then(Running::default),
+        };
         let api = ApiServer::new(config).await.context("cannot start the API server")?;
         let client_authorities = trust.listener(pki);
         Ok(ControlPlane { api, client_authorities, signers, store, issuers, queues })
@@ -130,11 +137,13 @@ impl ControlPlane {
         if !settings.args.disable_scheduler {
             let (client, time, stop) = (self.client(isopod_scheduler::USER), clock.clone(), parts.token());
             let election = elect(settings, &client, clock, "kube-scheduler");
+            let running = self.api.config.components.scheduler.clone().unwrap_or_default();
             parts.keep("scheduler", move || {
                 let (client, time) = (client.clone(), time.clone());
-                in_turn(election.clone(), stop.clone(), move |stop| {
+                let work = in_turn(election.clone(), stop.clone(), move |stop| {
                     isopod_scheduler::run(client.clone(), time.clone(), stop).boxed()
-                })
+                });
+                while_running(running.clone(), work)
             });
         }
     }
@@ -150,13 +159,15 @@ impl ControlPlane {
         };
         let (api, time, stop) = (self.api.clone(), clock.clone(), parts.token());
         let election = elect(settings, &self.client(isopod_controllers::MANAGER), clock, "kube-controller-manager");
+        let running = self.api.config.components.controller_manager.clone().unwrap_or_default();
         parts.keep("controllers", move || {
             let (api, options, time) = (api.clone(), options.clone(), time.clone());
-            in_turn(election.clone(), stop.clone(), move |stop| {
+            let work = in_turn(election.clone(), stop.clone(), move |stop| {
                 let api = api.clone();
                 let factory = move |user: &str| isopod_client::in_process(api.service(), identity(user));
                 isopod_controllers::run(factory, options.clone(), time.clone(), stop).boxed()
-            })
+            });
+            while_running(running.clone(), work)
         });
     }
 
@@ -214,6 +225,12 @@ fn limit(config: &mut Config, limits: &RequestLimits) -> anyhow::Result<()> {
 fn elect(settings: &Settings, client: &kube::Client, clock: &Clock, lease: &str) -> Option<Election> {
     let candidate = || Election::new(client.clone(), clock.clone(), lease, &settings.node_name, Timing::default());
     settings.datastore.is_shared().then(candidate)
+}
+
+/// Does the work, and says so where it is asked for.
+async fn while_running(running: Running, work: impl Future<Output = ()>) {
+    let _run = running.begin();
+    work.await;
 }
 
 /// Runs the work, while it leads if there is an election, until `stop`.

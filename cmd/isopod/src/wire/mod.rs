@@ -4,7 +4,9 @@ mod control_plane;
 mod encryption;
 mod follow;
 mod node;
+mod renewal;
 
+use crate::admin_config::Held;
 use crate::args::ServerArgs;
 use crate::claim::{self, Lock};
 use crate::endpoint::Endpoint;
@@ -15,7 +17,7 @@ use control_plane::ControlPlane;
 use isopod_base::clock::Clock;
 use isopod_base::errors::Chain;
 use isopod_base::supervisor::{Failure, Supervisor};
-use isopod_pki::ServerPki;
+use isopod_pki::{Own, ServerPki};
 use isopod_runtime::network::{Cidr, NetworkConfig, PodNetwork};
 use isopod_store::Store;
 use node::Node;
@@ -133,6 +135,7 @@ pub struct Cluster {
     parts: Supervisor,
     /// The API server's listener, which ends after those that use it.
     api: Supervisor,
+    kubeconfig: Arc<Held>,
     _claims: Claims,
 }
 
@@ -160,7 +163,8 @@ fn network_config(paths: &Paths, cluster_cidr: Cidr) -> NetworkConfig {
 /// How long the parts may take to stop before they are left behind.
 const STOPPING: Duration = Duration::from_secs(10);
 
-pub async fn start(settings: Settings, pki: ServerPki, claimed: Claimed) -> anyhow::Result<Cluster> {
+/// `kubeconfig`: the administrator's, held until the end.
+pub async fn start(settings: Settings, pki: ServerPki, kubeconfig: Held, claimed: Claimed) -> anyhow::Result<Cluster> {
     let Claimed { clock, store, api, kubelet, claims } = claimed;
     let control_plane = match ControlPlane::start(&settings, &pki, store.clone(), clock.clone()).await {
         Ok(started) => started,
@@ -175,10 +179,14 @@ pub async fn start(settings: Settings, pki: ServerPki, claimed: Claimed) -> anyh
         node: None,
         parts: Supervisor::new(),
         api: Supervisor::new(),
+        kubeconfig: Arc::new(kubeconfig),
         _claims: claims,
     };
-    match cluster.start_parts(&pki, clock, api, kubelet).await {
-        Ok(()) => Ok(cluster),
+    match cluster.start_parts(&pki, clock.clone(), api, kubelet).await {
+        Ok(()) => {
+            renewal::start(Arc::new(pki), cluster.kubeconfig.clone(), clock, &cluster.parts);
+            Ok(cluster)
+        }
         Err(e) => {
             if let Err(also) = cluster.shutdown().await {
                 tracing::warn!(error = %Chain(also.as_ref()), "after the failed start");
@@ -196,7 +204,8 @@ impl Cluster {
         api: TcpListener,
         kubelet: Option<TcpListener>,
     ) -> anyhow::Result<()> {
-        let tls = isopod_pki::tls::server("kube-apiserver", &pki.serving, &self.control_plane.client_authorities)?;
+        let (shown, authorities) = (pki.shown(Own::Serving)?, &self.control_plane.client_authorities);
+        let tls = isopod_pki::tls::server_showing("kube-apiserver", shown, authorities)?;
         let serving = self.control_plane.api.clone().serve(api, Arc::new(tls), self.api.token());
         self.api.vital("the API server's listener", serving);
         // Watches of in-process clients end with the API server's own token; those over TLS with the listener's.

@@ -14,7 +14,7 @@ use isopod_client::{Change, Informers, ListScope};
 use isopod_dns::{Dns, DnsConfig};
 use isopod_kubelet::config::Taint;
 use isopod_kubelet::{Kubelet, KubeletConfig};
-use isopod_pki::ServerPki;
+use isopod_pki::{Own, ServerPki};
 use isopod_proxy::{LocalOverride, Proxy, ProxyConfig};
 use isopod_runtime::network::{Cidr, NetworkConfig, PodNetwork};
 use isopod_runtime::{IsopodRuntime, RuntimeConfig};
@@ -59,8 +59,9 @@ impl Node {
         let kubelet = Kubelet::start(config, &informers, runtime, clock.clone(), parts)
             .await
             .context("cannot start the kubelet")?;
-        let identity = pki.kubelet_serving(&settings.node_name, vec![settings.node_ip])?;
-        let tls = Arc::new(isopod_pki::tls::server("kubelet", &identity, &pki.client_ca.cert_pem)?);
+        let own = Own::Kubelet { node: settings.node_name.clone(), ips: vec![settings.node_ip] };
+        let tls = isopod_pki::tls::server_showing("kubelet", pki.shown(own)?, &pki.client_ca.cert_pem)?;
+        let tls = Arc::new(tls);
         parts.vital("the kubelet's listener", kubelet.clone().serve(listener, tls, parts.token()));
         let dial = Arc::new(TcpDial(allowed(settings, cluster_cidr)));
         keep_tunnel(parts, control_plane.api.tunnels(), &settings.node_name, dial);

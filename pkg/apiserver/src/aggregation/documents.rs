@@ -10,6 +10,7 @@ use isopod_api::UserInfo;
 use isopod_kinds::access::Access;
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +41,14 @@ struct State {
     swagger: Option<Arc<Swagger>>,
     /// Of the v3 documents that it serves itself: path and URL.
     v3: Arc<Vec<(String, String)>>,
+    /// It serves none: what its v2 document says.
+    converted: Option<Arc<Converted>>,
+}
+
+/// An OpenAPI v3 document that was made here.
+pub struct Converted {
+    pub hash: String,
+    pub document: Value,
 }
 
 /// An OpenAPI v2 document and its tag.
@@ -75,6 +84,11 @@ impl Documents {
 
     pub fn v3(&self) -> Arc<Vec<(String, String)>> {
         self.0.lock().v3.clone()
+    }
+
+    /// The v3 document that is served for it.
+    pub fn converted(&self) -> Option<Arc<Converted>> {
+        self.0.lock().converted.clone()
     }
 
     /// The server does not answer: what is known of it may be old.
@@ -118,6 +132,7 @@ impl Documents {
         let answer = get(server, remote, "/openapi/v3", "application/json", "", OPENAPI).await?;
         let paths = if answer.code == 200 { v3_paths(&parse(&answer.body)?, remote) } else { Vec::new() };
         self.0.lock().v3 = Arc::new(paths);
+        let only_v2 = answer.code == 404;
         let known = self.swagger().map(|s| s.etag.clone()).unwrap_or_default();
         let answer = get(server, remote, "/openapi/v2", "application/json", &known, OPENAPI).await?;
         match answer.code {
@@ -127,11 +142,34 @@ impl Documents {
                 let body = answer.body;
                 let made = tokio::task::spawn_blocking(move || serde_json::from_slice(&body)).await;
                 let document = made.map_err(unreadable)?.map_err(unreadable)?;
-                self.0.lock().swagger = Some(Arc::new(Swagger { etag, document }));
+                let mut state = self.0.lock();
+                state.swagger = Some(Arc::new(Swagger { etag, document }));
+                state.converted = None;
             }
             _ => self.0.lock().swagger = None,
         }
+        self.convert(only_v2).await
+    }
+
+    async fn convert(&self, only_v2: bool) -> Result<(), Failure> {
+        let (swagger, known) = (self.swagger().filter(|_| only_v2), self.converted());
+        let converted = match (swagger, known) {
+            (None, _) => None,
+            (Some(_), Some(known)) => Some(known),
+            (Some(swagger), None) => {
+                let made = tokio::task::spawn_blocking(move || Converted::new(&swagger.document)).await;
+                Some(Arc::new(made.map_err(unreadable)?))
+            }
+        };
+        self.0.lock().converted = converted;
         Ok(())
+    }
+}
+
+impl Converted {
+    fn new(swagger: &Value) -> Self {
+        let document = isopod_openapi::v3_of(swagger);
+        Converted { hash: hex::encode_upper(Sha256::digest(document.to_string())), document }
     }
 }
 

@@ -22,6 +22,7 @@ use crate::cache::resource::Entries;
 use crate::encode::served;
 use crate::exposition::Page;
 use crate::request::RequestInfo;
+use crate::stages::Stage;
 use arc_swap::ArcSwap;
 use axum::body::Body;
 use axum::response::Response;
@@ -39,7 +40,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-pub use documents::Swagger;
+pub use documents::{Converted, Swagger};
 pub use front_proxy::{FrontProxy, RequestHeaders};
 
 /// When to write again what could not be written.
@@ -98,6 +99,12 @@ impl ApiService {
         self.remote.as_ref().map(|r| r.documents.v3()).unwrap_or_default()
     }
 
+    /// Its OpenAPI v3 document, where this server makes it, with its path in the index.
+    pub fn converted(&self) -> Option<(String, Arc<Converted>)> {
+        let remote = self.remote.as_ref()?;
+        Some((remote.path().trim_start_matches('/').to_owned(), remote.documents.converted()?))
+    }
+
     pub fn is_remote(&self) -> bool {
         self.remote.is_some()
     }
@@ -141,8 +148,10 @@ impl Table {
         let found = match (parts.next()?, parts.next(), parts.next()) {
             ("api", _, _) => self.get("", "v1"),
             ("apis", Some(group), Some(version)) => self.get(group, version),
-            // The document of a version comes from who serves it.
-            ("openapi", Some("v3"), Some("apis")) => self.get(parts.next()?, parts.next()?),
+            // The document of a version comes from who serves it, unless it tells nothing in v3.
+            ("openapi", Some("v3"), Some("apis")) => {
+                self.get(parts.next()?, parts.next()?).filter(|s| s.converted().is_none())
+            }
             _ => None,
         };
         found.filter(|s| s.is_remote())
@@ -173,10 +182,12 @@ pub async fn start(server: &Arc<ApiServer>) -> Result<(), Status> {
         autoregister::act(server, &mut progress, &objects(server)).await;
         tokio::spawn(follow(Arc::downgrade(server), progress));
     }
+    server.stages.done(Stage::ApiServices);
     if !server.config.aggregation.client_ca_pem.is_empty() {
         trust::publish(server).await?;
         tokio::spawn(trust::keep(Arc::downgrade(server)));
     }
+    server.stages.done(Stage::Trust);
     Ok(())
 }
 

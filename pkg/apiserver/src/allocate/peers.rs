@@ -4,6 +4,7 @@
 use super::kubernetes_service;
 use crate::ApiServer;
 use crate::cache::store_status;
+use crate::stages::Stage;
 use isopod_api::Status;
 use isopod_store::{KeyRange, LeaseId, Op, RangeRequest, StoreError, Txn};
 use serde_json::json;
@@ -25,6 +26,8 @@ fn key(address: IpAddr) -> String {
 /// Runs until the server stops or is dropped. A server that has its datastore for itself has no peers.
 pub fn start(server: &Arc<ApiServer>) {
     if !server.config.shared_store {
+        // There is nobody to tell.
+        server.stages.done(Stage::Peers);
         return;
     }
     let (clock, stop) = (server.config.clock.clone(), server.stop.clone());
@@ -48,7 +51,10 @@ pub fn start(server: &Arc<ApiServer>) {
 async fn turn(server: &Weak<ApiServer>, lease: LeaseId) -> Option<LeaseId> {
     let server = server.upgrade()?;
     let lease = match announce(&server, lease).await {
-        Ok(lease) => lease,
+        Ok(lease) => {
+            server.stages.done(Stage::Peers);
+            lease
+        }
         Err(StoreError::Closed) => return None,
         Err(e) => {
             tracing::debug!(error = %isopod_base::errors::Chain(&e), "cannot say that this API server lives");

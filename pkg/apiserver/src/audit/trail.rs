@@ -5,9 +5,9 @@ use super::event::{AuthenticationMetadata, Event, Level, ObjectReference, Stage,
 use super::latency::{Latencies, Layer};
 use super::policy::Verdict;
 use super::{Audit, LevelLabels, answer};
+use crate::connection::PeerAddress;
 use crate::lasting::Lasting;
 use crate::pipeline::apply_defaults;
-use crate::server::PeerAddress;
 use axum::body::Body;
 use axum::response::Response;
 use http::HeaderMap;

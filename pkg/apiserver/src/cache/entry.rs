@@ -141,6 +141,20 @@ impl Entry {
         }
     }
 
+    /// An object that no store has and that carries neither a revision nor labels.
+    pub fn made(key: &str, object: &Value) -> Self {
+        Entry {
+            key: key.into(),
+            body: splice::stored(object).into(),
+            digits: 0..0,
+            message: Message::default(),
+            labels: Box::default(),
+            fields: Box::default(),
+            version: None,
+            views: Views::default(),
+        }
+    }
+
     /// The same object in the version of `kind`, as a conversion has made it.
     pub fn converted(&self, kind: &Kind, object: &Value) -> Option<Arc<Self>> {
         Self::of_value(kind, &self.key, object, self.revision()).ok().map(Arc::new)

@@ -70,16 +70,20 @@ pub fn too_old(requested: Revision, oldest: Revision) -> Status {
     Status::expired(format!("too old resource version: {requested} ({oldest})"))
 }
 
+/// A watcher that missed more bytes than this reads the list again: what comes from the store is in memory for it alone, as long
+/// as its client takes to read it.
+const MOST_MISSED: usize = 16 << 20;
+
 impl Cache {
-    /// The changes in `(after, until]` from the store's history.
-    pub async fn history(&self, after: Revision, until: Revision) -> Result<Vec<Arc<Change>>, Status> {
+    /// The changes in `(after, until]` from the store's history that are for this filter.
+    pub async fn history(&self, after: Revision, until: Revision, filter: &Filter) -> Result<Vec<Arc<Change>>, Status> {
         let expired = |e| match e {
             StoreError::Compacted { requested, compacted } => too_old(requested - 1, compacted),
             e => store_status(e),
         };
-        let range = KeyRange::prefix(self.prefix().to_owned());
+        let range = KeyRange::prefix(format!("{}{}", self.prefix(), filter.key_prefix(&self.kind)));
         let mut watch = self.store().watch(WatchRequest { range, start: after + 1 }).await.map_err(expired)?;
-        let mut changes = Vec::new();
+        let (mut changes, mut size) = (Vec::new(), 0);
         (watch.request_progress)();
         while let Some(message) = watch.receiver.recv().await {
             let (reached, events) = match message.map_err(expired)? {
@@ -97,7 +101,15 @@ impl Cache {
                 if old.is_none() && new.is_none() {
                     return Err(too_old(after, revision));
                 }
-                changes.push(Arc::new(Change::new(revision, old, new)));
+                let change = Change::new(revision, old, new);
+                if change.seen_by(&self.kind, filter).is_none() {
+                    continue;
+                }
+                size += [&change.old, &change.new].into_iter().flatten().map(|e| e.size()).sum::<usize>();
+                if size > MOST_MISSED {
+                    return Err(too_old(after, revision));
+                }
+                changes.push(Arc::new(change));
             }
             if reached >= until {
                 return Ok(changes);

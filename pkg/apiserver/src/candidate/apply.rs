@@ -26,8 +26,8 @@ impl Configuration {
 
     pub fn parse(body: &[u8], force: bool, validation: FieldValidation) -> Result<Self, Status> {
         let config = yaml::parse(body).map_err(|e| {
-            let doing =
-                if e == yaml::TOO_DEEP { "decoding patch: error converting YAML to JSON" } else { "encoding patch" };
+            let deep = e.starts_with(yaml::TOO_DEEP);
+            let doing = if deep { "decoding patch: error converting YAML to JSON" } else { "encoding patch" };
             Status::bad_request(format!("error {doing}: {e}"))
         })?;
         let config = if config.is_null() { json!({}) } else { config };

@@ -2,7 +2,7 @@
 
 use crate::cache::entry::Entry;
 use crate::encode::negotiate::{Form, Media, Shape};
-use crate::encode::{json_bytes, partial, protobuf, served, splice, table, text, to_json};
+use crate::encode::{json_bytes, partial, protobuf, served, splice, table, text, text_list, to_json};
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use http::{HeaderValue, StatusCode, header};
 use isopod_kinds::Kind;
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::io::Write;
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ const CHUNK: usize = 64 << 10;
 /// What a list holds.
 #[derive(Default)]
 pub struct List {
+    /// 0: the objects come from no store.
     pub revision: i64,
     pub continue_token: String,
     pub remaining: Option<u64>,
@@ -30,7 +32,10 @@ pub struct List {
 
 impl List {
     pub fn meta(&self, kind: &Kind, form: &Form) -> Value {
-        let mut meta = json!({"resourceVersion": self.revision.to_string()});
+        let mut meta = json!({});
+        if self.revision > 0 {
+            meta["resourceVersion"] = self.revision.to_string().into();
+        }
         // Upstream's lists without a type of their own always say it.
         if !self.continue_token.is_empty() || kind.schema.custom && form.shape == Shape::Object {
             meta["continue"] = self.continue_token.clone().into();
@@ -75,29 +80,42 @@ pub async fn list(kind: &Arc<Kind>, list: List, form: &Form, now: Timestamp) -> 
     match form.media {
         Media::Protobuf => protobuf::list(kind, list, form).await,
         Media::Json if !form.pretty => json_list(kind, list, form, now),
-        _ => response(200, form, text(&list_value(kind, &list, form, now), form)),
+        _ => list_of_text(kind, list, form, now),
     }
 }
 
-/// The list as a value: for the forms that are for people.
-fn list_value(kind: &Kind, list: &List, form: &Form, now: Timestamp) -> Value {
-    let mut objects: Vec<Value> = list.entries.iter().map(|e| served(kind, &e.body)).collect();
-    let mut value = match form.shape {
-        Shape::Object => {
-            // Custom resources say theirs each.
-            if !kind.schema.custom {
-                objects.iter_mut().for_each(without_type);
+/// The list in a form that is for people.
+fn list_of_text(kind: &Arc<Kind>, mut list: List, form: &Form, now: Timestamp) -> Response {
+    let (of_kind, of_form) = (kind.clone(), form.clone());
+    let item = move |entry: &Entry| {
+        let mut object = served(&of_kind, &entry.body);
+        match of_form.shape {
+            Shape::Object => {
+                // Custom resources say theirs each.
+                if !of_kind.schema.custom {
+                    without_type(&mut object);
+                }
+                object
             }
-            json!({"kind": kind.list_kind, "apiVersion": kind.gvk.api_version(), "items": objects})
-        }
-        Shape::Table(_) => table::table(kind, &objects, "", form, now),
-        Shape::Metadata => {
-            let items: Vec<Value> = objects.iter().map(|o| partial(kind, o, form)).collect();
-            json!({"kind": "PartialObjectMetadataList", "apiVersion": form.meta_version(), "items": items})
+            Shape::Table(_) => table::row(&of_kind, &object, &of_form, now),
+            Shape::Metadata => partial(&of_kind, &object, &of_form),
         }
     };
-    value["metadata"] = list.meta(kind, form);
-    value
+    let (mut frame, items) = match form.shape {
+        Shape::Object => (json!({"kind": kind.list_kind, "apiVersion": kind.gvk.api_version(), "items": []}), "items"),
+        Shape::Table(_) => (table::table(kind, &[], "", form, now), "rows"),
+        Shape::Metadata => {
+            (json!({"kind": "PartialObjectMetadataList", "apiVersion": form.meta_version(), "items": []}), "items")
+        }
+    };
+    frame["metadata"] = list.meta(kind, form);
+    let size: usize = list.entries.iter().map(|e| e.body.len()).sum();
+    if size > CHUNK {
+        let entries = std::mem::take(&mut list.entries);
+        return stream(text_list::chunks(frame, items, entries, form, item), size, form);
+    }
+    frame[items] = list.entries.iter().map(|e| item(e)).collect();
+    response(200, form, text(&frame, form))
 }
 
 /// A list says the type of all its items.
@@ -145,7 +163,7 @@ fn json_list(kind: &Arc<Kind>, list: List, form: &Form, now: Timestamp) -> Respo
             out.extend_from_slice(&to_json(&partial(&item_kind, &served(&item_kind, &entry.body), &item_form)))
         }
     };
-    stream(Chunks::new(head.into(), list.entries.into_iter(), b",", b"]}\n", item), size, form)
+    stream(Chunks::new(head.into(), list.entries.into_iter(), b",", b"]}\n".into(), item), size, form)
 }
 
 /// The response of what is made while it is sent. `length`: about how long it becomes.
@@ -167,7 +185,7 @@ pub struct Chunks<F> {
     entries: std::vec::IntoIter<Arc<Entry>>,
     /// In front of every item but the first.
     between: &'static [u8],
-    tail: Option<&'static [u8]>,
+    tail: Option<Cow<'static, [u8]>>,
     first: bool,
     item: F,
 }
@@ -177,7 +195,7 @@ impl<F: FnMut(&Entry, &mut Vec<u8>)> Chunks<F> {
         head: Vec<u8>,
         entries: std::vec::IntoIter<Arc<Entry>>,
         between: &'static [u8],
-        tail: &'static [u8],
+        tail: Cow<'static, [u8]>,
         item: F,
     ) -> Self {
         Chunks { next: head, entries, between, tail: Some(tail), first: true, item }
@@ -188,15 +206,14 @@ impl<F: FnMut(&Entry, &mut Vec<u8>)> Iterator for Chunks<F> {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {
-        let tail = self.tail?;
+        self.tail.as_ref()?;
         let mut out = std::mem::take(&mut self.next);
         if out.capacity() < CHUNK {
             out.reserve((CHUNK + (8 << 10)).min(4096 + self.entries.len() * 1024));
         }
         while out.len() < CHUNK {
             let Some(entry) = self.entries.next() else {
-                out.extend_from_slice(tail);
-                self.tail = None;
+                out.extend_from_slice(&self.tail.take().unwrap_or_default());
                 break;
             };
             if !std::mem::take(&mut self.first) {

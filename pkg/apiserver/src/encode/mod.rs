@@ -6,6 +6,7 @@ pub mod negotiate;
 pub mod protobuf;
 pub mod splice;
 pub mod table;
+pub mod text_list;
 pub mod yaml;
 
 use bytes::Bytes;

@@ -68,8 +68,9 @@ pub async fn list(kind: &Arc<Kind>, list: List, form: &Form) -> Response {
     let mut head = envelope::head(&api_version, name, length);
     head.append(&mut first);
     let length = head.len() + length + envelope::TAIL.len();
-    let chunks =
-        Chunks::new(head, entries, b"", envelope::TAIL, move |entry: &Entry, out: &mut Vec<u8>| items.put(entry, out));
+    let chunks = Chunks::new(head, entries, b"", envelope::TAIL.into(), move |entry: &Entry, out: &mut Vec<u8>| {
+        items.put(entry, out)
+    });
     body::stream(chunks, length, form)
 }
 

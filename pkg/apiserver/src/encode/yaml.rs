@@ -44,8 +44,8 @@ fn is_ambiguous(text: &str) -> bool {
         && digits.chars().all(|c| c.is_ascii_hexdigit() || matches!(c, ':' | '_' | '.' | 'x' | 'o'))
 }
 
-/// What upstream's parser says of a text that nests too deeply.
-pub const TOO_DEEP: &str = "yaml: exceeded max depth of 10000";
+/// How upstream's parser begins what it says of a text that nests too deeply; then comes how deep it may.
+pub const TOO_DEEP: &str = "yaml: exceeded max depth of ";
 
 /// Whether the parser has stopped because of a text's depth, at 128.
 pub fn is_too_deep(e: &serde_yaml_ng::Error) -> bool {
@@ -59,7 +59,7 @@ pub fn parse(text: &[u8]) -> Result<Value, String> {
             return Err(complaint(&e));
         }
         json::parse(text).map_err(|why| match why.to_string().ends_with(json::TOO_DEEP) {
-            true => TOO_DEEP.to_owned(),
+            true => format!("{TOO_DEEP}{}", json::MAX_DEPTH),
             false => complaint(&e),
         })
     })

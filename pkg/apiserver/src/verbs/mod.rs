@@ -19,7 +19,7 @@ use crate::options::WriteOptions;
 use crate::ownership;
 use crate::pipeline::Intent;
 use crate::request::{Query, RequestInfo};
-use crate::{reviews, subresources};
+use crate::{component_status, reviews, subresources};
 use axum::body::Body;
 use axum::response::Response;
 use http::request::Parts;
@@ -168,6 +168,8 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call, body: Body) -> Result
         negotiate::acceptable(&call.parts.headers, representations)?;
     }
     match verb {
+        "get" if component_status::is_asked_for(&call.kind) => component_status::get(server, &call).await,
+        "list" if component_status::is_asked_for(&call.kind) => component_status::list(server, &call).await,
         "get" => get::get(server, &call).await,
         "list" => list::list(server, &call).await,
         "watch" => watch::watch(server, call).await,

@@ -174,10 +174,11 @@ async fn start(
         0 => server.hub.revision(),
         v => v,
     };
-    let (receiver, history) = cache.subscribe(seen.of_changes(filter), after);
+    let changes = seen.of_changes(filter);
+    let (receiver, history) = cache.subscribe(changes.clone(), after);
     let missed = match history {
         History::Ring(changes) => changes,
-        History::Store { until } => cache.history(after, until).await?,
+        History::Store { until } => cache.history(after, until, &changes).await?,
     };
     Ok(Started { receiver, initial: VecDeque::new(), missed: missed.into(), initial_end: None, revision: after })
 }

@@ -1,8 +1,7 @@
 //! Dynamic resource allocation: claims and their templates, classes, slices and taint rules.
-//!
-//! Not here: the costs of CEL expressions, which the scheduler that evaluates them would have to know.
 
 use crate::access::Access;
+use crate::cel::check::cost::{Sizes, estimate};
 use crate::cel::check::{Environment, Library, Objects, Type, check};
 use crate::metadata::{annotations, fixed, immutable, label_name, labels};
 use crate::ownership;
@@ -64,6 +63,8 @@ fn template(t: &Value) -> FieldErrors {
 const POOL_MAX: usize = 253;
 const DRIVER_MAX: usize = 63;
 const MAX_EXPRESSION: usize = 10 * 1024;
+/// What evaluating a selector may cost at the most, as it is estimated (`CELSelectorExpressionMaxCost`).
+const MAX_SELECTOR_COST: u64 = 1_000_000;
 const EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "None"];
 
 fn taint_rule(r: &Value) -> FieldErrors {
@@ -334,6 +335,28 @@ fn of_device() -> Environment {
     Environment::new(Library::Device).objects(Arc::new(objects)).variable("device", Type::object(DEVICE))
 }
 
+/// How large what is said of a device can be.
+struct DeviceSizes;
+
+impl Sizes for DeviceSizes {
+    fn most(&self, path: &[String]) -> Option<u64> {
+        let path: Vec<&str> = path.iter().map(String::as_str).collect();
+        match path[..] {
+            ["device"] => Some(0),
+            ["device", "driver"] => Some(63),
+            ["device", "allowMultipleAllocations"] => Some(1),
+            ["device", "attributes" | "capacity"] => Some(32),
+            ["device", "attributes" | "capacity", "@keys"] => Some(63),
+            ["device", "attributes" | "capacity", "@values"] => Some(32),
+            ["device", "attributes" | "capacity", "@values", "@keys"] => Some(32),
+            // By an index or as a field: every attribute may be as long as every other.
+            ["device", "attributes", "@values", _] => Some(64),
+            ["device", "capacity", "@values", "@values"] => Some(0),
+            _ => None,
+        }
+    }
+}
+
 /// Selectors of devices.
 fn selectors(parent: &Value, path: &Path) -> FieldErrors {
     let environment = of_device();
@@ -348,7 +371,10 @@ fn selectors(parent: &Value, path: &Path) -> FieldErrors {
         }
         let why = match check(text, &environment) {
             Err(e) => format!("compilation failed: {e}"),
-            Ok(c) if matches!(c.result(), Type::Bool | Type::Any) => return None,
+            Ok(c) if matches!(c.result(), Type::Bool | Type::Any) => {
+                let fits = estimate(&c, &DeviceSizes).max <= MAX_SELECTOR_COST;
+                return (!fits).then(|| FieldError::forbidden(&p, "too complex, exceeds cost limit"));
+            }
             Ok(c) => format!("must evaluate to bool or the unknown type, not {}", c.result()),
         };
         Some(FieldError::invalid(&p, text, why))
@@ -484,6 +510,20 @@ mod tests {
         }
         let wrong = |name| qualified_attribute(name, &Path::new("a")).len();
         assert_eq!((wrong("example.com/a"), wrong("a"), wrong("/a"), wrong("example.com/a-b")), (0, 1, 1, 1));
+    }
+
+    #[test]
+    fn selectors_may_cost_so_much() {
+        let each = |levels: &[&str]| {
+            let all = |inner: String, name: &&str| format!("device.attributes.all({name}, {inner})");
+            levels.iter().rev().fold("a != 'x'".to_owned(), all)
+        };
+        let say = |levels: &[&str]| {
+            let parent = json!({"selectors": [{"cel": {"expression": each(levels)}}]});
+            selectors(&parent, &Path::new("s")).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(say(&["a", "b", "c"]), [""; 0]);
+        assert_eq!(say(&["a", "b", "c", "d"]), ["s[0].cel.expression: Forbidden: too complex, exceeds cost limit"]);
     }
 
     #[test]

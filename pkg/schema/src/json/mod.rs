@@ -27,10 +27,6 @@ pub const MAX_DEPTH: usize = scan::MAX_DEPTH;
 /// How the error ends about a text that is deeper.
 pub const TOO_DEEP: &str = "exceeded max depth";
 
-/// Bytes of stack of a thread that handles values of clients: enough for every walk over a value of [`MAX_DEPTH`] (a test goes
-/// through all of them). Memory is taken only by what is used; a build that is not optimized has far larger frames.
-pub const STACK: usize = if cfg!(debug_assertions) { 512 << 20 } else { 64 << 20 };
-
 /// Reads what a server has written, or answered. As fast as it gets; a value too deep for that is read by [`parse`].
 pub fn read(bytes: &[u8]) -> Result<Value, serde_json::Error> {
     serde_json::from_slice(bytes).or_else(|e| parse(bytes).map_err(|_| e))

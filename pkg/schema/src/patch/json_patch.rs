@@ -313,18 +313,16 @@ mod tests {
         assert!(e.starts_with("Unable to complete the copy, the accumulated size increase of copy is "), "{e}");
         assert!(e.ends_with(", exceeding the limit 3145728"), "{e}");
 
-        let wraps = |_| {
-            [
-                json!({"op": "add", "path": "/b", "value": {}}),
-                json!({"op": "move", "from": "/a", "path": "/b/a"}),
-                json!({"op": "move", "from": "/b", "path": "/a"}),
-            ]
-        };
-        let wraps: Vec<Value> = (0..=MAX_DEPTH).flat_map(wraps).collect();
-        let wrapped = doc.clone();
-        let deep =
-            move || assert_eq!(json_patch(&wrapped, &json!(wraps)).unwrap_err().to_string(), "exceeded max depth");
-        std::thread::Builder::new().stack_size(json::STACK).spawn(deep).unwrap().join().unwrap();
+        let wraps: Vec<Value> = (0..1000)
+            .flat_map(|_| {
+                [
+                    json!({"op": "add", "path": "/b", "value": {}}),
+                    json!({"op": "move", "from": "/a", "path": "/b/a"}),
+                    json!({"op": "move", "from": "/b", "path": "/a"}),
+                ]
+            })
+            .collect();
+        assert_eq!(json_patch(&doc, &json!(wraps)).unwrap_err().to_string(), "exceeded max depth");
         let swings: Vec<Value> = (0..1000)
             .flat_map(|_| {
                 [

@@ -128,7 +128,12 @@ fn wrapped(items: &mut Vec<Value>, bytes: &[u8], item: &Node, f: &Field, depth: 
 }
 
 fn entry(bytes: &[u8], m: &MapType, f: &Field, depth: usize) -> Result<(String, Value), ProtoError> {
-    let (mut key, mut value) = (String::new(), zero(&m.value));
+    let absent = match &m.value {
+        // Go's decoder begins with bytes that are there, if none.
+        Node::Bytes => Value::String(String::new()),
+        node => zero(node),
+    };
+    let (mut key, mut value) = (String::new(), absent);
     let mut r = Reader::new(bytes);
     while !r.is_empty() {
         let (tag, wire_type) = r.tag()?;
@@ -264,4 +269,24 @@ fn schema(bytes: &[u8], node: &Node, object: &Object, depth: usize) -> Result<Va
         (_, _) if !many.is_empty() => Value::Array(many),
         (_, one) => one.unwrap_or(Value::Null),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts;
+    use crate::proto::wire;
+    use isopod_api::Gvk;
+    use serde_json::json;
+
+    #[test]
+    fn an_entry_of_a_map_may_lack_its_value() {
+        let secret = facts::builtin().object_of(&Gvk::new("", "v1", "Secret")).unwrap();
+        let (mut entry, mut message) = (Vec::new(), Vec::new());
+        wire::put_bytes(&mut entry, 1, b"k");
+        wire::put_bytes(&mut message, 2, &entry);
+        wire::put_bytes(&mut message, 4, &entry);
+        let decoded = at_depth(&message, &secret, 0).unwrap();
+        assert_eq!((&decoded["data"], &decoded["stringData"]), (&json!({"k": ""}), &json!({"k": ""})));
+    }
 }

@@ -7,9 +7,12 @@
 use super::checkpoint::BEGIN_PAGES;
 use super::compaction::{Compaction, PACE};
 use super::damage::Damage;
+use super::index::Index;
+use super::newest;
 use super::queries::{self, failed};
 use super::reader::{Split, merge};
 use super::rows::Rows;
+use super::schema::{self, CacheOf};
 use crate::log::MemLog;
 use crate::machine::Backend;
 use crate::*;
@@ -18,6 +21,7 @@ use parking_lot::RwLock;
 use rusqlite::Connection;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// How many revisions are reserved at a time: with one heartbeat in ten seconds, a write in a week.
@@ -57,6 +61,9 @@ pub(crate) struct SqliteBackend {
     pub conn: Connection,
     pub memory: Arc<RwLock<MemLog>>,
     pub rows: Arc<Rows>,
+    pub index: Index,
+    /// Pages of the database, as they were last counted.
+    pub size: Arc<AtomicUsize>,
     /// Durable events of this batch and the ids of their rows.
     pub written: Vec<(i64, Event)>,
     pub options: Options,
@@ -146,6 +153,7 @@ impl SqliteBackend {
             }
             let done = self.conn.execute_batch("COMMIT").map_err(|e| self.commit_failed(e));
             self.note(done)?;
+            self.index.committed();
             (self.committed, self.unsettled) = (true, false);
             self.open.begun.set(false);
             self.open.wrote.set(false);
@@ -167,9 +175,12 @@ impl SqliteBackend {
     fn append_durable(&mut self, rev: Revision, sub: u32, event: &Event) -> Result<()> {
         self.begin_write()?;
         self.promote_lease(event.kv.lease)?;
-        queries::append(&self.conn, rev, sub, event)?;
-        self.written.push((queries::row_id(rev, sub), Event { prev: None, ..event.clone() }));
-        self.pages += 4 + event.kv.value.len() / 4096;
+        let (id, key) = (queries::row_id(rev, sub), &event.kv.key);
+        let prev = self.index.get(&self.conn, key)?.map_or(0, |p| p.id);
+        let point = queries::log_event(&self.conn, id, prev, event)?;
+        self.index.add(key, point);
+        self.written.push((id, Event { prev: None, ..event.clone() }));
+        self.pages += 2 + event.kv.value.len() / 4096;
         self.last_durable = rev;
         Ok(())
     }
@@ -253,6 +264,12 @@ impl SqliteBackend {
         while self.has_dirty() {
             self.flush(newest, 1024)?;
         }
+        // Nothing is left for the next start to do.
+        while !self.index.is_complete() {
+            self.begin_write()?;
+            self.enter_all()?;
+            self.end()?;
+        }
         if queries::meta(&self.conn, "clean")? != Some(newest) {
             self.begin_write()?;
             queries::set_meta(&self.conn, "clean", newest)?;
@@ -264,8 +281,19 @@ impl SqliteBackend {
     /// One step of the running compaction, inside the open SQL transaction. True: all is dropped.
     fn compact_step(&mut self) -> Result<bool> {
         let Some(compaction) = &mut self.compaction else { return Ok(false) };
-        let step = compaction.step(&self.conn, PACE);
-        self.pages += PACE.drop / 4;
+        // First the index of what is to go, so that it leads to none of it.
+        let through = queries::last_id(compaction.span().1);
+        let step = match self.index.reach(&self.conn, through) {
+            Ok(None) => {
+                self.pages += PACE.drop / 4;
+                compaction.step(&self.conn, PACE)
+            }
+            Ok(Some(entered)) => {
+                self.pages += entered;
+                Ok(false)
+            }
+            Err(e) => Err(e),
+        };
         self.note(step)
     }
 
@@ -312,6 +340,19 @@ impl SqliteBackend {
         step
     }
 
+    /// To how large the database is.
+    fn fit(&mut self) -> Result<()> {
+        let pages = schema::page_count(&self.conn)?;
+        self.index.fit(pages);
+        self.size.store(pages, Ordering::Relaxed);
+        schema::set_cache(&self.conn, schema::cache_kib(CacheOf::Writer, pages))
+    }
+
+    fn enter_all(&mut self) -> Result<()> {
+        let step = self.index.reach(&self.conn, i64::MAX);
+        self.note(step).map(drop)
+    }
+
     fn vacuum_step(&self) -> Result<()> {
         let run = || -> rusqlite::Result<()> {
             let mut step = self.conn.prepare_cached(&format!("PRAGMA incremental_vacuum({GIVEN_BACK})"))?;
@@ -333,7 +374,8 @@ impl SqliteBackend {
         Ok(())
     }
 
-    fn undo(&self) {
+    fn undo(&mut self) {
+        self.index.rolled_back();
         self.open.begun.set(false);
         self.open.wrote.set(false);
         self.open.lost.take();
@@ -352,7 +394,11 @@ impl Backend for SqliteBackend {
         }
         // Inside the batch's SQL transaction from the first read on: no lock taken and dropped for each statement.
         self.begin()?;
-        self.note(self.rows.get(&self.conn, key))
+        let find = || match self.index.get(&self.conn, key)? {
+            Some(point) => self.rows.get(&self.conn, key, point.id),
+            None => Ok(None),
+        };
+        self.note(find())
     }
 
     fn range(&self, req: &RangeRequest, newest: Revision) -> Result<RangeResponse> {
@@ -361,9 +407,10 @@ impl Backend for SqliteBackend {
         let mut answer = RangeResponse::default();
         if split.durable {
             self.begin()?;
+            let recent = self.index.of_range(&req.range);
             answer = self.note(match at < newest {
-                true => queries::range_at(&self.conn, req, at),
-                false => queries::range_newest(&self.conn, req),
+                true => newest::range_at(&self.conn, req, at, &recent),
+                false => newest::range_newest(&self.conn, req, &recent),
             })?;
         }
         if split.ephemeral {
@@ -455,6 +502,11 @@ impl Backend for SqliteBackend {
         self.begin_write()?;
         // A read-only batch stays one: neither a reservation nor a compaction step rides on it.
         let reserved = if self.writes_pending(newest) { self.reserve(newest)? } else { None };
+        if self.index.is_due() {
+            self.fit()?;
+        }
+        let entered = self.index.ride(&self.conn);
+        self.pages += self.note(entered)?;
         self.end_with_step()?;
         self.reserved = reserved.unwrap_or(self.reserved);
         self.compaction_before = None;

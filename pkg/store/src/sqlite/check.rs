@@ -4,6 +4,7 @@
 
 use super::files::{Files, Found};
 use super::lock::DirectoryLock;
+use super::newest;
 use super::pages::Pages;
 use super::queries::{self, Stored, damaged, failed, row_revision, select, stored};
 use super::reader::Readers;
@@ -81,6 +82,7 @@ fn small_tables(conn: &Connection) -> Result<()> {
 /// Returns the last id that it looked at; `None`: there was none left.
 fn log_rows(conn: &Connection, after: i64) -> Result<Option<i64>> {
     let compacted = queries::meta(conn, "compacted")?.unwrap_or(0);
+    let indexed = newest::seen(conn)?.indexed;
     let run = || -> rusqlite::Result<Option<i64>> {
         let sql = select("l.key", &format!("FROM log l WHERE l.id > ?1 ORDER BY l.id LIMIT {STEP}"));
         let mut statement = conn.prepare_cached(&sql)?;
@@ -92,7 +94,7 @@ fn log_rows(conn: &Connection, after: i64) -> Result<Option<i64>> {
             let row = stored(row, true)?;
             let key = || row.kv.key.escape_ascii();
             let newest: Option<i64> = newest.query_row([&row.kv.key[..]], |r| r.get(0)).optional()?;
-            if newest.is_none_or(|newest| newest < row.id) {
+            if row.id <= indexed && newest.is_none_or(|newest| newest < row.id) {
                 return Err(damaged(format!("the index of the newest rows does not have that of key {}", key())));
             }
             if row.prev != 0 && row_revision(row.prev) >= compacted && !is_there.exists([row.prev])? {

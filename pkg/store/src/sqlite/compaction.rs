@@ -98,7 +98,7 @@ impl Compaction {
 mod tests {
     use super::*;
     use crate::hash::HistoryHasher;
-    use crate::sqlite::{draft::Draft, files::Files};
+    use crate::sqlite::{draft::Draft, files::Files, newest};
     use crate::{Event, EventKind, KeyRange, KeyValue, RangeRequest};
     use std::collections::{BTreeMap, BTreeSet};
 
@@ -161,7 +161,7 @@ mod tests {
     fn whatever_the_pace_and_wherever_it_is_broken_off_the_same_rows_stay() {
         let read = |conn: &Connection, at| {
             let all = RangeRequest::new(KeyRange::prefix("k"));
-            format!("{:?}", queries::range_at(conn, &all, at).unwrap().kvs)
+            format!("{:?}", newest::range_at(conn, &all, at, &Vec::new()).unwrap().kvs)
         };
         for pace in [PACE, Pace { look: 3, drop: 2, gather: 5 }, Pace { look: 1, drop: 1, gather: 1 }] {
             let dir = tempfile::tempdir().unwrap();

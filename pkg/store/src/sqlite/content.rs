@@ -7,6 +7,7 @@
 use super::backend::alarm_name;
 use super::draft::Draft;
 use super::files::Files;
+use super::newest;
 use super::queries::{self, failed};
 use super::reader::send_entries;
 use super::schema;
@@ -35,8 +36,7 @@ pub fn content(dir: &Path) -> Result<Content> {
     conn.execute_batch("BEGIN").map_err(failed("begin to read"))?;
     let mut kept = queries::all_ephemeral(&conn)?;
     kept.sort_by(|a, b| (a.mod_revision, &a.key).cmp(&(b.mod_revision, &b.key)));
-    let durable = conn.query_row("SELECT count(*) FROM newest WHERE live", [], |r| r.get::<_, i64>(0));
-    let keys = durable.map_err(failed("count the keys"))? as u64 + kept.len() as u64;
+    let keys = newest::count(&conn, &KeyRange::prefix(""), &newest::unindexed(&conn)?)? + kept.len() as u64;
     let compacted = queries::meta(&conn, "compacted")?.unwrap_or(0);
     let clean = queries::meta(&conn, "clean")?;
     let reserved = if clean.is_some() { None } else { queries::meta(&conn, "reserved")? };

@@ -14,7 +14,7 @@ use rusqlite::{Connection, Row, params};
 pub(crate) fn migrate(files: &Files) -> Result<()> {
     let old = schema::connect_unchecked(&files.database)?;
     let from = match schema::format(&old)? {
-        Some(version @ 1..FORMAT) => version,
+        Some(version @ 1..=2) => version,
         found => return Err(schema::wrong_format(&files.dir, found)),
     };
     tracing::info!(from, to = FORMAT, "the database's format is brought up to date");

@@ -11,8 +11,10 @@ mod content;
 mod damage;
 mod draft;
 mod files;
+mod index;
 mod lock;
 mod migrate;
+mod newest;
 mod pages;
 mod points;
 mod queries;
@@ -41,6 +43,7 @@ use lock::DirectoryLock;
 use points::Points;
 use queries::failed;
 use reader::{Readers, Snapshot, Split};
+use schema::CacheOf;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -59,9 +62,6 @@ pub struct SqliteStore {
     points: Arc<Points>,
     shared: Arc<Shared>,
 }
-
-/// The writer's page cache: the inner pages of the two trees that it walks.
-const WRITER_CACHE_KIB: u32 = 2048;
 
 impl SqliteStore {
     /// Fails with [`StoreError::InUse`] while a process has the directory open.
@@ -89,13 +89,14 @@ impl SqliteStore {
         let files = Files::of(dir);
         let damage = Arc::new(Damage::default());
         schema::prepare(&files, lock.same_boot, options.vfs.as_deref())?;
-        let conn = schema::connect(&files.database, &options, WRITER_CACHE_KIB, true)?;
+        let conn = schema::connect(&files.database, &options, schema::cache_kib(CacheOf::Writer, 0), true)?;
         checkpoint::settle(&conn)?;
         schema::check_format(&conn, dir)?;
         let recovered = recovery::recover(conn, options.clone(), Arc::clone(&damage))?;
         lock.opened()?;
 
-        let readers = Readers::new(files.database, options.clone(), Arc::clone(&damage));
+        let size = Arc::clone(&recovered.backend.size);
+        let readers = Readers::new(files.database, options.clone(), Arc::clone(&damage), size);
         let shared = Shared::new(options.clone(), recovered.revision, recovered.compacted, recovered.leases);
         *shared.alarms.lock() = recovered.alarms;
         *shared.settings.lock() = recovered.settings;
@@ -104,6 +105,7 @@ impl SqliteStore {
             hub: Arc::clone(&shared.hub),
             memory: Arc::clone(&recovered.backend.memory),
             rows: Arc::clone(&recovered.backend.rows),
+            recent: Arc::clone(&recovered.backend.index.points),
             options,
         });
         let (sender, requests) = std::sync::mpsc::channel();

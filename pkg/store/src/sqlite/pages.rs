@@ -160,6 +160,39 @@ impl Pages {
         None
     }
 
+    /// The page of a tree that has the row of which a piece is on `page`; a page of a tree itself.
+    fn owner(&self, mut page: u32) -> Option<u32> {
+        for _ in 0..self.count {
+            if page == 1 {
+                return Some(1);
+            }
+            let (map, at) = self.place_in_map(page)?;
+            let entry = self.map.get(&map)?.get(at..at + 5)?;
+            match entry[0] {
+                1 | 5 => return Some(page),
+                3 | 4 => page = number(entry, 1),
+                _ => return None,
+            }
+        }
+        None
+    }
+
+    /// Can these pages have had rows after `last`, of the table with this root? Where that cannot be told, they can.
+    pub fn may_reach_past(&self, lost: &[u32], root: u32, last: i64) -> Result<bool> {
+        let (mut greatest, mut open) = (BTreeMap::from([(root, i64::MAX)]), vec![root]);
+        while let Some(number) = open.pop() {
+            let bound = greatest.get(&number).copied().unwrap_or(i64::MAX);
+            let Some(page) = self.page(number)? else { continue };
+            for (child, told) in super::records::bounded_children(number, &page) {
+                if greatest.insert(child, told.unwrap_or(bound)).is_none() {
+                    open.push(child);
+                }
+            }
+        }
+        let bound = |page: &u32| self.owner(*page).and_then(|owner| greatest.get(&owner)).copied();
+        Ok(lost.iter().any(|page| bound(page).is_none_or(|bound| bound > last)))
+    }
+
     /// Pages in use that are not whole.
     pub fn damaged(&self) -> Result<Vec<u32>> {
         let mut damaged = Vec::new();

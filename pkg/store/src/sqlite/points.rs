@@ -4,7 +4,9 @@
 //! Invariant: a snapshot is taken after every read that it answers was asked for, so each sees all that was acknowledged
 //! before.
 
-use super::queries::{self, failed};
+use super::index::Recent;
+use super::newest;
+use super::queries::{failed, row_revision};
 use super::reader::{Readers, Snapshot};
 use crate::select::select;
 use crate::{RangeRequest, RangeResponse, Result, StoreError};
@@ -97,13 +99,20 @@ impl Points {
     fn read(&self, conn: &Connection, requests: &[RangeRequest]) -> Result<Vec<Result<RangeResponse>>> {
         let hub = &self.snapshot.hub;
         let published = hub.published();
-        let transaction = conn.unchecked_transaction().map_err(failed("begin to read"))?;
-        let newest = published.max(queries::last_revision(conn)?);
-        let read = |req: &RangeRequest| {
-            let found = select(req, |plain| self.snapshot.rows.range(conn, plain))?;
+        let (transaction, seen, recent) = loop {
+            let transaction = conn.unchecked_transaction().map_err(failed("begin to read"))?;
+            let seen = newest::seen(conn)?;
+            let recent = requests.iter().map(|req| self.snapshot.recent.of_range(&req.range, seen));
+            if let Some(recent) = recent.collect::<Option<Vec<_>>>() {
+                break (transaction, seen, recent);
+            }
+        };
+        let newest = published.max(row_revision(seen.last));
+        let read = |(req, recent): (&RangeRequest, &Recent)| {
+            let found = select(req, |plain| self.snapshot.rows.range(conn, plain, recent))?;
             Ok(RangeResponse { revision: newest, ..found })
         };
-        let answers = requests.iter().map(read).collect();
+        let answers = requests.iter().zip(&recent).map(read).collect();
         drop(transaction);
         // The snapshot may hold a commit that is not published yet: nobody may hear of it before the watchers can.
         hub.wait_for(newest)?;

@@ -1,19 +1,19 @@
-//! Every statement on the log and its index, used by the writer and by the readers alike.
+//! Every statement on the log and the small tables, used by the writer and by the readers alike.
 //!
 //! A row's id is `revision << 20 | sub`. `log` holds each value once; `prev` chains a key's rows backwards. `newest` points
-//! from each key to its newest row; a deleted key stays there as not live until compaction, so that reads at old
-//! revisions find the chain. A row is proved by its checksum before anything in it is used, see `sums.rs`; only counts trust
+//! from each key to its newest row, where `index.rs` has no newer one; a deleted key stays there as not live until compaction,
+//! so that reads at old revisions find the chain. A row is proved by its checksum before anything in it is used, see `sums.rs`; only counts trust
 //! the checksums of the pages alone.
 
+use super::index::Point;
+use super::newest;
 use super::sums::{self, Head, Table};
 use crate::hash::{HistoryHasher, is_hashed};
 use crate::log::Logged;
-use crate::{
-    Event, EventKind, HistoryEntry, KeyRange, KeyValue, RangeRequest, RangeResponse, Result, Revision, StoreError,
-};
+use crate::{Event, EventKind, HistoryEntry, KeyRange, KeyValue, Result, Revision, StoreError};
 use bytes::Bytes;
 use rusqlite::types::Type;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Statement, ToSql, ffi, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, ffi, params};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, LazyLock};
 
@@ -109,184 +109,37 @@ pub(super) fn stored(row: &Row<'_>, with_value: bool) -> rusqlite::Result<Stored
 }
 
 /// Proves a row of another table.
-fn prove(found: i64, want: i64, what: &str) -> rusqlite::Result<()> {
+pub(super) fn prove(found: i64, want: i64, what: &str) -> rusqlite::Result<()> {
     if found == want { Ok(()) } else { Err(damaged(format!("{what} does not match its checksum"))) }
 }
 
-fn blob(row: &Row<'_>, i: usize) -> rusqlite::Result<Bytes> {
+pub(super) fn blob(row: &Row<'_>, i: usize) -> rusqlite::Result<Bytes> {
     Ok(Bytes::copy_from_slice(row.get_ref(i)?.as_blob().map_err(rusqlite::Error::from)?))
 }
 
-/// A key's newest row. The row itself tells whether the key lives: what `newest` says of it a check compares.
-fn newest_row(row: &Row<'_>, with_value: bool) -> rusqlite::Result<Option<KeyValue>> {
-    let Stored { put, kv, .. } = stored(row, with_value)?;
-    Ok(put.then_some(kv))
-}
-
-/// Newest rows, `newest n` being where they are looked up.
-fn select_newest(condition: &str) -> String {
-    select("n.key", &format!("FROM newest n LEFT JOIN log l ON l.id = n.id WHERE {condition}"))
-}
-
-pub(crate) fn get(conn: &Connection, key: &[u8]) -> Result<Option<KeyValue>> {
-    static SQL: LazyLock<String> = LazyLock::new(|| select_newest("n.key = ?1"));
-    let run = || conn.prepare_cached(&SQL)?.query_row([key], |row| newest_row(row, true)).optional();
-    Ok(run().map_err(failed("read a key"))?.flatten())
-}
-
-/// `AND key < ?2` where the range has an end.
-fn bounded(sql: &str, column: &str, range: &KeyRange) -> String {
-    let upper = if range.end_bound().is_some() { format!("AND {column} < ?2") } else { String::new() };
-    sql.replace("{range}", &format!("{column} >= ?1 {upper}"))
-}
-
-fn bounds(range: &KeyRange) -> (Vec<u8>, Option<Vec<u8>>) {
-    (range.start.to_vec(), range.end_bound().map(|e| e.to_vec()))
-}
-
-/// The answer from the newest rows; its revision is left 0.
-pub(crate) fn range_newest(conn: &Connection, req: &RangeRequest) -> Result<RangeResponse> {
-    let mut out = RangeResponse::default();
-    let (start, end) = bounds(&req.range);
-    let mut args: Vec<&dyn ToSql> = vec![&start];
-    if let Some(end) = &end {
-        args.push(end);
-    }
-    let run = || -> rusqlite::Result<RangeResponse> {
-        if !req.count_only {
-            // Without a count, one more than asked tells whether there is more.
-            let limit = match req.limit {
-                0 => usize::MAX,
-                n => n.saturating_add(usize::from(req.uncounted)),
-            };
-            let sql = bounded(&select_newest("{range} ORDER BY n.key"), "n.key", &req.range);
-            let mut statement = conn.prepare_cached(&sql)?;
-            let mut rows = statement.query(&args[..])?;
-            while out.kvs.len() < limit
-                && let Some(row) = rows.next()?
-            {
-                out.kvs.extend(newest_row(row, !req.keys_only)?);
-            }
-        }
-        out.count = out.kvs.len() as u64;
-        if req.uncounted && !req.count_only {
-            out.more = req.limit != 0 && out.kvs.len() > req.limit;
-            if out.more {
-                out.kvs.truncate(req.limit);
-            }
-            return Ok(out);
-        }
-        if req.count_only || (req.limit != 0 && out.kvs.len() == req.limit) {
-            let sql = bounded("SELECT count(*) FROM newest WHERE live AND {range}", "key", &req.range);
-            out.count = conn.prepare_cached(&sql)?.query_row(&args[..], |r| r.get::<_, i64>(0))? as u64;
-        }
-        out.more = !req.count_only && out.count > out.kvs.len() as u64;
-        Ok(out)
-    };
-    run().map_err(failed("read a range"))
-}
-
-/// The answer at an old revision: walks each key's chain back to it.
-pub(crate) fn range_at(conn: &Connection, req: &RangeRequest, at: Revision) -> Result<RangeResponse> {
-    let (start, end) = bounds(&req.range);
-    let mut args: Vec<&dyn ToSql> = vec![&start];
-    if let Some(end) = &end {
-        args.push(end);
-    }
-    let compacted = meta(conn, "compacted")?.unwrap_or(0);
-    let run = || -> rusqlite::Result<RangeResponse> {
-        let mut out = RangeResponse::default();
-        let sql = bounded("SELECT key, id, live FROM newest WHERE {range} ORDER BY key", "key", &req.range);
-        let mut keys = conn.prepare_cached(&sql)?;
-        let mut by_id = conn.prepare_cached(&select("l.key", "FROM log l WHERE l.id = ?1"))?;
-        let mut rows = keys.query(&args[..])?;
-        while let Some(row) = rows.next()? {
-            let (id, live): (i64, bool) = (row.get(1)?, row.get(2)?);
-            if id <= last_id(at) && !live {
-                continue;
-            }
-            let is_full = req.limit != 0 && out.kvs.len() == req.limit;
-            let with_value = !req.keys_only && !req.count_only && !is_full;
-            let key = row.get_ref(0)?.as_blob()?;
-            let Some(kv) = visible_at(&mut by_id, key, id, at, compacted, with_value)? else { continue };
-            out.count += 1;
-            if req.count_only {
-                continue;
-            }
-            if is_full {
-                out.more = true;
-                if req.uncounted {
-                    break;
-                }
-                continue;
-            }
-            out.kvs.push(kv);
-        }
-        Ok(out)
-    };
-    run().map_err(failed("read a range at an old revision"))
-}
-
-/// What a key was at revision `at`, its newest row being `id`.
-fn visible_at(
-    by_id: &mut Statement<'_>,
-    key: &[u8],
-    mut id: i64,
-    at: Revision,
-    compacted: Revision,
-    with_value: bool,
-) -> rusqlite::Result<Option<KeyValue>> {
-    let mut is_newest = true;
-    loop {
-        let row = by_id.query_row([id], |r| stored(r, with_value && id <= last_id(at))).optional()?;
-        match row {
-            Some(row) if row.kv.key != key => {
-                return Err(damaged(format!("the history of key {} leads to another one", key.escape_ascii())));
-            }
-            Some(row) if row.id <= last_id(at) => return Ok(row.put.then_some(row.kv)),
-            Some(Stored { prev: 0, .. }) => return Ok(None),
-            Some(row) => id = row.prev,
-            // Only a deletion before the last compaction is not kept while what comes after it is.
-            None if !is_newest && row_revision(id) < compacted => return Ok(None),
-            None => return Err(missing(id, key)),
-        }
-        is_newest = false;
-    }
-}
-
-fn missing(id: i64, key: &[u8]) -> rusqlite::Error {
+pub(super) fn missing(id: i64, key: &[u8]) -> rusqlite::Error {
     damaged(format!("the row of key {} at revision {} is not there", key.escape_ascii(), row_revision(id)))
 }
 
 pub(crate) const PUT: i64 = 0;
 const DELETE: i64 = 1;
 
-pub(crate) fn append(conn: &Connection, rev: Revision, sub: u32, event: &Event) -> Result<()> {
-    let id = row_id(rev, sub);
+/// Writes an event to the log alone, `prev` being its key's last row, 0 where there is none. Returns what the index is to say.
+pub(crate) fn log_event(conn: &Connection, id: i64, prev: i64, event: &Event) -> Result<Point> {
     let kv = &event.kv;
-    let put = event.kind == EventKind::Put;
-    let newest = || conn.prepare_cached("SELECT id FROM newest WHERE key = ?1")?.query_row([&kv.key[..]], |r| r.get(0));
-    let head = Head {
-        id,
-        prev: newest().optional().map_err(failed("read a key"))?.unwrap_or(0),
-        kind: if put { PUT } else { DELETE },
-        created: kv.create_revision,
-        version: kv.version,
-        lease: kv.lease,
-    };
-    insert_newest(conn, &head, &kv.key, &kv.value)
+    let live = event.kind == EventKind::Put;
+    let kind = if live { PUT } else { DELETE };
+    let head = Head { id, prev, kind, created: kv.create_revision, version: kv.version, lease: kv.lease };
+    insert_row(conn, &head, &kv.key, &kv.value).map_err(failed("write a key"))?;
+    Ok(Point { id, live, lease: kv.lease })
 }
 
-/// A row that is its key's newest.
-pub(crate) fn insert_newest(conn: &Connection, head: &Head, key: &[u8], value: &[u8]) -> Result<()> {
-    let run = || -> rusqlite::Result<()> {
-        insert_row(conn, head, key, value)?;
-        let point = "INSERT INTO newest (key, id, live, lease) VALUES (?1, ?2, ?3, ?4) \
-                     ON CONFLICT (key) DO UPDATE SET id = ?2, live = ?3, lease = ?4";
-        conn.prepare_cached(point)?.execute(params![key, head.id, head.kind == PUT, head.lease])?;
-        Ok(())
-    };
-    run().map_err(failed("write a key"))
+/// Writes an event to a database whose index is complete and stays so.
+pub(crate) fn append(conn: &Connection, rev: Revision, sub: u32, event: &Event) -> Result<()> {
+    let key = &event.kv.key;
+    let prev = newest::point(conn, key)?.map_or(0, |p| p.id);
+    let point = log_event(conn, row_id(rev, sub), prev, event)?;
+    newest::set_point(conn, key, point)
 }
 
 pub(crate) fn insert_row(conn: &Connection, head: &Head, key: &[u8], value: &[u8]) -> rusqlite::Result<()> {
@@ -314,7 +167,7 @@ pub(crate) fn history(
             "FROM log l WHERE l.id >= ?1 AND l.id <= ?2 AND l.key >= ?3 AND (?4 IS NULL OR l.key < ?4) ORDER BY l.id",
         ))?;
         let mut fetch = conn.prepare_cached(&select("l.key", "FROM log l WHERE l.id = ?1"))?;
-        let (start, end) = bounds(range);
+        let (start, end) = newest::bounds(range);
         let mut rows = events.query(params![row_id(from, 0), last_id(to), start, end])?;
         let mut out: Vec<Logged> = Vec::new();
         while let Some(row) = rows.next()? {
@@ -390,8 +243,7 @@ pub(crate) fn all_entries(conn: &Connection, each: &mut dyn FnMut(HistoryEntry) 
 
 /// The revision of the last row; 0: there is none.
 pub(crate) fn last_revision(conn: &Connection) -> Result<Revision> {
-    let run = || conn.prepare_cached("SELECT coalesce(max(id), 0) FROM log")?.query_row([], |r| r.get::<_, i64>(0));
-    Ok(row_revision(run().map_err(failed("read the newest revision"))?))
+    Ok(row_revision(newest::seen(conn)?.last))
 }
 
 pub(crate) fn meta(conn: &Connection, name: &str) -> Result<Option<i64>> {
@@ -564,16 +416,6 @@ pub(crate) fn put_lease(conn: &Connection, id: i64, ttl: i64, ephemeral: bool) -
 pub(crate) fn delete_lease(conn: &Connection, id: i64) -> Result<()> {
     let run = || conn.prepare_cached("DELETE FROM lease WHERE id = ?1")?.execute([id]);
     run().map_err(failed("write a lease")).map(|_| ())
-}
-
-/// Durable keys and the leases that they end with.
-pub(crate) fn leased_keys(conn: &Connection) -> Result<Vec<(i64, Bytes)>> {
-    let run = || -> rusqlite::Result<Vec<(i64, Bytes)>> {
-        let mut statement = conn.prepare(&select_newest("n.lease <> 0"))?;
-        let rows = statement.query_map([], |r| Ok(newest_row(r, false)?.map(|kv| (kv.lease, kv.key))))?;
-        rows.filter_map(Result::transpose).collect()
-    };
-    run().map_err(failed("read the leases' keys"))
 }
 
 /// A row of the log without its key and value, and what it supersedes.

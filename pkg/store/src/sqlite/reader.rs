@@ -1,9 +1,11 @@
 //! Reads beside the writer: a few connections, used on blocking threads, each read in one snapshot of the database.
 
 use super::damage::Damage;
-use super::queries::{self, failed};
+use super::index::Points;
+use super::newest;
+use super::queries::{self, failed, row_revision};
 use super::rows::Rows;
-use super::schema;
+use super::schema::{self, CacheOf};
 use crate::hash::HistoryHasher;
 use crate::hub::{Committed, Hub};
 use crate::log::{Logged, MemLog, transactions};
@@ -14,11 +16,11 @@ use rusqlite::Connection;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 const CONNECTIONS: usize = 4;
-const CACHE_KIB: u32 = 256;
 /// Entries that an export holds at a time.
 const EXPORT_PART: usize = 256;
 
@@ -26,7 +28,10 @@ pub(crate) struct Readers {
     path: PathBuf,
     options: Options,
     damage: Arc<Damage>,
-    idle: Mutex<Vec<Connection>>,
+    /// With the size of its page cache.
+    idle: Mutex<Vec<(Connection, u32)>>,
+    /// Pages of the database, about.
+    size: Arc<AtomicUsize>,
     free: Arc<Semaphore>,
     /// For syncs beside SQLite's.
     file: Mutex<Option<File>>,
@@ -48,11 +53,11 @@ impl Paused {
 
 impl Readers {
     /// Of a database that is there.
-    pub fn new(path: PathBuf, options: Options, damage: Arc<Damage>) -> Arc<Self> {
+    pub fn new(path: PathBuf, options: Options, damage: Arc<Damage>, size: Arc<AtomicUsize>) -> Arc<Self> {
         // Another layer than the file system's syncs its files itself.
         let file = if options.vfs.is_none() { File::open(&path).ok() } else { None };
         let free = Arc::new(Semaphore::new(CONNECTIONS));
-        Arc::new(Readers { path, options, damage, idle: Mutex::new(Vec::new()), free, file: Mutex::new(file) })
+        Arc::new(Readers { path, options, damage, idle: Mutex::new(Vec::new()), size, free, file: Mutex::new(file) })
     }
 
     /// Waits for the reads that run, at most `wait`.
@@ -72,13 +77,19 @@ impl Readers {
     /// the writer's connection is the last one.
     fn with<R>(&self, f: impl FnOnce(&Connection) -> Result<R>) -> Result<R> {
         let idle = self.idle.lock().pop();
+        let wanted = schema::cache_kib(CacheOf::Reader, self.size.load(Ordering::Relaxed));
         let conn = match idle {
-            Some(conn) => conn,
-            None => schema::connect(&self.path, &self.options, CACHE_KIB, false)?,
+            Some((conn, kib)) => {
+                if kib != wanted {
+                    schema::set_cache(&conn, wanted)?;
+                }
+                conn
+            }
+            None => schema::connect(&self.path, &self.options, wanted, false)?,
         };
         let result = f(&conn).inspect_err(|e| self.damage.note(e));
         if !self.free.is_closed() {
-            self.idle.lock().push(conn);
+            self.idle.lock().push((conn, wanted));
         }
         result
     }
@@ -186,6 +197,7 @@ pub(crate) struct Snapshot {
     pub hub: Arc<Hub>,
     pub memory: Arc<RwLock<MemLog>>,
     pub rows: Arc<Rows>,
+    pub recent: Arc<Points>,
     pub options: Options,
 }
 
@@ -231,17 +243,24 @@ impl Snapshot {
         let split = Split::of(&req.range, &self.options);
         // Before the snapshot: all that is published by now is in it.
         let published = self.hub.published();
-        let transaction = conn.unchecked_transaction().map_err(failed("begin to read"))?;
-        let last = queries::last_revision(conn)?;
+        let (transaction, seen, recent) = loop {
+            let transaction = conn.unchecked_transaction().map_err(failed("begin to read"))?;
+            let seen = newest::seen(conn)?;
+            // After the snapshot: all that it has beyond its index is there, unless it is very old by now.
+            if let Some(recent) = self.recent.of_range(&req.range, seen) {
+                break (transaction, seen, recent);
+            }
+        };
+        let last = row_revision(seen.last);
         let newest = published.max(last);
         let compacted = queries::meta(conn, "compacted")?.unwrap_or(0);
         if req.revision > 0 && req.revision < compacted {
             return Err(StoreError::Compacted { requested: req.revision, compacted });
         }
         let mut answer = if req.revision > 0 && req.revision < last {
-            queries::range_at(conn, req, req.revision)?
+            newest::range_at(conn, req, req.revision, &recent)?
         } else {
-            self.rows.range(conn, req)?
+            self.rows.range(conn, req, &recent)?
         };
         drop(transaction);
         // The snapshot may hold a commit that is not published yet: nobody may hear of it before the watchers can.

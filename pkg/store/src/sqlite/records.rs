@@ -62,6 +62,14 @@ pub(crate) fn children(number_: u32, page: &Page) -> Vec<u32> {
     cells(page, &header).map(|at| number(page, at)).chain([last]).collect()
 }
 
+/// The pages below an inner page of a table, each with the greatest row number that is there; for the last one it is not told.
+pub(crate) fn bounded_children(number_: u32, page: &Page) -> Vec<(u32, Option<i64>)> {
+    let Some(header) = header(number_, page).filter(|h| h.kind == TABLE_INNER) else { return Vec::new() };
+    let last = number(page, header.start - 4);
+    let bounded = cells(page, &header).map(|at| (number(page, at), varint(&page[..USABLE], &mut (at + 4))));
+    bounded.chain([(last, None)]).collect()
+}
+
 fn varint(bytes: &[u8], at: &mut usize) -> Option<i64> {
     let mut value: u64 = 0;
     for i in 0..9 {

@@ -7,8 +7,11 @@
 use super::backend::{BLOCK, EphemeralLease, Open, SqliteBackend, alarm_name};
 use super::compaction::Compaction;
 use super::damage::Damage;
+use super::index::Index;
+use super::newest;
 use super::queries::{self, failed};
 use super::rows::Rows;
+use super::schema::{self, CacheOf};
 use crate::leases::Leases;
 use crate::log::MemLog;
 use crate::*;
@@ -16,6 +19,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use rusqlite::{Connection, params};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 
 pub(crate) struct Recovered {
@@ -31,6 +35,8 @@ pub(crate) struct Recovered {
 
 pub(crate) fn recover(conn: Connection, options: Options, damage: Arc<Damage>) -> Result<Recovered> {
     conn.execute_batch("BEGIN IMMEDIATE").map_err(failed("begin to write"))?;
+    schema::stamp(&conn)?;
+    complete_index(&conn)?;
     let compacted = queries::meta(&conn, "compacted")?.unwrap_or(0);
     let last_durable = queries::last_revision(&conn)?;
     let (mut revision, clean) = newest_revision(&conn, compacted, last_durable)?;
@@ -60,22 +66,21 @@ pub(crate) fn recover(conn: Connection, options: Options, damage: Arc<Damage>) -
         reserved += BLOCK;
         queries::set_meta(&conn, "reserved", reserved)?;
     }
+    let last = newest::seen(&conn)?.last;
+    queries::set_meta(&conn, newest::INDEXED, last)?;
     conn.execute_batch("COMMIT").map_err(failed("commit"))?;
+    let pages = fit_cache(&conn)?;
 
     let (leases, ephemeral_leases) = restore_leases(&conn, &options, &survivors)?;
-    let mut alarms = BTreeSet::new();
-    for alarm in [Alarm::NoSpace, Alarm::Corrupt] {
-        if queries::meta(&conn, alarm_name(alarm))?.is_some() {
-            alarms.insert(alarm);
-        }
-    }
-    let settings = queries::settings(&conn)?;
+    let (alarms, settings) = (alarms(&conn)?, queries::settings(&conn)?);
     let through = queries::meta(&conn, "compacted_through")?.unwrap_or(0);
     let compaction = (through < queries::row_id(compacted, 0)).then(|| Compaction::new(through, compacted));
     let backend = SqliteBackend {
         conn,
         memory: Arc::new(RwLock::new(memory)),
         rows: Arc::new(Rows::new(options.cache_bytes)),
+        index: Index::new(last, options.index_rows, pages),
+        size: Arc::new(AtomicUsize::new(pages)),
         written: Vec::new(),
         options,
         reserved,
@@ -97,6 +102,27 @@ pub(crate) fn recover(conn: Connection, options: Options, damage: Arc<Damage>) -
         committed: false,
     };
     Ok(Recovered { backend, revision, compacted, leases, alarms, settings, unclean })
+}
+
+/// What a process that ended had not entered yet.
+fn complete_index(conn: &Connection) -> Result<()> {
+    newest::unindexed(conn)?.iter().try_for_each(|(key, point)| newest::set_point(conn, key, *point))
+}
+
+/// Returns how many pages there are.
+fn fit_cache(conn: &Connection) -> Result<usize> {
+    let pages = schema::page_count(conn)?;
+    schema::set_cache(conn, schema::cache_kib(CacheOf::Writer, pages)).map(|()| pages)
+}
+
+fn alarms(conn: &Connection) -> Result<BTreeSet<Alarm>> {
+    let mut alarms = BTreeSet::new();
+    for alarm in [Alarm::NoSpace, Alarm::Corrupt] {
+        if queries::meta(conn, alarm_name(alarm))?.is_some() {
+            alarms.insert(alarm);
+        }
+    }
+    Ok(alarms)
 }
 
 /// A lease that a crash found ended durably has taken its keys with it, those too whose deletion was not flushed.
@@ -143,7 +169,7 @@ fn move_classes(conn: &Connection, options: &Options, rev: Revision) -> Result<b
     // … and out of it what has become ephemeral, history and all.
     for prefix in wanted.difference(&stored) {
         let range = KeyRange::prefix(prefix.clone());
-        for kv in queries::range_newest(conn, &RangeRequest::new(range.clone()))?.kvs {
+        for kv in newest::range_newest(conn, &RangeRequest::new(range.clone()), &Vec::new())?.kvs {
             queries::put_ephemeral(conn, &KeyValue { mod_revision: rev, ..kv })?;
         }
         let end = range.end_bound().map(|e| e.to_vec());
@@ -173,7 +199,7 @@ fn restore_leases(
             ephemeral_leases.insert(id, EphemeralLease { ttl, on_disk: true });
         }
     }
-    let held: Vec<(LeaseId, Bytes)> = queries::leased_keys(conn)?;
+    let held: Vec<(LeaseId, Bytes)> = newest::leased_keys(conn)?;
     let kept = survivors.iter().filter(|kv| kv.lease != 0).map(|kv| (kv.lease, kv.key.clone()));
     for (id, key) in held.into_iter().chain(kept) {
         leases.attach(id, key);

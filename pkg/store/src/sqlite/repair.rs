@@ -8,7 +8,9 @@
 use super::check::damage_in;
 use super::draft::Draft;
 use super::files::{Files, Found};
+use super::index::Point;
 use super::lock::DirectoryLock;
+use super::newest;
 use super::pages::{Pages, Purpose};
 use super::queries::{self, row_id, row_revision};
 use super::records::{Record, Value, records};
@@ -32,6 +34,9 @@ pub struct Repair {
     /// So many committed frames of the write-ahead log cannot be read: what was written last may be among them, whatever it
     /// was of.
     pub frames: usize,
+    /// Rows that were written after this revision were on damaged pages, and there is no index that tells of which keys: any key
+    /// may be older than it was, or missing, or here again after it was deleted.
+    pub since: Option<Revision>,
     /// Keys in the new database, ephemeral ones too.
     pub keys: usize,
     pub lost: Vec<Bytes>,
@@ -72,6 +77,7 @@ pub fn repair(dir: impl AsRef<Path>) -> Result<Option<Repair>> {
     repair.pages = salvage.damaged;
     let unread = log.frames.iter().take(log.readable()).filter(|f| !f.proved).count();
     repair.frames = unread + log.readable().saturating_sub(log.frames.len());
+    repair.since = salvage.since;
     repair.kept = files.keep_copies()?;
     draft.finish()?;
     Ok(Some(repair))
@@ -110,6 +116,8 @@ struct Salvage {
     /// Nothing of the table is lost.
     log_is_complete: bool,
     newest_is_complete: bool,
+    /// As [`Repair::since`].
+    since: Option<Revision>,
 }
 
 /// What a key's rows say.
@@ -156,9 +164,28 @@ impl Salvage {
                 salvage.take(record, page, certain);
             }
         }
+        salvage.since = salvage.lost_since(pages, &tables, torn)?;
         let meta = ["compacted", "base", "reserved", "clean"].map(|name| salvage.meta.get(name).copied().unwrap_or(0));
         salvage.last = meta.into_iter().fold(salvage.last, Revision::max);
         Ok(salvage)
+    }
+
+    fn lost_since(&self, pages: &Pages, tables: &BTreeMap<u32, String>, torn: bool) -> Result<Option<Revision>> {
+        let indexed = match self.meta.get(newest::INDEXED) {
+            Some(indexed) => *indexed,
+            None if self.meta.is_empty() => 0,
+            // Of a version whose index was complete.
+            None => return Ok(None),
+        };
+        let of_log = |table: &Option<String>| table.as_ref().is_none_or(|name| name == "log");
+        let lost: Vec<u32> = self.damaged.iter().filter(|(_, table)| of_log(table)).map(|(page, _)| *page).collect();
+        let root = tables.iter().find(|(_, name)| *name == "log").map(|(root, _)| *root);
+        let reaches = match root {
+            _ if lost.is_empty() => false,
+            Some(root) => pages.may_reach_past(&lost, root, indexed)?,
+            None => true,
+        };
+        Ok((torn || reaches).then(|| row_revision(indexed)))
     }
 
     /// Takes a row in if it is one of ours and its checksum holds.
@@ -345,7 +372,9 @@ impl Salvage {
         };
         // Nothing before it is kept.
         let head = Head { id, prev: 0, kind: *kind, created: *created, version: *version, lease: *lease };
-        queries::insert_newest(&draft.conn, &head, key, value)?;
+        let live = *kind == queries::PUT;
+        queries::insert_row(&draft.conn, &head, key, value).map_err(queries::failed("write a key"))?;
+        newest::set_point(&draft.conn, key, Point { id, live, lease: *lease })?;
         Ok(*lease)
     }
 }

@@ -2,14 +2,15 @@
 //! rows stand in the order of their writing, so a list of keys that were written again reads a page for each.
 //!
 //! Invariants: only committed rows are kept; whoever looks one up says which row it is by its id, which he has from the
-//! database, so that a row of another snapshot is never served; what is kept is a copy of its own, and not a slice of a
+//! index, so that a row of another snapshot is never served; what is kept is a copy of its own, and not a slice of a
 //! request that would keep all of it alive.
 
-use super::queries::{self, failed};
+use super::index::Recent;
+use super::newest;
 use crate::{KeyValue, RangeRequest, RangeResponse, Result};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rusqlite::{Connection, OptionalExtension, ToSql};
+use rusqlite::Connection;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 
@@ -106,30 +107,25 @@ impl Rows {
         }
     }
 
-    /// A key's newest row. What the writer reads is not kept: it may never be committed.
-    pub fn get(&self, conn: &Connection, key: &[u8]) -> Result<Option<KeyValue>> {
-        let id = || -> rusqlite::Result<Option<i64>> {
-            let mut newest = conn.prepare_cached("SELECT id FROM newest WHERE key = ?1")?;
-            newest.query_row([key], |r| r.get(0)).optional()
-        };
-        let Some(id) = id().map_err(failed("read a key"))? else { return Ok(None) };
+    /// A key's newest row, which has this id. What the writer reads is not kept: it may never be committed.
+    pub fn get(&self, conn: &Connection, key: &[u8], id: i64) -> Result<Option<KeyValue>> {
         match self.find(key, id) {
             Some(kv) => Ok(Some(kv)),
-            None => queries::get(conn, key),
+            None => newest::newest_row(conn, key, id, true),
         }
     }
 
     /// The answer from the newest rows of what a reader sees; its revision is left 0.
-    pub fn range(&self, conn: &Connection, req: &RangeRequest) -> Result<RangeResponse> {
+    pub fn range(&self, conn: &Connection, req: &RangeRequest, recent: &Recent) -> Result<RangeResponse> {
         if req.count_only || req.keys_only || self.limit == 0 {
-            return queries::range_newest(conn, req);
+            return newest::range_newest(conn, req, recent);
         }
         let room = match req.limit {
             0 => usize::MAX,
             // Without a count, one more than asked tells whether there is more.
             n => n.saturating_add(usize::from(req.uncounted)),
         };
-        let mut kvs = self.scan(conn, req, room)?;
+        let mut kvs = self.scan(conn, req, recent, room)?;
         if req.limit == 0 || kvs.len() < req.limit {
             let count = kvs.len() as u64;
             return Ok(RangeResponse { kvs, count, ..Default::default() });
@@ -139,42 +135,28 @@ impl Rows {
             kvs.truncate(req.limit);
             return Ok(RangeResponse { count: kvs.len() as u64, kvs, more, ..Default::default() });
         }
-        let count = queries::range_newest(conn, &RangeRequest { count_only: true, ..req.clone() })?.count;
+        let count = newest::count(conn, &req.range, recent)?;
         Ok(RangeResponse { count, more: count > kvs.len() as u64, kvs, ..Default::default() })
     }
 
-    fn scan(&self, conn: &Connection, req: &RangeRequest, room: usize) -> Result<Vec<KeyValue>> {
-        let (start, end) = (&req.range.start[..], req.range.end_bound());
-        let end = end.as_deref();
-        let mut args: Vec<&dyn ToSql> = vec![&start];
-        let sql = if end.is_some() {
-            args.push(&end);
-            "SELECT key, id FROM newest WHERE key >= ?1 AND key < ?2 ORDER BY key"
-        } else {
-            "SELECT key, id FROM newest WHERE key >= ?1 ORDER BY key"
-        };
-        let mut newest = conn.prepare_cached(sql).map_err(failed("read a range"))?;
-        let mut rows = newest.query(&args[..]).map_err(failed("read a range"))?;
+    fn scan(&self, conn: &Connection, req: &RangeRequest, recent: &Recent, room: usize) -> Result<Vec<KeyValue>> {
         let (mut kvs, mut kept) = (Vec::new(), 0);
-        while kvs.len() < room
-            && let Some(row) = rows.next().map_err(failed("read a range"))?
-        {
-            let place = || Ok((row.get_ref(0)?.as_blob()?, row.get(1)?));
-            let (key, id) = place().map_err(failed("read a range"))?;
-            let kv = match self.find(key, id) {
+        newest::scan(conn, &req.range, recent, &mut |key, point| {
+            let kv = match self.find(key, point.id) {
                 Some(kv) => kv,
                 None => {
                     // The row itself tells whether the key lives.
-                    let Some(kv) = queries::get(conn, key)? else { continue };
+                    let Some(kv) = newest::newest_row(conn, key, point.id, true)? else { return Ok(true) };
                     kept += weight(&kv);
                     if kept <= self.limit / SHARE * SHARDS {
-                        self.keep(id, kv.clone());
+                        self.keep(point.id, kv.clone());
                     }
                     kv
                 }
             };
             kvs.push(kv);
-        }
+            Ok(kvs.len() < room)
+        })?;
         Ok(kvs)
     }
 }

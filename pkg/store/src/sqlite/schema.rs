@@ -13,8 +13,10 @@ use std::time::Duration;
 pub(crate) const APPLICATION_ID: i32 = 0x4953_4f50;
 /// How long a statement waits for the lock of another connection.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Raised when the tables change shape. 3: checksums on rows and pages.
-pub(crate) const FORMAT: u32 = 3;
+/// Raised when the tables change shape. 3: checksums on rows and pages. 4: the index may be behind the log.
+pub(crate) const FORMAT: u32 = 4;
+/// The oldest that is read as it is.
+const READ: u32 = 3;
 
 /// `sum` is the row's checksum, see `sums.rs`.
 pub(crate) const TABLES: &str = "
@@ -61,6 +63,32 @@ pub(crate) fn connect(path: &Path, options: &Options, cache_kib: u32, writer: bo
     open().map_err(failed("open the database"))
 }
 
+/// What a connection's page cache holds at least, in KiB.
+#[derive(Clone, Copy)]
+pub(crate) enum CacheOf {
+    Writer,
+    Reader,
+}
+
+/// Room for the inner pages of both trees, of which there is about one for three hundred pages, and for some others: a look-up
+/// then reads one page of each tree. The kernel's cache does the rest.
+pub(crate) fn cache_kib(of: CacheOf, pages: usize) -> u32 {
+    let kib = match of {
+        CacheOf::Writer => (pages / 32).clamp(2048, 16 << 10),
+        CacheOf::Reader => (pages / 64).clamp(256, 8 << 10),
+    };
+    kib as u32
+}
+
+pub(crate) fn set_cache(conn: &Connection, kib: u32) -> Result<()> {
+    conn.pragma_update(None, "cache_size", -i64::from(kib)).map_err(failed("size the page cache"))
+}
+
+pub(crate) fn page_count(conn: &Connection) -> Result<usize> {
+    let count = conn.query_row("PRAGMA page_count", [], |r| r.get::<_, i64>(0));
+    count.map(|n| n as usize).map_err(failed("read the database's size"))
+}
+
 /// Opens a database of a format before 3.
 pub(crate) fn connect_unchecked(path: &Path) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -86,9 +114,17 @@ pub(crate) fn prepare(files: &Files, same_boot: bool, vfs: Option<&str>) -> Resu
 /// Refuses a database of another format than this one.
 pub(crate) fn check_format(conn: &Connection, dir: &Path) -> Result<()> {
     match format(conn)? {
-        Some(FORMAT) => Ok(()),
+        Some(READ..=FORMAT) => Ok(()),
         found => Err(wrong_format(dir, found)),
     }
+}
+
+/// Says in an open transaction that no older version may use the database.
+pub(crate) fn stamp(conn: &Connection) -> Result<()> {
+    if format(conn)? == Some(FORMAT) {
+        return Ok(());
+    }
+    conn.pragma_update(None, "user_version", FORMAT).map_err(failed("bring the database's format up to date"))
 }
 
 /// The version of the format; `None`: it is of another program.

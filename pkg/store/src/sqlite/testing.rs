@@ -37,7 +37,8 @@ pub(crate) struct Beside {
 pub(crate) fn beside(dir: &Path, backend: &SqliteBackend, shared: &Arc<Shared>) -> Result<Beside> {
     let conn = Mutex::new(schema::connect(&Files::of(dir).database, &shared.options, CACHE_KIB, false)?);
     let (hub, memory) = (Arc::clone(&shared.hub), Arc::clone(&backend.memory));
-    let snapshot = Snapshot { hub, memory, rows: Arc::clone(&backend.rows), options: shared.options.clone() };
+    let (rows, recent) = (Arc::clone(&backend.rows), Arc::clone(&backend.index.points));
+    let snapshot = Snapshot { hub, memory, rows, recent, options: shared.options.clone() };
     Ok(Beside { conn, snapshot, shared: Arc::clone(shared) })
 }
 

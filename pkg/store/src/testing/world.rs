@@ -106,6 +106,7 @@ impl<D: Disk> World<D> {
     pub fn new(disk: D, seed: u64, mischief: Option<Mischief>) -> Self {
         let began = Timestamp::UNIX_EPOCH;
         let clock = Clock::fake(began);
+        let index_rows = 1 + (seed % 40) as usize;
         let ephemeral: Vec<bytes::Bytes> =
             D::EPHEMERAL.iter().map(|p| bytes::Bytes::from_static(p.as_bytes())).collect();
         let wishes = Wishes {
@@ -121,7 +122,13 @@ impl<D: Disk> World<D> {
         World {
             rng: StdRng::seed_from_u64(seed),
             wishes,
-            options: Options { ephemeral, clock: clock.clone(), watch_buffer: BUFFER, ..Options::default() },
+            options: Options {
+                ephemeral,
+                clock: clock.clone(),
+                watch_buffer: BUFFER,
+                index_rows,
+                ..Options::default()
+            },
             clock,
             began,
             disk,

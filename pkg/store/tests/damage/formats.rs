@@ -1,9 +1,9 @@
 //! Databases of older formats are brought up to date, whatever interrupts it; those of others are left alone.
 
 use crate::ground::{copy, get, open};
-use isopod_store::sqlite::{SqliteStore, check};
+use isopod_store::sqlite::{self, SqliteStore, check};
 use isopod_store::*;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OpenFlags, params};
 use std::path::Path;
 
 /// As the first format had them.
@@ -98,6 +98,22 @@ async fn databases_of_older_formats_are_brought_up_to_date() {
         verify(killed.path(), version == 2).await;
         verify(dir.path(), version == 2).await;
     }
+}
+
+/// The third has the same tables, and an index that is never behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_of_the_last_format_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(old(dir.path(), 2));
+    open(dir.path()).unwrap().close().await.unwrap();
+    let vfs = isopod_sys::sqlite::checked_vfs(None).unwrap();
+    let conn = || Connection::open_with_flags_and_vfs(dir.path().join("state.db"), OpenFlags::default(), vfs).unwrap();
+    conn().execute_batch("PRAGMA user_version = 3; DELETE FROM meta WHERE name = 'indexed'").unwrap();
+    assert_eq!(check(dir.path()).unwrap(), Vec::<String>::new());
+    assert_eq!(sqlite::content(dir.path()).unwrap().keys, 3);
+    verify(dir.path(), true).await;
+    let version = conn().query_row("PRAGMA user_version", [], |r| r.get::<_, i64>(0));
+    assert_eq!(version.unwrap(), 4, "the versions before would not see what the index does not say yet");
 }
 
 #[tokio::test(flavor = "multi_thread")]

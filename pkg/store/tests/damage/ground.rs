@@ -7,9 +7,13 @@ use std::path::Path;
 use std::time::Duration;
 use tempfile::TempDir;
 
+/// So few that the index is written many times, and is behind when a process is killed.
+const INDEX_ROWS: usize = 100;
+
 pub fn open(dir: &Path) -> Result<SqliteStore> {
     // What is kept in memory would hide what the files are like.
-    SqliteStore::open(dir, Options { ephemeral: vec!["e/".into()], cache_bytes: 0, ..Options::default() })
+    let options = Options { cache_bytes: 0, index_rows: INDEX_ROWS, ..Options::default() };
+    SqliteStore::open(dir, Options { ephemeral: vec!["e/".into()], ..options })
 }
 
 pub async fn get(store: &SqliteStore, key: &str) -> Result<Option<KeyValue>> {

@@ -19,7 +19,12 @@ const STEPS: u64 = 60;
 const RUNS: u64 = 4;
 
 fn options() -> Options {
-    Options { ephemeral: vec![EPHEMERAL.into()], clock: Clock::fake(Timestamp::UNIX_EPOCH), ..Options::default() }
+    Options {
+        ephemeral: vec![EPHEMERAL.into()],
+        clock: Clock::fake(Timestamp::UNIX_EPOCH),
+        index_rows: 20,
+        ..Options::default()
+    }
 }
 
 async fn put(store: &SqliteStore, key: &str, value: impl Into<Bytes>) -> Result<Revision> {
@@ -76,8 +81,9 @@ async fn a_batch_that_is_lost_midway_is_refused_whole() {
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     let mut versions = vec![0; keys.len()];
     let mut refused = 0;
-    for round in 0..60 {
-        let full_at = (round > 0).then_some(round * 13);
+    for round in 0..60u64 {
+        // Each write of a batch in turn.
+        let full_at = round.checked_sub(1);
         machine.disk.set_faults(Faults { full_at, ..Faults::default() });
         let answers = put_all(&store, &keys, &format!("{round:060000}")).await;
         machine.disk.set_faults(Faults::default());
@@ -91,7 +97,7 @@ async fn a_batch_that_is_lost_midway_is_refused_whole() {
             assert_eq!(found.version, versions[i], "round {round}: {}", keys[i]);
         }
     }
-    assert!(refused > 60, "{refused} puts were refused");
+    assert!(refused >= 30, "{refused} puts were refused");
     store.close().await.unwrap();
 }
 

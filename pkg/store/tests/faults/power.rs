@@ -21,7 +21,7 @@ const TASKS: u64 = 4;
 const STREAMS: u64 = 3;
 
 fn options(clock: &Clock) -> Options {
-    Options { ephemeral: vec![EPHEMERAL.into()], clock: clock.clone(), ..Options::default() }
+    Options { ephemeral: vec![EPHEMERAL.into()], clock: clock.clone(), index_rows: 20, ..Options::default() }
 }
 
 /// Sizes of values.

@@ -5,27 +5,36 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 /// What parameters stand for.
-#[derive(Clone, Default)]
-pub struct Substitutions(HashMap<Arc<str>, Type>);
+#[derive(Default)]
+pub struct Substitutions {
+    known: HashMap<Arc<str>, Type>,
+    /// What stood there before each change of the assignment that is tried. To try it on a copy instead would take time by the
+    /// square of an expression's calls.
+    replaced: Vec<(Arc<str>, Option<Type>)>,
+}
 
 impl Substitutions {
     fn find(&self, t: &Type) -> Option<&Type> {
         match t {
-            Type::Param(name) => self.0.get(name),
+            Type::Param(name) => self.known.get(name),
             _ => None,
         }
     }
 
     pub fn add(&mut self, param: Arc<str>, stands_for: Type) {
-        self.0.insert(param, stands_for);
+        let before = self.known.insert(param.clone(), stands_for);
+        self.replaced.push((param, before));
     }
 
     /// Whether each of `from` can be given where the one of `to` is wanted; what that says of parameters is kept if so.
     pub fn assign(&mut self, from: &[Type], to: &[Type]) -> bool {
-        let mut tried = self.clone();
-        let fits = from.len() == to.len() && from.iter().zip(to).all(|(a, b)| tried.is_assignable(a, b));
-        if fits {
-            *self = tried;
+        self.replaced.clear();
+        let fits = from.len() == to.len() && from.iter().zip(to).all(|(a, b)| self.is_assignable(a, b));
+        while let Some((param, before)) = self.replaced.pop().filter(|_| !fits) {
+            match before {
+                Some(known) => self.known.insert(param, known),
+                None => self.known.remove(&param),
+            };
         }
         fits
     }
@@ -67,7 +76,7 @@ impl Substitutions {
         if t == param {
             return (true, true);
         }
-        if let Some(known) = self.0.get(name).cloned() {
+        if let Some(known) = self.known.get(name).cloned() {
             if *t == known {
                 return (true, true);
             }
@@ -150,5 +159,23 @@ fn is_equal_or_less_specific(a: &Type, b: &Type) -> bool {
         }
         (Type::Wrapper(x), y) => **x == *y || a == b,
         _ => a == b,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_leaves_nothing_behind() {
+        let param = |name: &str| Type::Param(name.into());
+        let mut all = Substitutions::default();
+        assert!(all.assign(&[Type::Int], &[param("a")]));
+        // The first two fit, and would say something new of both parameters.
+        let (from, to) = ([Type::Dyn, Type::Text, Type::Bool], [param("a"), param("b"), Type::Int]);
+        assert!(!all.assign(&from, &to));
+        assert_eq!((all.apply(&param("a"), false), all.apply(&param("b"), false)), (Type::Int, param("b")));
+        assert!(all.assign(&from[..2], &to[..2]));
+        assert_eq!((all.apply(&param("a"), false), all.apply(&param("b"), false)), (Type::Dyn, Type::Text));
     }
 }

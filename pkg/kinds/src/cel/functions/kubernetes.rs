@@ -132,15 +132,20 @@ fn ip_method(name: &str, ip: &IpAddr, arguments: &[Val]) -> Found {
 }
 
 fn cidr(text: &str) -> Result<(IpAddr, u8)> {
-    let wrong = || format!("network address parse error during conversion from string: netip.ParsePrefix({text:?})");
-    let (address, bits) = text.split_once('/').ok_or_else(wrong)?;
-    let address = ip(address).map_err(|_| wrong())?;
+    const WRONG: &str = "network address parse error during conversion from string";
+    // Upstream says it twice.
+    let wrong = |why: &str| format!("{WRONG}: {WRONG}: netip.ParsePrefix({text:?}): {why}");
+    let (address, bits) = text.rsplit_once('/').ok_or_else(|| wrong("no '/'"))?;
+    let unreadable = || wrong(&format!("ParseAddr({address:?}): unable to parse IP"));
+    let address = ip(address).map_err(|_| unreadable())?;
     let canonical =
         !bits.is_empty() && bits.bytes().all(|b| b.is_ascii_digit()) && (bits == "0" || !bits.starts_with('0'));
-    let bits: u8 = if canonical { bits.parse().map_err(|_| wrong())? } else { return Err(wrong()) };
-    if bits > if address.is_ipv4() { 32 } else { 128 } {
-        return Err(wrong());
+    if !canonical {
+        return Err(wrong(&format!("bad bits after slash: {bits:?}")));
     }
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    let bits = bits.parse::<u8>().ok().filter(|bits| *bits <= most);
+    let bits = bits.ok_or_else(|| wrong("prefix length out of range"))?;
     Ok((address, bits))
 }
 
@@ -170,7 +175,11 @@ struct Url<'a> {
 }
 
 fn url(text: &str) -> Result<Url<'_>> {
-    let wrong = |why: &str| format!("URL parse error during conversion from string: parse {text:?}: {why}");
+    parsed_url(text).map_err(|why| format!("URL parse error during conversion from string: {why}"))
+}
+
+fn parsed_url(text: &str) -> Result<Url<'_>> {
+    let wrong = |why: &str| format!("parse {text:?}: {why}");
     if text.contains(|c: char| c.is_control() || c == ' ') {
         return Err(wrong("net/url: invalid control character in URL"));
     }
@@ -317,7 +326,7 @@ const FORMATS: [(&str, Check); 12] = [
     ("dns1035LabelPrefix", |t| names::dns1035_label(prefix(t))),
     ("qualifiedName", |t| names::qualified_name(t)),
     ("labelValue", |t| names::label_value(t)),
-    ("uri", |t| url(t).err().into_iter().collect()),
+    ("uri", |t| parsed_url(t).err().into_iter().collect()),
     ("uuid", |t| {
         let lengths: Vec<usize> = t.split('-').map(str::len).collect();
         let hex = t.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit());

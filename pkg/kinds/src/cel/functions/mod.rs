@@ -5,15 +5,18 @@ mod kubernetes;
 mod lists;
 mod numbers;
 mod operators;
+mod patterns;
 mod text;
 mod time;
+mod well_known;
 
 use super::eval::Result;
 use super::value::Val;
 use base64::Engine;
 pub(super) use lists::orderly;
 pub(super) use operators::operate;
-pub(super) use text::is_regex;
+pub(super) use patterns::is_regex;
+pub(super) use well_known::well_known;
 
 /// A function's result. `None`: it is not one of these, or not for such arguments.
 pub(super) type Found = Option<Result>;

@@ -36,18 +36,22 @@ fn two(operator: Operator, a: &Val, b: &Val) -> Result {
     match operator {
         Operator::Equal => Ok(Val::Bool(a.equals(b))),
         Operator::NotEqual => Ok(Val::Bool(!a.equals(b))),
-        Operator::Less => compared(a, b, Ordering::is_lt),
-        Operator::LessOrEqual => compared(a, b, Ordering::is_le),
-        Operator::Greater => compared(a, b, Ordering::is_gt),
-        Operator::GreaterOrEqual => compared(a, b, Ordering::is_ge),
+        Operator::Less => compared("_<_", a, b, Ordering::is_lt),
+        Operator::LessOrEqual => compared("_<=_", a, b, Ordering::is_le),
+        Operator::Greater => compared("_>_", a, b, Ordering::is_gt),
+        Operator::GreaterOrEqual => compared("_>=_", a, b, Ordering::is_ge),
         Operator::In => member(a, b),
         Operator::Add => add(a, b),
         _ => arithmetic(operator, a, b),
     }
 }
 
-fn compared(a: &Val, b: &Val, is: fn(Ordering) -> bool) -> Result {
+fn compared(operator: &str, a: &Val, b: &Val, is: fn(Ordering) -> bool) -> Result {
     match a.order(b) {
+        // What has no order at all is told with the operator.
+        None if matches!(a, Val::Null | Val::List(_) | Val::Map(_) | Val::Type(_) | Val::Optional(_)) => {
+            Err(format!("no such overload: {operator}"))
+        }
         Some(order) => Ok(Val::Bool(is(order))),
         // Nothing is before or after what is not a number.
         None if a.number().is_some() && b.number().is_some() => Ok(Val::Bool(false)),

@@ -1,18 +1,15 @@
 //! Strings: the standard functions and cel-go's `ext/strings.go`. Places in a string are counted in characters.
 
 use super::Found;
+use super::patterns::regex;
 use crate::cel::eval::{Result, TOO_EXPENSIVE};
 use crate::cel::value::{Key, Val};
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// The longest text that an expression may make: ten times what a request can bring.
 const MAX_TEXT: usize = 30 << 20;
 /// More digits than a double has; the standard library has room for so many.
 const MAX_PRECISION: usize = u16::MAX as usize;
-/// So many patterns are kept compiled for each thread.
-const PATTERNS: usize = 64;
 
 pub fn call(name: &str, arguments: &[Val]) -> Found {
     match (name, arguments) {
@@ -23,6 +20,7 @@ pub fn call(name: &str, arguments: &[Val]) -> Found {
             Val::Map(m) => m.len() as i64,
             _ => return None,
         }))),
+        ("string", [Val::Null]) => Some(Err("no such overload: string(null_type)".into())),
         ("string", [value]) => match value {
             Val::Text(_) | Val::Int(_) | Val::Uint(_) | Val::Double(_) | Val::Bool(_) => {
                 Some(Ok(Val::text(super::display(value))))
@@ -86,11 +84,11 @@ pub fn method(name: &str, text: &Arc<str>, arguments: &[Val]) -> Found {
         ("substring", [Val::Int(from), Val::Int(to)]) => Some(substring(text, *from, *to)),
         ("indexOf", [Val::Text(part)]) => some(Val::Int(index_of(text, part, 0))),
         ("indexOf", [Val::Text(part), Val::Int(from)]) => {
-            Some(offset(text, *from).map(|f| Val::Int(index_of(text, part, f))))
+            Some(start(text, part, *from).map(|from| Val::Int(from.map_or_else(|at| at, |f| index_of(text, part, f)))))
         }
         ("lastIndexOf", [Val::Text(part)]) => some(Val::Int(last_index_of(text, part, usize::MAX))),
         ("lastIndexOf", [Val::Text(part), Val::Int(to)]) => {
-            Some(offset(text, *to).map(|to| Val::Int(last_index_of(text, part, to))))
+            Some(start(text, part, *to).map(|to| Val::Int(to.map_or_else(|at| at, |to| last_index_of(text, part, to)))))
         }
         ("replace", [Val::Text(from), Val::Text(to)]) => Some(replaced(text, from, to, usize::MAX)),
         ("replace", [Val::Text(from), Val::Text(to), Val::Int(n)]) => {
@@ -101,30 +99,6 @@ pub fn method(name: &str, text: &Arc<str>, arguments: &[Val]) -> Found {
         ("format", [Val::List(values)]) => Some(format(text, values).map(Val::text)),
         _ => None,
     }
-}
-
-/// Whether it can be compiled.
-pub fn is_regex(pattern: &str) -> bool {
-    regex(pattern).is_ok()
-}
-
-thread_local! {
-    static COMPILED: RefCell<HashMap<String, regex::Regex>> = RefCell::default();
-}
-
-/// Go's regular expressions are RE2's, as this crate's are. A rule asks for the same one for each element of a list.
-fn regex(pattern: &str) -> Result<regex::Regex> {
-    if let Some(known) = COMPILED.with_borrow(|all| all.get(pattern).cloned()) {
-        return Ok(known);
-    }
-    let made = regex::Regex::new(pattern).map_err(|e| format!("error parsing regexp: {e}"))?;
-    COMPILED.with_borrow_mut(|all| {
-        if all.len() >= PATTERNS {
-            all.clear();
-        }
-        all.insert(pattern.to_owned(), made.clone());
-    });
-    Ok(made)
 }
 
 /// Whether a text of this size may be made.
@@ -146,6 +120,18 @@ fn find_all(text: &str, pattern: &str, most: usize) -> Result {
 fn offset(text: &str, at: i64) -> Result<usize> {
     let count = text.chars().count();
     usize::try_from(at).ok().filter(|at| *at <= count).ok_or_else(|| format!("index out of range: {at}"))
+}
+
+/// Where a search for a part begins; `Err`: what it comes to without one.
+fn start(text: &str, part: &str, at: i64) -> Result<std::result::Result<usize, i64>> {
+    let count = text.chars().count();
+    let place = usize::try_from(at).map_err(|_| format!("index out of range: {at}"))?;
+    Ok(match part.is_empty() {
+        // Nothing is found everywhere.
+        true => Err(place.min(count) as i64),
+        false if place >= count => Err(-1),
+        false => Ok(place),
+    })
 }
 
 fn char_at(text: &str, at: i64) -> Result {
@@ -257,8 +243,10 @@ fn formatted(verb: char, precision: Option<usize>, value: &Val) -> Result<String
         ('e', _) => {
             let text = format!("{:.*e}", precision.unwrap_or(6), value.number().ok_or_else(refuse)?);
             let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-            let (sign, digits) = exponent.strip_prefix('-').map_or(('+', exponent), |d| ('-', d));
-            Ok(format!("{mantissa}e{sign}{digits:0>2}"))
+            let (sign, digits) = exponent.strip_prefix('-').map_or(("", exponent), |d| ("⁻", d));
+            let raised = |c: char| c.to_digit(10).and_then(|d| "⁰¹²³⁴⁵⁶⁷⁸⁹".chars().nth(d as usize));
+            let digits: String = format!("{digits:0>2}").chars().filter_map(raised).collect();
+            Ok(format!("{mantissa}×10{sign}{digits}"))
         }
         ('b', Val::Bool(b)) => Ok(u8::from(*b).to_string()),
         ('b', Val::Int(i)) => Ok(signed(*i, |m| format!("{m:b}"))),

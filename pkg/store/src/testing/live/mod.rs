@@ -27,7 +27,13 @@ const CLIENTS: u32 = 5;
 const WATCHERS: u32 = 4;
 
 fn options(clock: &Clock) -> Options {
-    Options { ephemeral: vec![EPHEMERAL.into()], clock: clock.clone(), watch_buffer: 4096, ..Options::default() }
+    Options {
+        ephemeral: vec![EPHEMERAL.into()],
+        clock: clock.clone(),
+        watch_buffer: 4096,
+        index_rows: 50,
+        ..Options::default()
+    }
 }
 
 /// What a machine's clock is set to, again and again until this is dropped: forth and back, by moments and by hours, and to

@@ -1,0 +1,435 @@
+//! Where each key's newest row is: the table `newest`, and in memory what that does not say yet.
+//!
+//! A commit writes its rows at the end of the log, next to one another; their places in the index lie anywhere. So the index
+//! is written in rounds: when enough rows have come, the keys that they are of are entered in the order of keys, a few with a
+//! commit, so that a page is written once for all of them. The more pages there are, the more rows a round takes. `meta` says through which row the index is complete; what a
+//! process that ended left out is entered at the next start.
+//!
+//! Invariants: memory has every row that the table does not have, those of the open batch too, and a row is there before any
+//! snapshot shows it; a snapshot whose table has less than memory counts on is told from its own `meta`, and taken anew; a row is
+//! dropped from the log only once the index is complete past it.
+
+use super::newest::{self, Seen};
+use crate::{KeyRange, Result};
+use bytes::Bytes;
+use parking_lot::RwLock;
+use rusqlite::Connection;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+/// Keys entered with a commit, and the part of a round that this is at most.
+const STEP: usize = 128;
+const STEPS: usize = 16;
+/// Rows that come between two steps, and the part of a round that this is at most.
+const PAUSE: usize = 32;
+const PAUSES: usize = 64;
+/// After the end of a round, so many rows come before memory forgets what the table has now: who had just begun to read need not
+/// begin again.
+const PATIENCE: usize = 64;
+/// A round begins when there is a row for so many pages of the database …
+const PAGES: usize = 5;
+/// … and with this many times the least number of rows at the latest: with the default 65,536, of 150 bytes of memory each.
+const MOST: usize = 32;
+
+/// A row as the index names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Point {
+    pub id: i64,
+    pub live: bool,
+    pub lease: i64,
+}
+
+/// Keys of a range that memory says something about, in their order.
+pub(crate) type Recent = Vec<(Bytes, Point)>;
+
+/// What memory has; shared with the readers.
+#[derive(Default)]
+pub(crate) struct Points {
+    inner: RwLock<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// Every row after this one is here.
+    base: i64,
+    /// The rows of each key, the newest one last.
+    keys: BTreeMap<Bytes, Vec<Point>>,
+}
+
+impl Inner {
+    fn is_enough_for(&self, seen: Seen) -> bool {
+        seen.indexed >= self.base
+    }
+}
+
+/// What a snapshot shows of a key's rows.
+fn shown(points: &[Point], seen: Seen) -> Option<Point> {
+    let newest = points.iter().rev().find(|p| p.id <= seen.last)?;
+    // What the table says as well may have been dropped since.
+    Some(*newest).filter(|p| p.id > seen.indexed)
+}
+
+impl Points {
+    /// What there is of a range to a snapshot's table. `None`: the snapshot is too old, take another.
+    pub fn of_range(&self, range: &KeyRange, seen: Seen) -> Option<Recent> {
+        let inner = self.inner.read();
+        if !inner.is_enough_for(seen) {
+            return None;
+        }
+        if range.is_single() {
+            let point = inner.keys.get(&range.start).and_then(|points| shown(points, seen));
+            return Some(point.map(|p| (range.start.clone(), p)).into_iter().collect());
+        }
+        let end = range.end_bound().map_or(Bound::Unbounded, Bound::Excluded);
+        if let Bound::Excluded(end) = &end
+            && *end <= range.start
+        {
+            return Some(Vec::new());
+        }
+        let keys = inner.keys.range((Bound::Included(range.start.clone()), end));
+        Some(keys.filter_map(|(key, points)| Some((key.clone(), shown(points, seen)?))).collect())
+    }
+
+    fn get(&self, key: &[u8], seen: Seen) -> Option<Point> {
+        self.inner.read().keys.get(key).and_then(|points| shown(points, seen))
+    }
+
+    fn add(&self, key: &Bytes, point: Point) {
+        let mut inner = self.inner.write();
+        match inner.keys.get_mut(key) {
+            Some(points) => points.push(point),
+            // The key may be a piece of a large request.
+            None => drop(inner.keys.insert(Bytes::copy_from_slice(key), vec![point])),
+        }
+    }
+
+    /// Takes back what came after `last`.
+    fn truncate(&self, last: i64) {
+        self.inner.write().keys.retain(|_, points| {
+            points.retain(|p| p.id <= last);
+            !points.is_empty()
+        });
+    }
+
+    /// Forgets the rows through `base`.
+    fn forget(&self, base: i64) {
+        let mut inner = self.inner.write();
+        inner.base = base;
+        inner.keys.retain(|_, points| {
+            points.retain(|p| p.id > base);
+            !points.is_empty()
+        });
+    }
+
+    /// Keys from one on that a table which is complete through `indexed` may not have, `limit` of them at most.
+    fn missing(&self, from: &Bytes, indexed: i64, limit: usize) -> Recent {
+        let inner = self.inner.read();
+        let newest = |points: &Vec<Point>| points.last().copied().filter(|p| p.id > indexed);
+        let keys = inner.keys.range(from.clone()..).filter_map(|(key, points)| Some((key.clone(), newest(points)?)));
+        keys.take(limit).collect()
+    }
+}
+
+/// A round: all keys with rows through `through` are entered.
+#[derive(Clone)]
+struct Round {
+    through: i64,
+    /// The first key to look at.
+    next: Bytes,
+}
+
+/// How far the index is.
+#[derive(Clone)]
+struct State {
+    /// The table is complete through this row.
+    indexed: i64,
+    /// The last row that was written.
+    last: i64,
+    round: Option<Round>,
+    /// Rows since the last round began, and since keys were entered last.
+    rows: usize,
+    due: usize,
+}
+
+/// The writer's side.
+pub(crate) struct Index {
+    pub points: Arc<Points>,
+    state: State,
+    /// What it was when the open batch began.
+    before: Option<State>,
+    /// What memory counts on the table to have.
+    base: i64,
+    /// Rows that come between two rounds: now, and at least.
+    rows: usize,
+    least: usize,
+}
+
+impl Index {
+    /// Of a database whose table is complete through its last row.
+    pub fn new(last: i64, least: usize, pages: usize) -> Self {
+        let points = Points::default();
+        points.forget(last);
+        let state = State { indexed: last, last, round: None, rows: 0, due: 0 };
+        let least = least.max(1);
+        let mut index = Index { points: Arc::new(points), state, before: None, base: last, rows: least, least };
+        index.fit(pages);
+        index
+    }
+
+    /// The database has so many pages.
+    pub fn fit(&mut self, pages: usize) {
+        self.rows = (pages / PAGES).clamp(self.least, self.least * MOST);
+    }
+
+    /// What the writer sees: all of it.
+    fn seen(&self) -> Seen {
+        Seen { last: i64::MAX, indexed: self.state.indexed }
+    }
+
+    pub fn get(&self, conn: &Connection, key: &[u8]) -> Result<Option<Point>> {
+        match self.points.get(key, self.seen()) {
+            Some(point) => Ok(Some(point)),
+            None => newest::point(conn, key),
+        }
+    }
+
+    pub fn of_range(&self, range: &KeyRange) -> Recent {
+        self.points.of_range(range, self.seen()).unwrap_or_default()
+    }
+
+    fn changes(&mut self) -> &mut State {
+        self.before.get_or_insert_with(|| self.state.clone());
+        &mut self.state
+    }
+
+    /// A row that was written to the log.
+    pub fn add(&mut self, key: &Bytes, point: Point) {
+        self.points.add(key, point);
+        let state = self.changes();
+        (state.last, state.rows, state.due) = (point.id, state.rows + 1, state.due + 1);
+    }
+
+    /// What the commit of a batch that wrote rows brings with it. Returns how many keys were entered.
+    pub fn ride(&mut self, conn: &Connection) -> Result<usize> {
+        if self.before.is_none() {
+            return Ok(0);
+        }
+        if self.is_due() {
+            self.begin();
+        }
+        if self.state.round.is_none() || self.state.due < PAUSE.min(self.rows / PAUSES) {
+            return Ok(0);
+        }
+        // More than came, so that the round ends.
+        self.enter(conn, self.step().max(2 * self.state.due))
+    }
+
+    /// Works towards an index that is complete through `id`. Returns how many keys were entered; `None`: it is.
+    pub fn reach(&mut self, conn: &Connection, id: i64) -> Result<Option<usize>> {
+        if self.state.indexed >= id.min(self.state.last) {
+            return Ok(None);
+        }
+        if self.state.round.is_none() {
+            self.begin();
+        }
+        self.enter(conn, self.step()).map(Some)
+    }
+
+    fn step(&self) -> usize {
+        STEP.min(self.rows.div_ceil(STEPS))
+    }
+
+    pub fn is_complete(&self) -> bool {
+        self.state.indexed >= self.state.last
+    }
+
+    /// Is it time for a round? It may be that the database has grown, and that one is larger now.
+    pub fn is_due(&self) -> bool {
+        self.before.is_some() && self.state.round.is_none() && self.state.rows >= self.rows
+    }
+
+    fn begin(&mut self) {
+        let state = self.changes();
+        state.round = Some(Round { through: state.last, next: Bytes::new() });
+        state.rows = 0;
+    }
+
+    fn enter(&mut self, conn: &Connection, limit: usize) -> Result<usize> {
+        let Some(round) = self.state.round.clone() else { return Ok(0) };
+        let keys = self.points.missing(&round.next, self.state.indexed, limit);
+        for (key, point) in &keys {
+            newest::set_point(conn, key, *point)?;
+        }
+        let state = self.changes();
+        state.due = 0;
+        match keys.last() {
+            Some((last, _)) if keys.len() == limit => {
+                let next = [&last[..], &[0]].concat().into();
+                state.round = Some(Round { next, ..round });
+            }
+            _ => {
+                super::queries::set_meta(conn, newest::INDEXED, round.through)?;
+                (state.round, state.indexed) = (None, round.through);
+            }
+        }
+        Ok(keys.len())
+    }
+
+    /// The batch is on the disk.
+    pub fn committed(&mut self) {
+        let Some(before) = self.before.take() else { return };
+        // The table has this since an earlier commit.
+        let known = before.indexed;
+        let is_next = self.state.round.is_some() || known < self.state.indexed;
+        if self.base < known && (is_next || self.state.due >= PATIENCE.min(self.rows)) {
+            self.base = known;
+            self.points.forget(known);
+        }
+    }
+
+    /// The batch is taken back.
+    pub fn rolled_back(&mut self) {
+        if let Some(before) = self.before.take() {
+            self.points.truncate(before.last);
+            self.state = before;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sqlite::queries;
+    use crate::sqlite::{draft::Draft, files::Files};
+    use crate::{Event, EventKind, KeyValue};
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    const KEYS: usize = 12;
+
+    /// What a snapshot shows, as the index says it and as it really is.
+    struct Snapshot {
+        seen: Seen,
+        table: BTreeMap<Bytes, Point>,
+        truth: BTreeMap<Bytes, Point>,
+    }
+
+    fn table(conn: &Connection) -> BTreeMap<Bytes, Point> {
+        let mut all = BTreeMap::new();
+        let every = KeyRange::prefix("");
+        newest::scan(conn, &every, &Vec::new(), &mut |key, point| {
+            all.insert(Bytes::copy_from_slice(key), point);
+            Ok(true)
+        })
+        .unwrap();
+        all
+    }
+
+    /// Laid over the table, in the range and key by key.
+    fn read(points: &Points, snapshot: &Snapshot, range: &KeyRange) -> Option<BTreeMap<Bytes, Point>> {
+        let within = |key: &Bytes| *key >= range.start && range.end_bound().is_none_or(|end| *key < end);
+        let mut all = snapshot.table.clone();
+        all.retain(|key, _| within(key));
+        all.extend(points.of_range(range, snapshot.seen)?);
+        Some(all)
+    }
+
+    struct World {
+        rng: StdRng,
+        index: Index,
+        truth: BTreeMap<Bytes, Point>,
+        snapshots: Vec<Snapshot>,
+        last: i64,
+        too_old: usize,
+    }
+
+    impl World {
+        fn write(&mut self, conn: &Connection) {
+            for _ in 0..self.rng.random_range(1..5) {
+                let key: Bytes = format!("k{:02}", self.rng.random_range(0..KEYS)).into();
+                let prev = self.index.get(conn, &key).unwrap();
+                assert_eq!(prev, self.truth.get(&key).copied(), "the writer sees its own writes");
+                self.last += 1;
+                let kind = if self.rng.random_range(0..4) > 0 { EventKind::Put } else { EventKind::Delete };
+                let value = Bytes::new();
+                let kv =
+                    KeyValue { key: key.clone(), value, create_revision: 1, mod_revision: 1, version: 1, lease: 0 };
+                let event = Event { kind, kv, prev: None };
+                let point = queries::log_event(conn, self.last, prev.map_or(0, |p| p.id), &event).unwrap();
+                self.index.add(&key, point);
+                self.truth.insert(key, point);
+            }
+        }
+
+        /// Readers that took their snapshots some time ago look at memory now.
+        fn look(&mut self) {
+            for snapshot in &self.snapshots {
+                let key = |n: usize| Bytes::from(format!("k{n:02}"));
+                let (a, b) = (self.rng.random_range(0..KEYS), self.rng.random_range(0..KEYS));
+                for range in [KeyRange::prefix(""), KeyRange::key(key(a)), KeyRange { start: key(a), end: key(b) }] {
+                    let Some(found) = read(&self.index.points, snapshot, &range) else {
+                        self.too_old += 1;
+                        continue;
+                    };
+                    let mut want = snapshot.truth.clone();
+                    want.retain(|key, _| *key >= range.start && range.end_bound().is_none_or(|end| *key < end));
+                    assert_eq!(found, want, "{range:?} at {:?}", snapshot.seen);
+                }
+            }
+            let newest = self.snapshots.last().unwrap();
+            assert!(read(&self.index.points, newest, &KeyRange::prefix("")).is_some(), "a new snapshot will do");
+        }
+    }
+
+    #[test]
+    fn every_snapshot_finds_its_newest_rows() {
+        let mut too_old = 0;
+        for seed in 0..60 {
+            let dir = tempfile::tempdir().unwrap();
+            let files = Files::of(dir.path());
+            let draft = Draft::begin(&files, None).unwrap();
+            let conn = &draft.conn;
+            conn.execute_batch("COMMIT; PRAGMA journal_mode = MEMORY").unwrap();
+            queries::set_meta(conn, newest::INDEXED, 0).unwrap();
+            let rng = StdRng::seed_from_u64(seed);
+            let index = Index::new(0, 1 + seed as usize, 0);
+            let mut world = World { rng, index, truth: BTreeMap::new(), snapshots: Vec::new(), last: 0, too_old: 0 };
+            for _ in 0..200 {
+                conn.execute_batch("BEGIN").unwrap();
+                let (before, last) = (world.truth.clone(), world.last);
+                world.write(conn);
+                world.index.ride(conn).unwrap();
+                if world.rng.random_range(0..6) == 0 {
+                    let all = world.rng.random();
+                    while world.index.reach(conn, if all { i64::MAX } else { last }).unwrap().is_some() && all {}
+                }
+                if world.rng.random_range(0..5) == 0 {
+                    conn.execute_batch("ROLLBACK").unwrap();
+                    world.index.rolled_back();
+                    (world.truth, world.last) = (before, last);
+                } else {
+                    conn.execute_batch("COMMIT").unwrap();
+                    let (seen, table) = (newest::seen(conn).unwrap(), table(conn));
+                    world.snapshots.push(Snapshot { seen, table, truth: world.truth.clone() });
+                    if world.rng.random_range(0..3) == 0 {
+                        world.look();
+                    }
+                    world.index.committed();
+                }
+                if !world.snapshots.is_empty() {
+                    world.look();
+                }
+                let kept = world.snapshots.len().saturating_sub(40);
+                world.snapshots.drain(..kept);
+            }
+            // What a process that ends here leaves to the next.
+            for (key, point) in newest::unindexed(conn).unwrap() {
+                newest::set_point(conn, &key, point).unwrap();
+            }
+            assert_eq!(table(conn), world.truth);
+            too_old += world.too_old;
+        }
+        assert!(too_old > 0, "some snapshots were too old");
+    }
+}
