@@ -21,6 +21,8 @@ use tower::ServiceExt;
 
 const RECORDED: &str = include_str!("upstream/audit.json");
 const POLICY: &str = include_str!("upstream/audit-policy.yaml");
+/// Of a request that takes long.
+const LATENCY: &str = "apiserver.latency.k8s.io/";
 
 fn batching() -> Batching {
     Batching {
@@ -108,7 +110,9 @@ fn events(path: &Path, id: &str) -> Vec<Value> {
 fn normal(value: &mut Value, of: &str) {
     match value {
         Value::Object(object) => {
-            object.retain(|key, _| !matches!(key.as_str(), "requestReceivedTimestamp" | "stageTimestamp"));
+            let is_time =
+                |key: &str| matches!(key, "requestReceivedTimestamp" | "stageTimestamp") || key.starts_with(LATENCY);
+            object.retain(|key, _| !is_time(key));
             for (key, value) in object.iter_mut() {
                 let varies = matches!(key.as_str(), "uid" | "resourceVersion" | "creationTimestamp");
                 match varies && matches!(of, "metadata" | "details") {
@@ -132,7 +136,7 @@ async fn events_are_those_of_upstream() {
         Settings { policy_file: Some(policy), log: Some(log(path.clone(), Mode::BlockingStrict)), webhook: None };
     let s = TestServer::start_with(|config| guarded(config, &settings)).await;
     let recorded: Vec<Value> = serde_json::from_str(RECORDED).unwrap();
-    let mut differences = Vec::new();
+    let (mut differences, mut slow) = (Vec::new(), Vec::new());
     for (i, step) in recorded.iter().enumerate() {
         let id = format!("request-{i}");
         let code = send(&s, &id, &step["request"]).await;
@@ -146,12 +150,15 @@ async fn events_are_those_of_upstream() {
         };
         let _ = tokio::time::timeout(Duration::from_secs(10), all).await;
         let mut got = events(&path, &id);
+        let takes_long = |e: &Value| e["annotations"].get(format!("{LATENCY}total")).is_some();
+        slow.extend(got.iter().filter(|e| takes_long(e)).map(|e| e["verb"].as_str().unwrap().to_owned()));
         got.iter_mut().for_each(|e| normal(e, ""));
         if got != *want {
             differences.push(format!("{}\n  upstream: {}\n  here:     {}", step["request"], json!(want), json!(got)));
         }
     }
     assert!(differences.is_empty(), "{}", differences.join("\n"));
+    assert!(slow.iter().any(|verb| verb == "watch"), "it takes a second");
     let metrics = s.get("/metrics").await.text;
     assert!(metrics.contains("apiserver_audit_level_total{level=\"RequestResponse\"}"), "{metrics}");
     assert!(metrics.contains("apiserver_audit_requests_rejected_total 0"), "{metrics}");
