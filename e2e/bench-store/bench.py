@@ -70,11 +70,11 @@ class Bench:
 
     def costed(self, system, what, measure):
         """The load's report, and what a request cost the server."""
-        cpu, io = system.cost("cpu"), system.cost("written")
+        io, cpu = system.written(), system.cost("cpu")
         got = measure()
         self.note(what, "/s", system, got["per_second"], True)
         self.note(f"{what}: CPU of the server", "µs", system, (system.cost("cpu") - cpu) / got["count"] * 1e6)
-        return got, (system.cost("written") - io) / got["count"]
+        return got, (system.written() - io) / got["count"]
 
     @contextlib.contextmanager
     def systems(self):
@@ -164,9 +164,9 @@ class Bench:
 
     def size_after(self, system, puts):
         self.load(system, "create", keys=0, count=10_000, clients=64)
-        io = system.cost("written")
+        io = system.written()
         got = self.put(system, clients=64, count=puts)
-        written = system.cost("written") - io
+        written = system.written() - io
         after = f"{puts:,} puts"
         self.note(f"{after} over 10,000 keys, 64 clients", "/s", system, got["per_second"], True)
         self.note(f"{after}: written to disk, each", "B", system, written / puts)

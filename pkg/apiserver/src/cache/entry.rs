@@ -145,7 +145,7 @@ impl Entry {
     pub fn made(key: &str, object: &Value) -> Self {
         Entry {
             key: key.into(),
-            body: splice::stored(object).into(),
+            body: splice::stored(object),
             digits: 0..0,
             message: Message::default(),
             labels: Box::default(),

@@ -36,6 +36,8 @@ pub(crate) struct Checkpoints {
     /// To the writer; it does not keep a dropped store alive.
     pub writer: Weak<Sender<Request>>,
     pub running: AtomicBool,
+    /// One was asked for while another one ran, and may have come too late for it.
+    pub again: AtomicBool,
     /// From so many frames on reads wait; more after a read that did not end in time, as one whose answer nobody takes.
     pub limit: AtomicI64,
     /// Set when the file could not be synced.
@@ -43,17 +45,29 @@ pub(crate) struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// False: one is running.
+    /// Now, or when the one that is running has ended. False: there are none any more.
     pub fn start(self: &Arc<Self>) -> bool {
-        if self.stopped.get().is_some() || self.running.swap(true, Ordering::SeqCst) {
+        if self.stopped.get().is_some() {
             return false;
+        }
+        self.again.store(true, Ordering::SeqCst);
+        if self.running.swap(true, Ordering::SeqCst) {
+            return true;
         }
         let this = Arc::clone(self);
         self.runtime.spawn(async move {
-            if let Err(e) = this.run().await {
-                this.failed(e);
+            loop {
+                while this.again.swap(false, Ordering::SeqCst) {
+                    if let Err(e) = this.run().await {
+                        this.failed(e);
+                    }
+                }
+                this.running.store(false, Ordering::SeqCst);
+                // Asked for between the two.
+                if !this.again.load(Ordering::SeqCst) || this.running.swap(true, Ordering::SeqCst) {
+                    return;
+                }
             }
-            this.running.store(false, Ordering::SeqCst);
         });
         true
     }

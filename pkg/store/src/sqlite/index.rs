@@ -6,14 +6,15 @@
 //! process that ended left out is entered at the next start.
 //!
 //! Invariants: memory has every row that the table does not have, those of the open batch too, and a row is there before any
-//! snapshot shows it; a snapshot whose table has less than memory counts on is told from its own `meta`, and taken anew; a row is
-//! dropped from the log only once the index is complete past it.
+//! snapshot shows it; a snapshot whose table may have less than memory counts on is told by its last row, and taken anew; a row
+//! is dropped from the log only once the index is complete past it.
 
-use super::newest::{self, Seen};
+use super::newest;
+use super::queries::failed;
 use crate::{KeyRange, Result};
 use bytes::Bytes;
 use parking_lot::RwLock;
-use rusqlite::Connection;
+use rusqlite::{Connection, Transaction};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -53,46 +54,62 @@ pub(crate) struct Points {
 struct Inner {
     /// Every row after this one is here.
     base: i64,
+    /// A snapshot with a row after this one has a table that is complete through `base`. One without may have it too: rows of
+    /// deletions are dropped.
+    since: i64,
     /// The rows of each key, the newest one last.
     keys: BTreeMap<Bytes, Vec<Point>>,
 }
 
 impl Inner {
-    fn is_enough_for(&self, seen: Seen) -> bool {
-        seen.indexed >= self.base
-    }
-}
-
-/// What a snapshot shows of a key's rows.
-fn shown(points: &[Point], seen: Seen) -> Option<Point> {
-    let newest = points.iter().rev().find(|p| p.id <= seen.last)?;
-    // What the table says as well may have been dropped since.
-    Some(*newest).filter(|p| p.id > seen.indexed)
-}
-
-impl Points {
-    /// What there is of a range to a snapshot's table. `None`: the snapshot is too old, take another.
-    pub fn of_range(&self, range: &KeyRange, seen: Seen) -> Option<Recent> {
-        let inner = self.inner.read();
-        if !inner.is_enough_for(seen) {
-            return None;
-        }
+    fn of_range(&self, range: &KeyRange, last: i64) -> Recent {
         if range.is_single() {
-            let point = inner.keys.get(&range.start).and_then(|points| shown(points, seen));
-            return Some(point.map(|p| (range.start.clone(), p)).into_iter().collect());
+            let point = self.keys.get(&range.start).and_then(|points| shown(points, last));
+            return point.map(|p| (range.start.clone(), p)).into_iter().collect();
         }
         let end = range.end_bound().map_or(Bound::Unbounded, Bound::Excluded);
         if let Bound::Excluded(end) = &end
             && *end <= range.start
         {
-            return Some(Vec::new());
+            return Vec::new();
         }
-        let keys = inner.keys.range((Bound::Included(range.start.clone()), end));
-        Some(keys.filter_map(|(key, points)| Some((key.clone(), shown(points, seen)?))).collect())
+        let keys = self.keys.range((Bound::Included(range.start.clone()), end));
+        keys.filter_map(|(key, points)| Some((key.clone(), shown(points, last)?))).collect()
+    }
+}
+
+/// What a snapshot whose last row is `last` shows of a key's rows.
+fn shown(points: &[Point], last: i64) -> Option<Point> {
+    points.iter().rev().find(|p| p.id <= last).copied()
+}
+
+impl Points {
+    /// Begins to read: a snapshot, its last row, and what there is of the ranges to its table.
+    pub fn begin<'a>(&self, conn: &'a Connection, ranges: &[&KeyRange]) -> Result<(Transaction<'a>, i64, Vec<Recent>)> {
+        loop {
+            let transaction = conn.unchecked_transaction().map_err(failed("begin to read"))?;
+            let last = newest::last_row(conn)?;
+            // After the snapshot: all that it has beyond its table is here, unless it is very old by now.
+            let recent = match self.of_ranges(ranges, last, None) {
+                None => self.of_ranges(ranges, last, Some(newest::seen(conn)?.indexed)),
+                recent => recent,
+            };
+            if let Some(recent) = recent {
+                return Ok((transaction, last, recent));
+            }
+        }
     }
 
-    fn get(&self, key: &[u8], seen: Seen) -> Option<Point> {
-        self.inner.read().keys.get(key).and_then(|points| shown(points, seen))
+    /// What there is to the table of a snapshot whose last row is `last`, complete through `indexed`, if that is known. `None`:
+    /// the snapshot may be too old. The row of a deletion that this tells of may be gone.
+    fn of_ranges(&self, ranges: &[&KeyRange], last: i64, indexed: Option<i64>) -> Option<Vec<Recent>> {
+        let inner = self.inner.read();
+        let is_enough = last > inner.since || indexed.is_some_and(|indexed| indexed >= inner.base);
+        is_enough.then(|| ranges.iter().map(|range| inner.of_range(range, last)).collect())
+    }
+    /// The newest row of a key.
+    fn get(&self, key: &[u8]) -> Option<Point> {
+        self.inner.read().keys.get(key).and_then(|points| points.last().copied())
     }
 
     fn add(&self, key: &Bytes, point: Point) {
@@ -112,10 +129,10 @@ impl Points {
         });
     }
 
-    /// Forgets the rows through `base`.
-    fn forget(&self, base: i64) {
+    /// Forgets the rows through `base`, which every snapshot with a row after `since` has in its table.
+    fn forget(&self, base: i64, since: i64) {
         let mut inner = self.inner.write();
-        inner.base = base;
+        (inner.base, inner.since) = (base, since);
         inner.keys.retain(|_, points| {
             points.retain(|p| p.id > base);
             !points.is_empty()
@@ -169,7 +186,7 @@ impl Index {
     /// Of a database whose table is complete through its last row.
     pub fn new(last: i64, least: usize, pages: usize) -> Self {
         let points = Points::default();
-        points.forget(last);
+        points.forget(last, last - 1);
         let state = State { indexed: last, last, round: None, rows: 0, due: 0 };
         let least = least.max(1);
         let mut index = Index { points: Arc::new(points), state, before: None, base: last, rows: least, least };
@@ -182,20 +199,16 @@ impl Index {
         self.rows = (pages / PAGES).clamp(self.least, self.least * MOST);
     }
 
-    /// What the writer sees: all of it.
-    fn seen(&self) -> Seen {
-        Seen { last: i64::MAX, indexed: self.state.indexed }
-    }
-
     pub fn get(&self, conn: &Connection, key: &[u8]) -> Result<Option<Point>> {
-        match self.points.get(key, self.seen()) {
+        // What the table has as well may have been dropped.
+        match self.points.get(key).filter(|p| p.id > self.state.indexed) {
             Some(point) => Ok(Some(point)),
             None => newest::point(conn, key),
         }
     }
 
     pub fn of_range(&self, range: &KeyRange) -> Recent {
-        self.points.of_range(range, self.seen()).unwrap_or_default()
+        self.points.inner.read().of_range(range, i64::MAX)
     }
 
     fn changes(&mut self) -> &mut State {
@@ -282,9 +295,11 @@ impl Index {
         // The table has this since an earlier commit.
         let known = before.indexed;
         let is_next = self.state.round.is_some() || known < self.state.indexed;
-        if self.base < known && (is_next || self.state.due >= PATIENCE.min(self.rows)) {
+        // A snapshot with one of this batch's rows is from after that commit.
+        let wrote = before.last < self.state.last;
+        if wrote && self.base < known && (is_next || self.state.due >= PATIENCE.min(self.rows)) {
             self.base = known;
-            self.points.forget(known);
+            self.points.forget(known, before.last);
         }
     }
 
@@ -300,6 +315,7 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sqlite::newest::Seen;
     use crate::sqlite::queries;
     use crate::sqlite::{draft::Draft, files::Files};
     use crate::{Event, EventKind, KeyValue};
@@ -310,7 +326,8 @@ mod tests {
 
     /// What a snapshot shows, as the index says it and as it really is.
     struct Snapshot {
-        seen: Seen,
+        last: i64,
+        indexed: i64,
         table: BTreeMap<Bytes, Point>,
         truth: BTreeMap<Bytes, Point>,
     }
@@ -319,7 +336,7 @@ mod tests {
         let mut all = BTreeMap::new();
         let every = KeyRange::prefix("");
         newest::scan(conn, &every, &Vec::new(), &mut |key, point| {
-            all.insert(Bytes::copy_from_slice(key), point);
+            all.insert(Bytes::copy_from_slice(key), point.point());
             Ok(true)
         })
         .unwrap();
@@ -331,7 +348,8 @@ mod tests {
         let within = |key: &Bytes| *key >= range.start && range.end_bound().is_none_or(|end| *key < end);
         let mut all = snapshot.table.clone();
         all.retain(|key, _| within(key));
-        all.extend(points.of_range(range, snapshot.seen)?);
+        let recent = points.of_ranges(&[range], snapshot.last, Some(snapshot.indexed))?;
+        all.extend(recent.into_iter().flatten());
         Some(all)
     }
 
@@ -374,7 +392,7 @@ mod tests {
                     };
                     let mut want = snapshot.truth.clone();
                     want.retain(|key, _| *key >= range.start && range.end_bound().is_none_or(|end| *key < end));
-                    assert_eq!(found, want, "{range:?} at {:?}", snapshot.seen);
+                    assert_eq!(found, want, "{range:?} at {:?}", snapshot.last);
                 }
             }
             let newest = self.snapshots.last().unwrap();
@@ -410,8 +428,10 @@ mod tests {
                     (world.truth, world.last) = (before, last);
                 } else {
                     conn.execute_batch("COMMIT").unwrap();
-                    let (seen, table) = (newest::seen(conn).unwrap(), table(conn));
-                    world.snapshots.push(Snapshot { seen, table, truth: world.truth.clone() });
+                    let (Seen { last, indexed }, table) = (newest::seen(conn).unwrap(), table(conn));
+                    // By the last row alone, too.
+                    let indexed = if world.rng.random() { indexed } else { i64::MIN };
+                    world.snapshots.push(Snapshot { last, indexed, table, truth: world.truth.clone() });
                     if world.rng.random_range(0..3) == 0 {
                         world.look();
                     }

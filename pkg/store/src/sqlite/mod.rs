@@ -115,6 +115,7 @@ impl SqliteStore {
             runtime: runtime.clone(),
             writer: Arc::downgrade(&sender),
             running: AtomicBool::new(false),
+            again: AtomicBool::new(false),
             limit: AtomicI64::new(checkpoint::LIMIT_FRAMES),
             stopped: Arc::clone(&recovered.backend.stopped),
         };

@@ -37,6 +37,12 @@ pub(crate) fn seen(conn: &Connection) -> Result<Seen> {
     run().map_err(failed("read the newest revision"))
 }
 
+/// The last row; 0: there is none.
+pub(crate) fn last_row(conn: &Connection) -> Result<i64> {
+    let run = || conn.prepare_cached("SELECT coalesce(max(id), 0) FROM log")?.query_row([], |r| r.get(0));
+    run().map_err(failed("read the newest revision"))
+}
+
 /// What the table has of a key.
 pub(crate) fn point(conn: &Connection, key: &[u8]) -> Result<Option<Point>> {
     let point = |r: &Row<'_>| Ok(Point { id: r.get(0)?, live: r.get(1)?, lease: r.get(2)? });
@@ -70,8 +76,7 @@ pub(crate) fn unindexed(conn: &Connection) -> Result<Recent> {
     run().map_err(failed("read what the index of the newest rows does not have"))
 }
 
-/// The row with this id, which is the newest one of `key`. The row itself tells whether the key lives: what the index says of
-/// it a check compares.
+/// The row with this id, which is the newest one of `key`.
 pub(crate) fn newest_row(conn: &Connection, key: &[u8], id: i64, with_value: bool) -> Result<Option<KeyValue>> {
     static SQL: LazyLock<String> = LazyLock::new(|| select("l.key", "FROM log l WHERE l.id = ?1"));
     let run = || -> rusqlite::Result<Option<KeyValue>> {
@@ -94,13 +99,37 @@ pub(super) fn bounds(range: &KeyRange) -> (Vec<u8>, Option<Vec<u8>>) {
     (range.start.to_vec(), range.end_bound().map(|e| e.to_vec()))
 }
 
+/// Where a key's newest row is, and who says so.
+#[derive(Clone, Copy)]
+pub(crate) enum Found {
+    InTable(Point),
+    Recent(Point),
+}
+
+impl Found {
+    pub fn point(self) -> Point {
+        match self {
+            Found::InTable(point) | Found::Recent(point) => point,
+        }
+    }
+
+    /// The row to read. `None`: the key was deleted. The table is not believed: the row itself tells whether the key lives, and
+    /// a check compares what the table says of it.
+    pub fn row(self) -> Option<i64> {
+        match self {
+            Found::Recent(Point { live: false, .. }) => None,
+            found => Some(found.point().id),
+        }
+    }
+}
+
 /// Gives `each` the keys of a range in their order, deleted ones too, until it says that it is enough. `recent`: what is to be
-/// taken instead of what the table has.
+/// taken instead of what the table has; what it says of a deletion is true without a look at the row, which may be gone.
 pub(crate) fn scan(
     conn: &Connection,
     range: &KeyRange,
     recent: &Recent,
-    each: &mut dyn FnMut(&[u8], Point) -> Result<bool>,
+    each: &mut dyn FnMut(&[u8], Found) -> Result<bool>,
 ) -> Result<()> {
     let unread = || failed("read a range");
     let (start, end) = bounds(range);
@@ -117,21 +146,19 @@ pub(crate) fn scan(
             let key = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;
             Ok((key, Point { id: row.get(1)?, live: row.get(2)?, lease: row.get(3)? }))
         };
-        let (key, mut point) = read().map_err(unread())?;
+        let (key, point) = read().map_err(unread())?;
         while let Some((earlier, point)) = recent.next_if(|(k, _)| &k[..] < key) {
-            if !each(earlier, *point)? {
+            if !each(earlier, Found::Recent(*point))? {
                 return Ok(());
             }
         }
-        if let Some((_, newer)) = recent.next_if(|(k, _)| &k[..] == key) {
-            point = *newer;
-        }
-        if !each(key, point)? {
+        let newer = recent.next_if(|(k, _)| &k[..] == key);
+        if !each(key, newer.map_or(Found::InTable(point), |(_, newer)| Found::Recent(*newer)))? {
             return Ok(());
         }
     }
     for (key, point) in recent {
-        if !each(key, *point)? {
+        if !each(key, Found::Recent(*point))? {
             break;
         }
     }
@@ -164,8 +191,10 @@ pub(crate) fn range_newest(conn: &Connection, req: &RangeRequest, recent: &Recen
             0 => usize::MAX,
             n => n.saturating_add(usize::from(req.uncounted)),
         };
-        scan(conn, &req.range, recent, &mut |key, point| {
-            out.kvs.extend(newest_row(conn, key, point.id, !req.keys_only)?);
+        scan(conn, &req.range, recent, &mut |key, found| {
+            if let Some(id) = found.row() {
+                out.kvs.extend(newest_row(conn, key, id, !req.keys_only)?);
+            }
             Ok(out.kvs.len() < limit)
         })?;
     }
@@ -190,7 +219,8 @@ pub(crate) fn range_at(conn: &Connection, req: &RangeRequest, at: Revision, rece
     let unread = || failed("read a range at an old revision");
     let mut out = RangeResponse::default();
     let mut by_id = conn.prepare_cached(&select("l.key", "FROM log l WHERE l.id = ?1")).map_err(unread())?;
-    scan(conn, &req.range, recent, &mut |key, Point { id, live, .. }| {
+    scan(conn, &req.range, recent, &mut |key, found| {
+        let Point { id, live, .. } = found.point();
         if id <= last_id(at) && !live {
             return Ok(true);
         }

@@ -5,11 +5,10 @@
 //! before.
 
 use super::index::Recent;
-use super::newest;
-use super::queries::{failed, row_revision};
+use super::queries::row_revision;
 use super::reader::{Readers, Snapshot};
 use crate::select::select;
-use crate::{RangeRequest, RangeResponse, Result, StoreError};
+use crate::{KeyRange, RangeRequest, RangeResponse, Result, StoreError};
 use parking_lot::Mutex;
 use rusqlite::Connection;
 use std::sync::Arc;
@@ -99,15 +98,9 @@ impl Points {
     fn read(&self, conn: &Connection, requests: &[RangeRequest]) -> Result<Vec<Result<RangeResponse>>> {
         let hub = &self.snapshot.hub;
         let published = hub.published();
-        let (transaction, seen, recent) = loop {
-            let transaction = conn.unchecked_transaction().map_err(failed("begin to read"))?;
-            let seen = newest::seen(conn)?;
-            let recent = requests.iter().map(|req| self.snapshot.recent.of_range(&req.range, seen));
-            if let Some(recent) = recent.collect::<Option<Vec<_>>>() {
-                break (transaction, seen, recent);
-            }
-        };
-        let newest = published.max(row_revision(seen.last));
+        let ranges: Vec<&KeyRange> = requests.iter().map(|req| &req.range).collect();
+        let (transaction, last, recent) = self.snapshot.recent.begin(conn, &ranges)?;
+        let newest = published.max(row_revision(last));
         let read = |(req, recent): (&RangeRequest, &Recent)| {
             let found = select(req, |plain| self.snapshot.rows.range(conn, plain, recent))?;
             Ok(RangeResponse { revision: newest, ..found })

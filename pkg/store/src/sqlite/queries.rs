@@ -243,7 +243,7 @@ pub(crate) fn all_entries(conn: &Connection, each: &mut dyn FnMut(HistoryEntry) 
 
 /// The revision of the last row; 0: there is none.
 pub(crate) fn last_revision(conn: &Connection) -> Result<Revision> {
-    Ok(row_revision(newest::seen(conn)?.last))
+    Ok(row_revision(newest::last_row(conn)?))
 }
 
 pub(crate) fn meta(conn: &Connection, name: &str) -> Result<Option<i64>> {

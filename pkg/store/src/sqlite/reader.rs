@@ -243,15 +243,9 @@ impl Snapshot {
         let split = Split::of(&req.range, &self.options);
         // Before the snapshot: all that is published by now is in it.
         let published = self.hub.published();
-        let (transaction, seen, recent) = loop {
-            let transaction = conn.unchecked_transaction().map_err(failed("begin to read"))?;
-            let seen = newest::seen(conn)?;
-            // After the snapshot: all that it has beyond its index is there, unless it is very old by now.
-            if let Some(recent) = self.recent.of_range(&req.range, seen) {
-                break (transaction, seen, recent);
-            }
-        };
-        let last = row_revision(seen.last);
+        let (transaction, last, mut recent) = self.recent.begin(conn, &[&req.range])?;
+        let recent = recent.pop().unwrap_or_default();
+        let last = row_revision(last);
         let newest = published.max(last);
         let compacted = queries::meta(conn, "compacted")?.unwrap_or(0);
         if req.revision > 0 && req.revision < compacted {

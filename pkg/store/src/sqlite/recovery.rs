@@ -66,7 +66,7 @@ pub(crate) fn recover(conn: Connection, options: Options, damage: Arc<Damage>) -
         reserved += BLOCK;
         queries::set_meta(&conn, "reserved", reserved)?;
     }
-    let last = newest::seen(&conn)?.last;
+    let last = newest::last_row(&conn)?;
     queries::set_meta(&conn, newest::INDEXED, last)?;
     conn.execute_batch("COMMIT").map_err(failed("commit"))?;
     let pages = fit_cache(&conn)?;

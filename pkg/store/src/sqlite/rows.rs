@@ -141,15 +141,15 @@ impl Rows {
 
     fn scan(&self, conn: &Connection, req: &RangeRequest, recent: &Recent, room: usize) -> Result<Vec<KeyValue>> {
         let (mut kvs, mut kept) = (Vec::new(), 0);
-        newest::scan(conn, &req.range, recent, &mut |key, point| {
-            let kv = match self.find(key, point.id) {
+        newest::scan(conn, &req.range, recent, &mut |key, found| {
+            let Some(id) = found.row() else { return Ok(true) };
+            let kv = match self.find(key, id) {
                 Some(kv) => kv,
                 None => {
-                    // The row itself tells whether the key lives.
-                    let Some(kv) = newest::newest_row(conn, key, point.id, true)? else { return Ok(true) };
+                    let Some(kv) = newest::newest_row(conn, key, id, true)? else { return Ok(true) };
                     kept += weight(&kv);
                     if kept <= self.limit / SHARE * SHARDS {
-                        self.keep(point.id, kv.clone());
+                        self.keep(id, kv.clone());
                     }
                     kv
                 }
