@@ -80,7 +80,12 @@ fn datastore_flags(args: Vec<std::ffi::OsString>) -> anyhow::Result<etcd_flags::
 fn run<F: Future<Output = anyhow::Result<()>>>(work: F) -> anyhow::Result<()> {
     give_memory_back();
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(cores.clamp(2, 8)).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.clamp(2, 8))
+        // What clients send may be deep: objects, expressions. As much as the first thread has; what is not touched takes no memory.
+        .thread_stack_size(8 << 20)
+        .enable_all()
+        .build()?;
     let result = runtime.block_on(work);
     // A blocked thread (a terminal's stdin) must not keep the process alive.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
