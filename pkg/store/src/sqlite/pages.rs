@@ -143,7 +143,17 @@ impl Pages {
     }
 
     /// The root of the tree that a page belongs to; `None`: that cannot be told.
-    pub fn root(&self, mut page: u32) -> Option<u32> {
+    pub fn root(&self, page: u32) -> Option<u32> {
+        self.climb(page, &[1])
+    }
+
+    /// The page of a tree that has the row of which a piece is on `page`; a page of a tree itself.
+    fn owner(&self, page: u32) -> Option<u32> {
+        self.climb(page, &[1, 5])
+    }
+
+    /// From a page to the one that leads to it, until one that the map calls one of `ends`.
+    fn climb(&self, mut page: u32, ends: &[u8]) -> Option<u32> {
         // No tree is as deep, no row as long; damage can make a ring.
         for _ in 0..self.count {
             if page == 1 {
@@ -152,25 +162,8 @@ impl Pages {
             let (map, at) = self.place_in_map(page)?;
             let entry = self.map.get(&map)?.get(at..at + 5)?;
             match entry[0] {
-                1 => return Some(page),
+                purpose if ends.contains(&purpose) => return Some(page),
                 3..=5 => page = number(entry, 1),
-                _ => return None,
-            }
-        }
-        None
-    }
-
-    /// The page of a tree that has the row of which a piece is on `page`; a page of a tree itself.
-    fn owner(&self, mut page: u32) -> Option<u32> {
-        for _ in 0..self.count {
-            if page == 1 {
-                return Some(1);
-            }
-            let (map, at) = self.place_in_map(page)?;
-            let entry = self.map.get(&map)?.get(at..at + 5)?;
-            match entry[0] {
-                1 | 5 => return Some(page),
-                3 | 4 => page = number(entry, 1),
                 _ => return None,
             }
         }
