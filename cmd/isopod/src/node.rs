@@ -4,10 +4,15 @@ use anyhow::{Context, bail};
 use isopod_sys::netlink::RouteSocket;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
-/// The host's name, in the form that a node may have.
+/// The host's name, as the kernel has it.
 pub fn host_name() -> anyhow::Result<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the host's name")?;
-    let name = name.trim().to_ascii_lowercase();
+    Ok(name.trim().to_owned())
+}
+
+/// A name for the node of a host of this name, in the form that a node may have.
+pub fn node_name(host_name: &str) -> anyhow::Result<String> {
+    let name = host_name.to_ascii_lowercase();
     let valid = !name.is_empty()
         && name.len() <= 253
         && name.split('.').all(|part| {

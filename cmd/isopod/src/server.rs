@@ -75,9 +75,10 @@ fn settings(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::Result
         bail!("a node needs root: run it with sudo, or run only the API server with --disable-agent");
     }
     let paths = Paths::new(&args.data.data_dir)?;
+    let host_name = node::host_name()?;
     let node_name = match &args.node_name {
         Some(name) => name.clone(),
-        None => node::host_name()?,
+        None => node::node_name(&host_name)?,
     };
     let node_ip = match args.node_ip {
         Some(ip) => ip,
@@ -93,7 +94,20 @@ fn settings(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::Result
         Registries::load(&args.private_registry).context("mend the file, or name another with --private-registry")?;
     }
     let datastore = Endpoint::parse(&args.datastore.datastore_endpoint)?;
-    Ok(Settings { args, flags, datastore, paths, node_name, node_ip, advertise, service_ip, cluster_dns, shim: SHIM })
+    let shim = SHIM;
+    Ok(Settings {
+        args,
+        flags,
+        datastore,
+        paths,
+        host_name,
+        node_name,
+        node_ip,
+        advertise,
+        service_ip,
+        cluster_dns,
+        shim,
+    })
 }
 
 /// Loads or makes the keys and writes the kubeconfig, whose claim it returns.

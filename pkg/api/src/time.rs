@@ -1,6 +1,7 @@
 //! `metav1.Time` (whole seconds, UTC, `2006-01-02T15:04:05Z`) and `metav1.MicroTime`.
 
 use jiff::Timestamp;
+use jiff::civil::Date;
 
 /// `metav1.Time` of now.
 pub fn now() -> String {
@@ -17,7 +18,34 @@ pub fn format_micro(t: Timestamp) -> String {
     t.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
 }
 
+/// The day, in UTC: `2006-01-02`, as labels have it. Such texts are in order when their days are.
+pub fn format_date(t: Timestamp) -> String {
+    t.strftime("%Y-%m-%d").to_string()
+}
+
+/// Reads what [`format_date`] writes, and nothing else.
+pub fn parse_date(s: &str) -> Option<Date> {
+    let digits = |i: usize, b: u8| if i == 4 || i == 7 { b == b'-' } else { b.is_ascii_digit() };
+    let shaped = s.len() == 10 && s.bytes().enumerate().all(|(i, b)| digits(i, b));
+    Date::strptime("%Y-%m-%d", s).ok().filter(|_| shaped)
+}
+
 /// Parses RFC 3339 with any offset and any number of fraction digits.
 pub fn parse(s: &str) -> Option<Timestamp> {
     s.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days() {
+        let t = parse("2026-02-03T23:59:59.9-01:00").unwrap();
+        assert_eq!(format_date(t), "2026-02-04");
+        assert_eq!(parse_date("2026-02-04"), Some(jiff::civil::date(2026, 2, 4)));
+        for no in ["", "2026-2-4", "2026-02-30", "+202-01-01", "2026-01-01T", "20260101"] {
+            assert_eq!(parse_date(no), None, "{no}");
+        }
+    }
 }

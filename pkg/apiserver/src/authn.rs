@@ -4,6 +4,7 @@
 use crate::ApiServer;
 use crate::aggregation::front_proxy::ProxyCertificates;
 use crate::metrics::Shown;
+use crate::tokens::Remarks;
 use http::request::Parts;
 use isopod_api::{Status, UserInfo};
 use isopod_base::errors::Chain;
@@ -58,9 +59,9 @@ pub fn bearer_token(request: &Parts) -> Option<String> {
 
 impl ApiServer {
     /// The user of a request, or 401.
-    pub(crate) async fn authenticate(&self, request: &mut Parts) -> Result<UserInfo, Status> {
+    pub(crate) async fn authenticate(&self, request: &mut Parts, remarks: &Remarks<'_>) -> Result<UserInfo, Status> {
         let began = Instant::now();
-        let outcome = self.recognize(request).await;
+        let outcome = self.recognize(request, remarks).await;
         let shown = match &outcome {
             Ok(user) => Shown::Good { user: &user.name },
             Err(Unknown::Refused) => Shown::Bad,
@@ -76,7 +77,7 @@ impl ApiServer {
         outcome.map_err(|_| Status::unauthorized())
     }
 
-    async fn recognize(&self, request: &Parts) -> Result<UserInfo, Unknown> {
+    async fn recognize(&self, request: &Parts, remarks: &Remarks<'_>) -> Result<UserInfo, Unknown> {
         if let Some(user) = request.extensions.get::<UserInfo>() {
             return Ok(user.clone());
         }
@@ -92,7 +93,7 @@ impl ApiServer {
             }
         }
         if let Some(token) = bearer_token(request) {
-            return self.bearer(&token).await;
+            return self.bearer(&token, remarks).await;
         }
         let paths = &self.config.anonymous_paths;
         let path = paths.is_empty() || paths.iter().any(|p| p == request.uri.path());
@@ -101,8 +102,8 @@ impl ApiServer {
         if self.config.anonymous_auth && path && !strange { Ok(UserInfo::anonymous()) } else { Err(Unknown::Nobody) }
     }
 
-    async fn bearer(&self, token: &str) -> Result<UserInfo, Unknown> {
-        match self.verify_token(token, &[]).await {
+    async fn bearer(&self, token: &str, remarks: &Remarks<'_>) -> Result<UserInfo, Unknown> {
+        match self.verify_token(token, &[], remarks).await {
             Ok((user, _)) => Ok(user),
             Err(why) => {
                 tracing::debug!(reason = why, "token refused");

@@ -6,6 +6,7 @@ use crate::authorization::Verdict;
 use crate::encode::negotiate::{self, Form};
 use crate::encode::{body, value};
 use crate::request::{Query, RequestInfo};
+use crate::tokens::Remarks;
 use crate::verbs::{self, Call};
 use crate::{
     ApiServer, aggregation, authn, connection, deadline, definitions, fairness, impersonate, metrics, nonresource,
@@ -195,7 +196,8 @@ async fn authorized(
     mark: &OnceLock<Arc<fairness::Mark>>,
 ) -> Result<Response, Refusal> {
     let (mut parts, body) = request.into_parts();
-    let user = match trail.timed(Layer::Authentication, server.authenticate(&mut parts)).await {
+    let remarks = Remarks { warnings: &warnings, trail: &trail };
+    let user = match trail.timed(Layer::Authentication, server.authenticate(&mut parts, &remarks)).await {
         Ok(user) => {
             if authn::is_nobody(&user) {
                 connection::end_after(parts.version, &parts.extensions);

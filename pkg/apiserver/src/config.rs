@@ -57,6 +57,8 @@ pub struct Config {
     /// Where the `kubernetes` service leads.
     pub advertise_address: IpAddr,
     pub port: u16,
+    /// The machine's name, from which this server's identity is made.
+    pub hostname: String,
     pub clock: Clock,
     /// When the certificate that its clients are shown is over, in seconds of the Unix epoch: it is renewed while it is shown.
     pub certificate_expires: Option<Arc<dyn Fn() -> i64 + Send + Sync>>,
@@ -105,6 +107,7 @@ impl Config {
             node_ports: 30000..=32767,
             advertise_address: IpAddr::from([127, 0, 0, 1]),
             port: 6443,
+            hostname: "localhost".into(),
             clock: Clock::system(),
             certificate_expires: None,
             kubelet_tls: None,

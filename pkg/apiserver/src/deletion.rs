@@ -97,7 +97,7 @@ async fn store(
         key: objects::key(&intent.kind, &intent.namespace, &intent.name),
         expected: current.revision,
         value: value.clone(),
-        durability: server.durability(&intent.kind, &intent.namespace),
+        durability: server.durability(&intent.kind, &intent.namespace, &intent.name),
         lease: server.lease(&intent.kind).await?,
         also_if: allocation.compare,
         also: allocation.ops,

@@ -225,9 +225,10 @@ impl ApiServer {
         Ok(answer.succeeded.then_some(answer.revision))
     }
 
-    pub(crate) fn durability(&self, kind: &Kind, namespace: &str) -> Durability {
+    pub(crate) fn durability(&self, kind: &Kind, namespace: &str, name: &str) -> Durability {
         let storage = &kind.storage;
-        let ephemeral = storage.ephemeral || storage.ephemeral_namespace.as_deref().is_some_and(|n| n == namespace);
+        let below = |begin: &&str| path_of(kind, namespace, name).starts_with(*begin);
+        let ephemeral = storage.ephemeral || storage.ephemeral_below.iter().any(below);
         if ephemeral { Durability::Ephemeral } else { Durability::Durable }
     }
 

@@ -5,6 +5,7 @@ use crate::admission::{self, Operation};
 use crate::authorization::Verdict;
 use crate::encode::{self, body, decode, negotiate};
 use crate::options::WriteOptions;
+use crate::tokens::Remarks;
 use crate::verbs::Call;
 use crate::{ApiServer, chain};
 use axum::body::Body;
@@ -92,7 +93,7 @@ async fn answer(server: &ApiServer, call: &Call, review: &mut Value) -> Result<V
         return Ok(access(server, call, &review["spec"], kind).await);
     }
     match call.kind.gvk.kind.as_str() {
-        "TokenReview" => Ok(token(server, &review["spec"]).await),
+        "TokenReview" => Ok(token(server, call, &review["spec"]).await),
         "SelfSubjectRulesReview" => {
             let status = rules(server, &call.user, &review["spec"]);
             // Upstream answers with the status alone.
@@ -107,11 +108,12 @@ async fn answer(server: &ApiServer, call: &Call, review: &mut Value) -> Result<V
     }
 }
 
-async fn token(server: &ApiServer, spec: &Value) -> Value {
+async fn token(server: &ApiServer, call: &Call, spec: &Value) -> Value {
     let token = spec["token"].as_str().unwrap_or_default();
     let audiences: Vec<String> =
         spec["audiences"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
-    match server.verify_token(token, &audiences).await {
+    let remarks = Remarks { warnings: &call.warnings, trail: &call.trail };
+    match server.verify_token(token, &audiences, &remarks).await {
         Ok((user, audiences)) => review::token_status(Ok((&user, &audiences))),
         Err(why) => review::token_status(Err(why)),
     }

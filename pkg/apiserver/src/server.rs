@@ -4,7 +4,7 @@ use crate::admission::resource_quota::Turns;
 use crate::admission::{self, Row};
 use crate::aggregation::{self, Aggregation};
 use crate::allocate::cidr::Cidr;
-use crate::allocate::{kubernetes_service, peers};
+use crate::allocate::{kubernetes_service, peers, repair};
 use crate::cache::Hub;
 use crate::config::Config;
 use crate::conversion::Conversions;
@@ -16,7 +16,7 @@ use crate::pipeline::{self, Intent};
 use crate::registry::Registry;
 use crate::stages::{Stage, Stages};
 use crate::tunnel::{NodeDialer, Tunnels};
-use crate::{callout, chain, compaction, connection};
+use crate::{callout, chain, compaction, connection, identity, legacy_tokens};
 use arc_swap::ArcSwap;
 use axum::body::Body;
 use axum::response::Response;
@@ -42,6 +42,8 @@ use tokio_util::task::TaskTracker;
 
 /// How long running requests may take after the server was told to stop.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long the datastore may take to take in that the server ends.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Why an API server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +79,8 @@ pub struct ApiServer {
     pub(crate) started: Timestamp,
     /// Ends watches and tunnels.
     pub(crate) stop: CancellationToken,
+    /// What tells others, after that, that this server is no more.
+    pub(crate) farewells: TaskTracker,
     /// `None`: it is switched off, and `in_flight` limits the requests.
     pub(crate) fairness: Option<Arc<Fairness>>,
     pub(crate) in_flight: InFlight,
@@ -112,6 +116,7 @@ impl ApiServer {
             stages: Stages::default(),
             started: config.clock.now(),
             stop: CancellationToken::new(),
+            farewells: TaskTracker::new(),
             fairness: config.priority_and_fairness.then(|| Arc::new(Fairness::new(reading + mutating))),
             in_flight: InFlight::new(reading, mutating),
             gauges: Gauges::default(),
@@ -141,7 +146,13 @@ impl ApiServer {
         self.stages.done(Stage::Flows);
         kubernetes_service::reconcile(self).await?;
         self.stages.done(Stage::Service);
-        aggregation::start(self).await?;
+        let (aggregated, (), (), ()) = tokio::join!(
+            aggregation::start(self),
+            identity::start(self),
+            legacy_tokens::start(self),
+            repair::start(self),
+        );
+        aggregated?;
         if let Some(access) = &self.config.access {
             access.wait(self.hub.fresh().await?).await;
         }
@@ -195,6 +206,14 @@ impl ApiServer {
     /// Ends watches, so that their responses end.
     pub fn stop(&self) {
         self.stop.cancel();
+    }
+
+    /// After [`ApiServer::stop`]: returns when the others know that this server is no more, or cannot be told.
+    pub async fn farewell(&self) {
+        self.farewells.close();
+        if tokio::time::timeout(FAREWELL, self.farewells.wait()).await.is_err() {
+            tracing::debug!("the datastore does not take in that this server ends");
+        }
     }
 
     /// The service for in-process callers: a `UserInfo` in a request's extensions is the caller's identity.

@@ -27,6 +27,12 @@ pub enum Stage {
     ApiServices,
     /// What extension API servers may trust is published.
     Trust,
+    /// The lease that says that this server lives.
+    Identity,
+    /// Since when the last use of tokens in secrets is recorded.
+    TokenTracking,
+    /// What services hold, and what is allocated to them, is the same.
+    ServiceRepair,
 }
 
 /// The stages that are done.
@@ -56,7 +62,11 @@ pub const HOOKS: &[(&str, Stage)] = &[
     ("poststarthook/start-system-namespaces-controller", Stage::Namespaces),
     ("poststarthook/peer-endpoint-reconciler-controller", Stage::Peers),
     ("poststarthook/start-cluster-authentication-info-controller", Stage::Trust),
+    ("poststarthook/start-kube-apiserver-identity-lease-controller", Stage::Identity),
+    ("poststarthook/start-kube-apiserver-identity-lease-garbage-collector", Stage::Identity),
     ("poststarthook/storage-readiness", Stage::Caches),
+    ("poststarthook/start-legacy-token-tracking-controller", Stage::TokenTracking),
+    ("poststarthook/start-service-ip-repair-controllers", Stage::ServiceRepair),
     ("poststarthook/rbac/bootstrap-roles", Stage::Rights),
     ("poststarthook/scheduling/bootstrap-system-priority-classes", Stage::Founding),
     ("poststarthook/priority-and-fairness-config-producer", Stage::Flows),

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 pub struct Row {
     /// Its name in flags and logs (`kube-controller-manager --controllers`).
     pub name: &'static str,
-    /// Its service account in `kube-system`.
+    /// Its service account in `kube-system`; empty: it acts as the manager.
     pub account: &'static str,
     pub run: fn(Context) -> BoxFuture<'static, ()>,
 }
@@ -33,6 +33,8 @@ pub const ALL: &[Row] = rows! {
     "endpointslice-controller", "endpointslice-controller", endpoint_slice;
     "endpointslice-mirroring-controller", "endpointslicemirroring-controller", endpoint_slice_mirroring;
     "serviceaccount-controller", "service-account-controller", service_account;
+    "serviceaccount-token-controller", "", service_account_tokens;
+    "legacy-serviceaccount-token-cleaner-controller", "legacy-service-account-token-cleaner", legacy_token_cleaner;
     "node-lifecycle-controller", "node-controller", node_lifecycle;
     "taint-eviction-controller", "node-controller", taint_eviction;
     "node-ipam-controller", "node-controller", node_ipam;

@@ -53,6 +53,8 @@ pub enum Error {
     RangeFull(String),
     #[error("{0:?} may not have requests of kubelets approved")]
     NotAllowed(String),
+    #[error("cannot sign a token: {0}")]
+    Token(String),
     #[error("cannot sign as {signer}")]
     Sign { signer: String, source: isopod_pki::PkiError },
 }

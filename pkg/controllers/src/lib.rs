@@ -24,6 +24,7 @@ mod endpoint_slice_mirroring;
 mod endpoints;
 mod garbage_collector;
 mod job;
+mod legacy_token_cleaner;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
@@ -35,6 +36,7 @@ mod replica_set;
 mod resource_quota;
 mod root_ca;
 mod service_account;
+pub mod service_account_tokens;
 mod service_pods;
 mod stateful_set;
 mod storage_version_migrator;
@@ -61,6 +63,8 @@ pub struct Options {
     pub service_cidr: String,
     /// PEM of the authority that signs the API server's certificate.
     pub root_ca_pem: String,
+    /// Who signs the tokens of secrets; `None`: they get none.
+    pub token_issuer: Option<service_account_tokens::TokenIssuer>,
     /// Who signs requests for certificates.
     pub signers: certificates::signing::Signers,
     /// A node whose heartbeat is older is unknown.
@@ -80,6 +84,7 @@ impl Default for Options {
             node_cidr_mask_size: 24,
             service_cidr: "10.43.0.0/16".into(),
             root_ca_pem: String::new(),
+            token_issuer: None,
             signers: certificates::signing::Signers::default(),
             node_monitor_grace_period: Duration::from_secs(50),
             terminated_pod_gc_threshold: 12500,
@@ -114,7 +119,11 @@ async fn run_rows(
     let options = Arc::new(options);
     let group = Supervisor::under(&stop);
     for row in rows.iter().filter(|r| !options.disabled.iter().any(|d| d == r.name)) {
-        let client = factory(&format!("system:serviceaccount:kube-system:{}", row.account));
+        let user = match row.account {
+            "" => MANAGER.to_owned(),
+            account => format!("system:serviceaccount:kube-system:{account}"),
+        };
+        let client = factory(&user);
         let (informers, options, clock, stop) = (informers.clone(), options.clone(), clock.clone(), group.token());
         group.keep(row.name, move || {
             // What a run has spawned ends with it, before the next one begins.

@@ -75,9 +75,10 @@ pub struct Storage {
     pub prefix: String,
     /// The version that is stored; the others convert by [`Hooks::to_storage`] and [`Hooks::from_storage`].
     pub gvk: Gvk,
-    /// Events, heartbeats: see the store's `Durability::Ephemeral`. Decided by prefix (and, for leases, namespace).
-    pub ephemeral_namespace: Option<String>,
+    /// Events, heartbeats: see the store's `Durability::Ephemeral`. Of leases only those whose keys, below the prefix, begin with
+    /// one of these.
     pub ephemeral: bool,
+    pub ephemeral_below: &'static [&'static str],
     /// Seconds until an object goes by itself (Events: 3600); 0: never.
     pub ttl_seconds: i64,
 }

@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 /// Seconds after which an Event is gone (`--event-ttl`).
 pub const EVENT_TTL_SECONDS: i64 = 3600;
-/// The namespace of node heartbeats.
-pub const NODE_LEASE_NAMESPACE: &str = "kube-node-lease";
+/// How the keys of those leases begin, below the kind's prefix, that are heartbeats: of nodes and of API servers.
+pub const HEARTBEATS: [&str; 2] = ["kube-node-lease/", "kube-system/apiserver-"];
 
 /// Every built-in kind, in the order of the facts.
 pub fn builtin() -> Vec<Arc<Kind>> {
@@ -103,8 +103,8 @@ fn storage(gvk: &Gvk, resource: &str) -> Storage {
     Storage {
         prefix,
         gvk: stored,
-        ephemeral_namespace: lease.then(|| NODE_LEASE_NAMESPACE.to_owned()),
         ephemeral: event,
+        ephemeral_below: if lease { &HEARTBEATS } else { &[] },
         ttl_seconds: if event { EVENT_TTL_SECONDS } else { 0 },
     }
 }
@@ -167,7 +167,7 @@ mod tests {
         assert_eq!((events.storage.gvk.to_string(), events.storage.ttl_seconds), ("v1, Kind=Event".into(), 3600));
         assert!(events.storage.ephemeral && !pods.storage.ephemeral);
         let leases = find(&all, "coordination.k8s.io", "Lease");
-        assert_eq!(leases.storage.ephemeral_namespace.as_deref(), Some("kube-node-lease"));
+        assert_eq!(leases.storage.ephemeral_below, HEARTBEATS);
     }
 
     #[test]

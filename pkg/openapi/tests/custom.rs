@@ -42,8 +42,8 @@ fn cron_tab() -> Arc<Kind> {
         storage: Storage {
             prefix: "stable.example.com/crontabs".into(),
             gvk,
-            ephemeral_namespace: None,
             ephemeral: false,
+            ephemeral_below: &[],
             ttl_seconds: 0,
         },
         hooks: Arc::new(NoHooks),

@@ -14,11 +14,13 @@ use isopod_apiserver::tokens::Jwt;
 use isopod_apiserver::{Access, ApiServer, ClientCertificate, Config};
 use isopod_auth::token;
 use isopod_base::clock::Clock;
+use isopod_base::errors::Chain;
 use isopod_base::supervisor::Supervisor;
 use isopod_client::election::{Election, Timing};
 use isopod_client::views::Node;
 use isopod_client::{Change, Informers, ListScope, QueueMetrics};
 use isopod_controllers::certificates::signing::Signers;
+use isopod_controllers::service_account_tokens::TokenIssuer;
 use isopod_pki::{Own, ServerPki};
 use isopod_store::{Options, Store};
 use serde_json::{Value, json};
@@ -27,8 +29,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// Keys that wear out an SD card when they are written to it: Events, and the nodes' heartbeats.
-const EPHEMERAL: [&str; 2] = ["/registry/events/", "/registry/leases/kube-node-lease/"];
+/// Keys that wear out an SD card when they are written to it: Events, and the heartbeats of nodes and API servers.
+const EPHEMERAL: [&str; 3] =
+    ["/registry/events/", "/registry/leases/kube-node-lease/", "/registry/leases/kube-system/apiserver-"];
 
 pub struct ControlPlane {
     pub api: Arc<ApiServer>,
@@ -73,6 +76,7 @@ impl ControlPlane {
         config.node_ports = args.service_node_port_range.0..=args.service_node_port_range.1;
         config.advertise_address = settings.advertise;
         config.port = args.https_listen_port;
+        config.hostname.clone_from(&settings.host_name);
         let serving = pki.shown(Own::Serving)?;
         config.certificate_expires = Some(Arc::new(move || serving.expires()));
         limit(&mut config, &args.limits)?;
@@ -153,6 +157,7 @@ impl ControlPlane {
             cluster_cidr: Some(settings.args.cluster_cidr.clone()),
             service_cidr: settings.args.service_cidr.clone(),
             root_ca_pem: pki.server_ca.cert_pem.clone(),
+            token_issuer: self.api.config.tokens.clone().map(token_issuer),
             signers: self.signers.clone(),
             queues: self.queues.clone(),
             ..Default::default()
@@ -195,6 +200,7 @@ impl ControlPlane {
 
     pub async fn close(&self) -> anyhow::Result<()> {
         self.api.stop();
+        self.api.farewell().await;
         if let Some(audit) = &self.api.config.audit {
             audit.close().await;
         }
@@ -285,6 +291,18 @@ fn tokens(settings: &Settings, pki: &ServerPki) -> anyhow::Result<token::Tokens>
     .context("cannot use the service-account key")
 }
 
+/// Who signs the tokens that stand in secrets.
+fn token_issuer(tokens: Arc<token::Tokens>) -> TokenIssuer {
+    TokenIssuer::new(move |bearer| {
+        let account = token::Subject {
+            namespace: bearer.namespace.to_owned(),
+            name: bearer.account.to_owned(),
+            uid: bearer.account_uid.to_owned(),
+        };
+        tokens.issue_legacy(&account, bearer.secret).map_err(|e| Chain(&e).to_string())
+    })
+}
+
 /// What every cluster has: namespaces, priority classes, RBAC, and the service of its DNS.
 fn bootstrap(settings: &Settings) -> Vec<Value> {
     let mut objects = isopod_kinds::bootstrap::objects(std::slice::from_ref(&settings.args.service_cidr));
@@ -326,4 +344,25 @@ fn rights(name: &str, user: &str, rules: Value) -> Vec<Value> {
             "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": name},
             "subjects": [{"apiGroup": group, "kind": "User", "name": user}]}),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_ephemeral_is_so_to_api_server_and_store() {
+        let kinds = isopod_kinds::table::builtin();
+        let of_kind = |kind: &isopod_kinds::Kind| {
+            let prefix = format!("/registry/{}/", kind.storage.prefix);
+            let below = kind.storage.ephemeral_below.iter().map(|begin| format!("{prefix}{begin}"));
+            let mut all: Vec<String> = below.collect();
+            all.extend(kind.storage.ephemeral.then_some(prefix));
+            all
+        };
+        let mut all: Vec<String> = kinds.iter().flat_map(|kind| of_kind(kind)).collect();
+        all.sort();
+        all.dedup();
+        assert_eq!(all, EPHEMERAL);
+    }
 }

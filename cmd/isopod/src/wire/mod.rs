@@ -34,6 +34,7 @@ pub struct Settings {
     pub flags: BTreeMap<String, String>,
     pub datastore: Endpoint,
     pub paths: Paths,
+    pub host_name: String,
     pub node_name: String,
     pub node_ip: IpAddr,
     pub advertise: IpAddr,

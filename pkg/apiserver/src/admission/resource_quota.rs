@@ -76,7 +76,8 @@ async fn charge_with(server: &ApiServer, intent: &Intent, new: &Value, old: Opti
         return Ok(Charge::default());
     };
     // What is kept in memory only cannot be written together with what is on disk; the controller still counts it.
-    let is_durable = server.durability(&intent.kind, &intent.namespace) == Durability::Durable;
+    let durability = server.durability(&intent.kind, &intent.namespace, new.text("metadata.name"));
+    let is_durable = durability == Durability::Durable;
     let kind = server.registry.load().resource("", "resourcequotas").cloned();
     let (true, Some(kind)) = (is_durable && !intent.namespace.is_empty(), kind) else { return Ok(Charge::default()) };
     if quotas(server, &kind, &intent.namespace, &intent.moment).await?.is_empty() {

@@ -4,6 +4,7 @@
 pub mod cidr;
 pub mod kubernetes_service;
 pub mod peers;
+pub mod repair;
 pub mod service;
 
 use crate::ApiServer;

@@ -31,8 +31,9 @@ pub fn start(server: &Arc<ApiServer>) {
         return;
     }
     let (clock, stop) = (server.config.clock.clone(), server.stop.clone());
+    let farewells = server.farewells.clone();
     let server = Arc::downgrade(server);
-    tokio::spawn(async move {
+    farewells.spawn(async move {
         let mut lease = 0;
         loop {
             lease = match turn(&server, lease).await {

@@ -19,12 +19,24 @@ use std::net::IpAddr;
 /// So many random places are tried before the whole range is read.
 const PROBES: usize = 16;
 
+/// Where the objects of addresses lie, and where the keys that claim ports.
+pub(super) const ADDRESSES: &str = "/registry/ipaddresses/";
+pub(super) const PORTS: &str = "/registry/ranges/servicenodeports/";
+/// The labels of addresses' objects, and who makes these.
+pub(super) const FAMILY_LABEL: &str = "ipaddress.kubernetes.io/ip-family";
+pub(super) const MANAGED_BY_LABEL: &str = "ipaddress.kubernetes.io/managed-by";
+pub(super) const MANAGER: &str = "ipallocator.k8s.io";
+
 fn address_key(ip: IpAddr) -> String {
-    format!("/registry/ipaddresses/{ip}")
+    format!("{ADDRESSES}{ip}")
 }
 
 fn port_key(port: u16) -> String {
-    format!("/registry/ranges/servicenodeports/{port}")
+    format!("{PORTS}{port}")
+}
+
+pub(super) fn family(ip: IpAddr) -> &'static str {
+    if ip.is_ipv4() { "IPv4" } else { "IPv6" }
 }
 
 fn text<'a>(service: &'a Value, field: &str) -> &'a str {
@@ -179,7 +191,7 @@ async fn free_address(server: &ApiServer) -> Result<IpAddr, Status> {
             return Ok(ip);
         }
     }
-    let taken = names(server, "/registry/ipaddresses/").await?;
+    let taken = names(server, ADDRESSES).await?;
     let free = |n: &u128| cidr.nth(*n).is_some_and(|ip| !taken.contains(&ip.to_string()));
     let limit = cidr.usable().min(1 << 20);
     let found = (offset..limit).find(free).or_else(|| (0..offset.min(limit)).find(free));
@@ -211,12 +223,12 @@ pub(crate) fn held(service: &Value) -> Vec<(String, Bytes)> {
     ips.chain(ports).collect()
 }
 
-fn address_object(namespace: &str, service: &Value, ip: IpAddr, now: jiff::Timestamp) -> Value {
-    let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+/// The object of an address of a service, of which only the name is asked.
+pub(super) fn address_object(namespace: &str, service: &Value, ip: IpAddr, now: jiff::Timestamp) -> Value {
     json!({"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress",
         "metadata": {
             "name": ip.to_string(), "uid": uuid::Uuid::new_v4().to_string(), "creationTimestamp": time::format(now),
-            "labels": {"ipaddress.kubernetes.io/ip-family": family, "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io"}},
+            "labels": {FAMILY_LABEL: family(ip), MANAGED_BY_LABEL: MANAGER}},
         "spec": {"parentRef": {"resource": "services", "namespace": namespace, "name": service["metadata"]["name"]}}})
 }
 
@@ -324,7 +336,7 @@ async fn free_port(server: &ApiServer, intent: &Intent, claimed: &HashSet<u16>) 
             return Ok(port);
         }
     }
-    let taken = names(server, "/registry/ranges/servicenodeports/").await?;
+    let taken = names(server, PORTS).await?;
     let free = |p: &u16| !claimed.contains(p) && !taken.contains(&p.to_string());
     range.into_iter().find(free).ok_or_else(|| Status::internal("failed to allocate a nodePort: range is full"))
 }

@@ -1,6 +1,6 @@
 //! Bootstrap tokens: secrets `bootstrap-token-ID` of `kube-system`, with which a new node asks for its certificate.
 
-use super::{Known, TokenSource, implicit};
+use super::{Known, Remarks, TokenSource, implicit};
 use crate::ApiServer;
 use async_trait::async_trait;
 use base64::Engine;
@@ -16,7 +16,13 @@ const GROUP: &str = "system:bootstrappers";
 
 #[async_trait]
 impl TokenSource for BootstrapTokens {
-    async fn known(&self, server: &ApiServer, token: &str, audiences: &[String]) -> Result<Option<Known>, String> {
+    async fn known(
+        &self,
+        server: &ApiServer,
+        token: &str,
+        audiences: &[String],
+        _remarks: &Remarks<'_>,
+    ) -> Result<Option<Known>, String> {
         let Some((id, key)) = parts(token) else { return Ok(None) };
         let name = format!("bootstrap-token-{id}");
         let secret = server.read("", "secrets", "kube-system", &name).await.map_err(|e| e.to_string())?;

@@ -3,7 +3,7 @@
 
 use super::claims::Mappings;
 use super::issuer::Issuer;
-use super::{Known, TokenSource};
+use super::{Known, Remarks, TokenSource};
 use crate::ApiServer;
 use crate::config_file::{self, Shape};
 use crate::reload::Reloads;
@@ -218,7 +218,13 @@ fn parse(file: &File, text: &str) -> Result<Value, JwtError> {
 
 #[async_trait]
 impl TokenSource for Jwt {
-    async fn known(&self, server: &ApiServer, token: &str, audiences: &[String]) -> Result<Option<Known>, String> {
+    async fn known(
+        &self,
+        server: &ApiServer,
+        token: &str,
+        audiences: &[String],
+        _remarks: &Remarks<'_>,
+    ) -> Result<Option<Known>, String> {
         let Some(claimed) = isopod_auth::token::unverified_issuer(token) else { return Ok(None) };
         let issuers = self.issuers.load_full();
         let Some(issuer) = issuers.iter().find(|i| i.url == claimed) else { return Ok(None) };

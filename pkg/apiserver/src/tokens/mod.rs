@@ -5,6 +5,7 @@ mod bootstrap;
 mod claims;
 mod issuer;
 mod jwt;
+mod legacy;
 mod service_accounts;
 mod static_file;
 mod webhook;
@@ -16,8 +17,10 @@ pub use static_file::{StaticTokens, TokenFileError};
 pub use webhook::TokenWebhook;
 
 use crate::ApiServer;
+use crate::audit::Trail;
 use async_trait::async_trait;
 use isopod_api::UserInfo;
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 
 /// A user, and the audiences, of those that were asked for, that the token is good for.
@@ -27,12 +30,26 @@ pub struct Known {
     pub audiences: Vec<String>,
 }
 
+/// What there is to say about a token beside whom it stands for.
+pub struct Remarks<'a> {
+    /// Texts for `Warning` headers.
+    pub warnings: &'a Mutex<Vec<String>>,
+    /// For the audit log.
+    pub trail: &'a Trail,
+}
+
 /// Tells users from tokens.
 #[async_trait]
 pub trait TokenSource: Send + Sync {
     /// `Ok(None)`: the token is none of this source. `audiences` is never empty. The error is upstream's sentence, which
     /// reviews show.
-    async fn known(&self, server: &ApiServer, token: &str, audiences: &[String]) -> Result<Option<Known>, String>;
+    async fn known(
+        &self,
+        server: &ApiServer,
+        token: &str,
+        audiences: &[String],
+        remarks: &Remarks<'_>,
+    ) -> Result<Option<Known>, String>;
 
     /// Shows its metrics.
     fn register(&self, _registry: &mut Registry) {}
@@ -50,12 +67,13 @@ impl ApiServer {
         &self,
         token: &str,
         audiences: &[String],
+        remarks: &Remarks<'_>,
     ) -> Result<(UserInfo, Vec<String>), String> {
         const INVALID: &str = "invalid bearer token";
         let wanted = if audiences.is_empty() { self.audiences() } else { audiences };
         let mut errors = vec![INVALID.to_owned()];
         for source in &self.config.token_sources {
-            match source.known(self, token, wanted).await {
+            match source.known(self, token, wanted, remarks).await {
                 Ok(Some(known)) => return Ok((crate::authn::authenticated(known.user), known.audiences)),
                 Ok(None) => {}
                 Err(e) => errors.push(e),

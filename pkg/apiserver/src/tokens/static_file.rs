@@ -1,6 +1,6 @@
 //! `--token-auth-file`: a table of tokens and users, read once: `token,user,uid,"group1,group2"`.
 
-use super::{Known, TokenSource, implicit};
+use super::{Known, Remarks, TokenSource, implicit};
 use crate::ApiServer;
 use async_trait::async_trait;
 use isopod_api::UserInfo;
@@ -65,7 +65,13 @@ fn columns(line: &str) -> Vec<String> {
 
 #[async_trait]
 impl TokenSource for StaticTokens {
-    async fn known(&self, server: &ApiServer, token: &str, audiences: &[String]) -> Result<Option<Known>, String> {
+    async fn known(
+        &self,
+        server: &ApiServer,
+        token: &str,
+        audiences: &[String],
+        _remarks: &Remarks<'_>,
+    ) -> Result<Option<Known>, String> {
         let (Some(user), Some(audiences)) = (self.0.get(token), implicit(server, audiences)) else { return Ok(None) };
         Ok(Some(Known { user: user.clone(), audiences }))
     }

@@ -1,7 +1,7 @@
 //! A server that knows tokens (`--authentication-token-webhook-config-file`): it is sent a `TokenReview`. What it says is
 //! kept for a while.
 
-use super::{Known, TokenSource, implicit};
+use super::{Known, Remarks, TokenSource, implicit};
 use crate::ApiServer;
 use crate::remote::{Remote, RemoteError};
 use async_trait::async_trait;
@@ -118,7 +118,7 @@ fn read(review: &Value, wanted: &[String], own: Option<Vec<String>>) -> Answer {
 
 #[async_trait]
 impl TokenSource for TokenWebhook {
-    async fn known(&self, server: &ApiServer, token: &str, audiences: &[String]) -> Answer {
+    async fn known(&self, server: &ApiServer, token: &str, audiences: &[String], _remarks: &Remarks<'_>) -> Answer {
         let key = key(token, audiences);
         let fresh = |at: &Instant| at.elapsed() < self.ttl;
         if let Some((_, answer)) = self.kept.lock().get(&key).filter(|(at, _)| fresh(at)) {

@@ -2,10 +2,10 @@
 
 use super::{LEEWAY_SECONDS, TokenError};
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// An object's name and uid.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,8 +134,8 @@ impl Reference {
         }
     }
 
-    /// `strict`: deletion counts at once (tokens in secrets); else a minute later, as clocks may differ.
-    pub(super) fn check(&self, there: Option<&Value>, now: Timestamp, strict: bool) -> Result<(), TokenError> {
+    /// Deletion counts a minute later, as clocks may differ.
+    pub(super) fn check(&self, there: Option<&Value>, now: Timestamp) -> Result<(), TokenError> {
         let account = self.resource == "serviceaccounts";
         let Some(there) = there else {
             return Err(if account {
@@ -150,8 +150,8 @@ impl Reference {
             return Err(TokenError::OtherUid { what: self.what(), there, claimed });
         }
         let deleted = there["metadata"]["deletionTimestamp"].as_str().and_then(isopod_api::time::parse);
-        let grace = SignedDuration::from_secs(if strict { 0 } else { LEEWAY_SECONDS });
-        if deleted.is_some_and(|t| strict || t + grace < now) {
+        let grace = SignedDuration::from_secs(LEEWAY_SECONDS);
+        if deleted.is_some_and(|t| t + grace < now) {
             return Err(if account {
                 TokenError::Deleted { what: self.what(), name: format!("{}/{}", self.namespace, self.name) }
             } else {
@@ -168,54 +168,4 @@ pub fn unverified_issuer(token: &str) -> Option<String> {
     let (_, payload, _, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next()) else { return None };
     let payload: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
     payload["iss"].as_str().map(str::to_owned)
-}
-
-const LEGACY: &str = "kubernetes.io/serviceaccount";
-
-pub(super) fn legacy(issuer: &str, account: &Subject, secret_name: &str) -> Value {
-    json!({
-        "iss": issuer,
-        "sub": format!("system:serviceaccount:{}:{}", account.namespace, account.name),
-        format!("{LEGACY}/namespace"): account.namespace,
-        format!("{LEGACY}/secret.name"): secret_name,
-        format!("{LEGACY}/service-account.name"): account.name,
-        format!("{LEGACY}/service-account.uid"): account.uid,
-    })
-}
-
-/// Reads the claims of a token in a secret as those of a token bound to it.
-pub(super) fn from_legacy(payload: &Value) -> Result<Claims, TokenError> {
-    let need = |key: &str, claim: &'static str| {
-        let value = payload.get(key).and_then(Value::as_str).filter(|s| !s.is_empty());
-        value.map(str::to_owned).ok_or(TokenError::Missing { claim })
-    };
-    let subject = need("sub", "sub")?;
-    let namespace = need(&format!("{LEGACY}/namespace"), "namespace")?;
-    let secret = need(&format!("{LEGACY}/secret.name"), "secretName")?;
-    let name = need(&format!("{LEGACY}/service-account.name"), "serviceAccountName")?;
-    let uid = need(&format!("{LEGACY}/service-account.uid"), "serviceAccountUID")?;
-    if subject != format!("system:serviceaccount:{namespace}:{name}") {
-        return Err(TokenError::Subject);
-    }
-    let kubernetes = Kubernetes {
-        namespace,
-        service_account: Subject { name, uid, ..Default::default() },
-        secret: Some(Subject { name: secret, ..Default::default() }),
-        ..Default::default()
-    };
-    Ok(Claims { subject, kubernetes, ..Default::default() })
-}
-
-/// The secret must still hold this very token and must not be marked invalid.
-pub(super) fn check_legacy_secret(secret: &Value, token: &str) -> Result<(), TokenError> {
-    let stored = secret["data"]["token"].as_str().and_then(|t| STANDARD.decode(t).ok()).unwrap_or_default();
-    if aws_lc_rs::constant_time::verify_slices_are_equal(&stored, token.as_bytes()).is_err() {
-        return Err(TokenError::OtherCopy);
-    }
-    let text = |pointer: &str| secret.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-    if !text("/metadata/labels/kubernetes.io~1legacy-token-invalid-since").is_empty() {
-        let name = format!("{}/{}", text("/metadata/namespace"), text("/metadata/name"));
-        return Err(TokenError::MarkedInvalid(name));
-    }
-    Ok(())
 }

@@ -3,10 +3,12 @@
 
 mod claims;
 mod keys;
+mod legacy;
 mod request;
 
 pub use claims::{Claims, Kubernetes, Reference, Subject, unverified_issuer};
 pub use keys::{KeyError, PublicKey};
+pub use legacy::{INVALID_SINCE, LAST_USED, LegacyError, LegacyUse};
 pub use request::{Request, RequestError, bound_reference, request};
 
 use isopod_api::UserInfo;
@@ -17,8 +19,6 @@ use std::collections::BTreeMap;
 
 /// The key of a user's extra that tells which credential was shown.
 pub const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
-/// Issuer of the tokens that stand in secrets.
-const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
 /// How far clocks may differ.
 const LEEWAY_SECONDS: i64 = 60;
 
@@ -50,10 +50,8 @@ pub enum TokenError {
     Deleted { what: &'static str, name: String },
     #[error("service account token has been invalidated")]
     Invalidated,
-    #[error("Token does not match server's copy")]
-    OtherCopy,
-    #[error("the token in secret {0} has been marked invalid")]
-    MarkedInvalid(String),
+    #[error(transparent)]
+    Legacy(#[from] LegacyError),
     #[error("cannot sign a token")]
     Sign(#[source] std::sync::Arc<jsonwebtoken::errors::Error>),
 }
@@ -122,14 +120,14 @@ impl Tokens {
 
     /// The token of a `kubernetes.io/service-account-token` secret.
     pub fn issue_legacy(&self, account: &Subject, secret_name: &str) -> Result<String, TokenError> {
-        let claims = claims::legacy(LEGACY_ISSUER, account, secret_name);
+        let claims = legacy::claims(account, secret_name);
         jsonwebtoken::encode(&self.header, &claims, &self.signer).map_err(|e| TokenError::Sign(e.into()))
     }
 
     /// `None`: it is no token of ours. `audiences` empty: the API server's.
     pub fn verify(&self, token: &str, audiences: &[String], now: Timestamp) -> Option<Result<Verified, TokenError>> {
         let issuer = claims::unverified_issuer(token)?;
-        if !self.issuers.contains(&issuer) && issuer != LEGACY_ISSUER {
+        if !self.issuers.contains(&issuer) && issuer != legacy::ISSUER {
             return None;
         }
         let header = jsonwebtoken::decode_header(token).ok()?;
@@ -145,8 +143,8 @@ impl Tokens {
         now: Timestamp,
     ) -> Result<Verified, TokenError> {
         let payload = self.verified_payload(token, header)?;
-        let legacy = issuer == LEGACY_ISSUER;
-        let claims = if legacy { claims::from_legacy(&payload)? } else { Claims::read(&payload)? };
+        let legacy = issuer == legacy::ISSUER;
+        let claims = if legacy { legacy::read(&payload)? } else { Claims::read(&payload)? };
         let wanted = if audiences.is_empty() { &self.api_audiences } else { audiences };
         // Only the API server is the audience of a token that names none.
         let own = if claims.audiences.is_empty() { &self.api_audiences } else { &claims.audiences };
@@ -212,22 +210,25 @@ impl Verified {
         self.claims.references()
     }
 
-    /// Checks one of [`Verified::references`] against what is there.
+    /// Checks one of [`Verified::references`] against what is there. Those of a legacy token are checked together:
+    /// [`Verified::check_legacy`].
     pub fn check_reference(
         &self,
         reference: &Reference,
         there: Option<&Value>,
-        token: &str,
         now: Timestamp,
     ) -> Result<(), TokenError> {
-        reference.check(there, now, self.legacy)?;
-        if self.legacy
-            && reference.resource == "secrets"
-            && let Some(secret) = there
-        {
-            return claims::check_legacy_secret(secret, token);
-        }
-        Ok(())
+        reference.check(there, now)
+    }
+
+    /// Checks a legacy token against its secret and its account, as far as they are there.
+    pub fn check_legacy(
+        &self,
+        secret: Option<&Value>,
+        account: Option<&Value>,
+        token: &str,
+    ) -> Result<LegacyUse, LegacyError> {
+        legacy::check(&self.claims, secret, account, token)
     }
 
     /// The user that the token's account is.

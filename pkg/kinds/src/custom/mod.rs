@@ -56,8 +56,8 @@ fn kind(definition: &Value, version: &Value, versions: &Arc<Versions>) -> Kind {
         storage: Storage {
             prefix: format!("{}/{plural}", versions.group),
             gvk: gvk(&versions.stored),
-            ephemeral_namespace: None,
             ephemeral: false,
+            ephemeral_below: &[],
             ttl_seconds: 0,
         },
         selectable: selectable.map(|p| p.trim_start_matches('.').to_owned()).collect(),
