@@ -1,5 +1,5 @@
 // Command facts writes the tables under pkg/schema/facts: what Go's types, upstream's OpenAPI documents and its discovery
-// documents say about the kinds that Kubernetes serves by default. Facts only, no texts.
+// documents say about the kinds that Kubernetes serves by default. Texts only where nothing else at hand has them.
 //
 //	go run . -out ../../pkg/schema/facts
 package main
@@ -37,6 +37,8 @@ func main() {
 	write(filepath.Join(*out, "types.tsv"), w.table())
 	write(filepath.Join(*out, "gvks.tsv"), gvks)
 	write(filepath.Join(*out, "kinds.tsv"), kindTable(groups, w))
+	write(filepath.Join(*out, "descriptions.tsv"), descriptionTable(*dir))
+	write(filepath.Join(*out, "enums.tsv"), enumTable(*dir, spec))
 }
 
 // moduleDir finds upstream's data files. They are not a requirement of go.mod: k8s.io/kubernetes cannot be imported.

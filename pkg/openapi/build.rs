@@ -1,11 +1,12 @@
 //! Takes the descriptions of the built-in types from the source of `k8s-openapi` and embeds them as one compressed text, so
-//! that no upstream text is committed and none lies in memory uncompressed.
+//! that none lies in memory uncompressed. What that crate does not have (lists, parameters, what enums add) stands with the facts
+//! of `pkg/schema`.
 //!
 //! That crate's `schemars` feature holds them as `json_schema!` blocks, which its generator writes in one fixed layout. They
 //! are read as text: compiling the feature for the build host takes minutes, again for every set of features.
 //!
 //! The text has a line for each definition and below it, indented by a tab, one for each field: name, tab, description,
-//! where line breaks and backslashes are escaped.
+//! where line breaks and backslashes are escaped. Parameters are the fields of `parameters`.
 
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -18,7 +19,14 @@ use std::process::Command;
 /// The API version whose types are read, as a module of `k8s-openapi`.
 const MODULE: &str = "src/v1_37";
 
-/// A definition's description and those of its fields.
+/// What `k8s-openapi` lacks, in the form of the text.
+const MISSING: &str = "../schema/facts/descriptions.tsv";
+/// What descriptions of enums end with: a line for each end, and below it a definition and a field for each that has it.
+const ENUMS: &str = "../schema/facts/enums.tsv";
+/// A kind whose type fields are described as all kinds' are.
+const SOME_KIND: &str = "io.k8s.api.core.v1.Pod";
+
+/// A definition's description and those of its fields, escaped.
 #[derive(Default)]
 struct Definition {
     description: String,
@@ -91,7 +99,8 @@ fn read(text: &str, into: &mut BTreeMap<String, Definition>) {
             let content = line.trim_start();
             let after = |prefix: &str| content.strip_prefix(prefix).and_then(literal).map(|(text, _)| text);
             let description = || {
-                after("\"description\":").or_else(|| after("schema_obj.ensure_object().insert(\"description\".into(),"))
+                let inserted = || after("schema_obj.ensure_object().insert(\"description\".into(),");
+                after("\"description\":").or_else(inserted).map(|text| escaped(&text))
             };
             match line.len() - content.len() {
                 // The schema's own members.
@@ -125,6 +134,46 @@ fn walk(directory: &Path, into: &mut BTreeMap<String, Definition>) -> Result<(),
     Ok(())
 }
 
+/// Adds what the facts have. Lists describe their type as all kinds do.
+fn complete(definitions: &mut BTreeMap<String, Definition>, facts: &str) {
+    let some = definitions.get(SOME_KIND).map(|some| some.fields.clone()).unwrap_or_default();
+    let of_type: BTreeMap<_, _> =
+        some.into_iter().filter(|(field, _)| matches!(field.as_str(), "apiVersion" | "kind")).collect();
+    let mut name = String::new();
+    for line in facts.lines() {
+        match line.strip_prefix('\t').unwrap_or(line).split_once('\t') {
+            Some((field, text)) if line.starts_with('\t') => {
+                definitions.entry(name.clone()).or_default().fields.insert(field.to_owned(), text.to_owned());
+            }
+            Some((definition, text)) => {
+                name = definition.to_owned();
+                let fields = if name.ends_with("List") { of_type.clone() } else { BTreeMap::new() };
+                definitions.insert(name.clone(), Definition { description: text.to_owned(), fields });
+            }
+            None => {}
+        }
+    }
+}
+
+/// Adds to the descriptions of enums what their values mean.
+fn enumerate(definitions: &mut BTreeMap<String, Definition>, facts: &str) {
+    let mut end = "";
+    for line in facts.lines() {
+        let Some((name, field)) = line.strip_prefix('\t').and_then(|of| of.split_once('\t')) else {
+            end = line;
+            continue;
+        };
+        if let Some(text) = definitions.get_mut(name).and_then(|d| d.fields.get_mut(field)) {
+            text.push_str(end);
+        }
+    }
+}
+
+/// FNV-1a, which tells texts of two builds apart.
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}
+
 fn escaped(description: &str) -> String {
     description.replace('\\', "\\\\").replace('\n', "\\n").replace('\t', "\\t")
 }
@@ -134,17 +183,24 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=../../Cargo.lock");
     let mut definitions = BTreeMap::new();
     walk(&source()?.join(MODULE), &mut definitions)?;
+    let facts = |file: &str| {
+        println!("cargo::rerun-if-changed={file}");
+        fs::read_to_string(Path::new(&std::env::var("CARGO_MANIFEST_DIR")?).join(file)).map_err(Box::<dyn Error>::from)
+    };
+    complete(&mut definitions, &facts(MISSING)?);
+    enumerate(&mut definitions, &facts(ENUMS)?);
     let mut text = String::new();
     for (name, definition) in &definitions {
-        writeln!(text, "{name}\t{}", escaped(&definition.description))?;
+        writeln!(text, "{name}\t{}", definition.description)?;
         for (field, description) in &definition.fields {
-            writeln!(text, "\t{field}\t{}", escaped(description))?;
+            writeln!(text, "\t{field}\t{description}")?;
         }
     }
     let described = text.lines().filter(|l| !l.ends_with('\t')).count();
     if described < 3000 {
         return Err(format!("only {described} descriptions are found in k8s-openapi: has its layout changed?").into());
     }
+    println!("cargo::rustc-env=ISOPOD_DESCRIPTIONS={:016x}", hash(&text));
     let out = PathBuf::from(std::env::var("OUT_DIR")?).join("descriptions.zst");
     fs::write(out, zstd::encode_all(text.as_bytes(), 19)?)?;
     Ok(())

@@ -15,7 +15,9 @@ const METHODS: [&str; 7] = ["get", "put", "post", "delete", "options", "head", "
 
 /// The v3 document that says what a v2 document says.
 pub fn v3_of(swagger: &Value) -> Value {
-    let media = Media { consumes: types(&swagger["consumes"]), produces: types(&swagger["produces"]) };
+    let (bodies, shared): (Map<String, Value>, Map<String, Value>) =
+        each(&swagger["parameters"], Value::clone).into_iter().partition(|(_, parameter)| is_body(parameter));
+    let media = Media { consumes: types(&swagger["consumes"]), produces: types(&swagger["produces"]), bodies };
     let mut out = json!({"openapi": "3.0.0", "info": swagger["info"], "paths": paths(&swagger["paths"], &media)});
     if swagger["info"].is_null() {
         out["info"] = json!({"title": "", "version": ""});
@@ -28,7 +30,7 @@ pub fn v3_of(swagger: &Value) -> Value {
         }
     };
     part("schemas", each(&swagger["definitions"], schema));
-    part("parameters", each(&swagger["parameters"], parameter));
+    part("parameters", each(&Value::Object(shared), parameter));
     part("responses", each(&swagger["responses"], |r| response(r, &media.produces)));
     part("securitySchemes", each(&swagger["securityDefinitions"], security));
     out["components"] = components.into();
@@ -39,6 +41,17 @@ pub fn v3_of(swagger: &Value) -> Value {
 struct Media {
     consumes: Vec<String>,
     produces: Vec<String>,
+    /// Those that operations share. v3 has bodies in operations only.
+    bodies: Map<String, Value>,
+}
+
+impl Media {
+    /// The body that a parameter is.
+    fn body<'a>(&'a self, parameter: &'a Value) -> Option<&'a Value> {
+        let shared =
+            parameter["$ref"].as_str().and_then(|target| self.bodies.get(target.strip_prefix("#/parameters/")?));
+        shared.or_else(|| is_body(parameter).then_some(parameter))
+    }
 }
 
 fn types(list: &Value) -> Vec<String> {
@@ -113,7 +126,7 @@ fn path_item(item: &Value, media: &Media) -> Value {
             out[method] = operation(&item[method], media);
         }
     }
-    let parameters = parameters(&item["parameters"]);
+    let parameters = parameters(&item["parameters"], media);
     if !parameters.is_empty() {
         out["parameters"] = parameters.into();
     }
@@ -124,8 +137,8 @@ fn is_body(parameter: &Value) -> bool {
     parameter["in"] == "body" || parameter["name"] == "body" && parameter["schema"].is_object()
 }
 
-fn parameters(list: &Value) -> Vec<Value> {
-    list.as_array().into_iter().flatten().filter(|p| !is_body(p)).map(parameter).collect()
+fn parameters(list: &Value, media: &Media) -> Vec<Value> {
+    list.as_array().into_iter().flatten().filter(|p| media.body(p).is_none()).map(parameter).collect()
 }
 
 fn operation(operation: &Value, media: &Media) -> Value {
@@ -140,11 +153,11 @@ fn operation(operation: &Value, media: &Media) -> Value {
         false => all.to_vec(),
     };
     let (consumes, produces) = (or("consumes", &media.consumes), or("produces", &media.produces));
-    let parameters = parameters(&operation["parameters"]);
+    let parameters = parameters(&operation["parameters"], media);
     if !parameters.is_empty() {
         out["parameters"] = parameters.into();
     }
-    if let Some(body) = operation["parameters"].as_array().into_iter().flatten().find(|p| is_body(p)) {
+    if let Some(body) = operation["parameters"].as_array().into_iter().flatten().find_map(|p| media.body(p)) {
         let mut made = json!({"content": content(&consumes, &body["schema"])});
         copy(body, &mut made, &["description", "required"]);
         out["requestBody"] = made;
@@ -229,8 +242,12 @@ mod tests {
                     ],
                     "responses": {"200": {"description": "OK", "schema": {"$ref": "#/definitions/Thing"}}},
                 },
+                "delete": {"consumes": ["*/*"], "parameters": [{"$ref": "#/parameters/body-1"}], "responses": {}},
             }},
-            "parameters": {"dryRun": {"name": "dryRun", "in": "query", "type": "string"}},
+            "parameters": {
+                "dryRun": {"name": "dryRun", "in": "query", "type": "string"},
+                "body-1": {"name": "body", "in": "body", "schema": {"$ref": "#/definitions/Thing"}},
+            },
             "definitions": {"Thing": {"type": "object", "properties": {
                 "$ref": {"type": "string"},
                 "plain": {"$ref": "#/definitions/Other"},
@@ -252,6 +269,7 @@ mod tests {
                     "requestBody": {"required": true, "content": {"*/*": {"schema": refer("Thing")}}},
                     "responses": {"200": {"description": "OK", "content": {"application/json": {"schema": refer("Thing")}}}},
                 },
+                "delete": {"requestBody": {"content": {"*/*": {"schema": refer("Thing")}}}, "responses": {}},
             }},
             "components": {
                 "schemas": {"Thing": {"type": "object", "properties": {
@@ -277,7 +295,21 @@ mod tests {
         let paths = own["paths"].as_object().expect("paths");
         assert!(paths.len() > 20);
         for (path, item) in paths {
-            assert_eq!(converted["paths"][path], *item, "{path}");
+            assert_eq!(inlined(&converted["paths"][path], &converted), *item, "{path}");
+        }
+    }
+
+    /// With shared parameters where they are referred to.
+    fn inlined(value: &Value, document: &Value) -> Value {
+        match value {
+            Value::Object(map) => match map.get("$ref").and_then(Value::as_str).and_then(|r| r.strip_prefix('#')) {
+                Some(pointer) if pointer.starts_with("/components/parameters/") => {
+                    document.pointer(pointer).cloned().unwrap_or_default()
+                }
+                _ => map.iter().map(|(key, v)| (key.clone(), inlined(v, document))).collect::<Map<_, _>>().into(),
+            },
+            Value::Array(items) => items.iter().map(|v| inlined(v, document)).collect(),
+            other => other.clone(),
         }
     }
 

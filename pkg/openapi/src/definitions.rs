@@ -2,6 +2,7 @@
 
 use crate::descriptions::Descriptions;
 use crate::structural;
+use crate::swagger::SHARED_PARAMETER;
 use isopod_kinds::Kind;
 use isopod_schema::facts;
 use isopod_schema::types::{Field, ListType, Node, Object};
@@ -13,6 +14,7 @@ pub const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 const EXTENSIONS: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.";
 const RAW_EXTENSION: &str = "io.k8s.apimachinery.pkg.runtime.RawExtension";
 const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
+const VERSION_INFO: &str = "io.k8s.apimachinery.pkg.version.Info";
 const INT_OR_STRING: &str = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -97,7 +99,7 @@ const UNSERVED: &[(&str, &[&str])] = &[
 
 impl Definitions {
     /// `kinds` are those that the document is about.
-    pub fn new(kinds: &[Arc<Kind>], flavor: Flavor) -> Self {
+    pub fn new(kinds: &[Arc<Kind>], flavor: Flavor, descriptions: Descriptions) -> Self {
         let mut gvks: HashMap<String, BTreeSet<(String, String, String)>> = HashMap::new();
         let mut add = |definition: String, gv: (String, String), kind: &str| {
             gvks.entry(definition).or_default().insert((gv.0, gv.1, kind.to_owned()));
@@ -128,7 +130,7 @@ impl Definitions {
             }
         }
         let watchable = kinds.iter().any(|k| k.verbs.iter().any(|v| v == "watch"));
-        Definitions { flavor, descriptions: Descriptions::unpack(), gvks, watchable, custom }
+        Definitions { flavor, descriptions, gvks, watchable, custom }
     }
 
     /// Every definition that `root` refers to, and those that these refer to.
@@ -188,7 +190,7 @@ impl Definitions {
             }
             INT_OR_STRING => json!({"format": "int-or-string", "type": "string"}),
             RAW_EXTENSION => json!({"type": "object"}),
-            "io.k8s.apimachinery.pkg.version.Info" => version_info(v3),
+            VERSION_INFO => self.version_info(),
             _ => match (name.strip_prefix(META), name.strip_prefix(EXTENSIONS)) {
                 (Some("Time" | "MicroTime"), _) => json!({"format": "date-time", "type": "string"}),
                 (Some("Duration"), _) => json!({"type": "string"}),
@@ -201,6 +203,34 @@ impl Definitions {
             },
         };
         value.as_object().cloned()
+    }
+
+    /// `/version` answers with it; it is no API type.
+    fn version_info(&self) -> Value {
+        let optional = ["emulationMajor", "emulationMinor", "minCompatibilityMajor", "minCompatibilityMinor"];
+        let needed = [
+            "major",
+            "minor",
+            "gitVersion",
+            "gitCommit",
+            "gitTreeState",
+            "buildDate",
+            "goVersion",
+            "compiler",
+            "platform",
+        ];
+        let mut properties = Map::new();
+        for name in optional.iter().chain(&needed) {
+            let mut property = json!({"type": "string"});
+            if self.flavor == Flavor::V3 && needed.contains(name) {
+                property["default"] = json!("");
+            }
+            if let Some(text) = self.descriptions.field(VERSION_INFO, name) {
+                property["description"] = text.into();
+            }
+            properties.insert((*name).to_owned(), property);
+        }
+        json!({"type": "object", "properties": properties, "required": needed})
     }
 
     fn object(&self, object: &Object) -> Map<String, Value> {
@@ -347,19 +377,25 @@ impl Definitions {
 
     /// What every resource has.
     fn with_type(&self, schema: &mut Map<String, Value>) {
-        let mut metadata = self.reference(&format!("{META}ObjectMeta"));
-        if let Some(text) = self.descriptions.field(SOME_KIND, "metadata") {
-            // v3 allows no siblings of a reference.
-            if self.flavor == Flavor::V3 {
-                metadata = json!({"allOf": [metadata]});
-            }
-            metadata["description"] = text.into();
-        }
+        let about = self.descriptions.field(SOME_KIND, "metadata");
+        let metadata = self.described(self.reference(&format!("{META}ObjectMeta")), about);
         let mut properties = self.type_meta();
         properties.insert("metadata".to_owned(), metadata);
         if let Some(own) = schema.entry("properties").or_insert_with(|| json!({})).as_object_mut() {
             own.append(&mut properties);
         }
+    }
+
+    /// A reference, with words about what it is here.
+    fn described(&self, mut reference: Value, about: Option<String>) -> Value {
+        if let Some(text) = about {
+            // v3 allows no siblings of a reference.
+            if self.flavor == Flavor::V3 {
+                reference = json!({"allOf": [reference]});
+            }
+            reference["description"] = text.into();
+        }
+        reference
     }
 
     fn type_meta(&self) -> Map<String, Value> {
@@ -375,8 +411,11 @@ impl Definitions {
 
     fn custom_list(&self, kind: &Kind) -> Map<String, Value> {
         let mut properties = self.type_meta();
-        properties.insert("metadata".to_owned(), self.reference(&format!("{META}ListMeta")));
-        let items = json!({"type": "array", "items": self.reference(&definition_name(kind))});
+        let about = self.descriptions.field(SOME_LIST, "metadata");
+        properties.insert("metadata".to_owned(), self.described(self.reference(&format!("{META}ListMeta")), about));
+        let more = "https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md";
+        let about = format!("List of {}. More info: {more}", kind.resource);
+        let items = json!({"type": "array", "items": self.reference(&definition_name(kind)), "description": about});
         properties.insert("items".to_owned(), items);
         let description = format!("{} is a list of {}", kind.list_kind, kind.gvk.kind);
         let list =
@@ -389,6 +428,8 @@ impl Definitions {
 
 /// A kind whose type fields are described as all kinds' are.
 const SOME_KIND: &str = "io.k8s.api.core.v1.Pod";
+/// And a list whose metadata are.
+const SOME_LIST: &str = "io.k8s.api.core.v1.PodList";
 
 fn selectable(out: &mut Map<String, Value>, kind: &Kind) {
     if !kind.selectable.is_empty() {
@@ -446,24 +487,12 @@ fn patch_strategy(out: &mut Map<String, Value>, f: &Field) {
     }
 }
 
-/// `/version` answers with it; it is no API type.
-fn version_info(v3: bool) -> Value {
-    let optional = ["emulationMajor", "emulationMinor", "minCompatibilityMajor", "minCompatibilityMinor"];
-    let needed =
-        ["major", "minor", "gitVersion", "gitCommit", "gitTreeState", "buildDate", "goVersion", "compiler", "platform"];
-    let mut properties: Map<String, Value> =
-        optional.iter().chain(&needed).map(|n| ((*n).to_owned(), json!({"type": "string"}))).collect();
-    for name in needed.iter().filter(|_| v3) {
-        properties[*name]["default"] = json!("");
-    }
-    json!({"type": "object", "properties": properties, "required": needed})
-}
-
 /// Collects the names of definitions that a value refers to.
 fn references(value: &Value, into: &mut BTreeSet<String>) {
     match value {
         Value::Object(map) => {
             if let Some(Value::String(target)) = map.get("$ref")
+                && !target.starts_with(SHARED_PARAMETER)
                 && let Some((_, name)) = target.rsplit_once('/')
             {
                 into.insert(name.to_owned());

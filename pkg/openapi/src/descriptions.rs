@@ -9,7 +9,12 @@ pub struct Descriptions {
     text: String,
     /// Byte offset of each definition's line.
     definitions: HashMap<String, usize>,
+    /// Those of parameters.
+    parameters: HashMap<String, String>,
 }
+
+/// Tells these descriptions from those of another build.
+pub const FINGERPRINT: &str = env!("ISOPOD_DESCRIPTIONS");
 
 impl Descriptions {
     pub fn unpack() -> Self {
@@ -25,7 +30,17 @@ impl Descriptions {
             }
             at += line.len();
         }
-        Descriptions { text, definitions }
+        let mut all = Descriptions { text, definitions, parameters: HashMap::new() };
+        let parameters =
+            all.fields("parameters").map(|(name, text)| (name.to_owned(), plain(text).unwrap_or_default()));
+        all.parameters = parameters.collect();
+        all
+    }
+
+    /// What a parameter of an operation is. `owner`: the operation's action, or the kind of its options.
+    pub fn parameter(&self, owner: &str, name: &str) -> Option<&str> {
+        let own = self.parameters.get(&format!("{owner}.{name}"));
+        own.or_else(|| self.parameters.get(name)).map(String::as_str)
     }
 
     fn lines(&self, definition: &str) -> impl Iterator<Item = &str> {
@@ -41,9 +56,13 @@ impl Descriptions {
 
     /// What a field is.
     pub fn field(&self, definition: &str, field: &str) -> Option<String> {
+        self.fields(definition).find(|(name, _)| *name == field).and_then(|(_, text)| plain(text))
+    }
+
+    /// The fields of a definition with their descriptions, escaped.
+    fn fields(&self, definition: &str) -> impl Iterator<Item = (&str, &str)> {
         let fields = self.lines(definition).skip(1).take_while(|l| l.starts_with('\t'));
-        let mut entries = fields.filter_map(|l| l[1..].split_once('\t'));
-        entries.find(|(name, _)| *name == field).and_then(|(_, text)| plain(text))
+        fields.filter_map(|l| l[1..].split_once('\t'))
     }
 }
 
@@ -79,6 +98,20 @@ mod tests {
         assert!(d.definition("io.k8s.api.core.v1.Pod").is_some());
         assert!(d.definition("io.k8s.apimachinery.pkg.api.resource.Quantity").is_some_and(|t| t.contains('\n')));
         assert_eq!(d.field("io.k8s.api.core.v1.PodSpec", "nothing"), None);
+        let policy = d.field("io.k8s.api.core.v1.Container", "imagePullPolicy").expect("described");
+        assert!(policy.contains("\n\nPossible enum values:\n - `\"Always\"` means that"), "{policy}");
+    }
+
+    #[test]
+    fn lists_and_parameters() {
+        let d = Descriptions::unpack();
+        let list = "io.k8s.api.coordination.v1.LeaseList";
+        assert_eq!(d.definition(list).as_deref(), Some("LeaseList is a list of Lease objects."));
+        assert_eq!(d.field(list, "kind"), d.field("io.k8s.api.core.v1.Pod", "kind"));
+        assert_eq!(d.parameter("get", "path"), Some("path to the resource"));
+        let path = d.parameter("PodProxyOptions", "path").expect("described");
+        assert!(path.starts_with("Path is the URL path"), "{path}");
+        assert_ne!(d.parameter("patch", "fieldManager"), d.parameter("put", "fieldManager"));
     }
 
     #[test]

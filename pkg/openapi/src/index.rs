@@ -1,5 +1,6 @@
 //! What documents there are, and the hashes that tell clients whether theirs is still good.
 
+use crate::descriptions::FINGERPRINT;
 use isopod_kinds::Kind;
 use isopod_schema::facts;
 use serde_json::{Map, Value, json};
@@ -31,6 +32,7 @@ pub fn group_versions(kinds: &[Arc<Kind>]) -> BTreeSet<String> {
 pub fn hash(kinds: &[Arc<Kind>], path: &str) -> String {
     let mut digest = Sha256::new();
     digest.update(env!("CARGO_PKG_VERSION"));
+    digest.update(FINGERPRINT);
     digest.update(path);
     for table in facts::builtin().tables() {
         digest.update(table);

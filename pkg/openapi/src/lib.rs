@@ -15,6 +15,7 @@ mod operations;
 mod paths;
 mod structural;
 mod swagger;
+mod words;
 
 pub use answer::{Answer, answer};
 pub use converted::v3_of;
@@ -22,6 +23,7 @@ pub use index::{group_versions, hash, v3_index};
 pub use merge::{Converted, Elsewhere, Part};
 
 use definitions::{Definitions, Flavor};
+use descriptions::Descriptions;
 use isopod_kinds::Kind;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -45,14 +47,19 @@ fn bearer_token() -> Value {
 
 /// The document of everything, OpenAPI v2.
 pub fn v2(kinds: &[Arc<Kind>]) -> Value {
-    let mut all = Map::new();
+    let descriptions = Descriptions::unpack();
+    let mut paths = Map::new();
+    let mut shared = swagger::Shared::default();
     for gv in group_versions(kinds) {
-        all.append(&mut paths::of(kinds, &gv));
+        for (path, item) in paths::of(kinds, &gv, &descriptions) {
+            paths.insert(path, shared.take(swagger::path_item(item)));
+        }
     }
-    let paths = Value::Object(all.into_iter().map(|(path, item)| (path, swagger::path_item(item))).collect());
-    let definitions = Definitions::new(kinds, Flavor::V2).reachable(&paths);
+    let mut roots = json!({"paths": paths, "parameters": shared.parameters});
+    let definitions = Definitions::new(kinds, Flavor::V2, descriptions).reachable(&roots);
+    let (paths, parameters) = (roots["paths"].take(), roots["parameters"].take());
     json!({
-        "swagger": "2.0", "info": info(), "paths": paths, "definitions": definitions,
+        "swagger": "2.0", "info": info(), "paths": paths, "definitions": definitions, "parameters": parameters,
         "securityDefinitions": bearer_token(), "security": [{"BearerToken": []}],
     })
 }
@@ -60,9 +67,10 @@ pub fn v2(kinds: &[Arc<Kind>]) -> Value {
 /// The OpenAPI v3 document at a path of the index (`apis/apps/v1`, `api/v1`, `apis/apps`, `version` …); `None` where there is none.
 pub fn v3(kinds: &[Arc<Kind>], path: &str) -> Option<Value> {
     let gv = group_versions(kinds).into_iter().find(|gv| gv == path)?;
-    let paths = Value::Object(paths::of(kinds, &gv));
+    let descriptions = Descriptions::unpack();
+    let paths = Value::Object(paths::of(kinds, &gv, &descriptions));
     let kinds: Vec<Arc<Kind>> = kinds.iter().filter(|k| index::belongs(k, &gv)).cloned().collect();
-    let schemas = Definitions::new(&kinds, Flavor::V3).reachable(&paths);
+    let schemas = Definitions::new(&kinds, Flavor::V3, descriptions).reachable(&paths);
     let mut components = json!({"securitySchemes": bearer_token()});
     if schemas.as_object().is_some_and(|s| !s.is_empty()) {
         components["schemas"] = schemas;

@@ -1,7 +1,9 @@
 //! Operations in the form of OpenAPI v3.
 
 use crate::definitions::{META, list_definition_name};
+use crate::descriptions::Descriptions;
 use crate::paths::capital;
+use crate::words;
 use isopod_api::Gvk;
 use isopod_kinds::Kind;
 use serde_json::{Map, Value, json};
@@ -24,6 +26,7 @@ const LIST: &[(&str, &str)] = &[
 ];
 const WATCH: &[(&str, &str)] = &[("allowWatchBookmarks", "boolean"), ("watch", "boolean")];
 const WRITE: &[(&str, &str)] = &[("dryRun", "string"), ("fieldManager", "string"), ("fieldValidation", "string")];
+const FORCE: &[(&str, &str)] = &[("force", "boolean")];
 const DELETE: &[(&str, &str)] = &[
     ("dryRun", "string"),
     ("gracePeriodSeconds", "integer"),
@@ -32,44 +35,55 @@ const DELETE: &[(&str, &str)] = &[
     ("propagationPolicy", "string"),
 ];
 
-/// A parameter with a simple schema.
-pub fn parameter(name: &str, place: &str, kind: &str) -> Value {
-    let mut out = json!({"name": name, "in": place, "schema": {"type": kind, "uniqueItems": true}});
-    if place == "path" {
-        out["required"] = json!(true);
-    }
-    out
-}
-
-fn query(parameters: &[(&str, &str)]) -> Vec<Value> {
-    parameters.iter().map(|(name, kind)| parameter(name, "query", kind)).collect()
-}
-
 fn reference(definition: &str) -> Value {
     json!({"$ref": format!("#/components/schemas/{definition}")})
 }
 
-/// How operations of a group version are called.
-pub struct Names {
+/// How operations of a group version are called, and what is said about their parameters.
+pub struct Names<'a> {
+    descriptions: &'a Descriptions,
     /// `AppsV1`.
     camel: String,
     /// `apps_v1`.
     tag: String,
 }
 
-impl Names {
-    pub fn new(group: &str, version: &str) -> Self {
+impl<'a> Names<'a> {
+    pub fn new(group: &str, version: &str, descriptions: &'a Descriptions) -> Self {
         let group = if group.is_empty() { "core" } else { group.strip_suffix(".k8s.io").unwrap_or(group) };
         let mut words = group.split('.');
         let first = words.next().unwrap_or_default();
         let rest: String = words.map(capital).collect();
         let tag = if version.is_empty() { format!("{first}{rest}") } else { format!("{first}{rest}_{version}") };
-        Names { camel: format!("{}{rest}{}", capital(first), capital(version)), tag }
+        Names { descriptions, camel: format!("{}{rest}{}", capital(first), capital(version)), tag }
     }
 
     /// Paths that belong to no group.
-    pub fn plain(tag: &str) -> Self {
-        Names { camel: String::new(), tag: tag.to_owned() }
+    pub fn plain(tag: &str, descriptions: &'a Descriptions) -> Self {
+        Names { descriptions, camel: String::new(), tag: tag.to_owned() }
+    }
+
+    /// A parameter with a simple schema. `owner`: whose it is, as [`Descriptions::parameter`] knows them.
+    pub fn parameter(&self, owner: &str, name: &str, place: &str, kind: &str) -> Value {
+        let mut out = json!({"name": name, "in": place, "schema": {"type": kind, "uniqueItems": true}});
+        if place == "path" {
+            out["required"] = json!(true);
+        }
+        if let Some(text) = self.descriptions.parameter(owner, name) {
+            out["description"] = text.into();
+        }
+        out
+    }
+
+    /// The name of an object of a kind, in its path.
+    pub fn name_parameter(&self, kind: &str) -> Value {
+        let mut out = self.parameter("", "name", "path", "string");
+        out["description"] = words::name_of(kind).into();
+        out
+    }
+
+    fn query(&self, owner: &str, parameters: &[(&str, &str)]) -> Vec<Value> {
+        parameters.iter().map(|(name, kind)| self.parameter(owner, name, "query", kind)).collect()
     }
 
     /// `listAppsV1NamespacedDeployment`.
@@ -78,24 +92,24 @@ impl Names {
     }
 
     /// The path item of a discovery document.
-    pub fn discovery(&self, verb: &str, what: &str, definition: &str) -> Value {
+    pub fn discovery(&self, what: &str, text: &str, definition: &str) -> Value {
         let response = response("OK", &content(&[JSON, PROTOBUF, YAML], &reference(definition)));
-        self.get(self.id(verb, what), response)
+        self.get(self.id("get", what), text, response)
     }
 
     /// The path item of a document that exists in JSON only.
-    pub fn json_only(&self, id: &str, definition: &str) -> Value {
-        self.get(id.to_owned(), response("OK", &content(&[JSON], &reference(definition))))
+    pub fn json_only(&self, id: &str, text: &str, definition: &str) -> Value {
+        self.get(id.to_owned(), text, response("OK", &content(&[JSON], &reference(definition))))
     }
 
     /// The path item of a document that has no schema.
-    pub fn text(&self, id: &str, media: &str) -> Value {
-        self.get(id.to_owned(), response("OK", &content(&[media], &json!({"type": "string"}))))
+    pub fn text(&self, id: &str, text: &str, media: &str) -> Value {
+        self.get(id.to_owned(), text, response("OK", &content(&[media], &json!({"type": "string"}))))
     }
 
-    fn get(&self, id: String, ok: Value) -> Value {
+    fn get(&self, id: String, text: &str, ok: Value) -> Value {
         json!({"get": {
-            "operationId": id, "tags": [self.tag],
+            "description": text, "operationId": id, "tags": [self.tag],
             "responses": {"200": ok, "401": {"description": "Unauthorized"}},
         }})
     }
@@ -113,6 +127,7 @@ fn response(description: &str, content: &Value) -> Value {
 pub struct Operation {
     /// `x-kubernetes-action`.
     action: String,
+    description: String,
     method: String,
     id: String,
     pub gvk: Gvk,
@@ -125,7 +140,7 @@ pub struct Operation {
 }
 
 impl Operation {
-    pub fn new(action: &str, id: String, kind: &Kind, definition: &str) -> Self {
+    pub fn new(action: &str, id: String, kind: &Kind, subresource: &str, definition: &str) -> Self {
         let method = match action {
             "list" | "watch" | "watchlist" => "get",
             "deletecollection" => "delete",
@@ -133,6 +148,7 @@ impl Operation {
         };
         Operation {
             action: action.to_owned(),
+            description: words::operation(action, kind, subresource),
             method: method.to_owned(),
             id,
             gvk: kind.gvk.clone(),
@@ -144,9 +160,10 @@ impl Operation {
         }
     }
 
-    pub fn connect(method: &str, id: String, gvk: &Gvk) -> Self {
+    pub fn connect(method: &str, id: String, kind: &Kind, subresource: &str, gvk: &Gvk) -> Self {
         Operation {
             action: "connect".to_owned(),
+            description: words::connection(method, kind, subresource),
             method: method.to_owned(),
             id,
             gvk: gvk.clone(),
@@ -158,15 +175,16 @@ impl Operation {
         }
     }
 
-    fn parameters(&self) -> Vec<Value> {
-        let mut out = match self.action.as_str() {
-            "list" | "watch" | "watchlist" => query(LIST).into_iter().chain(query(WATCH)).collect(),
-            "post" | "put" => query(WRITE),
-            "patch" => query(WRITE).into_iter().chain(query(&[("force", "boolean")])).collect(),
-            "delete" => query(DELETE),
-            "deletecollection" => query(LIST).into_iter().chain(query(DELETE)).collect(),
-            _ => Vec::new(),
+    fn parameters(&self, names: &Names<'_>) -> Vec<Value> {
+        let lists: &[&[(&str, &str)]] = match self.action.as_str() {
+            "list" | "watch" | "watchlist" => &[LIST, WATCH],
+            "post" | "put" => &[WRITE],
+            "patch" => &[WRITE, FORCE],
+            "delete" => &[DELETE],
+            "deletecollection" => &[LIST, DELETE],
+            _ => &[],
         };
+        let mut out: Vec<Value> = lists.iter().flat_map(|list| names.query(&self.action, list)).collect();
         sort(&mut out);
         out
     }
@@ -235,10 +253,10 @@ impl Operation {
         Value::Object(out)
     }
 
-    fn value(&self, names: &Names, parameters: Vec<Value>) -> Value {
+    fn value(&self, names: &Names<'_>, parameters: Vec<Value>) -> Value {
         let gvk = json!({"group": self.gvk.group, "version": self.gvk.version, "kind": self.gvk.kind});
         let mut out = json!({
-            "operationId": self.id, "tags": [names.tag], "responses": self.responses(),
+            "description": self.description, "operationId": self.id, "tags": [names.tag], "responses": self.responses(),
             "x-kubernetes-action": self.action, "x-kubernetes-group-version-kind": gvk,
         });
         if !parameters.is_empty() {
@@ -258,8 +276,8 @@ fn sort(parameters: &mut [Value]) {
 }
 
 /// A path with its operations. Parameters that all operations share belong to the path.
-pub fn path_item(operations: Vec<Operation>, names: &Names, mut parameters: Vec<Value>) -> Value {
-    let own: Vec<Vec<Value>> = operations.iter().map(|o| o.parameters()).collect();
+pub fn path_item(operations: Vec<Operation>, names: &Names<'_>, mut parameters: Vec<Value>) -> Value {
+    let own: Vec<Vec<Value>> = operations.iter().map(|o| o.parameters(names)).collect();
     let shared: Vec<Value> =
         own.first().into_iter().flatten().filter(|p| own.iter().all(|list| list.contains(p))).cloned().collect();
     let mut out = Map::new();

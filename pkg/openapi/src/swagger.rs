@@ -1,6 +1,11 @@
 //! From OpenAPI v3 to v2: parameters lose their schema object, bodies become parameters, media types move to the operation.
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE;
 use serde_json::{Map, Value, json};
+
+/// How references to shared parameters begin.
+pub const SHARED_PARAMETER: &str = "#/parameters/";
 
 /// Rewrites every reference of a value.
 fn relocate(value: &mut Value) {
@@ -104,4 +109,55 @@ fn operation(mut operation: Map<String, Value>) -> Value {
     operation.insert("produces".to_owned(), json!(produces));
     operation.insert("schemes".to_owned(), json!(["https"]));
     Value::Object(operation)
+}
+
+/// Parameters that many operations have: they stand once in the document (kube-openapi, `builder/parameters.go`).
+#[derive(Default)]
+pub struct Shared {
+    pub parameters: Map<String, Value>,
+}
+
+impl Shared {
+    /// Takes the parameters of a path item that can be shared, and leaves references.
+    pub fn take(&mut self, mut item: Value) -> Value {
+        for (key, value) in item.as_object_mut().into_iter().flatten() {
+            let list = if key == "parameters" { Some(value) } else { value.get_mut("parameters") };
+            list.and_then(Value::as_array_mut).into_iter().flatten().for_each(|p| self.refer(p));
+        }
+        item
+    }
+
+    fn refer(&mut self, parameter: &mut Value) {
+        if !can_be_shared(parameter) {
+            return;
+        }
+        let name = format!("{}-{}", parameter["name"].as_str().unwrap_or("param"), mark(parameter));
+        let reference = json!({"$ref": format!("{SHARED_PARAMETER}{name}")});
+        let shared = std::mem::replace(parameter, reference);
+        self.parameters.entry(name).or_insert(shared);
+    }
+}
+
+/// Not those that are about one kind, and those by which kubectl 1.27 and older tell what a server can do.
+fn can_be_shared(parameter: &Value) -> bool {
+    match (parameter["in"].as_str(), parameter["name"].as_str()) {
+        (Some("query" | "path"), Some("name")) | (Some("query"), Some("fieldValidation" | "dryRun")) => false,
+        (Some("body"), _) => {
+            let of = parameter["schema"]["$ref"].as_str();
+            of.is_none_or(|of| of.starts_with("#/definitions/io.k8s.apimachinery"))
+        }
+        _ => true,
+    }
+}
+
+/// Eight characters of a hash of the parameter, as Go writes it.
+fn mark(parameter: &Value) -> String {
+    let fields = ["uniqueItems", "type", "description", "name", "in", "required", "schema"];
+    let written = fields.iter().filter_map(|f| Some(format!("{}:{}", json!(f), parameter.get(*f)?)));
+    let text = format!("{{{}}}", written.collect::<Vec<_>>().join(","));
+    let text = text.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026");
+    // FNV-1, 64 bits.
+    let step = |hash: u64, byte: u8| hash.wrapping_mul(0x100_0000_01b3) ^ u64::from(byte);
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325, step);
+    URL_SAFE.encode(&hash.to_be_bytes()[..6])
 }

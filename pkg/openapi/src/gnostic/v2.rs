@@ -11,6 +11,7 @@ pub fn document(document: &Value) -> Vec<u8> {
         field("info", 2, How::Message(info)),
         field("paths", 8, How::Message(paths)),
         field("definitions", 9, How::Map(schema)),
+        field("parameters", 10, How::Map(parameter)),
         field("security", 12, How::Each(security_requirement)),
         field("securityDefinitions", 13, How::Map(api_key)),
     ];
@@ -59,7 +60,7 @@ fn path_item(out: &mut Vec<u8>, v: &Value) {
         field("options", 6, How::Message(operation)),
         field("head", 7, How::Message(operation)),
         field("patch", 8, How::Message(operation)),
-        field("parameters", 9, How::Each(parameter)),
+        field("parameters", 9, How::Each(parameters_item)),
     ];
     message(out, v, ITEM, 10);
 }
@@ -71,14 +72,23 @@ fn operation(out: &mut Vec<u8>, v: &Value) {
         field("operationId", 5, How::Text),
         field("produces", 6, How::Texts),
         field("consumes", 7, How::Texts),
-        field("parameters", 8, How::Each(parameter)),
+        field("parameters", 8, How::Each(parameters_item)),
         field("responses", 9, How::Message(responses)),
         field("schemes", 10, How::Texts),
     ];
     message(out, v, OPERATION, 13);
 }
 
-/// `ParametersItem{parameter{body_parameter | non_body_parameter{query | path}}}`.
+/// `ParametersItem{parameter | json_reference}`.
+fn parameters_item(out: &mut Vec<u8>, v: &Value) {
+    const REFERENCE: &[Field] = &[field("$ref", 1, How::Text)];
+    match v.get("$ref") {
+        Some(_) => put_message(out, 2, |out| message(out, v, REFERENCE, 3)),
+        None => put_message(out, 1, |out| parameter(out, v)),
+    }
+}
+
+/// `Parameter{body_parameter | non_body_parameter{query | path}}`.
 fn parameter(out: &mut Vec<u8>, v: &Value) {
     const BODY: &[Field] = &[
         field("description", 1, How::Text),
@@ -103,11 +113,11 @@ fn parameter(out: &mut Vec<u8>, v: &Value) {
         field("type", 5, How::Text),
         field("uniqueItems", 19, How::Flag),
     ];
-    put_message(out, 1, |out| match v.get("in").and_then(Value::as_str) {
+    match v.get("in").and_then(Value::as_str) {
         Some("body") => put_message(out, 1, |out| message(out, v, BODY, 6)),
         Some("path") => put_message(out, 2, |out| put_message(out, 4, |out| message(out, v, PATH, 22))),
         _ => put_message(out, 2, |out| put_message(out, 3, |out| message(out, v, QUERY, 23))),
-    });
+    }
 }
 
 fn responses(out: &mut Vec<u8>, v: &Value) {
