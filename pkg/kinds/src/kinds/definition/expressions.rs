@@ -181,7 +181,7 @@ impl Level {
 }
 
 /// What rules can speak of.
-fn surroundings(declared: &Declared, optional: bool, library: Library) -> Environment {
+pub(crate) fn surroundings(declared: &Declared, optional: bool, library: Library) -> Environment {
     let (this, objects) = declared.object_types("selfType");
     let old = if optional { Type::optional(this.clone()) } else { this.clone() };
     Environment::new(library).objects(Arc::new(objects)).variable("self", this).variable("oldSelf", old)
