@@ -15,6 +15,7 @@ mod functions;
 mod lexer;
 mod literal;
 mod parser;
+pub mod timing;
 mod unordered;
 mod value;
 

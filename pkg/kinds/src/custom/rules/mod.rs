@@ -8,6 +8,7 @@ pub(crate) mod shape;
 
 use crate::access::Access;
 use crate::cel::check::Library;
+use crate::cel::timing::COMPILATION;
 use crate::cel::{Declared, Program};
 use crate::kinds::definition::expressions::surroundings;
 use crate::kinds::definition::field_path::follow;
@@ -86,6 +87,7 @@ impl Node {
         let below = |schema: &Value, shape: &Arc<Shape>| {
             Node::new(schema, shape.clone(), schema.flag("x-kubernetes-embedded-resource"))
         };
+        let timed = COMPILATION.start();
         let rules = schema.list("x-kubernetes-validations");
         let declared = (!rules.is_empty()).then(|| Declared::of(schema, resource)).flatten();
         let mut node = Node {
@@ -96,6 +98,7 @@ impl Node {
             values: None,
             shape: shape.clone(),
         };
+        drop(timed);
         node.uses_old = node.rules.iter().any(|r| r.uses_old);
         match &shape.form {
             Form::List(items, _) => {
