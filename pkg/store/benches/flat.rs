@@ -103,7 +103,9 @@ async fn measure(keys: usize, cache_bytes: usize) {
     }
     let lists = (cpu() - before) / 100;
     let room = cache_bytes >> 20;
-    println!("{keys} keys, {room} MiB for values: a put {puts:?} and {bytes} B, a get {gets:?}, a list of 10,000 {lists:?}");
+    println!(
+        "{keys} keys, {room} MiB for values: a put {puts:?} and {bytes} B, a get {gets:?}, a list of 10,000 {lists:?}"
+    );
     store.close().await.unwrap();
 }
 

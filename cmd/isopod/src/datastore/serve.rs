@@ -46,7 +46,8 @@ pub async fn run(args: DatastoreArgs, notes: Vec<String>) -> anyhow::Result<()> 
     }
     let endpoint = Endpoint::parse(&args.datastore.datastore_endpoint)?;
     let default = Paths::new(&args.data.data_dir)?.store();
-    let options = Options { cache_bytes: args.cache_bytes.unwrap_or_else(|| cache_bytes(own_memory())), ..Options::default() };
+    let options =
+        Options { cache_bytes: args.cache_bytes.unwrap_or_else(|| cache_bytes(own_memory())), ..Options::default() };
     let store = tokio::select! {
         opened = endpoint.open(&args.datastore, default.clone(), options) => opened?,
         _ = terminate.recv() => return Ok(()),
