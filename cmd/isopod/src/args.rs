@@ -291,6 +291,9 @@ pub struct DatastoreArgs {
     /// Size of the store at which writes are refused until space is made; 0: 2 GiB; negative: no limit
     #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_name = "BYTES", help_heading = "Limits")]
     pub quota_backend_bytes: i64,
+    /// Newest values kept in memory beside the database, in bytes; default: a sixteenth of the memory there is
+    #[arg(long, value_name = "BYTES", help_heading = "Limits")]
+    pub cache_bytes: Option<usize>,
     /// Largest request
     #[arg(long, default_value_t = 3 << 19, value_name = "BYTES", help_heading = "Limits")]
     pub max_request_bytes: usize,

@@ -1,6 +1,7 @@
 //! What a put, a get and a list of 10,000 cost with few and with many keys, without the network around them.
 //!
-//! `cargo bench -p isopod-store --bench flat [keys…]`; 10,000 and 1,000,000 by default, 1 kB each. CPU of the whole process.
+//! `cargo bench -p isopod-store --bench flat [keys…]`; 10,000 and 1,000,000 by default, 1 kB each, with room for some of their values
+//! in memory and with room for all. CPU of the whole process.
 
 #![allow(clippy::unwrap_used)]
 
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const CLIENTS: usize = 64;
-const CACHE_BYTES: usize = 64 << 20;
+const CACHES: [usize; 1] = [2 << 30];
 const OPERATIONS: usize = 200_000;
 
 /// User and system time of this process, in ticks of 10 ms.
@@ -55,9 +56,9 @@ async fn put(store: &SqliteStore, n: usize, turn: usize) {
     store.txn(Txn { success, ..Default::default() }).await.unwrap();
 }
 
-async fn measure(keys: usize) {
+async fn measure(keys: usize, cache_bytes: usize) {
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
-    let options = Options { cache_bytes: CACHE_BYTES, ..Options::default() };
+    let options = Options { cache_bytes, ..Options::default() };
     let store = Arc::new(SqliteStore::open(dir.path(), options).unwrap());
     let filled = Arc::clone(&store);
     clients(
@@ -101,7 +102,10 @@ async fn measure(keys: usize) {
         assert_eq!(store.range(RangeRequest::new(range)).await.unwrap().kvs.len(), 10_000);
     }
     let lists = (cpu() - before) / 100;
-    println!("{keys} keys: a put {puts:?} and {bytes} B, a get {gets:?}, a list of 10,000 {lists:?}");
+    let room = cache_bytes >> 20;
+    println!(
+        "{keys} keys, {room} MiB for values: a put {puts:?} and {bytes} B, a get {gets:?}, a list of 10,000 {lists:?}"
+    );
     store.close().await.unwrap();
 }
 
@@ -112,6 +116,8 @@ fn main() {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     for keys in keys {
-        runtime.block_on(measure(keys));
+        for room in CACHES {
+            runtime.block_on(measure(keys, room));
+        }
     }
 }

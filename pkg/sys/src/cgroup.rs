@@ -98,6 +98,20 @@ impl Hierarchies {
         !self.v1.keys().any(|c| !c.starts_with("name="))
     }
 
+    /// Where limits of memory stand: the hierarchy's root, the file in each group, the controller's name in a list of memberships.
+    pub(crate) fn memory_limit_file(&self) -> Option<(&Path, &'static str, &'static str)> {
+        if self.is_unified() {
+            return Some((self.v2.as_deref()?, "memory.max", ""));
+        }
+        Some((self.v1.get("memory")?, "memory.limit_in_bytes", "memory"))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn faked(v1: &[(&str, &Path)], v2: Option<&Path>) -> Self {
+        let v1 = v1.iter().map(|(name, root)| ((*name).to_owned(), root.to_path_buf()));
+        Hierarchies { v1: v1.collect(), v2: v2.map(Path::to_path_buf) }
+    }
+
     /// The group named by `path`, whether it exists or not. The path is taken as below the root: `..` is refused.
     pub fn group(&self, path: &str) -> io::Result<Group<'_>> {
         let relative = path.trim_matches('/');

@@ -15,6 +15,7 @@ pub mod mount;
 pub mod netlink;
 pub mod nft;
 pub mod own_code;
+pub mod own_memory;
 pub mod process;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;

@@ -8,6 +8,7 @@ use isopod_etcd::compaction::{self, AutoCompaction};
 use isopod_etcd::{AuthConfig, Config, Listener, Service, TokenOptions};
 use isopod_pki::{FromFiles, ListenerOptions};
 use isopod_store::Options;
+use isopod_sys::own_memory::own_memory;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -17,9 +18,10 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Room for the newest values of a cluster of some size, which its API server lists when it starts. The store inside of a
-/// server needs less: its API server keeps what it lists.
-const CACHE_BYTES: usize = 64 << 20;
+/// The part of all memory that newest values take, by default, and what they take at least. The store inside of a server needs
+/// less: its API server keeps what it lists.
+const CACHE_SHARE: u64 = 16;
+const MIN_CACHE: u64 = 16 << 20;
 
 /// `notes`: what there is to tell of etcd's flags.
 pub async fn run(args: DatastoreArgs, notes: Vec<String>) -> anyhow::Result<()> {
@@ -44,7 +46,8 @@ pub async fn run(args: DatastoreArgs, notes: Vec<String>) -> anyhow::Result<()> 
     }
     let endpoint = Endpoint::parse(&args.datastore.datastore_endpoint)?;
     let default = Paths::new(&args.data.data_dir)?.store();
-    let options = Options { cache_bytes: CACHE_BYTES, ..Options::default() };
+    let options =
+        Options { cache_bytes: args.cache_bytes.unwrap_or_else(|| cache_bytes(own_memory())), ..Options::default() };
     let store = tokio::select! {
         opened = endpoint.open(&args.datastore, default.clone(), options) => opened?,
         _ = terminate.recv() => return Ok(()),
@@ -107,6 +110,11 @@ fn config(args: &DatastoreArgs, directory: Option<PathBuf>) -> anyhow::Result<Co
         config.temporary_files = directory;
     }
     Ok(config)
+}
+
+/// For a machine, or a group, with so many bytes of memory.
+fn cache_bytes(memory: u64) -> usize {
+    usize::try_from((memory / CACHE_SHARE).max(MIN_CACHE)).unwrap_or(usize::MAX)
 }
 
 fn tls_config(args: &DatastoreArgs) -> anyhow::Result<Option<Arc<rustls::ServerConfig>>> {
@@ -256,6 +264,13 @@ mod tests {
         for bad in ["", "localhost:2379", "http://localhost", "http://name:1", "unix://x", "ftp://1.2.3.4:5"] {
             assert!(place(bad).unwrap_err().to_string().contains("--listen-client-urls"), "{bad}");
         }
+    }
+
+    #[test]
+    fn memory_for_values() {
+        assert_eq!(cache_bytes(0), 16 << 20);
+        assert_eq!(cache_bytes(1 << 30), 64 << 20);
+        assert_eq!(cache_bytes(32 << 30), 2 << 30);
     }
 
     #[test]

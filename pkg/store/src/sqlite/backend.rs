@@ -172,11 +172,19 @@ impl SqliteBackend {
         }
     }
 
+    /// The last row of a durable key, the open batch's among them.
+    fn newest_id(&self, key: &[u8]) -> Result<Option<i64>> {
+        match self.index.recent(key).map(|p| p.id).or_else(|| self.rows.newest_id(key)) {
+            Some(id) => Ok(Some(id)),
+            None => Ok(newest::point(&self.conn, key)?.map(|p| p.id)),
+        }
+    }
+
     fn append_durable(&mut self, rev: Revision, sub: u32, event: &Event) -> Result<()> {
         self.begin_write()?;
         self.promote_lease(event.kv.lease)?;
         let (id, key) = (queries::row_id(rev, sub), &event.kv.key);
-        let prev = self.index.get(&self.conn, key)?.map_or(0, |p| p.id);
+        let prev = self.newest_id(key)?.unwrap_or(0);
         let point = queries::log_event(&self.conn, id, prev, event)?;
         self.index.add(key, point);
         self.written.push((id, Event { prev: None, ..event.clone() }));
@@ -394,8 +402,8 @@ impl Backend for SqliteBackend {
         }
         // Inside the batch's SQL transaction from the first read on: no lock taken and dropped for each statement.
         self.begin()?;
-        let find = || match self.index.get(&self.conn, key)? {
-            Some(point) => self.rows.get(&self.conn, key, point.id),
+        let find = || match self.newest_id(key)? {
+            Some(id) => self.rows.get(&self.conn, key, id),
             None => Ok(None),
         };
         self.note(find())
@@ -546,8 +554,8 @@ impl SqliteBackend {
     fn keep_written(&mut self) {
         for (id, event) in self.written.drain(..) {
             match event.kind {
-                EventKind::Put => self.rows.keep_copy(id, &event.kv),
-                EventKind::Delete => self.rows.forget(&event.kv.key),
+                EventKind::Put => self.rows.keep_written(id, &event.kv),
+                EventKind::Delete => self.rows.forget(&event.kv.key, id),
             }
         }
     }

@@ -201,6 +201,9 @@ impl Store for SqliteStore {
             return self.snapshot.range_memory(&req);
         }
         if req.range.is_single() && req.revision == 0 {
+            if let Some(answer) = self.snapshot.range_kept(&req) {
+                return Ok(answer);
+            }
             return self.points.range(req).await;
         }
         let snapshot = Arc::clone(&self.snapshot);

@@ -102,7 +102,7 @@ impl Points {
         let (transaction, last, recent) = self.snapshot.recent.begin(conn, &ranges)?;
         let newest = published.max(row_revision(last));
         let read = |(req, recent): (&RangeRequest, &Recent)| {
-            let found = select(req, |plain| self.snapshot.rows.range(conn, plain, recent))?;
+            let found = select(req, |plain| self.snapshot.rows.range(conn, plain, last, recent))?;
             Ok(RangeResponse { revision: newest, ..found })
         };
         let answers = requests.iter().zip(&recent).map(read).collect();

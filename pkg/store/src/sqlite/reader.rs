@@ -213,6 +213,14 @@ impl Snapshot {
         }
     }
 
+    /// A read of a single durable key at the newest revision, if its row is in memory.
+    pub fn range_kept(&self, req: &RangeRequest) -> Option<RangeResponse> {
+        // Before the row: what is found then was the newest at this revision, or is newer and for nobody yet.
+        let newest = self.hub.published();
+        let (revision, answer) = self.rows.answer(req)?;
+        (revision <= newest).then_some(RangeResponse { revision: newest, ..answer })
+    }
+
     /// A read of ephemeral keys alone.
     pub fn range_memory(&self, req: &RangeRequest) -> Result<RangeResponse> {
         let memory = self.memory.read();
@@ -245,16 +253,15 @@ impl Snapshot {
         let published = self.hub.published();
         let (transaction, last, mut recent) = self.recent.begin(conn, &[&req.range])?;
         let recent = recent.pop().unwrap_or_default();
-        let last = row_revision(last);
-        let newest = published.max(last);
+        let newest = published.max(row_revision(last));
         let compacted = queries::meta(conn, "compacted")?.unwrap_or(0);
         if req.revision > 0 && req.revision < compacted {
             return Err(StoreError::Compacted { requested: req.revision, compacted });
         }
-        let mut answer = if req.revision > 0 && req.revision < last {
+        let mut answer = if req.revision > 0 && req.revision < row_revision(last) {
             newest::range_at(conn, req, req.revision, &recent)?
         } else {
-            self.rows.range(conn, req, &recent)?
+            self.rows.range(conn, req, last, &recent)?
         };
         drop(transaction);
         // The snapshot may hold a commit that is not published yet: nobody may hear of it before the watchers can.

@@ -107,6 +107,8 @@ impl<D: Disk> World<D> {
         let began = Timestamp::UNIX_EPOCH;
         let clock = Clock::fake(began);
         let index_rows = 1 + (seed % 40) as usize;
+        // For none of the newest rows, for the shorter ones, for all.
+        let cache_bytes = [0, 12_800 + 64 * (seed % 10) as usize, 4 << 20][(seed % 3) as usize];
         let ephemeral: Vec<bytes::Bytes> =
             D::EPHEMERAL.iter().map(|p| bytes::Bytes::from_static(p.as_bytes())).collect();
         let wishes = Wishes {
@@ -127,6 +129,7 @@ impl<D: Disk> World<D> {
                 clock: clock.clone(),
                 watch_buffer: BUFFER,
                 index_rows,
+                cache_bytes,
                 ..Options::default()
             },
             clock,

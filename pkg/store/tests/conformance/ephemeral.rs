@@ -76,6 +76,29 @@ async fn ephemeral_writes_do_not_touch_the_disk() {
     store.close().await.unwrap();
 }
 
+/// The last row of all is then one that is older, and what the deletion superseded is gone as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_that_was_the_last_durable_write_may_be_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = clock();
+    let store = SqliteStore::open(dir.path(), options(&clock)).unwrap();
+    for round in ["1", "2", "3"] {
+        put(&store, "pods/b", round, Durable).await;
+        put(&store, "pods/a", round, Durable).await;
+        let success = vec![Op::Delete { range: KeyRange::key("pods/b"), prev_kv: false }];
+        store.txn(Txn { success, ..Default::default() }).await.unwrap();
+        let newest = put(&store, "nodes/n", "beat", Ephemeral).await;
+        store.compact_physically(newest).await.unwrap();
+        assert!(get(&store, "pods/b").await.is_none());
+        let pods = RangeRequest::new(KeyRange::prefix("pods/"));
+        let left = store.range(pods.clone()).await.unwrap();
+        assert_eq!((left.kvs.len(), left.count), (1, 1));
+        assert_eq!(store.range(RangeRequest { count_only: true, ..pods }).await.unwrap().count, 1);
+        assert!(store.alarms().await.unwrap().is_empty(), "it is not taken for damage");
+    }
+    store.close().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clean_end_keeps_everything() {
     let dir = tempfile::tempdir().unwrap();

@@ -184,7 +184,7 @@ fn model() -> Model {
 }
 
 fn options() -> Options {
-    Options { ephemeral: vec!["e/".into()], index_rows: 10, ..Options::default() }
+    Options { ephemeral: vec!["e/".into()], index_rows: 10, cache_bytes: 13_000, ..Options::default() }
 }
 
 #[tokio::test]
