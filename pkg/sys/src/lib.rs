@@ -18,6 +18,7 @@ pub mod own_code;
 pub mod process;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+pub mod stack;
 pub mod terminal;
 pub mod volume;
 pub mod xattr;

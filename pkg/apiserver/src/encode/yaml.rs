@@ -59,7 +59,7 @@ pub fn parse(text: &[u8]) -> Result<Value, String> {
             return Err(complaint(&e));
         }
         json::parse(text).map_err(|why| match why.to_string().ends_with(json::TOO_DEEP) {
-            true => format!("{TOO_DEEP}{}", json::MAX_DEPTH),
+            true => format!("{TOO_DEEP}{}", json::depth::limit()),
             false => complaint(&e),
         })
     })
