@@ -5,7 +5,7 @@
 use anyhow::{Context, bail};
 use clap::Args;
 use isopod_apiserver::{AggregationSettings, FrontProxy, RequestHeaders};
-use isopod_pki::{FRONT_PROXY, Identity, Own, ServerPki, tls};
+use isopod_pki::{FRONT_PROXY, FromFiles, Own, ServerPki, tls};
 use rustls::client::ResolvesClientCert;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -84,7 +84,7 @@ pub struct FrontProxyTrust {
 impl FrontProxyTrust {
     pub fn new(args: &FrontProxyArgs, pki: &ServerPki) -> anyhow::Result<Self> {
         let identity = match (&args.proxy_client_cert_file, &args.proxy_client_key_file) {
-            (Some(cert), Some(key)) => Some(Identity { cert_pem: read(cert)?, key_pem: read(key)? }),
+            (Some(cert), Some(key)) => Some(FromFiles::open(cert, key)?),
             _ => None,
         };
         let given = args.requestheader_client_ca_file.as_deref().map(read).transpose()?;
@@ -109,8 +109,8 @@ impl FrontProxyTrust {
             group: args.requestheader_group_headers.clone(),
             extra_prefixes: args.requestheader_extra_headers_prefix.clone(),
         };
-        let identity = match identity {
-            Some(given) => tls::client_identity("the front proxy", &given)?,
+        let identity: Arc<dyn ResolvesClientCert> = match identity {
+            Some(given) => Arc::new(given),
             None => pki.shown(Own::FrontProxy)?,
         };
         Ok(FrontProxyTrust { identity, headers })

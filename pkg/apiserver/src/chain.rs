@@ -73,6 +73,10 @@ pub async fn serve(server: Arc<ApiServer>, mut request: Request<Body>) -> Respon
         mark.write(&mut response);
     }
     decorate(&mut response, &id, &warnings.lock());
+    let lasts = info.is_long_running() && failure.is_none();
+    if !lasts && response.extensions().get::<connection::Deadline>().is_none() {
+        response.extensions_mut().insert(connection::Deadline::soon());
+    }
     response = trail.finish(response, failure.as_ref(), ends).await;
     let ended = metrics::Ended { elsewhere, terminated };
     server.metrics.requests.answered(&server, &asked, &info, ended, response)
@@ -176,8 +180,12 @@ async fn in_time(
     let timeout = deadline::of(&info, &query, server.config.request_timeout)?;
     let handled = authorized(server, request, info, query, warnings, trail, arrived, timeout, mark);
     let Some(timeout) = timeout else { return handled.await };
-    match tokio::time::timeout_at((arrived + timeout).into(), handled).await {
-        Ok(outcome) => outcome,
+    let until = (arrived + timeout).into();
+    match tokio::time::timeout_at(until, handled).await {
+        Ok(outcome) => outcome.map(|mut response| {
+            response.extensions_mut().insert(connection::Deadline(until));
+            response
+        }),
         Err(_) => Err(Refusal::Late),
     }
 }
@@ -218,15 +226,18 @@ async fn authorized(
     let incoming = fairness::Incoming { info: &info, query: &query, user: &attributes.user, arrived, timeout };
     let passage = trail.timed(Layer::Queue, fairness::admit(server, incoming, mark)).await.map_err(Refusal::Limited)?;
     authorize(server, &attributes, &parts.uri, &trail).await?;
-    let _held = match passage {
-        // It ends with the watch's beginning, not with this function.
+    let held = match passage {
+        // It ends with the watch's beginning, not with its answer.
         fairness::Passage::Watch(beginning) => {
             parts.extensions.insert(beginning);
-            None
+            fairness::Passage::Free
         }
-        passage => Some(passage),
+        passage => passage,
     };
-    Ok(handle(server, Arc::unwrap_or_clone(info), query, parts, attributes.user, body, warnings, trail).await?)
+    let info = Arc::unwrap_or_clone(info);
+    let mut response = handle(server, info, query, parts, attributes.user, body, warnings, trail).await?;
+    held.go_with(&mut response);
+    Ok(response)
 }
 
 async fn handle(

@@ -1,28 +1,39 @@
 //! One client's connection: TLS, HTTP/1 or 2 on it, and when it ends. Nobody keeps one without using it, however far it got.
+//! A client that does not take its answer in time loses it: its stream over HTTP/2 (`streams`), its connection over HTTP/1, which
+//! also ends when the head of a request does not come (`line`).
 //! With [`end_after`] a request is the last one that its connection begins: a GOAWAY is sent, those that run go on, and others come
 //! over a new connection.
 
+mod heard;
+mod line;
+mod streams;
+
 use crate::authn::{NotAfter, PeerCertificates};
+use crate::fairness::Seated;
 use crate::{ApiServer, chain};
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
-use http::{Extensions, Request, Version};
+use heard::Heard;
+use http::Request;
 use http_body::{Frame, SizeHint};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use isopod_api::UserInfo;
 use isopod_base::errors::Chain;
-use parking_lot::Mutex;
+use line::Busy;
+pub(crate) use line::{Line, end_after};
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use streams::Streams;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 /// A client that sends no handshake keeps nothing busy for longer.
@@ -35,74 +46,21 @@ const MAX_HEADER_LINES: usize = 1000;
 const IDLE: Duration = Duration::from_secs(90);
 /// How long a client may take to notice the end of a connection that it did not use.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// For taking an answer that nothing else has a time for: a refusal, as a rule.
+const TAKING: Duration = Duration::from_secs(30);
 
 /// Who is connected.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PeerAddress(pub IpAddr);
 
-/// What requests and their connection know of each other.
-#[derive(Clone, Debug)]
-pub(crate) struct Line(Arc<Shared>);
+/// By when a client has to have taken the whole answer whose extension this is.
+#[derive(Clone, Copy)]
+pub(crate) struct Deadline(pub Instant);
 
-#[derive(Debug)]
-struct Shared {
-    usage: Mutex<Use>,
-    hang_up: CancellationToken,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Use {
-    /// Requests whose answers are not sent yet.
-    running: usize,
-    /// When that became none.
-    since: Instant,
-}
-
-impl Line {
-    fn new() -> Self {
-        let usage = Mutex::new(Use { running: 0, since: Instant::now() });
-        Line(Arc::new(Shared { usage, hang_up: CancellationToken::new() }))
-    }
-
-    fn busy(&self) -> Busy {
-        self.0.usage.lock().running += 1;
-        Busy(self.clone())
-    }
-
-    /// Returns when there was no request for `patience`.
-    async fn idle(&self, patience: Duration) {
-        loop {
-            let usage = *self.0.usage.lock();
-            let Some(until) = usage.rest(patience, Instant::now()) else { return };
-            tokio::time::sleep_until(until).await;
-        }
-    }
-}
-
-impl Use {
-    /// When it may have had no request for `patience`, if not now.
-    fn rest(self, patience: Duration, now: Instant) -> Option<Instant> {
-        let until = if self.running > 0 { now } else { self.since } + patience;
-        (until > now).then_some(until)
-    }
-}
-
-/// Over HTTP/2, where that is cheap to abuse (CVE-2023-44487) and hard to move to another server, this request's connection ends
-/// when those that run on it have their answers.
-pub(crate) fn end_after(version: Version, request: &Extensions) {
-    if let Some(Line(shared)) = request.get::<Line>().filter(|_| version == Version::HTTP_2) {
-        shared.hang_up.cancel();
-    }
-}
-
-/// A request that has not got all of its answer.
-struct Busy(Line);
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        let mut usage = self.0.0.usage.lock();
-        usage.running -= 1;
-        usage.since = Instant::now();
+impl Deadline {
+    /// Of an answer that nothing else has a time for.
+    pub fn soon() -> Self {
+        Deadline(Instant::now() + TAKING)
     }
 }
 
@@ -110,6 +68,8 @@ impl Drop for Busy {
 struct Answer {
     body: Body,
     _busy: Busy,
+    /// As upstream's, a request has its seat until it is answered: how much memory clients that do not read can take is limited too.
+    _seat: Option<Seated>,
 }
 
 impl http_body::Body for Answer {
@@ -138,11 +98,7 @@ pub(crate) async fn serve(
 ) {
     let _ = stream.set_nodelay(true);
     let address = stream.peer_addr().ok().map(|a| PeerAddress(a.ip().to_canonical()));
-    let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(e)) => return tracing::debug!(error = %Chain(&e), "TLS handshake"),
-        Err(_) => return,
-    };
+    let Some(stream) = shake_hands(&acceptor, stream).await else { return };
     let peer = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let chain = peer.iter().map(|c| c.clone().into_owned()).collect();
     let (peer, proxy) = match &server.config.front_proxy {
@@ -150,7 +106,8 @@ pub(crate) async fn serve(
         None => (PeerCertificates(chain), None),
     };
     let not_after = peer.0.first().and_then(|leaf| isopod_auth::certificate::not_after(leaf)).map(NotAfter);
-    let line = Line::new();
+    let line = Line::new(stream.get_ref().1.alpn_protocol() == Some(b"h2"));
+    let stream = Heard { stream, line: line.clone() };
     let service = {
         let line = line.clone();
         hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
@@ -168,16 +125,24 @@ pub(crate) async fn serve(
             if let Some(proxy) = &proxy {
                 request.extensions_mut().insert(proxy.clone());
             }
-            let (server, busy) = (server.clone(), line.busy());
-            async move { Ok::<_, Infallible>(held(chain::serve(server, request).await, busy)) }
+            let (server, line, busy) = (server.clone(), line.clone(), line.busy(request.version()));
+            async move {
+                let answer = chain::serve(server, request).await;
+                if let Some(Deadline(until)) = answer.extensions().get() {
+                    line.answer_by(*until);
+                    streams::answer_by(*until);
+                }
+                Ok::<_, Infallible>(held(answer, busy))
+            }
         })
     };
     let builder = builder();
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),
+        () = line.late() => return,
         () = shutdown.cancelled() => None,
-        () = line.0.hang_up.cancelled() => None,
+        () = line.hung_up() => None,
         () = line.idle(IDLE) => None,
     };
     let ended = match ended {
@@ -186,6 +151,7 @@ pub(crate) async fn serve(
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 ended = connection => ended,
+                () = line.late() => return,
                 () = line.idle(IDLE + FAREWELL) => return,
             }
         }
@@ -195,12 +161,24 @@ pub(crate) async fn serve(
     }
 }
 
-fn held(answer: Response, busy: Busy) -> Response {
-    answer.map(|body| Body::new(Answer { body, _busy: busy }))
+async fn shake_hands(acceptor: &TlsAcceptor, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
+    match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err(e)) => {
+            tracing::debug!(error = %Chain(&e), "TLS handshake");
+            None
+        }
+        Err(_) => None,
+    }
 }
 
-fn builder() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+fn held(mut answer: Response, busy: Busy) -> Response {
+    let seat = answer.extensions_mut().remove::<Seated>();
+    answer.map(|body| Body::new(Answer { body, _busy: busy, _seat: seat }))
+}
+
+fn builder() -> auto::Builder<Streams> {
+    let mut builder = auto::Builder::new(Streams);
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -217,29 +195,4 @@ fn builder() -> auto::Builder<TokioExecutor> {
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(15));
     builder
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use http_body::Body as _;
-
-    #[test]
-    fn a_line_is_idle_when_it_had_no_request_for_long_enough() {
-        let (since, second) = (Instant::now(), Duration::from_secs(1));
-        let after = |running, passed| Use { running, since }.rest(IDLE, since + passed).map(|until| until - since);
-        assert_eq!(after(0, second), Some(IDLE), "the rest of it");
-        assert_eq!(after(0, IDLE), None);
-        assert_eq!(after(1, 1000 * second), Some(1000 * second + IDLE), "the request may end at once");
-    }
-
-    #[test]
-    fn an_answer_holds_its_line_until_it_is_sent() {
-        let line = Line::new();
-        let running = || line.0.usage.lock().running;
-        let answer = held(Response::new(Body::from("a")), line.busy());
-        assert_eq!((running(), answer.body().size_hint().exact()), (1, Some(1)));
-        drop(answer);
-        assert_eq!(running(), 0);
-    }
 }

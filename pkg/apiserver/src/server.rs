@@ -253,6 +253,11 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let server = self.0.clone();
         let request = request.map(Body::new);
-        Box::pin(async move { Ok(chain::serve(server, request).await) })
+        Box::pin(async move {
+            let mut response = chain::serve(server, request).await;
+            // Callers may keep this for long; they read nothing slowly.
+            response.extensions_mut().remove::<fairness::Seated>();
+            Ok(response)
+        })
     }
 }

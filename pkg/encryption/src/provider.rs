@@ -2,7 +2,7 @@
 
 use crate::cipher::{Cipher, CipherError};
 use crate::config::{self, Keys, Resource, group_resource};
-use crate::kms::{Kms, KmsError};
+use crate::kms::{Kms, KmsError, PluginMetrics};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -56,12 +56,12 @@ pub struct Rules {
 }
 
 impl Rules {
-    pub async fn new(resources: &[Resource]) -> Result<Self, SealError> {
+    pub async fn new(resources: &[Resource], metrics: &Arc<PluginMetrics>) -> Result<Self, SealError> {
         let mut made = Rules::default();
         for entry in resources {
             let mut providers = Vec::new();
             for provider in &entry.providers {
-                providers.push(made.provider(provider).await?);
+                providers.push(made.provider(provider, metrics).await?);
             }
             let providers = Arc::new(providers);
             for text in &entry.resources {
@@ -72,7 +72,11 @@ impl Rules {
         Ok(made)
     }
 
-    async fn provider(&mut self, provider: &config::Provider) -> Result<Provider, SealError> {
+    async fn provider(
+        &mut self,
+        provider: &config::Provider,
+        metrics: &Arc<PluginMetrics>,
+    ) -> Result<Provider, SealError> {
         let keyed = |name, prefix, keys: &Keys, make: fn(&[u8]) -> Result<Cipher, CipherError>| {
             let cipher = |k: &config::Key| Ok((format!("{}:", k.name), make(&k.secret())?));
             let keys = keys.keys.iter().map(cipher).collect::<Result<_, CipherError>>()?;
@@ -89,7 +93,7 @@ impl Rules {
         }
         if let Some(kms) = &provider.kms {
             let prefix = format!("k8s:enc:kms:v2:{}:", kms.name);
-            let kms = Kms::start(kms.name.clone(), kms.socket().into(), kms.timeout()).await;
+            let kms = Kms::start(kms.name.clone(), kms.socket().into(), kms.timeout(), metrics.clone()).await;
             self.plugins.push(kms.clone());
             return Ok(Provider::Kms { prefix, kms });
         }
@@ -189,7 +193,7 @@ mod tests {
     async fn rules(resources: &str) -> Rules {
         let text =
             format!("apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources: {resources}");
-        Rules::new(&config::parse(&text).unwrap()).await.unwrap()
+        Rules::new(&config::parse(&text).unwrap(), &Arc::new(PluginMetrics::new(""))).await.unwrap()
     }
 
     fn keys(provider: &str, keys: &[(&str, &str)]) -> String {

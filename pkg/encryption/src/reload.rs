@@ -1,7 +1,8 @@
 //! The configuration in force, and how it follows its file.
 
 use crate::config::{self, ConfigError};
-use crate::metrics::{Direction, Transformations};
+use crate::kms::PluginMetrics;
+use crate::metrics::{Direction, Reloads, Transformations};
 use crate::provider::{Opened, Rules, SealError};
 use crate::resources::Resources;
 use arc_swap::ArcSwap;
@@ -40,20 +41,25 @@ pub struct Encryption {
     loaded: ArcSwap<Loaded>,
     reloads: bool,
     transformations: Transformations,
+    plugins: Arc<PluginMetrics>,
+    reloaded: Reloads,
 }
 
 impl Encryption {
     /// Reads the file; with `reload` it is read again when it changes. One that has become bad is said in the log, and what was
-    /// in force stays so.
-    pub async fn load(path: PathBuf, resources: Resources, reload: bool) -> Result<Arc<Self>, LoadError> {
+    /// in force stays so. `server`: what this API server is called among others, for its metrics.
+    pub async fn load(path: PathBuf, resources: Resources, reload: bool, server: &str) -> Result<Arc<Self>, LoadError> {
+        let plugins = Arc::new(PluginMetrics::new(server));
         let (text, digest) = read(&path).await?;
-        let loaded = build(&path, &text, digest).await?;
+        let loaded = build(&path, &text, digest, &plugins).await?;
         let made = Arc::new(Encryption {
             path,
             resources,
             loaded: ArcSwap::from_pointee(loaded),
             reloads: reload,
             transformations: Transformations::default(),
+            plugins,
+            reloaded: Reloads::new(server, &text),
         });
         if reload {
             tokio::spawn(follow(Arc::downgrade(&made)));
@@ -63,12 +69,23 @@ impl Encryption {
 
     /// Looks at the file once. True: another configuration is in force now.
     pub async fn look(&self) -> Result<bool, LoadError> {
+        let looked = self.read_again().await;
+        match &looked {
+            Ok(None) => return Ok(false),
+            Ok(Some(text)) => self.reloaded.succeeded(text),
+            Err(_) => self.reloaded.failed(),
+        }
+        looked.map(|text| text.is_some())
+    }
+
+    /// What the file says, if that is something else than before. It is in force then.
+    async fn read_again(&self) -> Result<Option<String>, LoadError> {
         let (text, digest) = read(&self.path).await?;
         if digest == self.loaded.load().digest {
-            return Ok(false);
+            return Ok(None);
         }
-        self.loaded.store(Arc::new(build(&self.path, &text, digest).await?));
-        Ok(true)
+        self.loaded.store(Arc::new(build(&self.path, &text, digest, &self.plugins).await?));
+        Ok(Some(text))
     }
 
     /// Do all plugins of key management services answer? What is wrong with one that does not is in the log.
@@ -109,6 +126,8 @@ impl Encryption {
     /// Shows what is sealed and opened.
     pub fn register(&self, registry: &mut Registry) {
         self.transformations.register(registry);
+        self.plugins.register(registry);
+        self.reloaded.register(registry);
     }
 }
 
@@ -118,9 +137,9 @@ async fn read(path: &Path) -> Result<(String, [u8; 32]), LoadError> {
     Ok((text, digest))
 }
 
-async fn build(path: &Path, text: &str, digest: [u8; 32]) -> Result<Loaded, LoadError> {
+async fn build(path: &Path, text: &str, digest: [u8; 32], plugins: &Arc<PluginMetrics>) -> Result<Loaded, LoadError> {
     let resources = config::parse(text).map_err(|e| LoadError::Parse(path.into(), e))?;
-    let rules = Rules::new(&resources).await.map_err(|e| LoadError::Build(path.into(), e))?;
+    let rules = Rules::new(&resources, plugins).await.map_err(|e| LoadError::Build(path.into(), e))?;
     Ok(Loaded { rules, digest })
 }
 

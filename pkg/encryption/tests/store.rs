@@ -28,7 +28,7 @@ impl World {
         write(&dir, providers);
         let row = |r: &str| (r.to_owned(), String::new(), r.to_owned());
         let resources = Resources::new([row("secrets"), row("pods")]);
-        let encryption = Encryption::load(path(&dir), resources, false).await.unwrap();
+        let encryption = Encryption::load(path(&dir), resources, false, "apiserver-x").await.unwrap();
         let below: Arc<dyn Store> = Arc::new(MemoryStore::default());
         let store = Sealed::over(below.clone(), encryption.clone());
         World { dir, below, encryption, store }

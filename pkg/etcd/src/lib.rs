@@ -23,6 +23,7 @@ mod quota;
 pub mod remote;
 mod server;
 mod service;
+mod silence;
 mod snapshot;
 pub mod snapshot_file;
 mod status;

@@ -8,6 +8,7 @@ use crate::pb::etcdserverpb as pb;
 use crate::pb::v3electionpb::election_server::ElectionServer;
 use crate::pb::v3lockpb::lock_server::LockServer;
 use crate::service::{REQUEST_OVERHEAD, Service};
+use crate::silence;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
@@ -31,6 +32,8 @@ use tower::ServiceExt;
 
 /// A client that sends no handshake keeps nothing busy for longer.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Nor does one that says nothing after it.
+const SILENCE: Duration = Duration::from_secs(30);
 /// How long running requests may take after the server was told to stop.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -135,6 +138,7 @@ async fn connection(app: App, stream: Box<dyn Stream>, tls: Option<TlsAcceptor>,
         .initial_connection_window_size(4 << 20)
         .keep_alive_interval(config.keepalive_interval)
         .keep_alive_timeout(config.keepalive_timeout);
+    let (stream, silence) = silence::listening(stream);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     tokio::select! {
@@ -143,6 +147,7 @@ async fn connection(app: App, stream: Box<dyn Stream>, tls: Option<TlsAcceptor>,
                 tracing::debug!(error = %e, "connection");
             }
         }
+        () = silence.outlasts(SILENCE) => {}
         () = shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;

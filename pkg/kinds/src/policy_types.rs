@@ -89,6 +89,11 @@ pub fn warnings(spec: &Value, kinds: &[Typed], params: Option<&Typed>) -> Vec<Va
     warnings
 }
 
+/// What a policy's expressions see whatever it is asked about, with its variables. The types of the objects are not known.
+pub fn of_any_kind(spec: &Value) -> Environment {
+    with_variables(spec, &admission(Library::Stored, true, true))
+}
+
 /// What validations see, with the policy's variables.
 fn environment(spec: &Value, kind: &Typed, params: Option<&Typed>) -> Environment {
     let has_params = spec.has("paramKind");
@@ -103,6 +108,10 @@ fn environment(spec: &Value, kind: &Typed, params: Option<&Typed>) -> Environmen
         let (params, objects) = params.types(&format!("params.{}", params.kind.kind));
         base = base.objects(Arc::new(objects)).variable("params", params);
     }
+    with_variables(spec, &base)
+}
+
+fn with_variables(spec: &Value, base: &Environment) -> Environment {
     let mut variables = BTreeMap::new();
     let with = |variables: &BTreeMap<String, Type>| {
         base.clone()

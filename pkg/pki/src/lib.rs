@@ -10,6 +10,7 @@
 mod ca;
 mod error;
 mod files;
+mod from_files;
 mod kubeconfig;
 mod listener;
 pub mod request;
@@ -22,6 +23,7 @@ pub mod x509;
 pub use ca::{CertAuthority, Identity, Leaf, Usage};
 pub use error::PkiError;
 pub use files::write_atomic;
+pub use from_files::FromFiles;
 pub use kubeconfig::{is_kubeconfig_of, kubeconfig, renew_kubeconfig};
 pub use listener::ListenerOptions;
 pub use server::{FRONT_PROXY, LASTING, Own, ServerNames, ServerPki};

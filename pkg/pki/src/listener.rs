@@ -1,13 +1,14 @@
 //! What an administrator may ask of a listener's TLS beyond a certificate: who may connect, with which versions and ciphers.
 
-use crate::tls::{certs, key, provider, roots};
+use crate::tls::{certified, provider, roots};
 use crate::{Identity, PkiError};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::client::verify_server_name;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::server::{ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::SingleCertAndKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
@@ -34,6 +35,11 @@ pub struct ListenerOptions {
 
 impl ListenerOptions {
     pub fn config(&self, name: &str, identity: &Identity) -> Result<ServerConfig, PkiError> {
+        self.config_showing(name, Arc::new(SingleCertAndKey::from(certified(name, identity)?)))
+    }
+
+    /// As [`Self::config`], with what `identity` has at each handshake.
+    pub fn config_showing(&self, name: &str, identity: Arc<dyn ResolvesServerCert>) -> Result<ServerConfig, PkiError> {
         let tls = |source| PkiError::Tls { name: name.to_owned(), source };
         let mut provider = rustls::crypto::CryptoProvider::clone(&provider());
         self.choose_ciphers(&mut provider.cipher_suites)?;
@@ -44,8 +50,7 @@ impl ListenerOptions {
             Some(pem) => builder.with_client_cert_verifier(self.verifier(name, pem)?),
             None => builder.with_no_client_auth(),
         };
-        let (certs, key) = (certs(name, &identity.cert_pem)?, key(name, &identity.key_pem)?);
-        let mut config = builder.with_single_cert(certs, key).map_err(tls)?;
+        let mut config = builder.with_cert_resolver(identity);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
     }

@@ -49,11 +49,11 @@ pub fn client_verifier(name: &str, ca_pem: &str) -> Result<Arc<dyn ClientCertVer
 }
 
 /// What a client shows to every server that asks for a certificate.
-pub fn client_identity(name: &str, identity: &Identity) -> Result<Arc<dyn ResolvesClientCert>, PkiError> {
+fn client_identity(name: &str, identity: &Identity) -> Result<Arc<dyn ResolvesClientCert>, PkiError> {
     Ok(Arc::new(SingleCertAndKey::from(certified(name, identity)?)))
 }
 
-fn certified(name: &str, identity: &Identity) -> Result<CertifiedKey, PkiError> {
+pub(crate) fn certified(name: &str, identity: &Identity) -> Result<CertifiedKey, PkiError> {
     let tls = |source| PkiError::Tls { name: name.to_owned(), source };
     CertifiedKey::from_der(certs(name, &identity.cert_pem)?, key(name, &identity.key_pem)?, &provider()).map_err(tls)
 }

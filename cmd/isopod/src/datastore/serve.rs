@@ -6,7 +6,7 @@ use crate::paths::Paths;
 use anyhow::{Context, bail};
 use isopod_etcd::compaction::{self, AutoCompaction};
 use isopod_etcd::{AuthConfig, Config, Listener, Service, TokenOptions};
-use isopod_pki::{Identity, ListenerOptions};
+use isopod_pki::{FromFiles, ListenerOptions};
 use isopod_store::Options;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
@@ -115,7 +115,8 @@ fn tls_config(args: &DatastoreArgs) -> anyhow::Result<Option<Arc<rustls::ServerC
     }
     let (Some(cert), Some(key)) = (&args.cert_file, &args.key_file) else { return Ok(None) };
     let read = |p: &PathBuf| std::fs::read_to_string(p).with_context(|| format!("cannot read {}", p.display()));
-    let identity = Identity { cert_pem: read(cert)?, key_pem: read(key)? };
+    // As etcd's, it may be renewed while the server runs.
+    let identity = Arc::new(FromFiles::open(cert, key)?);
     let options = ListenerOptions {
         client_ca_pem: args.trusted_ca_file.as_ref().map(read).transpose()?,
         revoked: args.client_crl_file.clone(),
@@ -124,7 +125,7 @@ fn tls_config(args: &DatastoreArgs) -> anyhow::Result<Option<Arc<rustls::ServerC
         max_version: args.tls_max_version.clone(),
         cipher_suites: args.cipher_suites.clone(),
     };
-    Ok(Some(Arc::new(options.config("the datastore", &identity)?)))
+    Ok(Some(Arc::new(options.config_showing("the datastore", identity)?)))
 }
 
 /// etcd knows two more, both above an error.

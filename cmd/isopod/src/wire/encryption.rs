@@ -22,7 +22,8 @@ pub async fn over(
         (None, false) => return Ok(None),
     };
     let rows = kinds.iter().map(|k| (k.storage.prefix.clone(), k.gvk.group.clone(), k.resource.clone()));
-    let encryption = Encryption::load(path, Resources::new(rows), reload).await?;
+    let encryption =
+        Encryption::load(path, Resources::new(rows), reload, &format!("apiserver-{}", settings.node_name)).await?;
     Ok(Some(Arc::new(Sealed::over(store, encryption))))
 }
 

@@ -9,7 +9,8 @@ use crate::authorization::Verdict;
 use isopod_api::UserInfo;
 use isopod_auth::{Attributes, Decision};
 use isopod_kinds::access::Access;
-use isopod_kinds::cel::{Foreign, Program, Val, Variables};
+use isopod_kinds::cel::check::{Environment, Library};
+use isopod_kinds::cel::{self, Foreign, Program, Val, Variables};
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -22,6 +23,9 @@ const CONDITIONS_BUDGET: u64 = 2_500_000;
 const CALL_BUDGET: u64 = 1_000_000;
 /// What the expressions of one policy may cost together.
 pub const POLICY_BUDGET: u64 = 10_000_000;
+/// They cost more.
+pub const OUT_OF_BUDGET: &str =
+    "validation failed due to running out of cost budget, no further validation rules will be run";
 
 /// An expression with its text.
 pub struct Compiled {
@@ -30,17 +34,18 @@ pub struct Compiled {
 }
 
 impl Compiled {
-    pub fn new(text: &str) -> Self {
-        Compiled { text: text.to_owned(), program: Program::compile(text) }
+    /// `around`: what it may speak of.
+    pub fn new(text: &str, around: &Environment) -> Self {
+        Compiled { text: text.to_owned(), program: Program::compile_for(text, around) }
     }
 
-    /// Its value; what it costs is taken from `budget`.
+    /// Its value; what it costs, with the variables that are evaluated for it, is taken from `budget`.
     pub fn run(&self, scope: &Scope, budget: &mut u64) -> Result<Val, String> {
         let program = self.program.as_ref().map_err(Clone::clone)?;
-        let mut left = CALL_BUDGET.min(*budget);
-        let given = left;
+        let mut left = CALL_BUDGET;
         let value = program.run(scope, &mut left);
-        *budget -= given - left;
+        let cost = (CALL_BUDGET - left).saturating_add(std::mem::take(&mut *scope.0.spent.lock()));
+        *budget = budget.checked_sub(cost).ok_or(OUT_OF_BUDGET)?;
         value.map_err(|e| format!("expression '{}' resulted in error: {e}", self.text.trim()))
     }
 }
@@ -54,7 +59,8 @@ pub struct Conditions {
 
 impl Conditions {
     pub fn new(conditions: &[Value], ignores_failure: bool, owner: Owner) -> Self {
-        let all = conditions.iter().map(|c| Compiled::new(c.text("expression"))).collect();
+        let around = cel::admission(Library::Stored, true, true);
+        let all = conditions.iter().map(|c| Compiled::new(c.text("expression"), &around)).collect();
         Conditions { all, ignores_failure, owner }
     }
 
@@ -93,6 +99,7 @@ impl Conditions {
                 Ok(Val::Bool(false)) => return Ok(false),
                 Ok(Val::Bool(true)) => {}
                 Ok(_) => failures.push("must evaluate to bool".to_owned()),
+                Err(e) if e == OUT_OF_BUDGET => return Err(e),
                 Err(e) => {
                     let metrics = &subject.request.server.metrics.admission;
                     metrics.condition_failed(&self.owner, subject.request.operation);
@@ -116,11 +123,14 @@ pub type Definitions = Arc<Vec<(String, Compiled)>>;
 #[derive(Clone)]
 pub struct Scope(Arc<Names>);
 
+#[derive(Default)]
 struct Names {
     values: HashMap<&'static str, Val>,
     definitions: Definitions,
     /// Variables are evaluated when they are asked for, once.
     evaluated: Mutex<HashMap<String, Result<Val, String>>>,
+    /// What that has cost and nobody has paid yet.
+    spent: Mutex<u64>,
     /// What the authorizer has said so far, where there is one.
     answers: Option<Answers>,
 }
@@ -135,14 +145,14 @@ impl Scope {
             ("params", params.map_or(Val::Null, Val::from_json)),
             ("namespaceObject", Val::Null),
         ]);
-        Scope(Arc::new(Names { values, definitions: Arc::default(), evaluated: Mutex::default(), answers: None }))
+        Scope(Arc::new(Names { values, ..Names::default() }))
     }
 
     /// The same, to be changed, with variables not yet evaluated.
     fn copied(&self) -> Names {
         let Names { values, definitions, answers, .. } = &*self.0;
         let (values, definitions) = (values.clone(), definitions.clone());
-        Names { values, definitions, evaluated: Mutex::default(), answers: answers.clone() }
+        Names { values, definitions, answers: answers.clone(), ..Names::default() }
     }
 
     /// The same with other names.
@@ -186,6 +196,17 @@ impl std::fmt::Debug for Defined {
     }
 }
 
+impl Defined {
+    /// What it costs is told with what the whole expression does.
+    fn evaluated(&self, definition: &Compiled) -> Result<Val, String> {
+        let program = definition.program.as_ref().map_err(Clone::clone)?;
+        let mut left = CALL_BUDGET;
+        let value = program.run(&self.0, &mut left);
+        *self.0.0.spent.lock() += CALL_BUDGET - left;
+        value.map_err(|e| format!("expression '{}' resulted in error: {e}", definition.text.trim()))
+    }
+}
+
 impl Foreign for Defined {
     fn type_name(&self) -> &'static str {
         "kubernetes.variables"
@@ -197,7 +218,7 @@ impl Foreign for Defined {
             return Some(known.clone());
         }
         let (_, definition) = names.definitions.iter().find(|(n, _)| n == name)?;
-        let value = definition.run(&self.0, &mut CALL_BUDGET.clone());
+        let value = self.evaluated(definition);
         let value = value.map_err(|e| format!("composited variable {name:?} fails to evaluate: {e}"));
         // What lacks an answer is evaluated again.
         if !names.answers.as_ref().is_some_and(Answers::are_open) {

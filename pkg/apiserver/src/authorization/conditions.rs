@@ -62,7 +62,7 @@ impl Variables for Request {
 pub fn compile(text: &str) -> Result<Program, String> {
     let checked = check::check(text, &ENVIRONMENT).map_err(|e| format!("compilation failed: {e}"))?;
     match checked.result() {
-        Type::Bool => Program::compile(text),
+        Type::Bool => Program::compile_for(text, &ENVIRONMENT),
         other => Err(format!("must evaluate to bool but got {other}")),
     }
 }

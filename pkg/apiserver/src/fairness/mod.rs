@@ -141,6 +141,19 @@ pub enum Passage {
     Permit(#[allow(dead_code, reason = "kept for what its end does")] (OwnedSemaphorePermit, Held)),
 }
 
+/// What an answer holds, among its extensions, until it is sent.
+#[derive(Clone)]
+pub struct Seated(#[allow(dead_code, reason = "kept for what its end does")] Arc<Passage>);
+
+impl Passage {
+    /// The request is answered; its seat goes with the answer.
+    pub fn go_with(self, answer: &mut Response) {
+        if let Passage::Seat(_) | Passage::Permit(_) = self {
+            answer.extensions_mut().insert(Seated(Arc::new(self)));
+        }
+    }
+}
+
 /// Opaque: counts a running request.
 pub struct Held(#[allow(dead_code, reason = "kept for what its end does")] Counted);
 

@@ -18,6 +18,7 @@ use crate::exposition::{self, Page};
 use crate::{ApiServer, Config, nonresource};
 use attempts::AttemptMetrics;
 use checks::CheckMetrics;
+use isopod_kinds::cel::timing::{BOUNDS, COMPILATION, EVALUATION};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -139,6 +140,7 @@ impl Metrics {
         events_received(server, &mut page);
         size(server, &mut page).await;
         admission::write(server, &mut page);
+        expressions(&mut page);
         if let Some(fairness) = &server.fairness {
             crate::fairness::metrics(fairness, &mut page);
         }
@@ -160,6 +162,16 @@ fn events_received(server: &ApiServer, page: &mut Page) {
     for cache in server.hub.caches() {
         let gvr = cache.kind.gvr();
         family.value(&[("group", &gvr.group), ("resource", &gvr.resource)], cache.received() as f64);
+    }
+}
+
+/// How long the rules of custom resources take.
+fn expressions(page: &mut Page) {
+    for (name, help, timing) in [
+        ("apiserver_cel_compilation_duration_seconds", "[BETA] CEL compilation time in seconds.", &COMPILATION),
+        ("apiserver_cel_evaluation_duration_seconds", "[BETA] CEL evaluation time in seconds.", &EVALUATION),
+    ] {
+        page.family(name, help, "histogram").histogram(&[], &BOUNDS, &timing.counts(), timing.seconds());
     }
 }
 

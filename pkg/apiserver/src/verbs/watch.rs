@@ -10,6 +10,7 @@ use crate::cache::away;
 use crate::cache::entry::{Entry, Filter};
 use crate::cache::resource::{Cache, Change};
 use crate::cache::watcher::{Delivery, EventType, History};
+use crate::connection::Deadline;
 use crate::conversion;
 use crate::encode::negotiate::{Form, Media, Shape};
 use crate::encode::{self, table, to_json};
@@ -76,19 +77,26 @@ pub async fn watch(server: &Arc<ApiServer>, mut call: Call) -> Result<Response, 
     let mut stream = match (started, &socket) {
         (Ok(started), _) => Stream::new(server, cache, filter, &options, started, encoder),
         (Err(status), None) if status.code != 503 => {
-            let frame = encoder.error(&status);
-            return Ok(response(&form, Body::from(frame)));
+            let mut response = response(&form, Body::from(encoder.error(&status)));
+            response.extensions_mut().insert(Deadline::soon());
+            return Ok(response);
         }
         (Err(status), _) => return Err(status),
     };
     stream.single = socket.is_some();
     stream.beginning = beginning;
+    // Who does not read does not see it end either.
+    let deadline = Deadline(stream.end + server.config.request_timeout);
     let stream = futures::stream::unfold(stream, |mut s| async move {
         let frame = s.next().await?;
         Some((Ok::<_, Infallible>(frame), s))
     });
     match socket {
-        None => Ok(response(&form, Body::from_stream(stream))),
+        None => {
+            let mut response = response(&form, Body::from_stream(stream));
+            response.extensions_mut().insert(deadline);
+            Ok(response)
+        }
         Some(Err(refusal)) => Ok(refusal.response()),
         Some(Ok((mut switching, messages))) => {
             let lengths = if form.media == Media::Protobuf { LENGTH } else { 0 };

@@ -4,12 +4,15 @@
 //! Invariant: nothing is written with a seed that the plugin has not confirmed within [`WRITE_TTL`].
 
 mod envelope;
+mod metrics;
 mod plugin;
 
 use crate::cipher::{self, Cipher, CipherError};
+use crate::metrics::Direction;
 use arc_swap::ArcSwapOption;
 use envelope::{Envelope, SEED};
 use isopod_base::errors::Chain;
+pub use metrics::PluginMetrics;
 use parking_lot::Mutex;
 use plugin::{Plugin, Seed};
 use std::collections::HashMap;
@@ -56,18 +59,20 @@ pub struct Kms {
     /// The last failure; `None`: it is well.
     failure: Mutex<Option<String>>,
     known: Mutex<HashMap<Vec<u8>, Arc<Cipher>>>,
+    metrics: Arc<PluginMetrics>,
 }
 
 impl Kms {
     /// Asks the plugin for its key, and goes on asking until the last owner drops it. A plugin that is not there yet is waited
     /// for in the background.
-    pub async fn start(name: String, socket: PathBuf, timeout: Duration) -> Arc<Self> {
+    pub async fn start(name: String, socket: PathBuf, timeout: Duration, metrics: Arc<PluginMetrics>) -> Arc<Self> {
         let kms = Arc::new(Kms {
+            plugin: Plugin::new(name.clone(), socket, timeout, metrics.clone()),
             name,
-            plugin: Plugin::new(socket, timeout),
             current: ArcSwapOption::empty(),
             failure: Mutex::new(Some("it was not asked yet".into())),
             known: Mutex::default(),
+            metrics,
         });
         let mut well = kms.check().await;
         let weak: Weak<Kms> = Arc::downgrade(&kms);
@@ -105,13 +110,19 @@ impl Kms {
                 Chain(&e)
             )
         })?;
+        let key = envelope::check_key_id(&status.key_id);
+        match key {
+            Ok(()) => self.metrics.confirmed(&self.name, &status.key_id),
+            Err(_) if status.key_id.is_empty() => self.metrics.refused(&self.name, "empty"),
+            Err(_) => self.metrics.refused(&self.name, "too_long"),
+        }
         if status.healthz != "ok" {
             return Err(format!("got unexpected healthz status: {}", status.healthz));
         }
         if !["v2", "v2beta1"].contains(&status.version.as_str()) {
             return Err(format!("got unsupported version {:?}", status.version));
         }
-        envelope::check_key_id(&status.key_id).map_err(|e| format!("expected valid key ID, got invalid: {e}"))?;
+        key.map_err(|e| format!("expected valid key ID, got invalid: {e}"))?;
         let same = self.current.load_full().filter(|c| c.seed.key_id == status.key_id);
         let (seed, cipher) = match same {
             Some(current) => (current.seed.clone(), current.cipher.clone()),
@@ -145,6 +156,7 @@ impl Kms {
             known.clear();
         }
         known.insert(identity, cipher);
+        self.metrics.known(&self.name, known.len());
     }
 
     /// Appends the envelope of a value.
@@ -158,6 +170,7 @@ impl Kms {
         }
         let mut sealed = Vec::with_capacity(plain.len() + 64);
         current.cipher.seal(plain, place, &mut sealed)?;
+        self.metrics.used(&self.name, Direction::Seal, &current.seed.key_id);
         envelope::append(&current.head, &sealed, out);
         Ok(())
     }
@@ -178,6 +191,7 @@ impl Kms {
                 cipher
             }
         };
+        self.metrics.used(&self.name, Direction::Open, &envelope.seed.key_id);
         let plain = cipher.open(&envelope.sealed, place)?;
         let current = self.current.load();
         let stale = envelope.source != SEED || current.as_ref().is_none_or(|c| c.seed.key_id != envelope.seed.key_id);

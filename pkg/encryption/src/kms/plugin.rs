@@ -1,5 +1,6 @@
 //! A KMS plugin's gRPC service (`k8s.io/kms/apis/v2/api.proto`) on its Unix socket: one connection, made anew when it has ended.
 
+use super::metrics::PluginMetrics;
 use http::Uri;
 use http::uri::PathAndQuery;
 use hyper::body::Incoming;
@@ -7,13 +8,16 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
+use tonic::Code;
 use tonic::body::Body;
 use tonic::client::{Grpc, GrpcService};
 use tonic_prost::ProstCodec;
@@ -28,6 +32,23 @@ pub enum PluginError {
     Timeout(Duration),
     #[error("rpc error: code = {:?} desc = {}", .0.code(), .0.message())]
     Refused(tonic::Status),
+}
+
+impl PluginError {
+    /// As gRPC's libraries in Go call it.
+    pub fn code(&self) -> String {
+        match self {
+            PluginError::Connect(..) | PluginError::Http2(..) => "Unavailable".to_owned(),
+            PluginError::Timeout(_) => "DeadlineExceeded".to_owned(),
+            // It did not say so itself: the connection broke.
+            PluginError::Refused(status) if status.source().is_some() => "Unavailable".to_owned(),
+            PluginError::Refused(status) => match status.code() {
+                Code::Ok => "OK".to_owned(),
+                Code::Cancelled => "Canceled".to_owned(),
+                code => format!("{code:?}"),
+            },
+        }
+    }
 }
 
 /// A seed as the plugin has sealed it.
@@ -106,14 +127,16 @@ impl GrpcService<Body> for Connection {
 }
 
 pub struct Plugin {
+    name: String,
+    metrics: Arc<PluginMetrics>,
     socket: PathBuf,
     timeout: Duration,
     connection: tokio::sync::Mutex<Option<Connection>>,
 }
 
 impl Plugin {
-    pub fn new(socket: PathBuf, timeout: Duration) -> Self {
-        Plugin { socket, timeout, connection: tokio::sync::Mutex::default() }
+    pub fn new(name: String, socket: PathBuf, timeout: Duration, metrics: Arc<PluginMetrics>) -> Self {
+        Plugin { name, metrics, socket, timeout, connection: tokio::sync::Mutex::default() }
     }
 
     pub async fn status(&self) -> Result<StatusResponse, PluginError> {
@@ -145,7 +168,11 @@ impl Plugin {
             let answer = client.unary(tonic::Request::new(request), PathAndQuery::from_static(method), codec).await;
             Ok(answer.map_err(PluginError::Refused)?.into_inner())
         };
-        tokio::time::timeout(self.timeout, asked).await.unwrap_or(Err(PluginError::Timeout(self.timeout)))
+        let began = Instant::now();
+        let answer = tokio::time::timeout(self.timeout, asked).await;
+        let answer = answer.unwrap_or(Err(PluginError::Timeout(self.timeout)));
+        self.metrics.called(&self.name, method, &answer, began.elapsed());
+        answer
     }
 
     async fn connected(&self) -> Result<Connection, PluginError> {

@@ -110,7 +110,8 @@ fn service() -> Arc<Service> {
 const PLACE: &[u8] = b"/registry/secrets/default/a";
 
 async fn start(socket: &Path) -> Arc<Kms> {
-    Kms::start("test".into(), socket.into(), Duration::from_secs(3)).await
+    let metrics = Arc::new(PluginMetrics::new("apiserver-x"));
+    Kms::start("test".into(), socket.into(), Duration::from_secs(3), metrics).await
 }
 
 #[tokio::test]
@@ -204,4 +205,44 @@ async fn a_key_that_nobody_confirms_writes_no_more() {
     assert!(kms.seal(b"x", PLACE, &mut Vec::new()).is_ok());
     assert_eq!(service.encrypted.load(Ordering::SeqCst), 1);
     server.abort();
+}
+
+#[tokio::test]
+async fn what_the_plugin_is_asked_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (socket, service) = (dir.path().join("kms.sock"), service());
+    let server = serve(&socket, service.clone());
+    let (first, kms) = (start(&socket).await, start(&socket).await);
+    let mut sealed = Vec::new();
+    first.seal(b"plain", PLACE, &mut sealed).unwrap();
+    for _ in 0..3 {
+        kms.open(&sealed, PLACE).await.unwrap();
+    }
+    *service.key.lock() = String::new();
+    assert!(!kms.check().await);
+    *service.key.lock() = "k".repeat(1025);
+    assert!(!kms.check().await);
+    server.abort();
+    let _ = server.await;
+    std::fs::remove_file(&socket).unwrap();
+    assert!(!kms.check().await);
+    let (mut registry, mut page) = (prometheus_client::registry::Registry::default(), String::new());
+    kms.metrics.register(&mut registry);
+    prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
+    let method = |name: &str| format!("provider_name=\"test\",method_name=\"/v2.KeyManagementService/{name}\"");
+    for (name, labels, value) in [
+        ("kms_operations_latency_seconds_count", format!("{},grpc_status_code=\"OK\"", method("Status")), 3),
+        ("kms_operations_latency_seconds_count", format!("{},grpc_status_code=\"Unavailable\"", method("Status")), 1),
+        ("kms_operations_latency_seconds_count", format!("{},grpc_status_code=\"OK\"", method("Encrypt")), 1),
+        ("kms_operations_latency_seconds_count", format!("{},grpc_status_code=\"OK\"", method("Decrypt")), 1),
+        ("invalid_key_id_from_status_total", "provider_name=\"test\",error=\"empty\"".into(), 1),
+        ("invalid_key_id_from_status_total", "provider_name=\"test\",error=\"too_long\"".into(), 1),
+        // Its own, and that of the other one.
+        ("dek_source_cache_size", "provider_name=\"test\"".into(), 2),
+    ] {
+        let line = format!("apiserver_envelope_encryption_{name}{{{labels}}} {value}\n");
+        assert!(page.contains(&line), "{line} in {page}");
+    }
+    let used = page.lines().find(|l| l.contains("key_id_hash_total{transformation_type=\"from_storage\"")).unwrap();
+    assert!(used.ends_with("} 3"), "{used}");
 }

@@ -1,11 +1,14 @@
 //! Evaluates expressions, within a budget.
 //!
 //! Invariants: what fails is an error with cel-go's words, never a panic; `&&` and `||` pass over an error where the other
-//! side decides; the cost of a step is cel-go's estimate, so that what upstream stops here stops too, more or less.
+//! side decides; a step costs what cel-go's tracker counts for it (`costs.rs`), so that what upstream stops stops here too. What
+//! that counts as nothing and is work here (values whose parts are shared) has a bound of its own.
+
+mod folds;
 
 use super::ast::{Entry, Expression, Operator};
-use super::functions;
 use super::value::{Key, Val};
+use super::{costs, functions};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -20,9 +23,28 @@ pub trait Variables {
 pub(super) struct Evaluator<'a> {
     variables: &'a dyn Variables,
     /// What macros have named, the innermost last.
-    bound: Vec<(&'a str, Val)>,
+    bound: Vec<(&'a str, Bound<'a>)>,
+    /// Calls whose arguments' types leave open what they are: they cost nothing for the size of these.
+    open: &'a [usize],
+    /// What is left of the budget, as upstream counts it.
     left: u64,
+    /// What is left of the work that may be done here for it.
+    strength: u64,
 }
+
+/// What a name stands for. What it costs is paid where it is first used.
+enum Bound<'a> {
+    Value(Val),
+    Owed(Val, u64),
+    /// To be evaluated with the names that were there before it.
+    Open(&'a Expression),
+    Failed(String),
+}
+
+/// So much more may be worked than is counted.
+const STRENGTH: u64 = 4;
+/// And so much in any case.
+const LEAST_STRENGTH: u64 = 4000;
 
 pub const TOO_EXPENSIVE: &str = "operation cancelled: actual cost limit exceeded";
 
@@ -31,32 +53,46 @@ fn no_overload() -> String {
 }
 
 impl<'a> Evaluator<'a> {
-    pub fn new(variables: &'a dyn Variables, budget: u64) -> Self {
-        Evaluator { variables, bound: Vec::new(), left: budget }
+    pub fn new(variables: &'a dyn Variables, open: &'a [usize], budget: u64) -> Self {
+        let strength = budget.saturating_mul(STRENGTH).saturating_add(LEAST_STRENGTH);
+        Evaluator { variables, bound: Vec::new(), open, left: budget, strength }
     }
 
     /// Pays for what somebody will look at: the value that all comes to.
     pub fn hand_over(&mut self, value: Val) -> Result {
-        self.pay(functions::walked(&value).saturating_sub(1))?;
+        self.work(functions::walked(&value).saturating_sub(1))?;
         Ok(value)
     }
 
-    /// What is left of the budget.
+    /// What is left of the budget: as upstream counts, unless much more was worked than that.
     pub fn left(&self) -> u64 {
-        self.left
+        self.left.min(self.strength.div_ceil(STRENGTH))
     }
 
     fn pay(&mut self, cost: u64) -> Result<()> {
-        match self.left.checked_sub(cost) {
-            Some(left) => {
-                self.left = left;
-                Ok(())
-            }
-            None => {
-                self.left = 0;
-                Err(TOO_EXPENSIVE.to_owned())
-            }
-        }
+        self.left = match self.left.checked_sub(cost) {
+            Some(left) => left,
+            None => return self.exhausted(),
+        };
+        Ok(())
+    }
+
+    fn work(&mut self, much: u64) -> Result<()> {
+        self.strength = match self.strength.checked_sub(much) {
+            Some(left) => left,
+            None => return self.exhausted(),
+        };
+        Ok(())
+    }
+
+    fn exhausted(&mut self) -> Result<()> {
+        (self.left, self.strength) = (0, 0);
+        Err(TOO_EXPENSIVE.to_owned())
+    }
+
+    /// What was paid too early.
+    fn take_back(&mut self, cost: u64) {
+        self.left = self.left.saturating_add(cost);
     }
 
     pub fn run(&mut self, e: &'a Expression) -> Result {
@@ -66,35 +102,106 @@ impl<'a> Evaluator<'a> {
             Expression::Name { name, .. } => self.name(name),
             Expression::Field { of, name, optional, .. } => self.field(e, of, name, *optional),
             Expression::Index { of, index, optional, .. } => {
-                let (of, index) = (self.run(of)?.listed(), self.run(index)?);
-                self.pay(1)?;
-                element(&of, &index, *optional)
+                let value = self.start(of)?;
+                if let Val::Optional(None) = value {
+                    return self.step(of, &value, Ok(Val::Null), *optional);
+                }
+                let index = self.within(index);
+                self.step(of, &value, index, *optional)
             }
             Expression::Conditional { parts, .. } => match self.run(&parts[0])? {
-                Val::Bool(true) => self.run(&parts[1]),
-                Val::Bool(false) => self.run(&parts[2]),
+                Val::Bool(true) => self.within(&parts[1]),
+                Val::Bool(false) => self.within(&parts[2]),
                 _ => Err(no_overload()),
             },
-            Expression::Operator { operator, operands, .. } => self.operator(*operator, operands),
+            Expression::Operator { operator, operands, at } => self.operator(*operator, operands, *at),
             Expression::List { items, .. } => self.list(items),
             Expression::Map { entries, .. } => self.map(entries),
             Expression::Message { of, fields, .. } => self.message(of, fields),
-            Expression::Call { on, name, arguments, .. } => self.call(on.as_deref(), name, arguments),
+            Expression::Call { on, name, arguments, at } => self.call(on.as_deref(), name, arguments, *at),
         }
     }
 
-    fn find(&self, name: &str) -> Option<Result> {
+    /// What another attribute ends in or takes as an index: if it is one itself, it is reached with it in one step.
+    fn within(&mut self, e: &'a Expression) -> Result {
+        let result = self.run(e);
+        let costs_a_step = costs::is_attribute(e) && !costs::is_conditional(e);
+        if costs_a_step && !is_too_expensive(&result) {
+            self.take_back(1);
+        }
+        result
+    }
+
+    /// What an attribute starts from. One that starts from what is none is paid for even where there is nothing.
+    fn start(&mut self, of: &'a Expression) -> Result {
+        let value = self.run(of);
+        if value.is_err() && !is_too_expensive(&value) && !costs::is_attribute(of) {
+            self.pay(1)?;
+        }
+        value.map(Val::listed)
+    }
+
+    /// From a value to what is under an index or a name in it.
+    fn step(&mut self, of: &'a Expression, value: &Val, index: Result, optional: bool) -> Result {
+        if is_too_expensive(&index) {
+            return index;
+        }
+        let found = index.and_then(|index| element(value, &index, optional));
+        let asks = optional || matches!(value, Val::Optional(_));
+        let is_there = !asks || matches!(found, Ok(Val::Optional(Some(_))));
+        self.pay(u64::from(!costs::is_attribute(of)) + u64::from(is_there))?;
+        found
+    }
+
+    fn is_bound(&self, name: &str) -> bool {
+        let global = name.strip_prefix('.');
+        global.is_none() && self.bound.iter().any(|(n, _)| *n == name)
+            || self.variables.get(global.unwrap_or(name)).is_some()
+    }
+
+    fn find(&mut self, name: &str) -> Option<Result> {
         if let Some(global) = name.strip_prefix('.') {
             return self.variables.get(global);
         }
-        let bound = self.bound.iter().rev().find(|(n, _)| *n == name);
-        bound.map(|(_, v)| Ok(v.clone())).or_else(|| self.variables.get(name))
+        match self.bound.iter().rposition(|(n, _)| *n == name) {
+            Some(at) => Some(self.value_of(at)),
+            None => self.variables.get(name),
+        }
+    }
+
+    /// What the name at this place stands for.
+    fn value_of(&mut self, at: usize) -> Result {
+        let (name, bound) = &self.bound[at];
+        let name = *name;
+        match bound {
+            Bound::Value(value) => return Ok(value.clone()),
+            Bound::Failed(why) => return Err(why.clone()),
+            Bound::Owed(value, cost) => {
+                let (value, cost) = (value.clone(), *cost);
+                self.bound[at] = (name, Bound::Value(value.clone()));
+                self.pay(cost)?;
+                return Ok(value);
+            }
+            Bound::Open(_) => {}
+        }
+        let later = self.bound.split_off(at + 1);
+        let Some((_, Bound::Open(e))) = self.bound.pop() else { return Err(no_overload()) };
+        let result = self.run(e);
+        let known = match &result {
+            Ok(value) => Bound::Value(value.clone()),
+            Err(why) => Bound::Failed(why.clone()),
+        };
+        self.bound.push((name, known));
+        self.bound.extend(later);
+        result
     }
 
     fn name(&mut self, name: &str) -> Result {
-        self.pay(1)?;
         match self.find(name) {
-            Some(value) => value?.sound(),
+            Some(value) => {
+                self.pay(1)?;
+                value?.sound()
+            }
             // The checker knows these types by a short name, under which there is no value.
             None if matches!(name, "timestamp" | "duration") => Err(format!("reference to undefined type: {name}")),
             None => type_named(name.trim_start_matches('.'))
@@ -105,18 +212,18 @@ impl<'a> Evaluator<'a> {
     fn field(&mut self, whole: &'a Expression, of: &'a Expression, name: &'a str, optional: bool) -> Result {
         // `google.protobuf.Timestamp` is the name of a type where nothing is called `google`.
         if let Some(path) = whole.path()
-            && self.find(path.split('.').next().unwrap_or_default()).is_none()
+            && !self.is_bound(path.split('.').next().unwrap_or_default())
             && let Some(ty) = type_named(path.trim_start_matches('.'))
         {
             return Ok(ty);
         }
-        let of = self.run(of)?.listed();
-        self.pay(1)?;
-        element(&of, &Val::text(unescaped(name)), optional)
+        let value = self.start(of)?;
+        self.step(of, &value, Ok(Val::text(unescaped(name))), optional)
     }
 
     fn list(&mut self, items: &'a [(bool, Expression)]) -> Result {
-        self.pay(10)?;
+        self.pay(costs::LIST)?;
+        self.work(costs::LIST)?;
         let mut out = Vec::new();
         for (optional, item) in items {
             match (optional, self.run(item)?) {
@@ -129,7 +236,8 @@ impl<'a> Evaluator<'a> {
     }
 
     fn map(&mut self, entries: &'a [Entry<Expression>]) -> Result {
-        self.pay(30)?;
+        self.pay(costs::MAP)?;
+        self.work(costs::MAP)?;
         let mut out = BTreeMap::new();
         for Entry { optional, key, value, .. } in entries {
             let key = Key::of(&self.run(key)?).ok_or("unsupported key type")?;
@@ -146,7 +254,7 @@ impl<'a> Evaluator<'a> {
     }
 
     fn message(&mut self, of: &str, fields: &'a [Entry<String>]) -> Result {
-        self.pay(40)?;
+        self.pay(costs::MESSAGE)?;
         let mut out = BTreeMap::new();
         for Entry { optional, key: name, value, .. } in fields {
             let value = match (optional, self.run(value)?) {
@@ -162,20 +270,31 @@ impl<'a> Evaluator<'a> {
         Ok(Val::Message(of.into(), Arc::new(out)))
     }
 
-    fn operator(&mut self, operator: Operator, operands: &'a [Expression]) -> Result {
+    fn operator(&mut self, operator: Operator, operands: &'a [Expression], at: usize) -> Result {
         match operator {
             Operator::And => return self.either(operands, false),
             Operator::Or => return self.either(operands, true),
+            // As if it were a set: nothing is counted.
+            Operator::In if costs::is_set(operands.last()) => {
+                let value = self.run(&operands[0])?.listed();
+                let set = self.run(&operands[1])?;
+                self.work(functions::operator_cost(operator, &[value.clone(), set.clone()]))?;
+                return functions::operate(operator, &[value, set]);
+            }
             _ => {}
         }
-        let mut values = Vec::with_capacity(2);
         let keeps_sets = matches!(operator, Operator::Equal | Operator::NotEqual | Operator::Add);
-        for operand in operands {
-            let value = self.run(operand)?;
-            values.push(if keeps_sets { value } else { value.listed() });
+        let (values, failure) = self.values(None, operands, keeps_sets)?;
+        self.pay(costs::operator(operator, &values, self.is_open(at)))?;
+        if let Some(why) = failure {
+            return Err(why);
         }
-        self.pay(functions::operator_cost(operator, &values))?;
+        self.work(functions::operator_cost(operator, &values))?;
         functions::operate(operator, &values)
+    }
+
+    fn is_open(&self, at: usize) -> bool {
+        self.open.binary_search(&at).is_ok()
     }
 
     /// `||` (`decides` is true) and `&&`: a side that decides wins over an error of the other one.
@@ -186,10 +305,13 @@ impl<'a> Evaluator<'a> {
             Err(e) => Err(e),
         };
         let left = side(self.run(&operands[0]));
-        if left == Ok(decides) {
-            return Ok(Val::Bool(decides));
+        if left == Ok(decides) || is_too_expensive(&left) {
+            return left.map(Val::Bool);
         }
         let right = side(self.run(&operands[1]));
+        if is_too_expensive(&right) {
+            return right.map(Val::Bool);
+        }
         match (left, right) {
             (_, Ok(b)) if b == decides => Ok(Val::Bool(decides)),
             (Err(e), _) | (_, Err(e)) => Err(e),
@@ -197,43 +319,122 @@ impl<'a> Evaluator<'a> {
         }
     }
 
-    fn call(&mut self, on: Option<&'a Expression>, name: &'a str, arguments: &'a [Expression]) -> Result {
+    fn call(&mut self, on: Option<&'a Expression>, name: &'a str, arguments: &'a [Expression], at: usize) -> Result {
         let name = name.trim_start_matches('.');
         if on.is_none() && name == "has" && arguments.len() == 1 {
             return self.has(&arguments[0]);
         }
         // `math.greatest(…)` is a function with a long name where nothing is called `math`.
         let prefix = on.and_then(Expression::path);
-        let prefix = prefix.filter(|p| self.find(p.split('.').next().unwrap_or_default()).is_none());
+        let prefix = prefix.filter(|p| !self.is_bound(p.split('.').next().unwrap_or_default()));
         if let Some(prefix) = prefix {
             let long = format!("{}.{name}", prefix.trim_start_matches('.'));
             if long == "cel.bind" && arguments.len() == 3 {
-                let value = self.run(&arguments[1])?;
-                return self.with(&arguments[0], value, &arguments[2]);
+                return self.naming(&arguments[0], Bound::Open(&arguments[1]), &arguments[2]);
             }
-            let values = self.values(arguments)?;
-            self.pay(functions::cost(&long, None, &values))?;
-            return functions::call(&long, &values).unwrap_or_else(|| Err(no_overload()));
+            return self.function(&long, arguments, at);
         }
-        let Some(on) = on else {
-            let values = self.values(arguments)?;
-            self.pay(functions::cost(name, None, &values))?;
-            return functions::call(name, &values).unwrap_or_else(|| Err(no_overload()));
-        };
-        let target = self.run(on)?.listed();
-        if let Some(result) = self.comprehension(&target, name, arguments) {
+        let Some(on) = on else { return self.function(name, arguments, at) };
+        let before = self.left;
+        let target = self.run(on).map(Val::listed);
+        let spent = before.saturating_sub(self.left);
+        if let Some(result) = self.fold(&target, spent, name, arguments, at) {
             return result;
         }
-        let values = self.values(arguments)?;
-        self.pay(functions::cost(name, Some(&target), &values))?;
-        if let Val::Foreign(foreign) = &target {
-            return foreign.call(name, &values).unwrap_or_else(|| Err(no_overload()));
+        if let (Ok(Val::Optional(inner)), "or" | "orValue", [other]) = (&target, name, arguments) {
+            // The other one is looked at only where it is needed.
+            return match inner {
+                Some(_) if name == "or" => target,
+                Some(value) => Ok((**value).clone()),
+                None => Ok(self.run(other)?.listed()),
+            };
         }
-        functions::method(name, &target, &values).unwrap_or_else(|| Err(no_overload()))
+        if matches!(name, "or" | "orValue") && target.is_err() {
+            return target;
+        }
+        self.method(target, name, arguments, at)
     }
 
-    fn values(&mut self, arguments: &'a [Expression]) -> Result<Vec<Val>> {
-        arguments.iter().map(|a| Ok(self.run(a)?.listed())).collect()
+    fn function(&mut self, name: &str, arguments: &'a [Expression], at: usize) -> Result {
+        let (values, failure) = self.values(None, arguments, false)?;
+        let all: Vec<&Val> = values.iter().collect();
+        if failure.is_none() {
+            self.work(functions::cost(name, None, &values))?;
+        }
+        let open = self.is_open(at);
+        self.called(name, &all, open, failure, || functions::call(name, &values))
+    }
+
+    fn method(&mut self, target: Result, name: &str, arguments: &'a [Expression], at: usize) -> Result {
+        let (values, failure) = self.values(Some(target), arguments, false)?;
+        let (all, open) = (values.iter().collect::<Vec<_>>(), self.is_open(at));
+        let Some((target, rest)) = values.split_first() else { return Err(no_overload()) };
+        if failure.is_none() {
+            self.work(functions::cost(name, Some(target), rest))?;
+        }
+        self.called(name, &all, open, failure, || match target {
+            Val::Foreign(foreign) => foreign.call(name, rest),
+            _ => functions::method(name, target, rest),
+        })
+    }
+
+    /// Pays for a call and makes it. One whose arguments have failed is paid for too, if all of them were looked at.
+    fn called(
+        &mut self,
+        name: &str,
+        all: &[&Val],
+        open: bool,
+        failure: Option<String>,
+        call: impl FnOnce() -> functions::Found,
+    ) -> Result {
+        let skipped = all.iter().any(|v| is_skipped(v));
+        if !skipped {
+            self.pay(costs::before(name, all, open))?;
+        }
+        let result = match failure {
+            Some(why) => Err(why),
+            None => call().unwrap_or_else(|| Err(no_overload())),
+        };
+        if !skipped {
+            self.pay(costs::after(name, all, result.as_ref().ok(), open))?;
+        }
+        result
+    }
+
+    /// The arguments of a call, and the first error among them: of one or two both are looked at in any case, of more none
+    /// after one that failed.
+    fn values(
+        &mut self,
+        target: Option<Result>,
+        arguments: &'a [Expression],
+        keeps_sets: bool,
+    ) -> Result<(Vec<Val>, Option<String>)> {
+        let count = arguments.len() + usize::from(target.is_some());
+        let (mut values, mut failure) = (Vec::with_capacity(count), None);
+        let mut target = target;
+        for i in 0..count {
+            if failure.is_some() && count > 2 {
+                values.push(skipped());
+                continue;
+            }
+            let value = match target.take() {
+                Some(value) => value,
+                None => self.run(&arguments[i + arguments.len() - count]),
+            };
+            if is_too_expensive(&value) {
+                return Err(TOO_EXPENSIVE.to_owned());
+            }
+            values.push(match value {
+                Ok(value) if keeps_sets => value,
+                Ok(value) => value.listed(),
+                Err(why) => {
+                    let failed = Val::Fault(why.as_str().into());
+                    failure = failure.or(Some(why));
+                    failed
+                }
+            });
+        }
+        Ok((values, failure))
     }
 
     /// `has(a.b)`: whether the field is there.
@@ -241,9 +442,17 @@ impl<'a> Evaluator<'a> {
         let Expression::Field { of, name, .. } = e else {
             return Err("invalid argument to has() macro".into());
         };
-        let of = self.run(of)?;
-        self.pay(1)?;
-        let of = match of {
+        let value = self.run(of);
+        if is_too_expensive(&value) {
+            return value;
+        }
+        // The step itself is free; where it is not made, that to where it starts from is.
+        match &value {
+            Ok(Val::Optional(None)) | Err(_) if costs::is_attribute(of) => self.take_back(1),
+            Ok(Val::Optional(None)) | Err(_) => {}
+            Ok(_) => self.pay(u64::from(!costs::is_attribute(of)))?,
+        }
+        let of = match value? {
             Val::Optional(Some(inner)) => (*inner).clone(),
             Val::Optional(None) => return Ok(Val::Bool(false)),
             of => of,
@@ -258,182 +467,20 @@ impl<'a> Evaluator<'a> {
             _ => Err(no_overload()),
         }
     }
-
-    /// Evaluates `body` with a name for `value`.
-    fn with(&mut self, name: &'a Expression, value: Val, body: &'a Expression) -> Result {
-        self.bound.push((named(name)?, value));
-        let result = self.run(body);
-        self.bound.pop();
-        result
-    }
-
-    fn with_two(&mut self, names: [&'a Expression; 2], values: [Val; 2], body: &'a Expression) -> Result {
-        let [first, second] = values;
-        self.bound.push((named(names[0])?, first));
-        let result = self.with(names[1], second, body);
-        self.bound.pop();
-        result
-    }
-
-    /// The macros that look at each element. `None`: it is none of them.
-    fn comprehension(&mut self, target: &Val, name: &str, arguments: &'a [Expression]) -> Option<Result> {
-        match (name, arguments) {
-            ("optMap" | "optFlatMap", [x, body]) => Some(self.optional_map(target, name == "optFlatMap", x, body)),
-            ("all" | "exists" | "exists_one" | "existsOne", [x, test]) => Some(self.quantify(target, name, &[x], test)),
-            ("all" | "exists" | "exists_one" | "existsOne", [x, y, test]) => {
-                Some(self.quantify(target, name, &[x, y], test))
-            }
-            ("filter", [x, test]) => Some(self.transform(target, &[x], Some(test), None)),
-            ("map", [x, body]) => Some(self.transform(target, &[x], None, Some(body))),
-            ("map", [x, test, body]) => Some(self.transform(target, &[x], Some(test), Some(body))),
-            ("transformList", [x, y, body]) => Some(self.transform(target, &[x, y], None, Some(body))),
-            ("transformList", [x, y, test, body]) => Some(self.transform(target, &[x, y], Some(test), Some(body))),
-            ("transformMap" | "transformMapEntry", [x, y, body]) => {
-                Some(self.transform_map(target, name, [x, y], None, body))
-            }
-            ("transformMap" | "transformMapEntry", [x, y, test, body]) => {
-                Some(self.transform_map(target, name, [x, y], Some(test), body))
-            }
-            ("sortBy", [x, body]) => Some(self.sort_by(target, x, body)),
-            _ => None,
-        }
-    }
-
-    fn optional_map(&mut self, target: &Val, flat: bool, x: &'a Expression, body: &'a Expression) -> Result {
-        match target {
-            Val::Optional(Some(value)) => {
-                let made = self.with(x, (**value).clone(), body)?;
-                Ok(if flat { made } else { Val::some(made) })
-            }
-            Val::Optional(None) => Ok(Val::Optional(None)),
-            _ => Err(no_overload()),
-        }
-    }
-
-    /// One element, under one name or (with its index or key) two.
-    fn each(&mut self, names: &[&'a Expression], item: &(Val, Val), keyed: bool, body: &'a Expression) -> Result {
-        self.pay(1)?;
-        let (key, value) = item;
-        if let Val::Fault(why) = value {
-            return Err(why.to_string());
-        }
-        match names {
-            // Of a map, a single name stands for the key.
-            [x] => self.with(x, if keyed { key.clone() } else { value.clone() }, body),
-            [x, y] => self.with_two([x, y], [key.clone(), value.clone()], body),
-            _ => Err(no_overload()),
-        }
-    }
-
-    fn quantify(&mut self, target: &Val, name: &str, names: &[&'a Expression], test: &'a Expression) -> Result {
-        let (items, keyed) = items(target)?;
-        let (mut failure, mut found) = (None, 0);
-        for item in &items {
-            let value = self.each(names, item, keyed, test);
-            match (name, value) {
-                ("all", Ok(Val::Bool(false))) => return Ok(Val::Bool(false)),
-                ("exists", Ok(Val::Bool(true))) => return Ok(Val::Bool(true)),
-                (_, Ok(Val::Bool(b))) => found += usize::from(b),
-                ("exists_one" | "existsOne", Err(e)) => return Err(e),
-                (_, Ok(_)) => failure = failure.or(Some(no_overload())),
-                (_, Err(e)) if e == TOO_EXPENSIVE => return Err(e),
-                (_, Err(e)) => failure = failure.or(Some(e)),
-            }
-        }
-        match (failure, name) {
-            (Some(e), _) => Err(e),
-            (None, "all") => Ok(Val::Bool(true)),
-            (None, "exists") => Ok(Val::Bool(false)),
-            (None, _) => Ok(Val::Bool(found == 1)),
-        }
-    }
-
-    fn transform(
-        &mut self,
-        target: &Val,
-        names: &[&'a Expression],
-        test: Option<&'a Expression>,
-        body: Option<&'a Expression>,
-    ) -> Result {
-        let (items, keyed) = items(target)?;
-        let mut out = Vec::new();
-        for item in &items {
-            if let Some(test) = test {
-                match self.each(names, item, keyed, test)? {
-                    Val::Bool(true) => {}
-                    Val::Bool(false) => continue,
-                    _ => return Err(no_overload()),
-                }
-            }
-            out.push(match body {
-                Some(body) => self.each(names, item, keyed, body)?,
-                None if keyed => item.0.clone(),
-                None => item.1.clone(),
-            });
-        }
-        Ok(Val::list(out))
-    }
-
-    fn transform_map(
-        &mut self,
-        target: &Val,
-        name: &str,
-        names: [&'a Expression; 2],
-        test: Option<&'a Expression>,
-        body: &'a Expression,
-    ) -> Result {
-        let (items, keyed) = items(target)?;
-        let mut out = BTreeMap::new();
-        for item in &items {
-            if let Some(test) = test {
-                match self.each(&names, item, keyed, test)? {
-                    Val::Bool(true) => {}
-                    Val::Bool(false) => continue,
-                    _ => return Err(no_overload()),
-                }
-            }
-            let made = self.each(&names, item, keyed, body)?;
-            let entries = match (name, made) {
-                ("transformMap", value) => vec![(Key::of(&item.0).ok_or_else(no_overload)?, value)],
-                (_, Val::Map(map)) => map.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
-                _ => return Err(no_overload()),
-            };
-            for (key, value) in entries {
-                let shown = key.clone();
-                if out.insert(key, value).is_some() {
-                    return Err(format!("insert failed: key {} already exists", functions::display(&shown.value())));
-                }
-            }
-        }
-        Ok(Val::Map(Arc::new(out)))
-    }
-
-    fn sort_by(&mut self, target: &Val, x: &'a Expression, body: &'a Expression) -> Result {
-        let (items, keyed) = items(target)?;
-        let mut made = Vec::new();
-        for item in &items {
-            made.push((self.each(&[x], item, keyed, body)?, item.1.clone()));
-        }
-        functions::orderly(made.iter().map(|(key, _)| key))?;
-        made.sort_by(|a, b| a.0.order(&b.0).unwrap_or(std::cmp::Ordering::Equal));
-        Ok(Val::list(made.into_iter().map(|(_, v)| v).collect()))
-    }
 }
 
-fn named(e: &Expression) -> Result<&str> {
-    match e {
-        Expression::Name { name, .. } => Ok(name),
-        _ => Err("argument must be a simple name".into()),
-    }
+/// What ends the whole evaluation, whatever would pass over an error.
+fn is_too_expensive<T>(result: &Result<T>) -> bool {
+    matches!(result, Err(e) if e == TOO_EXPENSIVE)
 }
 
-/// Index or key, and value, of each element; whether they have keys.
-fn items(target: &Val) -> Result<(Vec<(Val, Val)>, bool)> {
-    match target {
-        Val::List(items) => Ok(((0..).zip(items.iter()).map(|(i, v)| (Val::Int(i), v.clone())).collect(), false)),
-        Val::Map(map) => Ok((map.iter().map(|(k, v)| (k.value(), v.clone())).collect(), true)),
-        _ => Err(no_overload()),
-    }
+/// An argument that nobody looked at, for one before it has failed.
+fn skipped() -> Val {
+    Val::Fault(Arc::from(""))
+}
+
+fn is_skipped(value: &Val) -> bool {
+    matches!(value, Val::Fault(why) if why.is_empty())
 }
 
 /// `of[index]` or `of.index`; optional: an optional, empty where nothing is there.

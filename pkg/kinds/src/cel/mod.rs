@@ -7,12 +7,15 @@
 mod admission;
 mod ast;
 pub mod check;
+mod constants;
+mod costs;
 mod declared;
 mod eval;
 mod functions;
 mod lexer;
 mod literal;
 mod parser;
+pub mod timing;
 mod unordered;
 mod value;
 
@@ -23,13 +26,26 @@ pub use unordered::Unordered;
 pub use value::{Foreign, Key, Val};
 
 /// An expression, ready to be evaluated.
-pub struct Program(ast::Expression);
+pub struct Program {
+    expression: ast::Expression,
+    /// Where calls stand whose arguments' types leave open what they are, in order.
+    open: Vec<usize>,
+}
 
 impl Program {
     /// The error is of the syntax.
     pub fn compile(text: &str) -> Result<Self, String> {
         let faulty = |f: Fault| format!("compilation failed: {}", display(text, &f));
-        parser::parse(text).map(Program).map_err(faulty)
+        let expression = parser::parse(text).map_err(faulty)?;
+        Ok(Program { expression: constants::folded(expression), open: Vec::new() })
+    }
+
+    /// For values of these types, as which it costs what it costs upstream; an expression that does not fit them can be
+    /// evaluated all the same.
+    pub fn compile_for(text: &str, environment: &check::Environment) -> Result<Self, String> {
+        let program = Self::compile(text)?;
+        let open = check::check(text, environment).map(|checked| checked.open_calls()).unwrap_or_default();
+        Ok(Program { open, ..program })
     }
 
     /// Whether it speaks of a variable.
@@ -38,13 +54,13 @@ impl Program {
             matches!(e, ast::Expression::Name { name, .. } if name == variable)
                 || e.parts().into_iter().any(|p| within(p, variable))
         }
-        within(&self.0, variable)
+        within(&self.expression, variable)
     }
 
     /// Evaluates it and takes what that cost from `budget`.
     pub fn run(&self, variables: &dyn Variables, budget: &mut u64) -> Result<Val, String> {
-        let mut evaluator = eval::Evaluator::new(variables, *budget);
-        let result = evaluator.run(&self.0).and_then(|value| evaluator.hand_over(value));
+        let mut evaluator = eval::Evaluator::new(variables, &self.open, *budget);
+        let result = evaluator.run(&self.expression).and_then(|value| evaluator.hand_over(value));
         *budget = evaluator.left();
         result
     }

@@ -7,7 +7,7 @@ mod columns;
 mod hooks;
 mod jsonpath;
 mod review;
-mod rules;
+pub(crate) mod rules;
 pub mod status;
 mod validation;
 mod versions;

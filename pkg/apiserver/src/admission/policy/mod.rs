@@ -17,6 +17,7 @@ use isopod_api::selector::LabelSelector;
 use isopod_api::{Gvr, Status};
 use isopod_kinds::Kind;
 use isopod_kinds::access::Access;
+use isopod_kinds::policy_types;
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -36,7 +37,8 @@ impl<R> Policy<R> {
     fn new(policy: &Value, rules: R) -> Self {
         let spec = policy.at("spec");
         let ignores_failure = spec.text("failurePolicy") == "Ignore";
-        let variable = |v: &Value| (v.text("name").to_owned(), Compiled::new(v.text("expression")));
+        let around = policy_types::of_any_kind(spec);
+        let variable = |v: &Value| (v.text("name").to_owned(), Compiled::new(v.text("expression"), &around));
         let kind = spec.at("paramKind");
         let name = policy.text("metadata.name").to_owned();
         // Upstream says so of policies that mutate too.

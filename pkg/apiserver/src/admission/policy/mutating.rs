@@ -10,6 +10,8 @@ use async_trait::async_trait;
 use isopod_api::{Cause, Status};
 use isopod_kinds::access::Access;
 use isopod_kinds::cel::Val;
+use isopod_kinds::cel::check::Library;
+use isopod_kinds::policy_types;
 use isopod_schema::managed::{self, Type};
 use isopod_schema::patch::json_patch;
 use serde_json::{Value, json};
@@ -28,9 +30,11 @@ struct Rules {
 }
 
 fn policy(policy: &Value) -> Vec<Policy<Rules>> {
+    let mut around = policy_types::of_any_kind(policy.at("spec"));
+    around.library = Library::Patch;
     let mutation = |m: &Value| match m.text("patchType") {
-        "JSONPatch" => Mutation::Patch(Compiled::new(m.text("jsonPatch.expression"))),
-        _ => Mutation::Apply(Compiled::new(m.text("applyConfiguration.expression"))),
+        "JSONPatch" => Mutation::Patch(Compiled::new(m.text("jsonPatch.expression"), &around)),
+        _ => Mutation::Apply(Compiled::new(m.text("applyConfiguration.expression"), &around)),
     };
     let rules = Rules {
         mutations: policy.list("spec.mutations").iter().map(mutation).collect(),

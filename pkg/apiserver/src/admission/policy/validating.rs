@@ -2,13 +2,14 @@
 
 use super::{Binding, Policies, Policy, Turn, namespace_object, turns};
 use crate::admission::configured::Configured;
-use crate::admission::expressions::{Compiled, POLICY_BUDGET, Scope};
+use crate::admission::expressions::{Compiled, OUT_OF_BUDGET, POLICY_BUDGET, Scope};
 use crate::admission::subject::{Subject, concerned};
 use crate::admission::{Plugin, Request};
 use async_trait::async_trait;
 use isopod_api::{Cause, Status};
 use isopod_kinds::access::Access;
 use isopod_kinds::cel::Val;
+use isopod_kinds::policy_types;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -30,13 +31,15 @@ struct Rules {
 }
 
 fn policy(policy: &Value) -> Vec<Policy<Rules>> {
+    let around = policy_types::of_any_kind(policy.at("spec"));
+    let compiled = |text: &str| Compiled::new(text, &around);
     let validation = |v: &Value| Validation {
-        expression: Compiled::new(v.text("expression")),
+        expression: compiled(v.text("expression")),
         message: v.text("message").trim().to_owned(),
-        message_expression: v.has("messageExpression").then(|| Compiled::new(v.text("messageExpression"))),
+        message_expression: v.has("messageExpression").then(|| compiled(v.text("messageExpression"))),
         reason: v.text("reason").to_owned(),
     };
-    let annotation = |a: &Value| (a.text("key").to_owned(), Compiled::new(a.text("valueExpression")));
+    let annotation = |a: &Value| (a.text("key").to_owned(), compiled(a.text("valueExpression")));
     let spec = policy.at("spec");
     let rules = Rules {
         validations: spec.list("validations").iter().map(validation).collect(),
@@ -248,6 +251,8 @@ fn findings(
                 let message = message(validation, &scope, &mut budget);
                 found.push(Finding { index, message, reason, failed: false, of_annotation: false, took });
             }
+            // That is all that is told then.
+            Err(e) if e == OUT_OF_BUDGET => return vec![Finding::failure(0, e, begun.elapsed())],
             Err(e) => found.push(Finding::failure(index, e, begun.elapsed())),
         }
     }

@@ -8,6 +8,7 @@ use crate::cel::declared::Declared;
 use crate::cel::functions;
 use crate::cel::value::Val;
 use crate::cel::{Program, Variables};
+use crate::custom::rules::shape::Shape;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -145,6 +146,58 @@ fn values_are_upstreams() {
         }
     }
     assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// What the expressions of a world speak of, with the values that `hack/cel` gives them.
+struct Given(HashMap<&'static str, Val>);
+
+impl Variables for Given {
+    fn get(&self, name: &str) -> Option<Result<Val, String>> {
+        self.0.get(name).cloned().map(Ok)
+    }
+}
+
+fn given() -> HashMap<&'static str, Given> {
+    let schema: Value = serde_json::from_str(include_str!("../golden/schema.json")).expect("the schema is JSON");
+    let data: Value = serde_json::from_str(include_str!("../golden/data.json")).expect("the data are JSON");
+    let own = Shape::new(&schema, false).value(&data);
+    let object = Val::from_json(&data);
+    let limit = Val::map(std::iter::once(("limit", Val::Int(3))));
+    let admission =
+        || Given(HashMap::from([("object", object.clone()), ("oldObject", Val::Null), ("params", limit.clone())]));
+    HashMap::from([
+        ("self", Given(HashMap::from([("self", own), ("oldSelf", Val::Optional(None))]))),
+        ("admission", admission()),
+        ("patch", admission()),
+        ("device", Given(HashMap::from([("device", object)]))),
+    ])
+}
+
+/// What evaluating takes of a budget, up to its end or to where it fails.
+#[test]
+fn costs_are_upstreams() {
+    const BUDGET: u64 = 10_000_000;
+    let (given, worlds) = (given(), worlds(&schema()));
+    let (mut wrong, mut compared) = (Vec::new(), 0);
+    for answer in answers().filter(|a| a.has("cost")) {
+        let text = answer.text("e");
+        // Nobody gives them a value there, and metadata has no type.
+        if ["authorizer", "request", "namespaceObject", "self.metadata"].iter().any(|name| text.contains(name)) {
+            continue;
+        }
+        let Ok(program) = Program::compile_for(text, &worlds[answer.text("in")]) else { continue };
+        let mut left = BUDGET;
+        let result = program.run(&given[answer.text("in")], &mut left);
+        compared += 1;
+        let (wanted, found) = (answer.at("cost").as_u64().unwrap_or_default(), BUDGET - left);
+        if wanted != found {
+            let came_to = result.map_or_else(|e| e, |value| shown(&value));
+            let upstream = format!("{}{}", answer.text("value"), answer.text("failure"));
+            wrong.push(format!("{text}\n  wanted {wanted}: {upstream}\n  found  {found}: {came_to}"));
+        }
+    }
+    assert!(compared > 600, "only {compared}");
+    assert!(wrong.is_empty(), "{} of {compared} differ:\n{}", wrong.len(), wrong.join("\n"));
 }
 
 /// A value of a type, for a call.

@@ -42,6 +42,15 @@ impl Checked {
     pub fn result(&self) -> &Type {
         &self.types[self.tree.root]
     }
+
+    /// Where calls stand whose arguments' types leave open which of the functions of a name they are, in order.
+    pub fn open_calls(&self) -> Vec<usize> {
+        let open = self.overloads.iter().filter(|(_, which)| which.len() > 1);
+        let mut places: Vec<usize> = open.map(|(id, _)| self.tree.nodes[*id].at).collect();
+        places.sort_unstable();
+        places.dedup();
+        places
+    }
 }
 
 /// The error is what upstream says after `compilation failed: `.

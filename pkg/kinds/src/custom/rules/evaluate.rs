@@ -4,6 +4,7 @@
 //! Invariant: a value is bound once, at the outermost place that has a rule; inner places see parts of it.
 
 use super::{Judgement, Node, Rule, child};
+use crate::cel::timing::EVALUATION;
 use crate::cel::{Key, TOO_EXPENSIVE, Val, Variables};
 use isopod_api::{FieldError, Path};
 use isopod_schema::validate::{Correlated, MapList};
@@ -90,6 +91,7 @@ impl Run {
     }
 
     fn visit(&mut self, node: &Node, path: &Path, pair: Pair, bound: Bound, ratchet: Ratchet) {
+        let _timed = EVALUATION.start();
         if pair.new.is_null() || self.over {
             return;
         }

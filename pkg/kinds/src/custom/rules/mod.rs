@@ -4,10 +4,13 @@
 //! Start at [`Rules::judge`]. Not here: whether a definition may have such rules, which `kinds/definition` tells.
 
 mod evaluate;
-mod shape;
+pub(crate) mod shape;
 
 use crate::access::Access;
-use crate::cel::Program;
+use crate::cel::check::Library;
+use crate::cel::timing::COMPILATION;
+use crate::cel::{Declared, Program};
+use crate::kinds::definition::expressions::surroundings;
 use crate::kinds::definition::field_path::follow;
 use evaluate::Run;
 use isopod_api::{FieldErrors, Path};
@@ -64,7 +67,7 @@ impl Rules {
     /// `None`: the schema has no rules.
     pub fn new(schema: &Value) -> Option<Self> {
         let shape = Arc::new(Shape::new(schema, true));
-        Node::new(schema, shape).map(Rules)
+        Node::new(schema, shape, true).map(Rules)
     }
 
     /// `old`: the object that this one replaces. `change`: both by their schema.
@@ -76,20 +79,26 @@ impl Rules {
 }
 
 impl Node {
-    /// `None`: there are no rules here.
-    fn new(schema: &Value, shape: Arc<Shape>) -> Option<Self> {
+    /// `None`: there are no rules here. `resource`: it is the root of an object with metadata.
+    fn new(schema: &Value, shape: Arc<Shape>, resource: bool) -> Option<Self> {
         if !shape.is_declared() {
             return None;
         }
-        let below = |schema: &Value, shape: &Arc<Shape>| Node::new(schema, shape.clone());
+        let below = |schema: &Value, shape: &Arc<Shape>| {
+            Node::new(schema, shape.clone(), schema.flag("x-kubernetes-embedded-resource"))
+        };
+        let timed = COMPILATION.start();
+        let rules = schema.list("x-kubernetes-validations");
+        let declared = (!rules.is_empty()).then(|| Declared::of(schema, resource)).flatten();
         let mut node = Node {
-            rules: schema.list("x-kubernetes-validations").iter().map(|r| Rule::new(r, schema)).collect(),
+            rules: rules.iter().map(|r| Rule::new(r, schema, declared.as_ref())).collect(),
             uses_old: false,
             items: None,
             properties: BTreeMap::new(),
             values: None,
             shape: shape.clone(),
         };
+        drop(timed);
         node.uses_old = node.rules.iter().any(|r| r.uses_old);
         match &shape.form {
             Form::List(items, _) => {
@@ -112,9 +121,14 @@ impl Node {
 }
 
 impl Rule {
-    fn new(rule: &Value, schema: &Value) -> Self {
+    fn new(rule: &Value, schema: &Value, declared: Option<&Declared>) -> Self {
         let text = rule.text("rule");
-        let program = Program::compile(text);
+        let around = declared.map(|d| surroundings(d, rule.flag("optionalOldSelf"), Library::Stored));
+        let compile = |text: &str| match &around {
+            Some(around) => Program::compile_for(text, around),
+            None => Program::compile(text),
+        };
+        let program = compile(text);
         let message_text = rule.text("messageExpression");
         let field_path = follow(rule.text("fieldPath"), schema, true);
         Rule {
@@ -122,7 +136,7 @@ impl Rule {
             program,
             text: text.trim().to_owned(),
             message: rule.text("message").trim().to_owned(),
-            message_program: (!message_text.is_empty()).then(|| Program::compile(message_text).ok()).flatten(),
+            message_program: (!message_text.is_empty()).then(|| compile(message_text).ok()).flatten(),
             message_text: message_text.to_owned(),
             reason: rule.text("reason").to_owned(),
             field_path: field_path.map(|found| found.path).unwrap_or_default(),

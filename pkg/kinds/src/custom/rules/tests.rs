@@ -226,3 +226,14 @@ fn many_items_are_judged_in_reasonable_time() {
     assert!(took < std::time::Duration::from_secs(1), "1,000 rules took {took:?}");
     println!("1,000 items with a rule each: {took:?}");
 }
+
+#[test]
+fn what_rules_take_is_timed() {
+    use crate::cel::timing::{COMPILATION, EVALUATION};
+    let sums = || [&COMPILATION, &EVALUATION].map(|t| t.counts().iter().sum::<u64>());
+    let before = sums();
+    assert_eq!(errors(&ruled(fields(), &["self.n == 3"]), &json!({"n": 3}), None), [""; 0]);
+    // The root, which only leads to the rules, is one of the places.
+    let after = sums();
+    assert!(after[0] >= before[0] + 2 && after[1] >= before[1] + 2, "{before:?} {after:?}");
+}

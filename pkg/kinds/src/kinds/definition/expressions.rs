@@ -5,6 +5,7 @@ use crate::access::Access;
 use crate::cel::Declared;
 use crate::cel::check::cost::estimate;
 use crate::cel::check::{Checked, Environment, Library, Type, check};
+use crate::cel::timing::COMPILATION;
 use isopod_api::{FieldError, FieldErrors, Path};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -88,6 +89,7 @@ impl<'a> Costs<'a> {
 
     /// What is wrong with the rules of one place.
     pub fn rules(&mut self, s: &Value, root: bool, level: &Level, path: &Path) -> FieldErrors {
+        let _timed = COMPILATION.start();
         let path = path.child("x-kubernetes-validations");
         let resource = root || s.flag("x-kubernetes-embedded-resource");
         let Some(declared) = Declared::of(s, resource) else {
@@ -181,7 +183,7 @@ impl Level {
 }
 
 /// What rules can speak of.
-fn surroundings(declared: &Declared, optional: bool, library: Library) -> Environment {
+pub(crate) fn surroundings(declared: &Declared, optional: bool, library: Library) -> Environment {
     let (this, objects) = declared.object_types("selfType");
     let old = if optional { Type::optional(this.clone()) } else { this.clone() };
     Environment::new(library).objects(Arc::new(objects)).variable("self", this).variable("oldSelf", old)

@@ -8,7 +8,7 @@
 mod conversion;
 mod defaults;
 mod deletion;
-mod expressions;
+pub(crate) mod expressions;
 pub(crate) mod field_path;
 mod schema;
 mod spec;
