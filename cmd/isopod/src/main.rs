@@ -24,6 +24,7 @@ mod replace;
 mod restore;
 mod server;
 mod signing_flags;
+mod stacks;
 mod wire;
 
 use clap::{CommandFactory, Parser};
@@ -37,6 +38,10 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 pub static SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shim.zst"));
 
 fn main() -> ExitCode {
+    stacks::run(program).unwrap_or_else(|e| fail(&e))
+}
+
+fn program() -> ExitCode {
     let expanded = match config::expand(std::env::args_os().collect()) {
         Ok(args) => args,
         Err(e) => return fail(e.as_ref()),
@@ -80,12 +85,8 @@ fn datastore_flags(args: Vec<std::ffi::OsString>) -> anyhow::Result<etcd_flags::
 fn run<F: Future<Output = anyhow::Result<()>>>(work: F) -> anyhow::Result<()> {
     give_memory_back();
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(cores.clamp(2, 8))
-        // What clients send may be deep: objects, expressions. As much as the first thread has; what is not touched takes no memory.
-        .thread_stack_size(8 << 20)
-        .enable_all()
-        .build()?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = stacks::of(runtime.worker_threads(cores.clamp(2, 8))).enable_all().build()?;
     let result = runtime.block_on(work);
     // A blocked thread (a terminal's stdin) must not keep the process alive.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));

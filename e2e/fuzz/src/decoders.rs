@@ -25,7 +25,8 @@ static SCHEMAS: LazyLock<Vec<Arc<Object>>> = LazyLock::new(|| {
 /// Parsed values survive their encoding; decoded objects survive it too, and have one canonical form.
 pub fn json(data: &[u8]) {
     if let Ok(value) = json::parse(data) {
-        assert_eq!(json::parse(&json::encode(&value)).as_ref(), Ok(&value));
+        let text = json::encode(&value);
+        assert_eq!(written(&text), Some(String::from_utf8_lossy(&text).into_owned()));
     }
     for schema in SCHEMAS.iter() {
         let Ok(decoded) = json::decode(data, schema) else { continue };
@@ -33,6 +34,15 @@ pub fn json(data: &[u8]) {
             survives(decoded.value, schema);
         }
     }
+}
+
+/// A text as it is written again. Values are compared by it: doubles that are whole are written as integers.
+pub fn written(text: &[u8]) -> Option<String> {
+    json::parse(text).ok().map(|value| shown(&value))
+}
+
+fn shown(value: &Value) -> String {
+    String::from_utf8_lossy(&json::encode(value)).into_owned()
 }
 
 /// The canonical form of a decoded object goes through JSON and through protobuf and stays what it is.
@@ -43,14 +53,14 @@ pub fn survives(mut value: Value, schema: &Object) {
     assert!(again.strict.is_empty(), "{}: {value}: {:?}", schema.name, again.strict);
     let mut second = again.value;
     json::canonicalize(&mut second, schema);
-    assert_eq!(second, value, "{} through JSON", schema.name);
+    assert_eq!(shown(&second), shown(&value), "{} through JSON", schema.name);
     if schema.custom {
         return;
     }
     let bytes = proto::encode(&value, schema);
     let mut third = proto::decode(&bytes, schema).unwrap_or_else(|e| panic!("{}: {value}: {e}", schema.name));
     [&mut third, &mut value].into_iter().for_each(as_messages_tell);
-    assert_eq!(third, value, "{} through protobuf", schema.name);
+    assert_eq!(shown(&third), shown(&value), "{} through protobuf", schema.name);
 }
 
 /// Messages do not say of which type they are, nor what is inside of them: defaults say that again where it belongs. And an

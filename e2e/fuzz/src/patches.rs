@@ -1,5 +1,6 @@
 //! Patches of all four kinds, and who owns which field after them.
 
+use crate::decoders::written;
 use crate::parts;
 use isopod_api::Gvk;
 use isopod_schema::managed::{ApplyError, FieldManager, Filter, Managers, Versions};
@@ -37,7 +38,7 @@ pub fn json_patch(data: &[u8]) {
     assert!(text.len() <= data.len() * 8 + patch::MAX_COPIED, "{} bytes of {}", text.len(), data.len());
     let opened = patch::Opened::by_operations(&change);
     let shown = patch::patched_text(&patched, &POD, &opened);
-    assert_eq!(json::parse(shown.as_bytes()).as_ref().ok(), json::parse(&text).as_ref().ok());
+    assert_eq!(written(shown.as_bytes()), written(&text));
     if let Ok(decoded) = json::decode(&text, &POD) {
         crate::decoders::survives(decoded.value, &POD);
     }
@@ -54,7 +55,7 @@ pub fn merge_patch(data: &[u8]) {
     }
     let opened = patch::Opened::by_merge(&change);
     let shown = patch::patched_text(&once, &POD, &opened);
-    assert_eq!(json::parse(shown.as_bytes()).ok(), json::parse(&json::encode(&once)).ok());
+    assert_eq!(written(shown.as_bytes()), written(&json::encode(&once)));
 }
 
 /// A strategic merge of a pod can be decoded, or says why not, and settles.

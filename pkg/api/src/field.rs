@@ -130,6 +130,7 @@ pub type FieldErrors = Vec<FieldError>;
 fn show(v: &Value) -> String {
     match v {
         Value::String(s) => format!("{s:?}"),
+        Value::Number(n) if n.is_f64() => crate::float::go_text(n.as_f64().unwrap_or_default()),
         other => other.to_string(),
     }
 }

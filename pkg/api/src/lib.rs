@@ -4,6 +4,7 @@
 //! Invariant: nothing here knows HTTP, storage or a particular kind.
 
 pub mod field;
+pub mod float;
 pub mod gvk;
 pub mod names;
 pub mod quantity;

@@ -232,6 +232,22 @@ impl Quantity {
     pub fn milli_value(&self) -> i64 {
         self.scaled_value(-3)
     }
+    /// Whether upstream's validation takes it for a whole number: it looks at the thousandths, which overflow.
+    pub fn is_whole_to_validation(&self) -> bool {
+        let up = self.scale.saturating_add(3);
+        let Some(up) = u32::try_from(up).ok() else { return self.milli_value() % 1000 == 0 };
+        let thousandths = match self.format {
+            // What is short is multiplied with care, and comes to nothing where it does not fit.
+            Format::DecimalSi | Format::DecimalExponent
+                if self.value.unsigned_abs() < 10u128.pow(FAST_DIGITS as u32) =>
+            {
+                let exact = pow10(up).and_then(|m| self.value.checked_mul(m));
+                exact.and_then(|v| i64::try_from(v).ok()).unwrap_or_default()
+            }
+            _ => (self.value as i64).wrapping_mul(10i64.wrapping_pow(up)),
+        };
+        thousandths % 1000 == 0
+    }
     /// The amount if it is a whole number that fits.
     pub fn as_i64(&self) -> Option<i64> {
         let v = self.value();

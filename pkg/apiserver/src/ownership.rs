@@ -171,7 +171,7 @@ pub async fn record(server: &ApiServer, intent: &Intent, new: &mut Value, old: O
 /// Sets `metadata.managedFields`. Those that nobody could read are left out, as upstream leaves out what it cannot write: a
 /// deep object's are deeper still.
 pub fn set(object: &mut Value, entries: Option<Value>) {
-    let entries = entries.filter(|e| json::depth(e) + 2 <= json::MAX_DEPTH);
+    let entries = entries.filter(|e| !json::depth::exceeds(e, json::depth::limit() - 2));
     let Some(meta) = object["metadata"].as_object_mut() else { return };
     match entries {
         Some(entries) => meta.insert("managedFields".into(), entries),

@@ -25,8 +25,8 @@ pub fn is_review(kind: &Kind) -> bool {
 pub async fn create(server: &ApiServer, call: &Call, body: Body) -> Result<Response, Status> {
     // An answer is no object that could be a row of a table.
     let form = negotiate::form(&call.parts.headers, &call.query, false)?;
-    let options = WriteOptions::parse("CreateOptions", &call.query)?;
     let bytes = decode::read(body).await?;
+    let options = WriteOptions::parse("CreateOptions", &call.query)?;
     let kind = &call.kind;
     let decoded = decode::object(&call.parts.headers, &bytes, &kind.gvk, &kind.schema, options.validation)?;
     let intent = call.intent(&options);

@@ -4,7 +4,7 @@
 
 use axum::body::Body;
 use http::Request;
-use isopod_schema::json::MAX_DEPTH;
+use isopod_schema::json::depth::{self, DEEPEST};
 use isopod_testkit::{Answer, TestServer};
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ const MERGE: &str = "application/merge-patch+json";
 const JSON_PATCH: &str = "application/json-patch+json";
 const APPLY: &str = "application/apply-patch+yaml";
 /// The deepest that a field of an object may be: the object itself is a level.
-const DEEPEST: usize = MAX_DEPTH - 1;
+const FIELD: usize = DEEPEST - 1;
 
 fn lists(depth: usize) -> String {
     format!("{}{}", "[".repeat(depth), "]".repeat(depth))
@@ -45,7 +45,7 @@ async fn send(s: &TestServer, method: &str, uri: &str, content_type: &str, body:
 
 /// Makes an object with this `spec`, changes, reads and deletes it in every way.
 async fn lives(s: &TestServer, name: &str, nested: fn(usize) -> String) {
-    let (one, spec) = (format!("{DEEPS}/{name}"), nested(DEEPEST));
+    let (one, spec) = (format!("{DEEPS}/{name}"), nested(FIELD));
     let made = send(s, "POST", DEEPS, "application/json", &deep(name, &spec)).await;
     assert_eq!(made.code, 201, "{}", shortened(&made));
     let holds = |a: &Answer, field: &str, value: &str| a.text.contains(&format!("\"{field}\":{value}"));
@@ -54,9 +54,9 @@ async fn lives(s: &TestServer, name: &str, nested: fn(usize) -> String) {
         (MERGE, format!(r#"{{"merged":{spec}}}"#), "merged", spec.clone()),
         (
             JSON_PATCH,
-            format!(r#"[{{"op":"add","path":"/added","value":{}}}]"#, nested(DEEPEST - 1)),
+            format!(r#"[{{"op":"add","path":"/added","value":{}}}]"#, nested(FIELD - 1)),
             "added",
-            nested(DEEPEST - 1),
+            nested(FIELD - 1),
         ),
         (JSON_PATCH, r#"[{"op":"test","path":"/spec","value":1}]"#.to_owned(), "", String::new()),
         (APPLY, deep(name, &spec), "spec", spec.clone()),
@@ -95,7 +95,7 @@ fn shortened(answer: &Answer) -> String {
 
 /// One level more, in each way in which it can be sent.
 async fn refused(s: &TestServer) {
-    let (name, spec) = ("deeper", lists(DEEPEST + 1));
+    let (name, spec) = ("deeper", lists(FIELD + 1));
     let why = "couldn't get version/kind; json parse error: invalid character '[' exceeded max depth ";
     for (uri, kind, body) in [
         (DEEPS, "Deep", deep(name, &spec)),
@@ -114,17 +114,17 @@ async fn refused(s: &TestServer) {
     assert_eq!(made.code, 201);
     let one = format!("{DEEPS}/{name}");
     let too_deep =
-        format!("error decoding patch: error converting YAML to JSON: yaml: exceeded max depth of {MAX_DEPTH}");
+        format!("error decoding patch: error converting YAML to JSON: yaml: exceeded max depth of {DEEPEST}");
     for (ty, body, code, message) in [
         (MERGE, format!(r#"{{"spec":{spec}}}"#), 400, "invalid JSON patch"),
-        (JSON_PATCH, format!(r#"[{{"op":"add","path":"/x","value":{}}}]"#, lists(DEEPEST)), 400, "invalid JSON patch"),
+        (JSON_PATCH, format!(r#"[{{"op":"add","path":"/x","value":{}}}]"#, lists(FIELD)), 400, "invalid JSON patch"),
         (APPLY, deep(name, &spec), 400, &*too_deep),
         (
             JSON_PATCH,
             format!(
                 r#"[{{"op":"add","path":"/x","value":{}}},{{"op":"add","path":"/y","value":{{"z":[]}}}},
                 {{"op":"move","from":"/x","path":"/y/z/0"}}]"#,
-                lists(DEEPEST - 1)
+                lists(FIELD - 1)
             ),
             422,
             "the server rejected our request due to an error in our request",
@@ -149,7 +149,8 @@ fn objects_may_be_as_deep_as_can_be_read() {
             refused(&s).await;
         });
     };
-    // On a stack that is large enough for code that is not optimized.
-    let thread = std::thread::Builder::new().stack_size(64 << 20).spawn(live);
+    // As the threads of the program are.
+    depth::allow_deepest();
+    let thread = std::thread::Builder::new().stack_size(depth::STACK).spawn(live);
     thread.unwrap().join().unwrap();
 }

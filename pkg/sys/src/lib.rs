@@ -19,6 +19,7 @@ pub mod own_memory;
 pub mod process;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+pub mod stack;
 pub mod terminal;
 pub mod volume;
 pub mod xattr;

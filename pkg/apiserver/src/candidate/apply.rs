@@ -39,7 +39,8 @@ impl Configuration {
         // Keys that stand twice are seen by a parse that does not take the last one.
         let twice = match validation {
             FieldValidation::Ignore => None,
-            _ => serde_yaml_ng::from_slice::<serde_yaml_ng::Value>(body).err().filter(|e| !yaml::is_too_deep(e)),
+            _ if yaml::is_deep(body) => None,
+            _ => serde_yaml_ng::from_slice::<serde_yaml_ng::Value>(body).err(),
         };
         let twice = twice.map(|e| {
             let named = yaml_keys::repeated(&String::from_utf8_lossy(body)).join("\n  ");

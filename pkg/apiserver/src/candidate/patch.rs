@@ -65,7 +65,7 @@ impl Patch {
         schema: Arc<Object>,
         validation: FieldValidation,
     ) -> Result<Self, Status> {
-        let patch = json::parse(body).map_err(|_| Status::bad_request("invalid JSON patch"))?;
+        let patch = json::parse(body).map_err(|e| unreadable(&e, ty))?;
         let patch = match ty {
             PatchType::Json => operations(patch, validation),
             PatchType::Merge => merging(patch, validation),
@@ -172,6 +172,19 @@ impl Candidate for Patch {
     fn make(&self, current: Option<&Value>) -> Result<Made, Status> {
         self.apply(current.unwrap_or(&Value::Null))
     }
+}
+
+/// Why a text is no patch. One that is JSON has a number that is too large.
+fn unreadable(why: &json::DecodeError, ty: PatchType) -> Status {
+    let json::DecodeError::Type(why) = why else { return Status::bad_request("invalid JSON patch") };
+    Status::bad_request(match ty {
+        PatchType::Json => {
+            let why = why.replacen("Go value of type", "Go struct field jsonPatchOp.value of type", 1);
+            format!("error decoding patch: {why}")
+        }
+        PatchType::Merge => format!("error decoding patch: {why}"),
+        _ => why.clone(),
+    })
 }
 
 /// A JSON patch. What looks for unknown fields decodes it first, into a type of its own.

@@ -99,7 +99,11 @@ pub fn object(
         });
         return decoded.map_err(|e| e.status(av, kind, gvk));
     }
-    let parsed = parse_text(media, body).map_err(|e| unrecognized(gvk, &e, body))?;
+    let parsed = match media {
+        Media::Json => json::texts(body, &["apiVersion", "kind"]).map_err(|e| format!("{NO_TYPE}{e}")),
+        _ => parse_text(media, body),
+    };
+    let parsed = parsed.map_err(|e| unrecognized(gvk, &e, body))?;
     let (av, kind) = stated_type(&parsed, schema).map_err(|e| unrecognized(gvk, &e, body))?;
     if schema.custom {
         complete(&av, &kind, body).map_err(|e| unrecognized(gvk, &e, body))?;

@@ -11,11 +11,10 @@ pub mod yaml;
 
 use bytes::Bytes;
 use isopod_kinds::Kind;
-use isopod_schema::facts;
-use isopod_schema::proto;
+use isopod_schema::{facts, json, proto};
 use jiff::Timestamp;
 use negotiate::{Form, Include, Media, Shape};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// Whether bodies of entries are in another version than the one that `kind` serves. Those of custom resources have been
 /// converted before they come here (`conversion`).
@@ -25,7 +24,7 @@ fn differs(kind: &Kind) -> bool {
 
 /// The object of an entry in the version that `kind` serves.
 pub fn served(kind: &Kind, body: &[u8]) -> Value {
-    let mut value = isopod_schema::json::read(body).unwrap_or_default();
+    let mut value = json::read(body).unwrap_or_default();
     if differs(kind) {
         kind.hooks.from_storage(&mut value);
         value["apiVersion"] = kind.gvk.api_version().into();
@@ -40,7 +39,7 @@ pub fn json_bytes(kind: &Kind, body: &Bytes) -> Bytes {
 }
 
 pub fn to_json(value: &Value) -> Bytes {
-    serde_json::to_vec(value).expect("a JSON value always encodes into memory").into()
+    json::encode(value).into()
 }
 
 /// An entry's body in a form.
@@ -73,9 +72,15 @@ pub fn value(value: &Value, form: &Form) -> Bytes {
 
 pub fn text(value: &Value, form: &Form) -> Bytes {
     match form.media {
+        // What is deep is not indented: that would take the square of its depth, and what is not indented is YAML as well.
+        _ if is_indented(form) && json::depth::exceeds(value, json::depth::ORDINARY) => {
+            let mut out = json::encode(value);
+            out.push(b'\n');
+            out.into()
+        }
         Media::Yaml => yaml::to_yaml(value).into(),
         _ if form.pretty => {
-            let mut out = serde_json::to_vec_pretty(value).unwrap_or_default();
+            let mut out = json::indented(value);
             out.push(b'\n');
             out.into()
         }
@@ -83,9 +88,13 @@ pub fn text(value: &Value, form: &Form) -> Bytes {
     }
 }
 
+fn is_indented(form: &Form) -> bool {
+    form.pretty || form.media == Media::Yaml
+}
+
 /// `PartialObjectMetadata` of an object.
 pub fn partial(kind: &Kind, object: &Value, form: &Form) -> Value {
-    let mut metadata = object.get("metadata").cloned().unwrap_or_else(|| json!({}));
+    let mut metadata = object.get("metadata").cloned().unwrap_or_else(|| serde_json::json!({}));
     let annotations = kind.hooks.internal_annotations();
     if let Some(all) =
         metadata.get_mut("annotations").and_then(Value::as_object_mut).filter(|_| !annotations.is_empty())
@@ -95,7 +104,7 @@ pub fn partial(kind: &Kind, object: &Value, form: &Form) -> Value {
             metadata.as_object_mut().map(|m| m.remove("annotations"));
         }
     }
-    json!({"kind": "PartialObjectMetadata", "apiVersion": form.meta_version(), "metadata": metadata})
+    serde_json::json!({"kind": "PartialObjectMetadata", "apiVersion": form.meta_version(), "metadata": metadata})
 }
 
 /// A row's `object`.

@@ -56,7 +56,7 @@ fn field(out: &mut Vec<u8>, key: &str) {
 }
 
 fn value(out: &mut Vec<u8>, v: &(impl Serialize + ?Sized)) {
-    serde_json::to_writer(out, v).expect("a JSON value always encodes into memory");
+    isopod_schema::json::append(out, v);
 }
 
 /// Puts the revision in. Returns the served bytes and where the revision's digits stand in them; `None` when the bytes are

@@ -47,21 +47,39 @@ fn is_ambiguous(text: &str) -> bool {
 /// How upstream's parser begins what it says of a text that nests too deeply; then comes how deep it may.
 pub const TOO_DEEP: &str = "yaml: exceeded max depth of ";
 
-/// Whether the parser has stopped because of a text's depth, at 128.
-pub fn is_too_deep(e: &serde_yaml_ng::Error) -> bool {
-    e.to_string().starts_with("recursion limit exceeded")
+/// Whether a text is read as JSON because of its depth.
+pub fn is_deep(text: &[u8]) -> bool {
+    may_nest(text, SLOW)
 }
 
 /// Reads a text of YAML, or says why it is none. One that is JSON, as what kubectl applies, may be as deep as JSON may be.
 pub fn parse(text: &[u8]) -> Result<Value, String> {
-    serde_yaml_ng::from_slice(text).or_else(|e| {
-        if !is_too_deep(&e) {
-            return Err(complaint(&e));
+    let too_deep = || format!("{TOO_DEEP}{}", json::depth::limit());
+    if may_nest(text, SLOW) {
+        // The parser of YAML takes the square of a text's depth.
+        match json::parse(text) {
+            Ok(value) => return Ok(value),
+            Err(why) if why.to_string().ends_with(json::TOO_DEEP) => return Err(too_deep()),
+            Err(_) if may_nest(text, json::depth::DEEPEST) => return Err(too_deep()),
+            Err(_) => {}
         }
-        json::parse(text).map_err(|why| match why.to_string().ends_with(json::TOO_DEEP) {
-            true => format!("{TOO_DEEP}{}", json::MAX_DEPTH),
-            false => complaint(&e),
-        })
+    }
+    serde_yaml_ng::from_slice(text).map_err(|e| complaint(&e))
+}
+
+/// So deep texts are read as JSON first.
+const SLOW: usize = 100;
+
+/// Whether brackets may lie deeper in each other than that. It does not know which of them are text.
+fn may_nest(text: &[u8], levels: usize) -> bool {
+    let mut depth = 0usize;
+    text.iter().any(|c| {
+        match c {
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth > levels
     })
 }
 

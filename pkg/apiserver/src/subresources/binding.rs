@@ -17,10 +17,10 @@ use serde_json::{Value, json};
 
 pub async fn create(server: &ApiServer, call: &Call, request: Body) -> Result<Response, Status> {
     let form = call.form()?;
-    let options = WriteOptions::parse("CreateOptions", &call.query)?;
     let gvk = Gvk::new("", "v1", "Binding");
     let schema = facts::builtin().object_of(&gvk).ok_or_else(|| Status::internal("no schema of Binding"))?;
     let bytes = decode::read(request).await?;
+    let options = WriteOptions::parse("CreateOptions", &call.query)?;
     let mut binding = decode::object(&call.parts.headers, &bytes, &gvk, &schema, options.validation)?.value;
     call.trail.request_value(&binding);
     // `POST namespaces/<ns>/bindings` names the pod in the body.

@@ -22,10 +22,10 @@ const MAX_DISRUPTED: usize = 2000;
 
 pub async fn create(server: &ApiServer, call: &Call, request: Body) -> Result<Response, Status> {
     let form = call.form()?;
-    let options = WriteOptions::parse("CreateOptions", &call.query)?;
     let gvk = Gvk::new("policy", "v1", "Eviction");
     let schema = facts::builtin().object_of(&gvk).ok_or_else(|| Status::internal("no schema of Eviction"))?;
     let bytes = decode::read(request).await?;
+    let options = WriteOptions::parse("CreateOptions", &call.query)?;
     let read = |gvk: &Gvk| decode::object(&call.parts.headers, &bytes, gvk, &schema, options.validation);
     // Clients of the beta version are still understood, which had the same fields.
     let mut eviction = read(&gvk).or_else(|e| read(&Gvk::new("policy", "v1beta1", "Eviction")).map_err(|_| e))?.value;

@@ -183,11 +183,11 @@ impl Change {
 
 async fn change(call: &Call, request: Body) -> Result<Change, Status> {
     let ty = if call.info.verb == "patch" { Some(PatchType::of(&call.parts.headers, &call.kind)?) } else { None };
+    let bytes = decode::read(request).await?;
     let options = match ty {
         Some(ty) => WriteOptions::parse_patch(&call.query, ty == PatchType::Apply)?,
         None => WriteOptions::parse("UpdateOptions", &call.query)?,
     };
-    let bytes = decode::read(request).await?;
     if ty.is_some() {
         call.trail.request_patch(&bytes);
     }

@@ -2,7 +2,7 @@
 
 use super::Call;
 use crate::ApiServer;
-use crate::encode::decode;
+use crate::encode::{decode, negotiate};
 use crate::options::WriteOptions;
 use crate::pipeline;
 use axum::body::Body;
@@ -11,9 +11,10 @@ use isopod_api::Status;
 
 pub async fn create(server: &ApiServer, call: &Call, body: Body) -> Result<Response, Status> {
     let form = call.form()?;
-    let options = WriteOptions::parse("CreateOptions", &call.query)?;
+    negotiate::body_media(&call.parts.headers, call.kind.schema.custom)?;
     let bytes = decode::read(body).await?;
     server.metrics.requests.body(&call.kind, "create", bytes.len());
+    let options = WriteOptions::parse("CreateOptions", &call.query)?;
     let decoded = decode::object(&call.parts.headers, &bytes, &call.kind.gvk, &call.kind.schema, options.validation)?;
     call.trail.request_object(&call.kind, &decoded.value);
     let intent = call.intent(&options);

@@ -13,11 +13,11 @@ use axum::response::Response;
 use isopod_api::Status;
 
 pub async fn patch(server: &ApiServer, call: &Call, body: Body) -> Result<Response, Status> {
-    let form = call.form()?;
     let ty = PatchType::of(&call.parts.headers, &call.kind)?;
-    let options = WriteOptions::parse_patch(&call.query, ty == PatchType::Apply)?;
+    let form = call.form()?;
     let bytes = decode::read(body).await?;
     server.metrics.requests.body(&call.kind, "patch", bytes.len());
+    let options = WriteOptions::parse_patch(&call.query, ty == PatchType::Apply)?;
     call.trail.request_patch(&bytes);
     let (kind, intent) = (&call.kind, call.intent(&options));
     let done = if ty == PatchType::Apply {

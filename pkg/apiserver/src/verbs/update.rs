@@ -13,9 +13,9 @@ use isopod_api::Status;
 
 pub async fn update(server: &ApiServer, call: &Call, body: Body) -> Result<Response, Status> {
     let form = call.form()?;
-    let options = WriteOptions::parse("UpdateOptions", &call.query)?;
     let bytes = decode::read(body).await?;
     server.metrics.requests.body(&call.kind, "update", bytes.len());
+    let options = WriteOptions::parse("UpdateOptions", &call.query)?;
     let decoded = decode::object(&call.parts.headers, &bytes, &call.kind.gvk, &call.kind.schema, options.validation)?;
     call.trail.request_object(&call.kind, &decoded.value);
     metadata::check_name(&decoded.value, &call.info.name)?;

@@ -1,7 +1,7 @@
 //! The part of JSONPath that definitions use in columns and selectable fields (`client-go/util/jsonpath`): fields, indexes,
 //! wildcards and comparisons of one field.
 
-use isopod_schema::json::go_float;
+use isopod_api::float;
 use serde_json::Value;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -149,7 +149,7 @@ pub fn printed(value: &Value) -> String {
     match value {
         Value::String(s) => s.clone(),
         Value::Null => "<nil>".to_owned(),
-        Value::Number(n) if n.is_f64() => go_float(n.as_f64().unwrap_or_default()),
+        Value::Number(n) if n.is_f64() => float::go_text(n.as_f64().unwrap_or_default()),
         other => other.to_string(),
     }
 }

@@ -114,7 +114,7 @@ pub fn non_negative_quantity(v: &Value, path: &Path) -> FieldErrors {
 pub fn resource_value(name: &str, v: &Value, path: &Path) -> FieldErrors {
     let mut errs = non_negative_quantity(v, path);
     let q = amount(v);
-    if (COUNTED.contains(&name) || is_extended(name)) && q.milli_value() % 1000 != 0 {
+    if (COUNTED.contains(&name) || is_extended(name)) && !q.is_whole_to_validation() {
         errs.push(FieldError::invalid(path, q.to_string(), "must be an integer"));
     }
     errs

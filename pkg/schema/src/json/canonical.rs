@@ -16,8 +16,10 @@ pub fn canonicalize(value: &mut Value, object: &Object) {
 fn fields(map: &mut Map<String, Value>, object: &Object) {
     if object.custom {
         for f in &object.fields {
+            // A number stays an integer or a double, as it was written.
             if let Some(v) = map.get_mut(&f.name)
                 && !v.is_null()
+                && !matches!(f.node, Node::Double)
             {
                 node(v, &f.node);
             }

@@ -304,8 +304,10 @@ impl<'s> Decoder<'s> {
         match s.token()? {
             Token::Object => {
                 let mut map = Map::new();
+                let mut twice = HashSet::new();
                 s.object::<Syntax>(&mut |s, key| {
-                    if map.contains_key(key.as_ref()) {
+                    // Once: a path may be long.
+                    if map.contains_key(key.as_ref()) && twice.insert(key.clone()) {
                         self.report(true, &key);
                     }
                     push(&mut self.path, &key);

@@ -8,21 +8,21 @@
 mod canonical;
 mod convert;
 mod decode;
+pub mod depth;
 mod go;
 mod scan;
 mod strict;
+mod write;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 pub use canonical::{canonicalize, zero};
 pub use convert::unconvertible;
 pub(crate) use decode::decode_base64;
 pub use decode::{DecodeError, Decoded, decode, decode_value};
-pub use go::{go_float, go_text};
+pub use go::go_text;
 pub use strict::{doubled_fields, strange_operations};
-
-/// The deepest nesting that any decoder of this crate takes.
-pub const MAX_DEPTH: usize = scan::MAX_DEPTH;
+pub use write::{append, encode, indented};
 
 /// How the error ends about a text that is deeper.
 pub const TOO_DEEP: &str = "exceeded max depth";
@@ -32,19 +32,49 @@ pub fn read(bytes: &[u8]) -> Result<Value, serde_json::Error> {
     serde_json::from_slice(bytes).or_else(|e| parse(bytes).map_err(|_| e))
 }
 
-/// How deep lists and objects lie in each other.
-pub fn depth(value: &Value) -> usize {
-    match value {
-        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
-        Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
-        _ => 0,
-    }
-}
-
 /// Reads JSON without a schema, with the number handling and the error texts of Go's decoder.
 pub fn parse(bytes: &[u8]) -> Result<Value, DecodeError> {
     let mut s = scan::Scanner::new(bytes);
-    let value = s.value().map_err(DecodeError::Syntax)?;
+    s.value().and_then(|value| s.end().map(|()| value)).map_err(|why| match why.starts_with(scan::UNFIT) {
+        // Go looks through all of a text before it reads any of it.
+        true => valid(bytes).map_or_else(DecodeError::Syntax, |()| DecodeError::Type(why)),
+        false => DecodeError::Syntax(why),
+    })
+}
+
+/// Why a text is no JSON.
+fn valid(bytes: &[u8]) -> Result<(), String> {
+    let mut s = scan::Scanner::new(bytes);
+    s.skip()?;
+    s.end()
+}
+
+/// Some fields of an object that are texts, as upstream looks at a text before it decodes it: all of it is looked through, and of
+/// no other value is more told than its sort.
+pub fn texts(bytes: &[u8], wanted: &[&str]) -> Result<Value, DecodeError> {
+    let mut s = scan::Scanner::new(bytes);
+    let mut found = Map::new();
+    let mut read = || {
+        let token = s.token()?;
+        if token != scan::Token::Object {
+            s.skip()?;
+            return Ok(token.example());
+        }
+        s.object::<String>(&mut |s, key| {
+            let token = s.token()?;
+            if !wanted.contains(&&*key) {
+                return s.skip();
+            }
+            let value = match token {
+                scan::Token::String => Value::String(s.string()?.into_owned()),
+                other => s.skip().map(|()| other.example())?,
+            };
+            found.insert(key.into_owned(), value);
+            Ok(())
+        })?;
+        Ok(Value::Object(std::mem::take(&mut found)))
+    };
+    let value = read().map_err(DecodeError::Syntax)?;
     s.end().map_err(DecodeError::Syntax)?;
     Ok(value)
 }
@@ -64,9 +94,4 @@ pub fn html_escaped(text: &str) -> String {
         }
     }
     out
-}
-
-/// Compact JSON.
-pub fn encode(value: &Value) -> Vec<u8> {
-    serde_json::to_vec(value).unwrap_or_default()
 }

@@ -1,13 +1,11 @@
 //! A cursor over JSON text. Its syntax errors are worded as those of Go's scanner, because clients see them; numbers keep
 //! their literal, because Go's type errors show it.
 //!
-//! Invariant: never panics and never recurses deeper than [`MAX_DEPTH`], whatever the bytes are.
+//! Invariant: never panics and never recurses deeper than [`depth::limit`], whatever the bytes are.
 
+use super::depth;
 use serde_json::{Map, Number, Value};
 use std::borrow::Cow;
-
-/// Go stops at 10,000; this keeps the stack of a server's thread safe and is far deeper than any schema.
-pub(super) const MAX_DEPTH: usize = 400;
 
 /// The text of a syntax error.
 pub(super) type Syntax = String;
@@ -37,10 +35,26 @@ impl Token {
     }
 }
 
+impl Token {
+    /// A value of the sort.
+    pub(super) fn example(self) -> Value {
+        match self {
+            Token::Object => Value::Object(Map::new()),
+            Token::Array => Value::Array(Vec::new()),
+            Token::String => Value::String(String::new()),
+            Token::Number => Value::from(0),
+            Token::Bool => Value::Bool(false),
+            Token::Null => Value::Null,
+        }
+    }
+}
+
 pub(super) struct Scanner<'a> {
     bytes: &'a [u8],
     pos: usize,
     depth: usize,
+    /// Where nesting is looked at more closely.
+    closer: usize,
 }
 
 const EOF: &str = "unexpected end of JSON input";
@@ -66,7 +80,7 @@ fn invalid(c: u8, context: &str) -> Syntax {
 
 impl<'a> Scanner<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Scanner { bytes, pos: 0, depth: 0 }
+        Scanner { bytes, pos: 0, depth: 0, closer: depth::ORDINARY }
     }
 
     fn skip_space(&mut self) {
@@ -105,8 +119,11 @@ impl<'a> Scanner<'a> {
 
     fn enter(&mut self) -> Result<(), Syntax> {
         self.depth += 1;
-        if self.depth > MAX_DEPTH {
-            return Err(invalid(self.bytes.get(self.pos).copied().unwrap_or(b'{'), super::TOO_DEEP));
+        if self.depth > self.closer {
+            self.closer = depth::beyond_ordinary();
+            if self.depth > self.closer {
+                return Err(invalid(self.bytes.get(self.pos).copied().unwrap_or(b'{'), super::TOO_DEEP));
+            }
         }
         self.pos += 1;
         Ok(())
@@ -354,18 +371,16 @@ impl<'a> Scanner<'a> {
     }
 }
 
+/// How the complaint about a number begins that no type can hold.
+pub(super) const UNFIT: &str = "json: cannot unmarshal number ";
+
 /// A number as `sigs.k8s.io/json` reads it into an untyped place: an integer where the literal is one, else a double.
 pub(super) fn number(literal: &str) -> Result<Value, Syntax> {
     if let Ok(i) = literal.parse::<i64>() {
         return Ok(Value::from(i));
     }
-    let float = literal.parse::<f64>().unwrap_or(0.0);
-    // `1e3` is a whole number for every reader: show it as one.
-    if !literal.contains('.') && float.fract() == 0.0 && float.abs() < 9e15 {
-        return Ok(Value::from(float as i64));
-    }
-    let too_large = || format!("json: cannot unmarshal number {literal} into Go value of type float64");
-    Number::from_f64(float).map(Value::Number).ok_or_else(too_large)
+    let float = literal.parse::<f64>().ok().and_then(Number::from_f64);
+    float.map(Value::Number).ok_or_else(|| format!("{UNFIT}{literal} into Go value of type float64"))
 }
 
 #[cfg(test)]
@@ -413,7 +428,7 @@ mod tests {
             r#" {"a":[1,-2.5,1e3,9223372036854775808,true,null,"x\n\u00e9\ud83d\ude00\ud800"],"b":{},"b":{"c":"d"}} "#;
         let v = read(text).unwrap();
         assert_eq!(v["a"][0], 1);
-        assert_eq!(v["a"][2], 1000);
+        assert_eq!(v["a"][2], 1000.0);
         assert_eq!(v["a"][3], 9223372036854775808f64);
         assert_eq!(v["a"][6], "x\n\u{e9}\u{1f600}\u{fffd}");
         assert_eq!(v["b"]["c"], "d");
@@ -422,8 +437,8 @@ mod tests {
     #[test]
     fn depth_is_bounded() {
         let nested = |n| format!("{}{}", "[".repeat(n), "]".repeat(n));
-        assert_eq!(crate::json::depth(&read(&nested(MAX_DEPTH)).unwrap()), MAX_DEPTH);
-        let deep = nested(MAX_DEPTH + 1);
+        assert_eq!(depth::of(&read(&nested(depth::ORDINARY)).unwrap()), depth::ORDINARY);
+        let deep = nested(depth::ORDINARY + 1);
         assert_eq!(read(&deep).unwrap_err(), "invalid character '[' exceeded max depth");
     }
 }

@@ -12,7 +12,7 @@ const OPERATION: [&str; 4] = ["op", "path", "from", "value"];
 pub fn doubled_fields(bytes: &[u8]) -> Vec<String> {
     let mut found = Found::default();
     // What is no JSON is told by whoever decodes it.
-    let _ = found.value(&mut Scanner::new(bytes), "");
+    let _ = found.value(&mut Scanner::new(bytes));
     found.texts
 }
 
@@ -26,30 +26,47 @@ pub fn strange_operations(bytes: &[u8]) -> Vec<String> {
 #[derive(Default)]
 struct Found {
     texts: Vec<String>,
+    /// Of what is looked at.
+    path: String,
     seen: HashSet<String>,
 }
 
 impl Found {
-    fn report(&mut self, what: &str, path: &str) {
-        let text = format!("{what} field {path:?}");
-        if self.texts.len() < MAX_STRICT && self.seen.insert(text.clone()) {
+    fn report(&mut self, what: &str) {
+        if self.texts.len() >= MAX_STRICT {
+            return;
+        }
+        let text = format!("{what} field {:?}", self.path);
+        if self.seen.insert(text.clone()) {
             self.texts.push(text);
         }
     }
 
-    fn value(&mut self, s: &mut Scanner, path: &str) -> Result<(), Syntax> {
+    fn value(&mut self, s: &mut Scanner) -> Result<(), Syntax> {
+        let above = self.path.len();
         match s.token()? {
             Token::Object => {
-                let mut keys = HashSet::new();
+                let (mut keys, mut twice) = (HashSet::new(), HashSet::new());
                 s.object::<Syntax>(&mut |s, key| {
-                    let path = if path.is_empty() { key.to_string() } else { format!("{path}.{key}") };
-                    if !keys.insert(key) {
-                        self.report("duplicate", &path);
+                    if above > 0 {
+                        self.path.push('.');
                     }
-                    self.value(s, &path)
+                    self.path.push_str(&key);
+                    // Once: a path may be long.
+                    if !keys.insert(key.clone()) && twice.insert(key) {
+                        self.report("duplicate");
+                    }
+                    self.value(s)?;
+                    self.path.truncate(above);
+                    Ok(())
                 })
             }
-            Token::Array => s.array::<Syntax>(&mut |s, i| self.value(s, &format!("{path}[{i}]"))),
+            Token::Array => s.array::<Syntax>(&mut |s, i| {
+                self.path.push_str(&format!("[{i}]"));
+                self.value(s)?;
+                self.path.truncate(above);
+                Ok(())
+            }),
             _ => s.skip(),
         }
     }
@@ -62,15 +79,15 @@ impl Found {
             Token::Object => {
                 let mut keys = HashSet::new();
                 s.object::<Syntax>(&mut |s, key| {
-                    let path = format!("[{i}].{key}");
+                    self.path = format!("[{i}].{key}");
                     if !OPERATION.contains(&&*key) {
-                        self.report("unknown", &path);
+                        self.report("unknown");
                         return s.skip();
                     }
                     if !keys.insert(key) {
-                        self.report("duplicate", &path);
+                        self.report("duplicate");
                     }
-                    self.value(s, &path)
+                    self.value(s)
                 })
             }
             _ => s.skip(),

@@ -35,14 +35,18 @@ enum Change {
 /// From `old` to `new`.
 pub fn compare(old: &Value, new: &Value, ty: Type) -> Comparison {
     let mut out = Comparison::default();
-    walk(Some(old), Some(new), ty, &mut out);
+    walk(Some(old), Some(new), ty, 0, &mut out);
     out
 }
 
+/// So deep values are compared as a whole before they are walked: most of what a write leaves alone is found by then, and looking at
+/// the rest at every level would take the square of its depth.
+const SHALLOW: usize = 16;
+
 /// Compares two values, of which one may be absent; says what happened to the place itself.
-fn walk(old: Option<&Value>, new: Option<&Value>, ty: Type, out: &mut Comparison) -> Change {
+fn walk(old: Option<&Value>, new: Option<&Value>, ty: Type, depth: usize, out: &mut Comparison) -> Change {
     // What a write leaves alone is most of an object.
-    if old == new {
+    if depth < SHALLOW && old == new {
         return Change::None;
     }
     let atom = ty.atom();
@@ -53,12 +57,12 @@ fn walk(old: Option<&Value>, new: Option<&Value>, ty: Type, out: &mut Comparison
         _ if before.same(&after) => after.shape(),
         _ => {
             // It changed its shape: both are walked, and the new one decides about the place.
-            let first = before.shape().and_then(|s| inside(old, new, s, out));
-            let second = after.shape().and_then(|s| inside(old, new, s, out));
+            let first = before.shape().and_then(|s| inside(old, new, s, depth, out));
+            let second = after.shape().and_then(|s| inside(old, new, s, depth, out));
             return second.or(first).unwrap_or(Change::None);
         }
     };
-    match shape.and_then(|s| inside(old, new, s, out)) {
+    match shape.and_then(|s| inside(old, new, s, depth, out)) {
         Some(leaf) => leaf,
         None if old.is_none() => Change::Added,
         None if new.is_none() => Change::Removed,
@@ -67,7 +71,13 @@ fn walk(old: Option<&Value>, new: Option<&Value>, ty: Type, out: &mut Comparison
 }
 
 /// Walks by one shape. `Some`: it is a leaf.
-fn inside(old: Option<&Value>, new: Option<&Value>, shape: Shape, out: &mut Comparison) -> Option<Change> {
+fn inside(
+    old: Option<&Value>,
+    new: Option<&Value>,
+    shape: Shape,
+    depth: usize,
+    out: &mut Comparison,
+) -> Option<Change> {
     match shape {
         Shape::Scalar(_) => Some(leaf(old, new)),
         Shape::Map(m) => {
@@ -75,7 +85,7 @@ fn inside(old: Option<&Value>, new: Option<&Value>, shape: Shape, out: &mut Comp
             if m.atomic || (a.is_none_or(Map::is_empty) && b.is_none_or(Map::is_empty)) {
                 return Some(leaf(old, new));
             }
-            fields(a, b, m, out);
+            fields(a, b, m, depth + 1, out);
             None
         }
         Shape::List(l) => {
@@ -83,7 +93,7 @@ fn inside(old: Option<&Value>, new: Option<&Value>, shape: Shape, out: &mut Comp
             if l.is_atomic() || (a.is_none_or(Vec::is_empty) && b.is_none_or(Vec::is_empty)) {
                 return Some(leaf(old, new));
             }
-            items(a.map_or(&[][..], Vec::as_slice), b.map_or(&[][..], Vec::as_slice), l, out);
+            items(a.map_or(&[][..], Vec::as_slice), b.map_or(&[][..], Vec::as_slice), l, depth + 1, out);
             None
         }
     }
@@ -98,13 +108,19 @@ fn leaf(old: Option<&Value>, new: Option<&Value>) -> Change {
     }
 }
 
-fn fields(old: Option<&Map<String, Value>>, new: Option<&Map<String, Value>>, shape: MapShape, out: &mut Comparison) {
+fn fields(
+    old: Option<&Map<String, Value>>,
+    new: Option<&Map<String, Value>>,
+    shape: MapShape,
+    depth: usize,
+    out: &mut Comparison,
+) {
     let empty = Map::new();
     let (old, new) = (old.unwrap_or(&empty), new.unwrap_or(&empty));
     let mut child = |key: &str, a: Option<&Value>, b: Option<&Value>| {
         let ty = shape.child(key).0.unwrap_or(Type::Deduced);
         let mut below = Comparison::default();
-        let change = walk(a, b, ty, &mut below);
+        let change = walk(a, b, ty, depth, &mut below);
         place(out, || PathElement::field(key), change, below);
     };
     for (key, a) in old {
@@ -127,7 +143,7 @@ fn place(out: &mut Comparison, element: impl Fn() -> PathElement, change: Change
     put(&mut out.added, change == Change::Added, below.added);
 }
 
-fn items(old: &[Value], new: &[Value], shape: ListShape, out: &mut Comparison) {
+fn items(old: &[Value], new: &[Value], shape: ListShape, depth: usize, out: &mut Comparison) {
     // In the order of sets, which then take each element at their end.
     let mut all: BTreeMap<PathElement, (Vec<&Value>, Vec<&Value>)> = BTreeMap::new();
     let (before, after) = (old.iter().map(|i| (i, true)), new.iter().map(|i| (i, false)));
@@ -138,7 +154,7 @@ fn items(old: &[Value], new: &[Value], shape: ListShape, out: &mut Comparison) {
     }
     for (element, (before, after)) in all {
         let mut below = Comparison::default();
-        let mut single = |a: Option<&Value>, b: Option<&Value>| walk(a, b, shape.item, &mut below);
+        let mut single = |a: Option<&Value>, b: Option<&Value>| walk(a, b, shape.item, depth, &mut below);
         // Items that stand more than once are compared as one leaf.
         let change = match (before.len(), after.len()) {
             (0 | 1, 0 | 1) => single(before.first().copied(), after.first().copied()),

@@ -80,11 +80,11 @@ fn is_outdated(set: &Set, ty: Type) -> bool {
 
 /// `set` after a change of its schema from granular to atomic: what has become one leaf is owned as one. `None`: as it was.
 pub(super) fn reconcile(set: &Set, ty: Type) -> Option<Set> {
-    if !is_outdated(set, ty) {
-        return None;
-    }
+    is_outdated(set, ty).then(|| reconciled(set, ty))
+}
+
+fn reconciled(set: &Set, ty: Type) -> Set {
     let atom = ty.atom();
-    let mut changed = false;
     let nodes = set.nodes.iter().map(|node| {
         let below = match &node.element {
             PathElement::Field(name) => atom.map.and_then(|m| m.child(name).0),
@@ -96,18 +96,12 @@ pub(super) fn reconcile(set: &Set, ty: Type) -> Option<Set> {
             Some(Shape::List(l)) => l.is_atomic(),
             _ => return node.clone(),
         };
-        if leaf {
-            changed = true;
-            return Node { element: node.element.clone(), member: true, children: Set::default() };
-        }
-        match reconcile(&node.children, below) {
-            None => node.clone(),
-            Some(children) => {
-                changed = true;
-                Node { children, ..node.clone() }
+        match leaf {
+            true => Node { element: node.element.clone(), member: true, children: Set::default() },
+            false => {
+                Node { element: node.element.clone(), member: node.member, children: reconciled(&node.children, below) }
             }
         }
     });
-    let nodes = nodes.collect();
-    changed.then_some(Set { nodes })
+    Set { nodes: nodes.collect() }
 }

@@ -150,18 +150,25 @@ impl Set {
 
     /// All members, those of a level before what lies below them.
     pub fn paths(&self) -> Vec<Path> {
+        self.paths_within(&mut usize::MAX.clone())
+    }
+
+    /// As many of [`Self::paths`] as have not more elements together than are `left`.
+    pub(super) fn paths_within(&self, left: &mut usize) -> Vec<Path> {
         let mut out = Vec::new();
-        self.collect(&mut Vec::new(), &mut out);
+        self.collect(&mut Vec::new(), left, &mut out);
         out
     }
 
-    fn collect(&self, prefix: &mut Path, out: &mut Vec<Path>) {
+    fn collect(&self, prefix: &mut Path, left: &mut usize, out: &mut Vec<Path>) {
         for node in self.nodes.iter().filter(|n| n.member) {
+            let Some(rest) = left.checked_sub(prefix.len() + 1) else { return };
+            *left = rest;
             out.push(prefix.iter().chain([&node.element]).cloned().collect());
         }
         for node in &self.nodes {
             prefix.push(node.element.clone());
-            node.children.collect(prefix, out);
+            node.children.collect(prefix, left, out);
             prefix.pop();
         }
     }

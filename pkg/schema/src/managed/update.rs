@@ -43,6 +43,9 @@ pub struct Conflict {
     pub path: Path,
 }
 
+/// The elements that the paths of all conflicts have together. A deep object could have more of them than there is memory.
+const TOLD: usize = 1 << 20;
+
 pub(super) struct Updater<'a> {
     pub versions: &'a dyn Versions,
     pub filter: &'a Filter,
@@ -131,13 +134,16 @@ impl Updater<'_> {
             }
         }
         let mut conflicts = Vec::new();
+        let mut left = TOLD;
         managers.0.retain(|other, owner| {
             let Some(Some(change)) = changes.get(&owner.api_version) else { return false };
             if other != id {
                 let mut lost = owner.set.intersection(&change.modified);
                 lost.absorb(owner.set.intersection(&change.added));
-                let paths = lost.paths().into_iter();
-                conflicts.extend(paths.map(|path| Conflict { manager: other.clone(), path }));
+                if !force {
+                    let paths = lost.paths_within(&mut left).into_iter();
+                    conflicts.extend(paths.map(|path| Conflict { manager: other.clone(), path }));
+                }
                 owner.set.subtract(&lost, false);
                 owner.set.subtract(&change.removed, false);
             }

@@ -114,16 +114,33 @@ fn go_type(value: &Value) -> &'static str {
 
 /// Go's `%#v`.
 fn go_syntax(value: &Value) -> String {
+    let mut out = String::new();
+    put_syntax(&mut out, value);
+    out
+}
+
+fn put_syntax(out: &mut String, value: &Value) {
     match value {
         Value::Array(items) => {
-            format!("[]interface {{}}{{{}}}", items.iter().map(go_syntax).collect::<Vec<_>>().join(", "))
+            out.push_str("[]interface {}{");
+            for (i, item) in items.iter().enumerate() {
+                out.push_str(if i > 0 { ", " } else { "" });
+                put_syntax(out, item);
+            }
+            out.push('}');
         }
         Value::Object(map) => {
-            let fields: Vec<String> = map.iter().map(|(k, v)| format!("{k:?}:{}", go_syntax(v))).collect();
-            format!("map[string]interface {{}}{{{}}}", fields.join(", "))
+            out.push_str("map[string]interface {}{");
+            for (i, (key, value)) in map.iter().enumerate() {
+                out.push_str(if i > 0 { ", " } else { "" });
+                out.push_str(&format!("{key:?}:"));
+                put_syntax(out, value);
+            }
+            out.push('}');
         }
-        Value::Null => "interface {}(nil)".into(),
-        scalar => scalar.to_string(),
+        Value::Null => out.push_str("interface {}(nil)"),
+        Value::Number(_) => out.push_str(&go_text(value)),
+        Value::Bool(_) | Value::String(_) => out.push_str(&value.to_string()),
     }
 }
 

@@ -1,10 +1,10 @@
 //! JSON patch (RFC 6902) as `evanphx/json-patch` v4 applies it: indices may be negative, and `replace` of a key that an
 //! object lacks adds it.
 //!
-//! Invariant: a value never becomes deeper than what can be read, and all copies together have at most [`MAX_COPIED`] bytes.
+//! Invariant: no value comes of it that is deeper than what can be read, and all copies together have at most [`MAX_COPIED`] bytes.
 
 use super::PatchError;
-use crate::json::{self, MAX_DEPTH, depth};
+use crate::json::{self, TOO_DEEP, depth};
 use serde_json::{Map, Value};
 
 /// A server takes at most this many operations in one patch.
@@ -39,11 +39,12 @@ pub fn json_patch(original: &Value, patch: &Value) -> Result<Value, PatchError> 
         return Err(malformed(bad, "Operation"));
     }
     let mut doc = original.clone();
-    let mut growth = Growth { depth: depth(original), copied: 0 };
+    let mut growth = Growth { depth: depth::of(original), copied: 0 };
     let empty = Map::new();
     for operation in operations {
         apply(&mut doc, operation.as_object().unwrap_or(&empty), &mut growth).map_err(PatchError::Unprocessable)?;
     }
+    growth.end(&doc).map_err(PatchError::Unprocessable)?;
     Ok(doc)
 }
 
@@ -57,22 +58,29 @@ struct Growth {
 impl Growth {
     /// Before a value is put at a path.
     fn deeper(&mut self, doc: &Value, path: &str, value: &Value) -> Result<(), Failure> {
-        let by = steps(path) + depth(value);
-        if self.depth.max(by) > MAX_DEPTH {
-            self.depth = depth(doc);
-        }
-        self.depth = self.depth.max(by);
-        if self.depth > MAX_DEPTH { Err("exceeded max depth".to_owned()) } else { Ok(()) }
+        let by = steps(path) + depth::of(value);
+        self.at_least(by, || depth::of(doc).max(by))
     }
 
-    /// As [`Self::deeper`], of a value that was taken from another path: it is looked at only if it may be too deep.
+    /// As [`Self::deeper`], of a value that was taken from another path. It is looked at only if it may be too deep: one that is
+    /// large may move often.
     fn moved(&mut self, doc: &Value, [from, to]: [&str; 2], value: &Value) -> Result<(), Failure> {
         let by = steps(to) + self.depth.saturating_sub(steps(from));
-        if self.depth.max(by) > MAX_DEPTH {
-            return self.deeper(doc, to, value);
-        }
+        self.at_least(by, || depth::of(doc).max(steps(to) + depth::of(value)))
+    }
+
+    /// On its way a value may be twice as deep as it may be in the end, so that it is not looked at each time that it is deep.
+    fn at_least(&mut self, by: usize, exactly: impl Fn() -> usize) -> Result<(), Failure> {
         self.depth = self.depth.max(by);
-        Ok(())
+        if self.depth > 2 * depth::limit() {
+            self.depth = exactly();
+        }
+        if self.depth > 2 * depth::limit() { Err(TOO_DEEP.to_owned()) } else { Ok(()) }
+    }
+
+    fn end(&self, doc: &Value) -> Result<(), Failure> {
+        let deep = self.depth > depth::limit() && depth::exceeds(doc, depth::limit());
+        if deep { Err(TOO_DEEP.to_owned()) } else { Ok(()) }
     }
 
     fn copies(&mut self, value: &Value) -> Result<(), Failure> {

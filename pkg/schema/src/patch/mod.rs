@@ -9,7 +9,7 @@ mod text;
 
 pub use json_patch::{MAX_COPIED, MAX_OPERATIONS, json_patch};
 pub use merge::merge_patch;
-pub use strategic::{go_value, strategic_merge};
+pub use strategic::strategic_merge;
 pub use text::{Opened, patched_text};
 
 /// Why a patch cannot be applied. Texts are upstream's; the variant says what a client is told.

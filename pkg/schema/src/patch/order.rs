@@ -2,7 +2,8 @@
 //! then what stood in the live list.
 
 use super::PatchError;
-use super::strategic::{go_type, go_value};
+use super::strategic::go_type;
+use crate::json::go_text;
 use serde_json::Value;
 
 /// What identifies an element: the value of its merge key, or itself when `merge_key` is empty.
@@ -26,7 +27,7 @@ fn require_keys(items: &[Value], merge_key: &str) -> Result<(), PatchError> {
 pub(super) fn require_key<'v>(item: &'v Value, merge_key: &str) -> Result<&'v Value, PatchError> {
     match item {
         Value::Object(map) => map.get(merge_key).ok_or_else(|| {
-            PatchError::Internal(format!("map: {} does not contain declared merge key: {merge_key}", go_value(item)))
+            PatchError::Internal(format!("map: {} does not contain declared merge key: {merge_key}", go_text(item)))
         }),
         other => Err(PatchError::Internal(format!(
             "expected a map[string]interface {{}}, but received a {}",
@@ -86,7 +87,7 @@ pub(super) fn check_order(patch: &[Value], order: &[Value], merge_key: &str) -> 
     if remaining.peek().is_none() {
         return Ok(());
     }
-    let show = |list: &[Value]| go_value(&Value::Array(list.to_vec()));
+    let show = |list: &[Value]| go_text(&Value::Array(list.to_vec()));
     Err(PatchError::Internal(format!(
         "The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n",
         show(patch),

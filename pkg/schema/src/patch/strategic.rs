@@ -4,6 +4,7 @@
 
 use super::PatchError;
 use super::order::{arrange, check_order, identity, require_key};
+use crate::json::go_text;
 use crate::types::{Field, List, Node, Object};
 use serde_json::{Map, Value};
 
@@ -71,24 +72,6 @@ impl<'s> Schema<'s> {
             Node::List(list) => Ok((field, list)),
             _ => Err(PatchError::Internal("expected slice or array type, but got: struct".to_owned())),
         }
-    }
-}
-
-/// How Go prints a value with `%v`.
-pub fn go_value(value: &Value) -> String {
-    match value {
-        Value::Null => "<nil>".to_owned(),
-        Value::String(s) => s.clone(),
-        Value::Array(items) => format!("[{}]", items.iter().map(go_value).collect::<Vec<_>>().join(" ")),
-        Value::Object(map) => {
-            let mut entries: Vec<_> = map.iter().collect();
-            entries.sort_by_key(|(k, _)| *k);
-            format!(
-                "map[{}]",
-                entries.iter().map(|(k, v)| format!("{k}:{}", go_value(v))).collect::<Vec<_>>().join(" ")
-            )
-        }
-        other => other.to_string(),
     }
 }
 
@@ -176,7 +159,7 @@ fn put(original: &mut Json, key: String, value: Value) {
 }
 
 fn bad_directive(directive: &Value, map: &Value) -> PatchError {
-    PatchError::Internal(format!("unknown patch type: {} in map: {}", go_value(directive), go_value(map)))
+    PatchError::Internal(format!("unknown patch type: {} in map: {}", go_text(directive), go_text(map)))
 }
 
 /// Objects with a directive vanish, wherever they stand.

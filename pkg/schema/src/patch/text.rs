@@ -1,7 +1,7 @@
 //! The JSON of a patched object, byte for byte as upstream's patch library leaves it: objects that the patch looked into are
 //! maps with sorted keys, everything else still stands in the order of the Go structs. Clients see it in errors.
 
-use crate::json::{MAX_DEPTH, html_escaped};
+use crate::json::{depth, html_escaped};
 use crate::types::{Node, Object};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ impl Opened {
         for operation in patch.as_array().into_iter().flatten() {
             for pointer in ["path", "from"].iter().filter_map(|key| operation[key].as_str()) {
                 // A pointer that is of no use to its operation may be as long as it likes.
-                let steps = pointer.split('/').take(MAX_DEPTH).map(|s| s.replace("~1", "/").replace("~0", "~"));
+                let steps = pointer.split('/').take(depth::limit()).map(|s| s.replace("~1", "/").replace("~0", "~"));
                 let steps: Vec<String> = steps.collect();
                 let parents = steps.get(1..steps.len().saturating_sub(1)).unwrap_or_default();
                 let mut at = &mut root;

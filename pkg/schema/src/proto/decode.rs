@@ -3,7 +3,7 @@
 use super::layout::{Layout, Message, What};
 use super::wire::{BYTES, FIXED64, Reader, VARINT};
 use super::{ProtoError, envelope};
-use crate::json::{MAX_DEPTH, canonicalize, zero};
+use crate::json::{canonicalize, depth, zero};
 use crate::scalar;
 use crate::types::{Field, Map as MapType, Node, Object};
 use base64::Engine;
@@ -37,7 +37,7 @@ fn into(
     message: &Message,
     depth: usize,
 ) -> Result<(), ProtoError> {
-    if depth > MAX_DEPTH {
+    if depth > depth::ORDINARY {
         return Err(ProtoError::TooDeep);
     }
     let mut r = Reader::new(bytes);
@@ -198,14 +198,19 @@ fn first(bytes: &[u8], wanted: u64) -> Result<Option<&[u8]>, ProtoError> {
 }
 
 /// `RawExtension`: JSON, or an object in its envelope. Anything else is `null`.
-fn raw(bytes: &[u8], depth: usize) -> Result<Value, ProtoError> {
-    if depth > MAX_DEPTH {
+fn raw(bytes: &[u8], messages: usize) -> Result<Value, ProtoError> {
+    if messages > depth::ORDINARY {
         return Err(ProtoError::TooDeep);
     }
     if bytes.starts_with(envelope::PREFIX) {
-        return envelope::open_at(bytes, depth).map(|(_, v)| v);
+        return envelope::open_at(bytes, messages).map(|(_, v)| v);
     }
-    Ok(crate::json::parse(bytes).unwrap_or(Value::Null))
+    let value = crate::json::parse(bytes).unwrap_or(Value::Null);
+    // A message is an object, in a list or a map of lists: with those around it, it is stored and read again as JSON.
+    if depth::exceeds(&value, depth::limit().saturating_sub(3 * messages)) {
+        return Err(ProtoError::TooDeep);
+    }
+    Ok(value)
 }
 
 /// A message in its envelope, `depth` messages deep.

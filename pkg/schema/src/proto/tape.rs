@@ -5,7 +5,7 @@
 //! never a panic. Invariant: `null` fields are as absent ones.
 
 use super::layout::Layout;
-use crate::json::MAX_DEPTH;
+use crate::json::depth;
 use crate::types::Node;
 
 /// What a value is.
@@ -114,7 +114,7 @@ impl Reader<'_> {
     fn enter(&mut self) -> Option<()> {
         self.at += 1;
         self.depth += 1;
-        (self.depth <= MAX_DEPTH).then_some(())
+        (self.depth <= depth::ORDINARY || self.depth <= depth::limit()).then_some(())
     }
 
     /// Behind an element: whether there is another one. `close` ends them all.

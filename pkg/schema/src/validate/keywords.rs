@@ -2,7 +2,7 @@
 
 use super::correlate::Correlated;
 use super::{formats, type_name, wrong_type};
-use isopod_api::{FieldError, FieldErrors, Path};
+use isopod_api::{FieldError, FieldErrors, Path, float};
 use regex::Regex;
 use serde_json::{Map, Value};
 use std::collections::HashMap;
@@ -90,14 +90,26 @@ fn typed(value: &Value, raw: &Map<String, Value>, path: &Path, errors: &mut Fiel
     };
     let got = type_name(value);
     let has = |t: &str| wanted.contains(&t);
-    let whole = got == "number" && value.as_f64().is_some_and(|x| x.fract() == 0.0);
+    let whole = got == "number" && value.as_f64().is_some_and(is_whole);
     let nullable = value.is_null() && raw.get("nullable") == Some(&Value::Bool(true));
     let fits = has(got) || nullable || (has("number") && got == "integer") || (has("integer") && whole);
-    let formatted = matches!(value, Value::String(_) | Value::Array(_))
-        && raw.get("format").and_then(Value::as_str).is_some_and(|f| !f.is_empty())
-        && !(has("number") || has("integer"));
-    if !fits && !formatted {
-        errors.push(wrong_type(path, &wanted.join(","), value));
+    let format = raw.get("format").and_then(Value::as_str).unwrap_or_default();
+    let of_text = matches!(value, Value::String(_) | Value::Array(_));
+    match format {
+        _ if fits => {}
+        "" => errors.push(wrong_type(path, &wanted.join(","), value)),
+        _ if of_text && (has("number") || has("integer")) => errors.push(wrong_type(path, &wanted.join(","), value)),
+        _ if of_text => {}
+        // Of a place with a format, upstream tells the formats.
+        format => {
+            let got = match got {
+                "number" => "float64",
+                "integer" => "int64",
+                _ => "",
+            };
+            let detail = format!("{} must be of type {format}: {got:?}", name(path));
+            errors.push(FieldError::type_invalid(path, got, detail));
+        }
     }
 }
 
@@ -161,12 +173,8 @@ fn number(value: &Value, raw: &Map<String, Value>, path: &Path, errors: &mut Fie
     let Some(x) = value.as_f64() else { return };
     let flag = |key: &str| raw.get(key) == Some(&Value::Bool(true));
     range(value, raw, path, errors);
-    if let Some(factor) = raw.get("multipleOf")
-        && let Some(f) = factor.as_f64()
-        && f > 0.0
-        && (x / f).fract() != 0.0
-    {
-        invalid(path, value, &format!("should be a multiple of {factor}"), errors);
+    if let Some(factor) = raw.get("multipleOf").and_then(Value::as_f64) {
+        multiple_of(value, factor, path, errors);
     }
     if let Some(min) = raw.get("minimum")
         && let Some(m) = min.as_f64()
@@ -188,12 +196,45 @@ fn number(value: &Value, raw: &Map<String, Value>, path: &Path, errors: &mut Fie
     }
 }
 
+/// Whether a number is an integer to JSON, which is told with some tolerance, and of which there are 53 bits
+/// (`swag.IsFloat64AJSONInteger`).
+fn is_whole(x: f64) -> bool {
+    const LARGEST: f64 = 9_007_199_254_740_991.0;
+    const TOLERANCE: f64 = 1e-9;
+    if !x.is_finite() || x.abs() > LARGEST {
+        return false;
+    }
+    let near = x.trunc();
+    x == near || (x > 0.0 && near != 0.0 && (x - near) / (x + near) < TOLERANCE)
+}
+
+/// `multipleOf`. An integer is divided by the integer in the factor, as upstream does it.
+fn multiple_of(value: &Value, factor: f64, path: &Path, errors: &mut FieldErrors) {
+    let factor = if value.is_f64() { factor } else { factor.trunc() };
+    if factor <= 0.0 {
+        let detail =
+            format!("factor MultipleOf declared for {} must be positive: {}", path.as_str(), float::go_text(factor));
+        return errors.push(FieldError::invalid(path, factor, detail));
+    }
+    let is_multiple = match (value.as_i64(), value.as_f64()) {
+        (Some(n), _) => n % factor as i64 == 0,
+        (None, x) => {
+            let x = x.unwrap_or_default();
+            is_whole(if factor < 1.0 { 1.0 / factor * x } else { x / factor })
+        }
+    };
+    if !is_multiple {
+        invalid(path, value, &format!("should be a multiple of {}", float::go_text(factor)), errors);
+    }
+}
+
 /// Whether a number fits into its type, and into the format that the schema gives it.
 fn range(value: &Value, raw: &Map<String, Value>, path: &Path, errors: &mut FieldErrors) {
+    const TWO_63: f64 = 9_223_372_036_854_775_808.0;
     let text = |key: &str| raw.get(key).and_then(Value::as_str).unwrap_or_default();
     let x = value.as_f64().unwrap_or_default();
     let (ty, format) = (text("type"), text("format"));
-    let whole = value.as_i64().or_else(|| (x.fract() == 0.0 && x.abs() < 9.3e18).then_some(x as i64));
+    let whole = value.as_i64().or_else(|| (x.fract() == 0.0 && x.abs() < TWO_63).then_some(x as i64));
     let (fits, shown) = match (ty, format) {
         ("integer", "int32") => (whole.is_some_and(|n| i32::try_from(n).is_ok()), "integer with format int32"),
         ("integer", "int64") => (whole.is_some(), "integer with format int64"),
