@@ -488,7 +488,9 @@ async fn a_quota_says_what_is_used_and_is_never_exceeded() {
     let map = |name: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
     cluster.until::<Namespace>(Namespace::resource(), "the namespace", |n| !n.is_empty()).await;
     maps.create::<Value>("default", &map("before")).await.unwrap();
-    cluster.until::<ConfigMap>(ConfigMap::resource(), "the authority", |m| m.len() >= 2).await;
+    let has_authority =
+        |m: &[Arc<ConfigMap>]| m.iter().any(|m| m.name() == "kube-root-ca.crt" && m.namespace() == "default");
+    cluster.until::<ConfigMap>(ConfigMap::resource(), "the authority", has_authority).await;
     let before = maps.list_metadata(&ListScope::namespace("default")).await.unwrap().len();
     let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"},
         "spec": {"hard": {"configmaps": (before + 5).to_string(), "pods": "1"}}});

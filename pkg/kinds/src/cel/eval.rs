@@ -90,9 +90,9 @@ impl<'a> Evaluator<'a> {
         Err(TOO_EXPENSIVE.to_owned())
     }
 
-    /// What was paid too early.
-    fn take_back(&mut self, cost: u64) {
-        self.left = self.left.saturating_add(cost);
+    /// A step that was paid too early, if one was since `before` was left.
+    fn take_back(&mut self, before: u64) {
+        self.left = before.min(self.left.saturating_add(1));
     }
 
     pub fn run(&mut self, e: &'a Expression) -> Result {
@@ -124,10 +124,11 @@ impl<'a> Evaluator<'a> {
 
     /// What another attribute ends in or takes as an index: if it is one itself, it is reached with it in one step.
     fn within(&mut self, e: &'a Expression) -> Result {
+        let before = self.left;
         let result = self.run(e);
         let costs_a_step = costs::is_attribute(e) && !costs::is_conditional(e);
         if costs_a_step && !is_too_expensive(&result) {
-            self.take_back(1);
+            self.take_back(before);
         }
         result
     }
@@ -442,13 +443,14 @@ impl<'a> Evaluator<'a> {
         let Expression::Field { of, name, .. } = e else {
             return Err("invalid argument to has() macro".into());
         };
+        let before = self.left;
         let value = self.run(of);
         if is_too_expensive(&value) {
             return value;
         }
         // The step itself is free; where it is not made, that to where it starts from is.
         match &value {
-            Ok(Val::Optional(None)) | Err(_) if costs::is_attribute(of) => self.take_back(1),
+            Ok(Val::Optional(None)) | Err(_) if costs::is_attribute(of) => self.take_back(before),
             Ok(Val::Optional(None)) | Err(_) => {}
             Ok(_) => self.pay(u64::from(!costs::is_attribute(of)))?,
         }

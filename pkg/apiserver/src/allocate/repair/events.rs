@@ -5,7 +5,7 @@ use crate::ApiServer;
 use crate::candidate::update::Edit;
 use crate::pipeline;
 use isopod_api::{Status, time};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -27,8 +27,9 @@ impl Teller {
     /// Tells what was found now.
     pub async fn tell(&mut self, server: &ApiServer, found: BTreeMap<String, Finding>) {
         let mut before = std::mem::take(&mut self.0);
-        for (key, finding) in found.into_iter().take(MOST) {
-            let now = server.config.clock.now();
+        for (n, (key, finding)) in (0..).zip(found.into_iter().take(MOST)) {
+            // No two of one object have the same name, however coarse the clock is.
+            let now = server.config.clock.now() + SignedDuration::from_nanos(n);
             let told = match before.remove(&key) {
                 Some(told) => Told { count: told.count + 1, ..told },
                 None => {
