@@ -180,12 +180,14 @@ func enumTable(dir string, definitions map[string]*definition) *bytes.Buffer {
 	return out
 }
 
-// flat is a definition's name as it stands in the names of generated functions.
+// flat is a definition's name as it stands in the names of generated functions: the type and four steps of its package's path.
 func flat(definition string) string {
 	if rest, ok := strings.CutPrefix(definition, "io.k8s."); ok {
 		definition = "k8sio." + rest
 	}
-	return strings.NewReplacer(".", "_", "-", "_").Replace(definition)
+	steps := strings.Split(definition, ".")
+	steps = steps[max(0, len(steps)-5):]
+	return strings.ReplaceAll(strings.Join(steps, "_"), "-", "_")
 }
 
 const enumsBegin = "\n\nPossible enum values:\n"
