@@ -4,7 +4,6 @@
 //! With [`end_after`] a request is the last one that its connection begins: a GOAWAY is sent, those that run go on, and others come
 //! over a new connection.
 
-mod heard;
 mod line;
 mod streams;
 
@@ -14,7 +13,6 @@ use crate::{ApiServer, chain};
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
-use heard::Heard;
 use http::Request;
 use http_body::{Frame, SizeHint};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -34,6 +32,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
 
 /// A client that sends no handshake keeps nothing busy for longer.
@@ -107,7 +106,12 @@ pub(crate) async fn serve(
     };
     let not_after = peer.0.first().and_then(|leaf| isopod_auth::certificate::not_after(leaf)).map(NotAfter);
     let line = Line::new(stream.get_ref().1.alpn_protocol() == Some(b"h2"));
-    let stream = Heard { stream, line: line.clone() };
+    let heard = line.clone();
+    let stream = InspectReader::new(stream, move |bytes: &[u8]| {
+        if !bytes.is_empty() {
+            heard.heard(bytes.len());
+        }
+    });
     let service = {
         let line = line.clone();
         hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {

@@ -1,30 +1,30 @@
 //! Clients that connect and say nothing: nobody keeps a connection without having begun to speak on it.
 
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncRead;
 use tokio::sync::Notify;
+use tokio_util::io::InspectReader;
 
 /// What every client begins HTTP/2 with, or half of the shortest request over HTTP/1.
 const BEGINNING: usize = 24;
 
-/// A stream that tells when its client has begun.
-pub struct Spoken<S> {
-    stream: S,
-    /// How many bytes of the beginning are still to come.
-    missing: usize,
-    begun: Arc<Notify>,
-}
-
 /// Waits for a client's beginning.
 pub struct Silence(Arc<Notify>);
 
-pub fn listening<S>(stream: S) -> (Spoken<S>, Silence) {
+/// A client's stream, and what tells when it has begun.
+pub fn listening<S: AsyncRead>(stream: S) -> (InspectReader<S, impl FnMut(&[u8])>, Silence) {
     let begun = Arc::new(Notify::new());
-    (Spoken { stream, missing: BEGINNING, begun: begun.clone() }, Silence(begun))
+    let (tell, mut missing) = (begun.clone(), BEGINNING);
+    let hear = move |bytes: &[u8]| {
+        if missing > 0 {
+            missing = missing.saturating_sub(bytes.len());
+            if missing == 0 {
+                tell.notify_one();
+            }
+        }
+    };
+    (InspectReader::new(stream, hear), Silence(begun))
 }
 
 impl Silence {
@@ -33,46 +33,6 @@ impl Silence {
         if tokio::time::timeout(patience, self.0.notified()).await.is_ok() {
             std::future::pending::<()>().await;
         }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Spoken<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        if self.missing > 0 {
-            self.missing = self.missing.saturating_sub(buf.filled().len() - before);
-            if self.missing == 0 {
-                self.begun.notify_one();
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Spoken<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }
 
