@@ -7,6 +7,7 @@
 mod line;
 mod streams;
 
+use crate::aggregation::front_proxy::ProxyCertificates;
 use crate::authn::{NotAfter, PeerCertificates};
 use crate::fairness::Seated;
 use crate::{ApiServer, chain};
@@ -88,6 +89,47 @@ impl http_body::Body for Answer {
     }
 }
 
+/// What a connection tells about every request on it.
+struct Caller {
+    address: Option<PeerAddress>,
+    peer: PeerCertificates,
+    proxy: Option<ProxyCertificates>,
+    not_after: Option<NotAfter>,
+    line: Line,
+}
+
+impl Caller {
+    fn of(server: &ApiServer, stream: &TlsStream<TcpStream>, address: Option<PeerAddress>) -> Self {
+        let tls = stream.get_ref().1;
+        let chain = tls.peer_certificates().unwrap_or_default().iter().map(|c| c.clone().into_owned()).collect();
+        let (peer, proxy) = match &server.config.front_proxy {
+            Some(front_proxy) => front_proxy.tell_apart(chain),
+            None => (PeerCertificates(chain), None),
+        };
+        let not_after = peer.0.first().and_then(|leaf| isopod_auth::certificate::not_after(leaf)).map(NotAfter);
+        Self { address, peer, proxy, not_after, line: Line::new(tls.alpn_protocol() == Some(b"h2")) }
+    }
+
+    /// Puts into the request's extensions who sent it.
+    fn sign(&self, mut request: Request<Body>) -> Request<Body> {
+        let extensions = request.extensions_mut();
+        // Identity by extension is for in-process callers alone.
+        extensions.remove::<UserInfo>();
+        extensions.insert(self.peer.clone());
+        extensions.insert(self.line.clone());
+        if let Some(not_after) = self.not_after {
+            extensions.insert(not_after);
+        }
+        if let Some(address) = self.address {
+            extensions.insert(address);
+        }
+        if let Some(proxy) = &self.proxy {
+            extensions.insert(proxy.clone());
+        }
+        request
+    }
+}
+
 /// Serves a client until it goes, its connection is to end, or `shutdown`.
 pub(crate) async fn serve(
     server: Arc<ApiServer>,
@@ -98,48 +140,26 @@ pub(crate) async fn serve(
     let _ = stream.set_nodelay(true);
     let address = stream.peer_addr().ok().map(|a| PeerAddress(a.ip().to_canonical()));
     let Some(stream) = shake_hands(&acceptor, stream).await else { return };
-    let peer = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let chain = peer.iter().map(|c| c.clone().into_owned()).collect();
-    let (peer, proxy) = match &server.config.front_proxy {
-        Some(front_proxy) => front_proxy.tell_apart(chain),
-        None => (PeerCertificates(chain), None),
-    };
-    let not_after = peer.0.first().and_then(|leaf| isopod_auth::certificate::not_after(leaf)).map(NotAfter);
-    let line = Line::new(stream.get_ref().1.alpn_protocol() == Some(b"h2"));
+    let caller = Caller::of(&server, &stream, address);
+    let line = caller.line.clone();
     let heard = line.clone();
     let stream = InspectReader::new(stream, move |bytes: &[u8]| {
         if !bytes.is_empty() {
             heard.heard(bytes.len());
         }
     });
-    let service = {
-        let line = line.clone();
-        hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-            let mut request = request.map(Body::new);
-            // Identity by extension is for in-process callers alone.
-            request.extensions_mut().remove::<UserInfo>();
-            request.extensions_mut().insert(peer.clone());
-            request.extensions_mut().insert(line.clone());
-            if let Some(not_after) = not_after {
-                request.extensions_mut().insert(not_after);
+    let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+        let (server, line, busy) = (server.clone(), caller.line.clone(), caller.line.busy(request.version()));
+        let request = caller.sign(request.map(Body::new));
+        async move {
+            let answer = chain::serve(server, request).await;
+            if let Some(Deadline(until)) = answer.extensions().get() {
+                line.answer_by(*until);
+                streams::answer_by(*until);
             }
-            if let Some(address) = address {
-                request.extensions_mut().insert(address);
-            }
-            if let Some(proxy) = &proxy {
-                request.extensions_mut().insert(proxy.clone());
-            }
-            let (server, line, busy) = (server.clone(), line.clone(), line.busy(request.version()));
-            async move {
-                let answer = chain::serve(server, request).await;
-                if let Some(Deadline(until)) = answer.extensions().get() {
-                    line.answer_by(*until);
-                    streams::answer_by(*until);
-                }
-                Ok::<_, Infallible>(held(answer, busy))
-            }
-        })
-    };
+            Ok::<_, Infallible>(held(answer, busy))
+        }
+    });
     let builder = builder();
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let ended = tokio::select! {
