@@ -1,14 +1,14 @@
 //! Server-side apply: the candidate is the newest object with a configuration merged into it (KEP-555).
 
-use super::{Candidate, Creates, Made, yaml_keys};
+use super::{Candidate, Creates, Made};
 use crate::ApiServer;
 use crate::encode::decode::{self, FieldValidation, unfit};
-use crate::encode::yaml;
 use crate::ownership::{self, Served};
 use crate::pipeline::Intent;
 use async_trait::async_trait;
 use isopod_api::Status;
 use isopod_schema::managed::{Applied, ApplyError};
+use isopod_schema::yaml;
 use serde_json::{Value, json};
 
 /// A configuration, and whether it may take fields from others.
@@ -25,33 +25,25 @@ impl Configuration {
     }
 
     pub fn parse(body: &[u8], force: bool, validation: FieldValidation) -> Result<Self, Status> {
-        let config = yaml::parse(body).map_err(|e| {
-            let deep = e.starts_with(yaml::TOO_DEEP);
-            let doing = if deep { "decoding patch: error converting YAML to JSON" } else { "encoding patch" };
+        let document = yaml::parse(body).map_err(|e| {
+            // What looks like JSON is not read before it is applied.
+            let json = body.trim_ascii_start().starts_with(b"{");
+            let doing = if json { "decoding patch: error converting YAML to JSON" } else { "encoding patch" };
             Status::bad_request(format!("error {doing}: {e}"))
         })?;
-        let config = if config.is_null() { json!({}) } else { config };
+        let repeated = document.strictly().map(|why| format!("error converting YAML to JSON: {why}"));
+        let config = if document.value.is_null() { json!({}) } else { document.value };
         if !config.is_object() {
             let why = unfit(&config, "map[string]interface {}");
             let m = format!("error decoding patch: error unmarshaling JSON: while decoding JSON: {why}");
             return Err(Status::bad_request(m));
         }
-        // Keys that stand twice are seen by a parse that does not take the last one.
-        let twice = match validation {
-            FieldValidation::Ignore => None,
-            _ if yaml::is_deep(body) => None,
-            _ => serde_yaml_ng::from_slice::<serde_yaml_ng::Value>(body).err(),
-        };
-        let twice = twice.map(|e| {
-            let named = yaml_keys::repeated(&String::from_utf8_lossy(body)).join("\n  ");
-            let named = if named.is_empty() { e.to_string() } else { named };
-            format!("error converting YAML to JSON: yaml: unmarshal errors:\n  {named}")
-        });
-        match twice {
-            Some(why) if validation == FieldValidation::Strict => {
+        match (repeated, validation) {
+            (Some(why), FieldValidation::Strict) => {
                 Err(Status::bad_request(format!("error strict decoding patch: {why}")))
             }
-            other => Ok(Configuration { config, force, warnings: other.into_iter().collect() }),
+            (Some(why), FieldValidation::Warn) => Ok(Configuration { config, force, warnings: vec![why] }),
+            _ => Ok(Configuration { config, force, warnings: Vec::new() }),
         }
     }
 

@@ -1,14 +1,13 @@
 //! Request bodies: read within a limit, decoded by content type against a schema, with upstream's errors.
 
 use crate::encode::negotiate::{self, Media};
-use crate::encode::yaml;
 use axum::body::Body;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use isopod_api::{GroupVersion, Gvk, Status};
 use isopod_schema::types::Object;
-use isopod_schema::{json, proto};
+use isopod_schema::{json, proto, yaml};
 use serde_json::Value;
 
 /// `MaxRequestBodyBytes`.
@@ -99,9 +98,13 @@ pub fn object(
         });
         return decoded.map_err(|e| e.status(av, kind, gvk));
     }
+    let mut repeated = None;
     let parsed = match media {
         Media::Json => json::texts(body, &["apiVersion", "kind"]).map_err(|e| format!("{NO_TYPE}{e}")),
-        _ => parse_text(media, body),
+        _ => yaml::parse(body).map_err(|e| e.to_string()).map(|document| {
+            repeated = document.strictly();
+            document.value
+        }),
     };
     let parsed = parsed.map_err(|e| unrecognized(gvk, &e, body))?;
     let (av, kind) = stated_type(&parsed, schema).map_err(|e| unrecognized(gvk, &e, body))?;
@@ -114,7 +117,7 @@ pub fn object(
             Media::Json => json::decode(body, schema),
             _ => json::decode_value(parsed, schema),
         };
-        finish(decoded, gvk, schema, validation)
+        finish(decoded, repeated, gvk, schema, validation)
     });
     decoded.map_err(|e| e.status(&av, &kind, gvk))
 }
@@ -130,7 +133,7 @@ pub fn value(value: Value, gvk: &Gvk, schema: &Object, validation: FieldValidati
 pub fn parsed(value: Value, gvk: &Gvk, schema: &Object, validation: FieldValidation) -> Result<Decoded, Refusal> {
     let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
     check_type(text("apiVersion"), text("kind"), gvk, schema)?;
-    finish(json::decode_value(value, schema), gvk, schema, validation)
+    finish(json::decode_value(value, schema), None, gvk, schema, validation)
 }
 
 /// A custom resource has to say what it is.
@@ -150,8 +153,10 @@ pub fn typed(mut value: Value, gvk: &Gvk) -> Value {
     value
 }
 
+/// `repeated`: what a strict reader of YAML has said already.
 fn finish(
     decoded: Result<json::Decoded, json::DecodeError>,
+    repeated: Option<String>,
     gvk: &Gvk,
     schema: &Object,
     validation: FieldValidation,
@@ -165,8 +170,12 @@ fn finish(
     }
     let duplicates = decoded.duplicate.iter().map(|f| format!("duplicate field {f:?}"));
     let unknown = decoded.unknown.iter().map(|f| format!("unknown field {f:?}"));
-    let found: Vec<String> =
-        if schema.custom { duplicates.chain(unknown).collect() } else { unknown.chain(duplicates).collect() };
+    let mut found: Vec<String> = repeated.into_iter().collect();
+    if schema.custom {
+        found.extend(duplicates.chain(unknown))
+    } else {
+        found.extend(unknown.chain(duplicates))
+    }
     match validation {
         FieldValidation::Strict if !found.is_empty() => {
             Err(Refusal::Undecodable(format!("strict decoding error: {}", found.join(", "))))
@@ -182,7 +191,7 @@ pub const NO_TYPE: &str = "couldn't get version/kind; json parse error: ";
 /// Parses text of either syntax.
 pub fn parse_text(media: Media, body: &[u8]) -> Result<Value, String> {
     match media {
-        Media::Yaml => yaml::parse(body),
+        Media::Yaml => yaml::parse(body).map(|document| document.value).map_err(|e| e.to_string()),
         _ => json::parse(body).map_err(|e| format!("{NO_TYPE}{e}")),
     }
 }
