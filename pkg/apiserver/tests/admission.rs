@@ -122,4 +122,12 @@ async fn pods_keep_the_standard_of_their_namespace() {
     let why = "pods \"a\" is forbidden: violates PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)";
     assert_eq!((refused.code, refused.json["message"].as_str()), (403, Some(why)));
     assert_eq!(s.post(PODS, pod("a", json!({"runtimeClassName": null}))).await.code, 201);
+    let page = s.get("/metrics").await.text;
+    for decision in ["deny", "allow"] {
+        let counted = format!(
+            "pod_security_evaluations_total{{decision=\"{decision}\",policy_level=\"baseline\",policy_version=\"latest\",\
+             mode=\"enforce\",request_operation=\"create\",resource=\"pod\",subresource=\"\"}} 1\n"
+        );
+        assert!(page.contains(&counted), "{counted} in {page}");
+    }
 }

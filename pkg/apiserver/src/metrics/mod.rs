@@ -15,6 +15,7 @@ pub use requests::{Asked, Ended};
 pub use watches::Events;
 
 use crate::admission::metrics::{self as admission, AdmissionMetrics};
+use crate::admission::pod_security::PodSecurityMetrics;
 use crate::callout::{self, Faults};
 use crate::conversion::ConversionMetrics;
 use crate::exposition::{self, Page};
@@ -66,6 +67,7 @@ pub struct Metrics {
     pub watches: WatchMetrics,
     pub tokens: TokenMetrics,
     pub allocations: AllocationMetrics,
+    pub pod_security: PodSecurityMetrics,
     pub checks: CheckMetrics,
     pub conversion: ConversionMetrics,
     pub admission: AdmissionMetrics,
@@ -111,6 +113,7 @@ impl Metrics {
             watches: WatchMetrics::register(&mut registry),
             tokens: TokenMetrics::register(&mut registry),
             allocations: AllocationMetrics::register(&mut registry),
+            pod_security: PodSecurityMetrics::register(&mut registry),
             checks: CheckMetrics::default(),
             conversion: ConversionMetrics::register(&mut registry),
             admission: AdmissionMetrics::default(),

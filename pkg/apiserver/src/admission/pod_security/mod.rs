@@ -3,6 +3,7 @@
 //! found of `audit` goes to the audit log.
 
 mod checks;
+mod metrics;
 mod policy;
 mod rules;
 
@@ -10,6 +11,7 @@ use super::{Operation, Plugin, Request};
 use async_trait::async_trait;
 use isopod_api::Status;
 use isopod_kinds::access::Access;
+pub use metrics::PodSecurityMetrics;
 use policy::{Level, Policy, Standard};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -117,21 +119,38 @@ fn about(pods: &BTreeSet<&str>, why: &str) -> String {
     }
 }
 
-async fn policy_of_namespace(request: &Request<'_>) -> Result<Option<Policy>, Status> {
+/// The policy, and whether all of it could be read.
+async fn policy_of_namespace(request: &Request<'_>) -> Result<Option<(Policy, bool)>, Status> {
     let name = &request.intent.namespace;
     let found = request.read("", "namespaces", "", name).await?;
-    Ok(found.map(|namespace| Policy::of(&namespace).0))
+    if found.is_none() {
+        counters(request).failed(request, true);
+    }
+    Ok(found.map(|namespace| Policy::of(&namespace)).map(|(policy, errors)| (policy, errors.is_empty())))
+}
+
+fn counters<'a>(request: &Request<'a>) -> &'a PodSecurityMetrics {
+    &request.server.metrics.pod_security
 }
 
 async fn pod(request: &Request<'_>, new: &Value) -> Result<(), Status> {
-    let Some(policy) = policy_of_namespace(request).await? else {
+    let Some((policy, whole)) = policy_of_namespace(request).await? else {
         return Err(Status::internal(format!("failed to lookup namespace {:?}", request.intent.namespace)));
     };
+    if whole && policy.is_free() {
+        counters(request).evaluated(request, "enforce", policy.enforce, true);
+    }
     if request.old.is_some_and(|old| !is_significant(new, old)) {
         return Ok(());
     }
+    if !whole {
+        counters(request).failed(request, false);
+    }
     request.intent.trail.annotate("pod-security.kubernetes.io/enforce-policy", policy.enforce.to_string());
     let faults = rules::faults(policy.enforce, new);
+    if !whole || !policy.is_free() {
+        counters(request).evaluated(request, "enforce", policy.enforce, faults.is_empty());
+    }
     note(request, policy.audit, new);
     if !faults.is_empty() {
         let standard = policy.enforce.to_string();
@@ -144,8 +163,11 @@ async fn pod(request: &Request<'_>, new: &Value) -> Result<(), Status> {
 
 async fn workload(request: &Request<'_>, template: &Value) -> Result<(), Status> {
     if template.is_object()
-        && let Some(policy) = policy_of_namespace(request).await?
+        && let Some((policy, whole)) = policy_of_namespace(request).await?
     {
+        if !whole {
+            counters(request).failed(request, false);
+        }
         note(request, policy.audit, template);
         warn(request, policy.warn, template);
     }
@@ -153,16 +175,18 @@ async fn workload(request: &Request<'_>, template: &Value) -> Result<(), Status>
 }
 
 fn warn(request: &Request<'_>, standard: Standard, pod: &Value) {
-    request.intent.warn(violation(standard, pod));
+    let found = violation(standard, pod);
+    if found.is_some() {
+        counters(request).evaluated(request, "warn", standard, false);
+    }
+    request.intent.warn(found);
 }
 
 /// Tells the audit log.
 fn note(request: &Request<'_>, standard: Standard, pod: &Value) {
-    let trail = &request.intent.trail;
-    if trail.is_recorded()
-        && let Some(why) = violation(standard, pod)
-    {
-        trail.annotate("pod-security.kubernetes.io/audit-violations", why);
+    if let Some(why) = violation(standard, pod) {
+        counters(request).evaluated(request, "audit", standard, false);
+        request.intent.trail.annotate("pod-security.kubernetes.io/audit-violations", why);
     }
 }
 

@@ -16,6 +16,16 @@ pub enum Level {
     Restricted,
 }
 
+impl Level {
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Privileged => "privileged",
+            Level::Baseline => "baseline",
+            Level::Restricted => "restricted",
+        }
+    }
+}
+
 /// A minor version of Kubernetes 1, whose standards are meant; `None`: the newest. Ordered by age, the newest last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Version(pub Option<u32>);
@@ -33,13 +43,23 @@ pub struct Standard {
     pub version: Version,
 }
 
+/// The minor version that this server has.
+const NEWEST: u32 = 37;
+
+impl Standard {
+    /// The version as metrics tell it: what asks for nothing is of no age, and labels do not grow with what namespaces say.
+    pub fn version_counted(self) -> String {
+        match self.version.0 {
+            Some(minor) if self.level != Level::Privileged && minor > NEWEST => "future".to_owned(),
+            Some(minor) if self.level != Level::Privileged => format!("v1.{minor}"),
+            _ => "latest".to_owned(),
+        }
+    }
+}
+
 impl fmt::Display for Standard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let level = match self.level {
-            Level::Privileged => "privileged",
-            Level::Baseline => "baseline",
-            Level::Restricted => "restricted",
-        };
+        let level = self.level.name();
         match self.version.0 {
             Some(minor) => write!(f, "{level}:v1.{minor}"),
             None => write!(f, "{level}:latest"),
@@ -56,6 +76,11 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// Whether nothing is asked for.
+    pub fn is_free(self) -> bool {
+        [self.enforce, self.audit, self.warn].iter().all(|standard| standard.level == Level::Privileged)
+    }
+
     /// The policy of a namespace, and what is wrong with its labels. A level that is not known is the strictest when it is
     /// enforced and the freest when it is only told.
     pub fn of(namespace: &Value) -> (Self, FieldErrors) {
