@@ -5,7 +5,7 @@ use crate::audit::{self, Ends, Layer, Trail};
 use crate::authorization::Verdict;
 use crate::encode::negotiate::{self, Form};
 use crate::encode::{body, value};
-use crate::request::{Query, RequestInfo};
+use crate::request::{Query, RequestInfo, is_well_escaped};
 use crate::tokens::Remarks;
 use crate::verbs::{self, Call};
 use crate::{
@@ -23,9 +23,19 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+/// What Go's server answers before any handler to a path that cannot be decoded.
+fn unreadable() -> Response {
+    let mut response = nonresource::text("text/plain; charset=utf-8", "400 Bad Request");
+    *response.status_mut() = http::StatusCode::BAD_REQUEST;
+    response
+}
+
 /// Serves one request. Whatever happens, there is a response.
 pub async fn serve(server: Arc<ApiServer>, mut request: Request<Body>) -> Response {
     let started = Instant::now();
+    if !is_well_escaped(request.uri().path()) {
+        return unreadable();
+    }
     let id = audit_id(&request);
     let query = Query::parse(request.uri().query());
     let info = Arc::new(RequestInfo::parse(request.method(), request.uri().path(), &query));

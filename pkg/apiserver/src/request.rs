@@ -131,13 +131,15 @@ impl RequestInfo {
 pub struct Query(Vec<(String, String)>);
 
 impl Query {
+    /// As Go reads it: parameters that are not well formed, or have a semicolon in them, are left out.
     pub fn parse(query: Option<&str>) -> Self {
         let pair = |p: &str| {
             let (k, v) = p.split_once('=').unwrap_or((p, ""));
             let decode = |s: &str| percent_decode(&s.replace('+', " "));
             (decode(k), decode(v))
         };
-        Query(query.unwrap_or_default().split('&').filter(|p| !p.is_empty()).map(pair).collect())
+        let good = |p: &&str| !p.is_empty() && !p.contains(';') && is_well_escaped(p);
+        Query(query.unwrap_or_default().split('&').filter(good).map(pair).collect())
     }
 
     pub fn get(&self, key: &str) -> Option<&str> {
@@ -156,6 +158,13 @@ impl Query {
     pub fn flag(&self, key: &str) -> bool {
         self.get(key).is_some_and(|v| !matches!(v.to_ascii_lowercase().as_str(), "false" | "0"))
     }
+}
+
+/// Whether each percent sign has two digits behind it.
+pub fn is_well_escaped(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let escapes = |at: usize| bytes.get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit));
+    bytes.iter().enumerate().all(|(at, b)| *b != b'%' || escapes(at))
 }
 
 /// Decodes `%41`; what is not well formed stays as it is.
@@ -182,6 +191,16 @@ pub fn percent_decode(s: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parameters_are_read_as_go_reads_them() {
+        let query = Query::parse(Some("a=%zz&b=%4&c=1;d=2&e=%41+b&%zz=f&g&&h=a=b&i=%"));
+        let pair = |k: &str, v: &str| (k.to_owned(), v.to_owned());
+        assert_eq!(query.0, [pair("e", "A b"), pair("g", ""), pair("h", "a=b")]);
+        for (path, good) in [("/a%2Fb", true), ("/a%", false), ("/a%2", false), ("/%zz", false), ("/a%%41", false)] {
+            assert_eq!(is_well_escaped(path), good, "{path}");
+        }
+    }
 
     #[test]
     fn paths_are_read_as_upstream_reads_them() {
