@@ -1,5 +1,5 @@
 #!/bin/sh
-# The committed facts are what hack/facts and hack/cel write from upstream's modules.
+# The committed facts are what hack/facts, hack/cel and hack/yaml write from upstream's modules.
 set -eu
 cd "$(dirname "$0")/facts"
 tmp=$(mktemp -d)
@@ -12,3 +12,6 @@ go run . -out "$tmp/cel" -cases "$cel/golden" >/dev/null
 for file in check/functions.txt golden/answers.jsonl; do
   diff "$tmp/cel/$file" "$cel/$file"
 done
+yaml=../../pkg/schema/src/yaml/golden
+cd ../yaml
+go run . -texts $yaml/texts.jsonl | diff - $yaml/answers.jsonl

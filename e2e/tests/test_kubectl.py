@@ -1,5 +1,6 @@
 """Stock kubectl, the newest and one five minor versions older, asserting what a user would look at."""
 
+import contextlib
 import json
 import os
 import pty
@@ -7,6 +8,7 @@ import re
 import select
 import signal
 import subprocess
+import sys
 import time
 
 from harness import NODE_IP, deployment, pod, run, wait
@@ -429,21 +431,39 @@ def test_cp(cluster, k, ns, version):
     assert found == wanted, found.keys()
 
 
-@each
-def test_port_forward(cluster, k, ns, version):
-    start(cluster, k, deployment("web", cluster.image("app:v1"), 1, ports=[{"containerPort": 8080}], env=QUICK))
-    args = cluster.kubectl_args("port-forward", "deployment/web", ":8080", version=version, ns=ns)
-    forward = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=cluster.env())
+@contextlib.contextmanager
+def forwarding(cluster, ns, version, *args):
+    """kubectl port-forward; the local port."""
+    command = cluster.kubectl_args("port-forward", *args, version=version, ns=ns)
+    forward = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=cluster.env())
     try:
         line = forward.stdout.readline()
         port = re.search(r"127\.0\.0\.1:(\d+)", line)
         assert port, line
-        for _ in range(20):
-            body = run(cluster.net.inside(["curl", "-sS", "--max-time", "10", f"http://127.0.0.1:{port[1]}/"])).stdout
-            assert body.startswith("web-") and body.endswith(" v1\n"), body
+        yield port[1]
     finally:
         forward.kill()
         forward.wait()
+
+
+@each
+def test_port_forward(cluster, k, ns, version):
+    start(cluster, k, deployment("web", cluster.image("app:v1"), 1, ports=[{"containerPort": 8080}], env=QUICK))
+    with forwarding(cluster, ns, version, "deployment/web", ":8080") as port:
+        for _ in range(20):
+            body = run(cluster.net.inside(["curl", "-sS", "--max-time", "10", f"http://127.0.0.1:{port}/"])).stdout
+            assert body.startswith("web-") and body.endswith(" v1\n"), body
+
+
+@each
+def test_port_forward_outlives_a_download_that_is_broken_off(cluster, k, ns, version):
+    ready = {"readinessProbe": {"tcpSocket": {"port": 7000}}}
+    start(cluster, k, pod("flood", cluster.image("busybox:1.36"), ["nc", "-ll", "-p", "7000", "-e", "yes"], container=ready))
+    with forwarding(cluster, ns, version, "pod/flood", ":7000") as port:
+        # What it leaves unread makes the kernel reset its connection.
+        some = f"import socket; s = socket.create_connection(('127.0.0.1', {port}), 10); s.settimeout(20); print(s.recv(1))"
+        for _ in range(5):
+            assert run(cluster.net.inside([sys.executable, "-c", some])).stdout == "b'y'\n"
 
 
 @each

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"strings"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -18,10 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic/dynamicinformer"
-	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/tools/remotecommand"
 )
 
 var shelves = schema.GroupVersionResource{Group: "clients.example.com", Version: "v1", Resource: "shelves"}
@@ -167,7 +164,7 @@ func partial(w *world) error {
 	return fmt.Errorf("the watch ended: %v", w.ctx.Err())
 }
 
-// A pod: its logs followed, a command run inside over WebSocket and over SPDY.
+// A pod: its logs followed, commands run inside over WebSocket and over SPDY.
 func pods(w *world) error {
 	grace := int64(0)
 	pods := w.typed.CoreV1().Pods(w.namespace)
@@ -197,28 +194,8 @@ func pods(w *world) error {
 	if _, err := io.ReadFull(logs, line); err != nil || string(line) != "hello\n" {
 		return fmt.Errorf("logs say %q: %v", line, err)
 	}
-	request := w.typed.CoreV1().RESTClient().Post().Resource("pods").Namespace(w.namespace).Name("talker").SubResource("exec").
-		VersionedParams(&corev1.PodExecOptions{
-			Container: "main", Command: []string{"sh", "-c", "cat; echo oops >&2; exit 7"}, Stdin: true, Stdout: true, Stderr: true,
-		}, scheme.ParameterCodec)
-	socket, err := remotecommand.NewWebSocketExecutor(w.config, "GET", request.URL().String())
-	if err != nil {
+	if err := w.execute("talker", 2); err != nil {
 		return err
-	}
-	spdy, err := remotecommand.NewSPDYExecutor(w.config, "POST", request.URL())
-	if err != nil {
-		return err
-	}
-	input := strings.Repeat("0123456789abcdef", 16<<10)
-	for name, executor := range map[string]remotecommand.Executor{"WebSocket": socket, "SPDY": spdy} {
-		var out, bad bytes.Buffer
-		err := executor.StreamWithContext(w.ctx, remotecommand.StreamOptions{Stdin: strings.NewReader(input), Stdout: &out, Stderr: &bad})
-		if err == nil || !strings.Contains(err.Error(), "exit code 7") {
-			return fmt.Errorf("over %s the command ended with: %v", name, err)
-		}
-		if out.String() != input || bad.String() != "oops\n" {
-			return fmt.Errorf("over %s: %d bytes of %d came back, and %q", name, out.Len(), len(input), bad.String())
-		}
 	}
 	return pods.Delete(w.ctx, "talker", metav1.DeleteOptions{})
 }

@@ -12,6 +12,7 @@ pub mod selector;
 pub mod status;
 pub mod time;
 pub mod user;
+mod whole;
 
 pub use field::{Difference, FieldError, FieldErrors, Path, aggregate};
 pub use gvk::{GroupVersion, Gvk, Gvr};

@@ -1,16 +1,18 @@
 //! Resource quantities: `100m`, `1Gi`, `1e3` (`apimachinery/pkg/api/resource`).
 //!
-//! Invariants: arithmetic is exact (38 digits, any scale); amounts finer than a nano are rounded up, away from zero, when
-//! parsed; a quantity that was written canonically keeps its text.
+//! Invariants: arithmetic is exact within [`MAX_DIGITS`] digits, at any scale; amounts finer than a nano are rounded up, away from
+//! zero, when parsed; a quantity that was written canonically keeps its text.
 
+use crate::whole::Whole;
 use std::cmp::Ordering;
 use std::fmt;
 
 const NANO: i32 = -9;
 /// The most digits for which upstream takes its fast path, which decides whether text is kept.
 const FAST_DIGITS: i32 = 18;
-/// So many digits fit beside any digit more.
-const DIGITS: usize = 38;
+/// More digits than that are refused, and dropped from sums of amounts that are so far apart: what reading and adding takes grows
+/// with the square of their number.
+const MAX_DIGITS: usize = 100_000;
 /// Larger exponents are refused, so that no sum of an exponent and a number of digits is too large.
 const MAX_EXPONENT: i32 = i32::MAX - 1024;
 
@@ -39,26 +41,11 @@ pub enum QuantityError {
 /// `value * 10^scale`.
 #[derive(Clone, Debug, Default)]
 pub struct Quantity {
-    value: i128,
+    value: Whole,
     scale: i32,
     format: Format,
     /// As it was written, where that is canonical already.
     text: Option<Box<str>>,
-}
-
-fn pow10(n: u32) -> Option<i128> {
-    10i128.checked_pow(n)
-}
-
-/// Divides by `10^n`, rounding away from zero. Also says whether it was exact.
-fn scale_down(value: i128, n: u32) -> (i128, bool) {
-    match pow10(n) {
-        Some(d) => {
-            let (q, r) = (value / d, value % d);
-            if r == 0 { (q, true) } else { (q + r.signum(), false) }
-        }
-        None => (value.signum(), value == 0),
-    }
 }
 
 struct Parts<'a> {
@@ -152,13 +139,16 @@ impl Quantity {
             return Err(QuantityError::Numeric);
         }
         // Zeros at the end of many digits are only scale.
-        let significant = if shifted.len() > DIGITS { shifted.trim_end_matches('0') } else { &shifted };
+        let significant = if shifted.len() > 38 { shifted.trim_end_matches('0') } else { &shifted };
+        if significant.len() > MAX_DIGITS {
+            return Err(QuantityError::Numeric);
+        }
         let zeros = i32::try_from(shifted.len() - significant.len()).map_err(|_| QuantityError::Numeric)?;
-        let digits: i128 = match significant {
-            "" => 0,
-            some => some.parse().map_err(|_| QuantityError::Numeric)?,
+        let digits = match significant {
+            "" => Whole::default(),
+            some => Whole::parse(some).ok_or(QuantityError::Numeric)?,
         };
-        let signed = |v: i128| if p.negative { -v } else { v };
+        let signed = |v: Whole| if p.negative { v.negated() } else { v };
         let fast = match format {
             Format::BinarySi => p.denom.is_empty() && 15 - p.num.len() as i32 - exponent * 3 / 10 > 0,
             _ => {
@@ -167,22 +157,22 @@ impl Quantity {
             }
         };
         let mut scale = zeros - i32::try_from(p.denom.len()).map_err(|_| QuantityError::Numeric)?;
-        let mut value = digits;
+        let mut value = digits.clone();
         if base == 2 {
-            value = value.checked_mul(1 << exponent).ok_or(QuantityError::Numeric)?;
+            value = value.times(&Whole::from(1i128 << exponent));
         } else {
             scale = scale.checked_add(exponent).ok_or(QuantityError::Numeric)?;
         }
         if fast {
             let q = Quantity { value: signed(value), scale, format, text: None };
             let canonical = match format {
-                Format::BinarySi => digits & 7 != 0,
+                Format::BinarySi => digits.wrapping_i64() & 7 != 0,
                 _ => scale % 3 == 0 && !shifted.ends_with("000") && !shifted.starts_with('0'),
             };
             return if canonical { keep(q) } else { Ok(q) };
         }
         if scale < NANO {
-            value = scale_down(value, scale.abs_diff(NANO)).0;
+            value = value.scaled_down(scale.abs_diff(NANO)).0;
             scale = NANO;
         }
         let mut q = Quantity { value, scale, format, text: None };
@@ -202,27 +192,21 @@ impl Quantity {
         self.format
     }
     pub fn is_zero(&self) -> bool {
-        self.value == 0
+        self.value.is_zero()
     }
     /// -1, 0 or 1.
     pub fn sign(&self) -> i32 {
-        self.value.signum() as i32
+        self.value.sign()
     }
 
     /// In units of `10^scale`, rounded away from zero, saturating at the ends of i64.
     pub fn scaled_value(&self, scale: i32) -> i64 {
         let d = self.scale.saturating_sub(scale);
-        let v = if d >= 0 {
-            let limit = if self.value < 0 { i128::MIN } else { i128::MAX };
-            match pow10(d.unsigned_abs()) {
-                _ if self.value == 0 => 0,
-                Some(m) => self.value.checked_mul(m).unwrap_or(limit),
-                None => limit,
-            }
-        } else {
-            scale_down(self.value, d.unsigned_abs()).0
-        };
-        v.clamp(i64::MIN.into(), i64::MAX.into()) as i64
+        if d < 0 {
+            return self.value.scaled_down(d.unsigned_abs()).0.to_i64();
+        }
+        // Zeros beyond these do not matter.
+        self.value.scaled_up(d.unsigned_abs().min(20)).to_i64()
     }
     /// Whole units, rounded up.
     pub fn value(&self) -> i64 {
@@ -238,13 +222,10 @@ impl Quantity {
         let Some(up) = u32::try_from(up).ok() else { return self.milli_value() % 1000 == 0 };
         let thousandths = match self.format {
             // What is short is multiplied with care, and comes to nothing where it does not fit.
-            Format::DecimalSi | Format::DecimalExponent
-                if self.value.unsigned_abs() < 10u128.pow(FAST_DIGITS as u32) =>
-            {
-                let exact = pow10(up).and_then(|m| self.value.checked_mul(m));
-                exact.and_then(|v| i64::try_from(v).ok()).unwrap_or_default()
+            Format::DecimalSi | Format::DecimalExponent if self.value.digits() <= FAST_DIGITS as u64 => {
+                10i64.checked_pow(up).and_then(|m| self.value.to_i64().checked_mul(m)).unwrap_or_default()
             }
-            _ => (self.value as i64).wrapping_mul(10i64.wrapping_pow(up)),
+            _ => self.value.wrapping_i64().wrapping_mul(10i64.wrapping_pow(up)),
         };
         thousandths % 1000 == 0
     }
@@ -254,7 +235,7 @@ impl Quantity {
         (*self == Quantity::new(v, self.format)).then_some(v)
     }
     pub fn as_f64(&self) -> f64 {
-        self.value as f64 * 10f64.powi(self.scale)
+        self.value.to_f64() * 10f64.powi(self.scale)
     }
 
     /// Rounds away from zero to a multiple of `10^scale`; says whether nothing was lost.
@@ -262,34 +243,23 @@ impl Quantity {
         if self.scale >= scale {
             return true;
         }
-        let (v, exact) = scale_down(self.value, scale.abs_diff(self.scale));
+        let (v, exact) = self.value.scaled_down(scale.abs_diff(self.scale));
         (self.value, self.scale, self.text) = (v, scale, None);
         exact
     }
 
-    /// Both values at one scale. Where 38 digits do not hold the finer one beside the larger, the finer loses digits.
-    fn aligned(a: &Self, b: &Self) -> (i128, i128, i32) {
-        match (a.value, b.value) {
-            (0, _) => return (0, b.value, b.scale),
-            (_, 0) => return (a.value, 0, a.scale),
-            _ => {}
+    /// Both values at one scale. Of amounts that are too far apart the finer one loses digits.
+    fn aligned(a: &Self, b: &Self) -> (Whole, Whole, i32) {
+        if a.is_zero() || b.is_zero() {
+            let scale = if a.is_zero() { b.scale } else { a.scale };
+            return (a.value.clone(), b.value.clone(), scale);
         }
         let (fine, coarse) = if a.scale <= b.scale { (a, b) } else { (b, a) };
-        // No more digits than there can be.
         let apart = coarse.scale.abs_diff(fine.scale);
-        let mut shift = apart.min(DIGITS as u32);
-        let mut dropped = apart - shift;
-        let up = loop {
-            // Half the range, so that a sum cannot overflow.
-            match pow10(shift).and_then(|m| coarse.value.checked_mul(m)).filter(|v| v.unsigned_abs() < 1 << 126) {
-                Some(v) => break v,
-                None if shift == 0 => break coarse.value,
-                None => (shift, dropped) = (shift - 1, dropped + 1),
-            }
-        };
-        let f = if dropped == 0 { fine.value } else { scale_down(fine.value, dropped).0 };
-        let scale = coarse.scale.saturating_sub_unsigned(shift);
-        if a.scale <= b.scale { (f, up, scale) } else { (up, f, scale) }
+        let shift = apart.min(MAX_DIGITS as u32);
+        let down = if apart > shift { fine.value.scaled_down(apart - shift).0 } else { fine.value.clone() };
+        let (up, scale) = (coarse.value.scaled_up(shift), coarse.scale.saturating_sub_unsigned(shift));
+        if a.scale <= b.scale { (down, up, scale) } else { (up, down, scale) }
     }
 
     /// A sum takes the family of its first nonzero part.
@@ -298,28 +268,27 @@ impl Quantity {
             self.format = other.format;
         }
         let (a, b, scale) = Self::aligned(self, other);
-        (self.value, self.scale, self.text) = (a.saturating_add(b), scale, None);
+        (self.value, self.scale, self.text) = (a.plus(&b), scale, None);
     }
     pub fn sub(&mut self, other: &Self) {
         let mut minus = other.clone();
-        minus.value = minus.value.saturating_neg();
+        minus.value = minus.value.negated();
         self.add(&minus);
     }
     pub fn mul(&mut self, by: i64) {
-        (self.value, self.text) = (self.value.saturating_mul(by.into()), None);
+        (self.value, self.text) = (self.value.times(&Whole::from(by)), None);
     }
     pub fn neg(&mut self) {
-        (self.value, self.text) = (self.value.saturating_neg(), None);
+        (self.value, self.text) = (self.value.negated(), None);
     }
 
     /// The digits of the mantissa and an exponent that is a multiple of three.
     fn canonical_decimal(&self) -> (String, i32) {
-        let (mut v, mut e) = (self.value, self.scale);
-        while v != 0 && v % 10 == 0 {
-            (v, e) = (v / 10, e + 1);
-        }
+        let text = self.value.to_string();
+        let digits = text.trim_end_matches('0');
+        let e = self.scale.saturating_add_unsigned((text.len() - digits.len()) as u32);
         let zeros = e.rem_euclid(3);
-        (format!("{v}{}", "0".repeat(zeros as usize)), e - zeros)
+        (format!("{digits}{}", "0".repeat(zeros as usize)), e - zeros)
     }
 }
 
@@ -342,11 +311,8 @@ impl fmt::Display for Quantity {
         }
         match format {
             Format::BinarySi => {
-                let shift = pow10(whole.scale.max(0).unsigned_abs()).unwrap_or(1);
-                let (mut v, mut i) = (whole.value.saturating_mul(shift), 0usize);
-                while v % 1024 == 0 {
-                    (v, i) = (v / 1024, i + 1);
-                }
+                let scale = whole.scale.max(0).unsigned_abs().min(MAX_DIGITS as u32);
+                let (v, i) = whole.value.scaled_up(scale).without_factors(1024);
                 write!(f, "{v}{}", ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"].get(i).unwrap_or(&""))
             }
             Format::DecimalSi => {
@@ -376,8 +342,18 @@ impl PartialOrd for Quantity {
 }
 impl Ord for Quantity {
     fn cmp(&self, other: &Self) -> Ordering {
-        let (a, b, _) = Self::aligned(self, other);
-        a.cmp(&b)
+        let signs = self.sign().cmp(&other.sign());
+        let size = |q: &Self| q.value.digits() as i64 + i64::from(q.scale);
+        // Sizes may be one too large each.
+        match size(self) - size(other) {
+            _ if signs.is_ne() => signs,
+            2.. => self.sign().cmp(&0),
+            ..=-2 => 0.cmp(&self.sign()),
+            _ => {
+                let (a, b, _) = Self::aligned(self, other);
+                a.cmp(&b)
+            }
+        }
     }
 }
 
@@ -436,6 +412,12 @@ mod tests {
             ("99999999999999999999999999999999999999e1", "999999999999999999999999999999999999990"),
             ("999999999999999999999999999999999999990", "999999999999999999999999999999999999990"),
             ("10e2147482000", "100e2147481999"),
+            // More digits than machine integers have.
+            ("1234567890123456789012345678901234567890123", "1234567890123456789012345678901234567890123"),
+            ("-1234567890123456789012345678901234567890.5", "-1234567890123456789012345678901234567890500m"),
+            ("0.00000000012345678901234567890123456789012345678901", "1n"),
+            ("1234567890123456789012345678901234567890e3", "1234567890123456789012345678901234567890e3"),
+            ("123456789012345678901234567890123456789012Ki", "9223372036854775807"),
             // There is no suffix for these zeros, and upstream writes none.
             ("1000000000000000000000", "1"),
         ] {
@@ -454,8 +436,9 @@ mod tests {
         assert!(sum >= huge);
         assert_eq!(huge.value(), i64::MAX);
         assert_eq!(q("1e-2147483648").to_string(), "1e-9");
-        let full = "99999999999999999999999999999999999999";
-        assert_eq!(q(full), q(full));
+        let full = "9".repeat(MAX_DIGITS);
+        assert_eq!(q(&full), q(&full));
+        assert_eq!(Quantity::parse(&format!("{full}1")).unwrap_err(), QuantityError::Numeric);
     }
 
     #[test]
@@ -492,6 +475,16 @@ mod tests {
         assert_eq!(q("-1500m").value(), -2);
         assert_eq!(q("1e30").value(), i64::MAX);
         assert_eq!((q("2").as_i64(), q("1.5").as_i64()), (Some(2), None));
+        let long = "1234567890123456789012345678901234567890123";
+        let mut sum = q(long);
+        sum.add(&q("1"));
+        assert_eq!(sum.to_string(), "1234567890123456789012345678901234567890124");
+        assert!(sum > q(long) && q(long) < sum && q(&format!("-{long}")) < q("1"));
+        sum.sub(&q(long));
+        assert_eq!((sum.to_string(), sum == q("1")), ("1".into(), true));
+        let mut binary = q("9223372036854775807Ki");
+        binary.add(&q("9223372036854775807Ki"));
+        assert_eq!(binary.to_string(), "18446744073709551614");
         let mut c = q("1.5u");
         assert!(!c.round_up(-3));
         assert_eq!(c.to_string(), "1m");

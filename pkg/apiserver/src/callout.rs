@@ -5,9 +5,11 @@
 
 mod pool;
 mod trust;
+mod watched;
 
 pub use pool::Pool;
 pub use trust::{roots, trusting};
+pub use watched::{AGGREGATED, Faults, WEBHOOKS, watched};
 
 use crate::ApiServer;
 use crate::services;

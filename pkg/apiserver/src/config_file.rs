@@ -2,6 +2,7 @@
 //! strict decoder tells it.
 
 use isopod_schema::scalar::duration_nanos;
+use isopod_schema::yaml;
 use serde_json::Value;
 
 /// What a field may hold.
@@ -27,7 +28,7 @@ const VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha1"];
 
 /// Reads YAML or JSON.
 pub fn decode(text: &str, kind: &Kind) -> Result<Value, String> {
-    let value: Value = serde_yaml_ng::from_str(text).map_err(|e| e.to_string())?;
+    let value = yaml::parse(text.as_bytes()).map_err(|e| e.to_string())?.value;
     let said = |key: &str| value[key].as_str().unwrap_or_default();
     let (version, name) = (said("apiVersion"), said("kind"));
     for (key, given) in [("Kind", name), ("apiVersion", version)] {
@@ -104,7 +105,7 @@ mod tests {
         name: "Thing",
         fields: &[
             ("name", Shape::Text),
-            ("on", Shape::Bool),
+            ("open", Shape::Bool),
             ("parts", Shape::Objects(&[("time", Shape::Duration), ("words", Shape::Texts)])),
             ("one", Shape::Object(&[("text", Shape::Text)])),
         ],
@@ -114,7 +115,7 @@ mod tests {
     fn every_field_must_be_known() {
         let head = "apiVersion: apiserver.config.k8s.io/v1beta1\nkind: Thing\n";
         let read = |body: &str| decode(&format!("{head}{body}"), &THING).map(drop);
-        assert_eq!(read("name: x\non: true\nparts: [{time: 5m, words: [a]}]\none: {text: b}\n"), Ok(()));
+        assert_eq!(read("name: x\nopen: yes\nparts: [{time: 5m, words: [a]}]\none: {text: b}\n"), Ok(()));
         let wrong = [
             (
                 "nome: x\nparts: [{}, {tme: 5m}]\n",

@@ -58,10 +58,10 @@ async fn post_yaml(s: &TestServer, uri: &str, text: &str) -> Answer {
 #[tokio::test]
 async fn yaml_in() {
     let s = TestServer::start().await;
-    let good = "# a comment\napiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: y\n  labels: &l {a: b}\n  annotations: *l\ndata:\n  text: |\n    two\n    lines\n  on: 'on'\n";
+    let good = "# a comment\napiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: z\n  labels: &l {a: b}\n  annotations: *l\ndata:\n  text: |\n    two\n    lines\n  on: 'on'\n";
     let made = post_yaml(&s, MAPS, good).await;
     assert_eq!(made.code, 201, "{}", made.text);
-    assert_eq!(made.json["data"], json!({"text": "two\nlines\n", "on": "on"}));
+    assert_eq!(made.json["data"], json!({"text": "two\nlines\n", "true": "on"}));
     assert_eq!(made.json["metadata"]["annotations"], json!({"a": "b"}));
     assert_eq!(made.headers["content-type"], "application/json");
 
@@ -88,6 +88,18 @@ async fn yaml_in() {
             "cannot unmarshal array into Go struct field ConfigMap.data of type string",
         ),
         (&strict, "metadata: {name: x}\ndat: {}\n", cannot, "strict decoding error: unknown field \"dat\""),
+        (
+            &strict,
+            "metadata: {name: x}\ndata:\n  a: b\n  a: c\ndat: {}\n",
+            cannot,
+            "strict decoding error: yaml: unmarshal errors:\n  line 4: key \"a\" already set in map, unknown field \"dat\"",
+        ),
+        (
+            MAPS,
+            "metadata: {name: x}\ndata: {a: yes}\n",
+            cannot,
+            "cannot unmarshal bool into Go struct field ConfigMap.data of type string",
+        ),
     ] {
         let bad = post_yaml(&s, uri, text).await;
         let status = (bad.code, &bad.json["kind"], &bad.json["status"], &bad.json["reason"], &bad.json["code"]);
@@ -100,6 +112,11 @@ async fn yaml_in() {
         let message = bad.json["message"].as_str().unwrap();
         assert!(message.starts_with(begin) && message.ends_with(end), "{text:?}: {message}");
     }
+    let warned = post_yaml(&s, MAPS, "metadata: {name: w}\ndata:\n  a: b\n  a: c\ndat: {}\n").await;
+    let warnings: Vec<&str> = warned.headers.get_all("warning").iter().map(|w| w.to_str().unwrap()).collect();
+    assert_eq!(warned.code, 201, "{}", warned.text);
+    let told = ["299 - \"line 4: key \\\"a\\\" already set in map\"", "299 - \"unknown field \\\"dat\\\"\""];
+    assert_eq!(warnings, told);
     let request = Request::post(MAPS).header("content-type", "application/json").body(Body::from("{")).unwrap();
     let message = s.send(request).await.json["message"].as_str().unwrap().to_owned();
     assert!(message.starts_with(&no_type) && message.ends_with("({)"), "{message}");

@@ -5,4 +5,5 @@
 pub mod clock;
 pub mod errors;
 pub mod logging;
+pub mod reloads;
 pub mod supervisor;

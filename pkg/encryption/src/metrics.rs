@@ -2,16 +2,13 @@
 //! (`apiserver/pkg/storage/value/metrics.go`, `apiserver/pkg/server/options/encryptionconfig/metrics`).
 
 use crate::provider::{SEALED, SealError};
+use isopod_base::reloads::Help;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-use sha2::{Digest, Sha256};
-use std::fmt::Write;
-use std::sync::atomic::AtomicU64;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OperationLabels {
@@ -89,87 +86,13 @@ impl Transformations {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReloadLabels {
-    status: &'static str,
-    apiserver_id_hash: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ConfigLabels {
-    apiserver_id_hash: String,
-    hash: String,
-}
-
-/// `apiserver_encryption_config_controller_*`: how often the file was read again, when, and what is in force.
-pub(crate) struct Reloads {
-    apiserver_id_hash: String,
-    totals: Family<ReloadLabels, Counter>,
-    last: Family<ReloadLabels, Gauge<f64, AtomicU64>>,
-    in_force: Family<ConfigLabels, Gauge>,
-}
-
-impl Reloads {
-    pub fn new(server: &str, text: &str) -> Self {
-        let (totals, last, in_force) = Default::default();
-        let reloads = Reloads { apiserver_id_hash: digest(server.as_bytes()), totals, last, in_force };
-        reloads.show(text);
-        reloads
-    }
-
-    pub fn register(&self, registry: &mut Registry) {
-        let registry = registry.sub_registry_with_prefix("apiserver_encryption_config_controller");
-        let help = "[ALPHA] Total number of reload successes and failures of encryption configuration split by apiserver \
-                    identity.";
-        registry.register("automatic_reloads", help, self.totals.clone());
-        let help = "[ALPHA] Timestamp of the last successful or failed automatic reload of encryption configuration split \
-                    by apiserver identity.";
-        registry.register("automatic_reload_last_timestamp_seconds", help, self.last.clone());
-        let help = "[ALPHA] Information about the last applied encryption configuration with hash as label, split by \
-                    apiserver identity.";
-        registry.register("last_config_info", help, self.in_force.clone());
-    }
-
-    pub fn failed(&self) {
-        self.count("failure");
-    }
-
-    /// `text`: what is in force now.
-    pub fn succeeded(&self, text: &str) {
-        self.count("success");
-        self.show(text);
-    }
-
-    fn count(&self, status: &'static str) {
-        let labels = ReloadLabels { status, apiserver_id_hash: self.apiserver_id_hash.clone() };
-        self.totals.get_or_create(&labels).inc();
-        self.last.get_or_create(&labels).set(now());
-    }
-
-    fn show(&self, text: &str) {
-        self.in_force.clear();
-        let hash = digest(text.as_bytes());
-        self.in_force.get_or_create(&ConfigLabels { apiserver_id_hash: self.apiserver_id_hash.clone(), hash }).set(1);
-    }
-}
-
-/// How upstream shows what it does not tell; of nothing, nothing.
-pub(crate) fn digest(of: &[u8]) -> String {
-    if of.is_empty() {
-        return String::new();
-    }
-    let mut shown = "sha256:".to_owned();
-    for byte in Sha256::digest(of) {
-        // Writing into a string does not fail.
-        let _ = write!(shown, "{byte:02x}");
-    }
-    shown
-}
-
-/// Seconds since 1970.
-pub(crate) fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
-}
+/// What metrics say of how the configuration's file is followed.
+pub(crate) const RELOADS: Help<'_> = Help {
+    totals: "[ALPHA] Total number of reload successes and failures of encryption configuration split by apiserver identity",
+    last: "[ALPHA] Timestamp of the last successful or failed automatic reload of encryption configuration split by apiserver \
+           identity",
+    in_force: "[ALPHA] Information about the last applied encryption configuration with hash as label, split by apiserver identity",
+};
 
 /// What a provider puts in front: `k8s:enc:aesgcm:v1:`, or `k8s:enc:kms:v2:NAME:`.
 fn prefix(direction: Direction, sealed: &[u8], failure: Option<&SealError>) -> String {

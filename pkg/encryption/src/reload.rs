@@ -2,12 +2,13 @@
 
 use crate::config::{self, ConfigError};
 use crate::kms::PluginMetrics;
-use crate::metrics::{Direction, Reloads, Transformations};
+use crate::metrics::{Direction, RELOADS, Transformations};
 use crate::provider::{Opened, Rules, SealError};
 use crate::resources::Resources;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use isopod_base::errors::Chain;
+use isopod_base::reloads::Reloads;
 use prometheus_client::registry::Registry;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
@@ -127,7 +128,7 @@ impl Encryption {
     pub fn register(&self, registry: &mut Registry) {
         self.transformations.register(registry);
         self.plugins.register(registry);
-        self.reloaded.register(registry);
+        self.reloaded.register("apiserver_encryption_config_controller", &RELOADS, registry);
     }
 }
 

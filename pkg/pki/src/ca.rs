@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use time::{Duration, OffsetDateTime};
 
 const CA_DAYS: i64 = 3650;
+/// An authority is renewed at a start when this much of its time is left.
+const RENEW_CA_DAYS: i64 = 730;
 const LEAF_DAYS: i64 = 365;
 /// A leaf is renewed when this much of its time is left.
 pub(crate) const RENEW_DAYS: i64 = 90;
@@ -46,35 +48,61 @@ pub struct CertAuthority {
 }
 
 impl CertAuthority {
-    /// Loads `<dir>/<name>.crt` and `.key`, or makes them.
+    /// Loads `<dir>/<name>.crt` and `.key`, or makes them. One made here, whose time comes to its end, is renewed: with its key and
+    /// its name, so that what it has signed stays valid, and who still has its old certificate knows the new ones' signatures.
     pub fn load_or_create(dir: &Path, name: &str) -> Result<Self, PkiError> {
+        Self::load_or_create_at(dir, name, OffsetDateTime::now_utc())
+    }
+
+    fn load_or_create_at(dir: &Path, name: &str, now: OffsetDateTime) -> Result<Self, PkiError> {
         let cert_path = dir.join(format!("{name}.crt"));
         let key_path = dir.join(format!("{name}.key"));
         if let (Some(cert_pem), Some(key_pem)) = (files::read(&cert_path)?, files::read(&key_path)?) {
             let broken = |path: &PathBuf, what| PkiError::Broken { path: path.clone(), what };
             let key = KeyPair::from_pem(&key_pem).map_err(|_| broken(&key_path, "private key"))?;
+            let subject = ends_soon(&cert_pem, now).map_err(|()| broken(&cert_path, "CA certificate"))?;
+            match subject {
+                Some(subject) if subject.starts_with(&own_name(name)) => {
+                    let renewed = Self::self_signed(subject, key, now)?;
+                    files::write_atomic(&cert_path, renewed.cert_pem.as_bytes(), 0o644)?;
+                    tracing::info!(certificate = %cert_path.display(), "renewed the authority for ten years");
+                    return Ok(renewed);
+                }
+                Some(_) => tracing::warn!(
+                    certificate = %cert_path.display(),
+                    "the authority's time comes to its end, and it was not made here: put a new certificate of its key there"
+                ),
+                None => {}
+            }
             let issuer = Issuer::from_ca_cert_pem(&cert_pem, key).map_err(|_| broken(&cert_path, "CA certificate"))?;
             return Ok(CertAuthority { cert_pem, issuer });
         }
-        let now = OffsetDateTime::now_utc();
-        let sign = |source| PkiError::Sign { name: name.to_owned(), source };
-        let key = KeyPair::generate().map_err(sign)?;
+        let key = KeyPair::generate().map_err(|source| PkiError::Sign { name: name.to_owned(), source })?;
+        // The time tells the CAs of two clusters apart in a user's trust store.
+        let made = Self::self_signed(format!("{}{}", own_name(name), now.unix_timestamp_nanos() / 1000), key, now)?;
+        // The key first: a certificate without its key would be taken for whole by nobody.
+        files::write_atomic(&key_path, made.issuer.key().serialize_pem().as_bytes(), 0o600)?;
+        files::write_atomic(&cert_path, made.cert_pem.as_bytes(), 0o644)?;
+        Ok(made)
+    }
+
+    fn self_signed(common_name: String, key: KeyPair, now: OffsetDateTime) -> Result<Self, PkiError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        // The time tells the CAs of two clusters apart in a user's trust store.
-        params
-            .distinguished_name
-            .push(DnType::CommonName, format!("isopod-{name}@{}", now.unix_timestamp_nanos() / 1000));
+        params.distinguished_name.push(DnType::CommonName, common_name.clone());
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages =
             vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.not_before = now - Duration::hours(1);
         params.not_after = now + Duration::days(CA_DAYS);
-        let cert_pem = params.self_signed(&key).map_err(sign)?.pem();
-        // The key first: a certificate without its key would be taken for whole by nobody.
-        files::write_atomic(&key_path, key.serialize_pem().as_bytes(), 0o600)?;
-        files::write_atomic(&cert_path, cert_pem.as_bytes(), 0o644)?;
-        Ok(CertAuthority { cert_pem, issuer: Issuer::new(params, key) })
+        let signed = params.self_signed(&key).map_err(|source| PkiError::Sign { name: common_name, source })?;
+        Ok(CertAuthority { cert_pem: signed.pem(), issuer: Issuer::new(params, key) })
+    }
+
+    /// When its certificate ends, in seconds of the Unix epoch.
+    pub fn expires(&self) -> Option<i64> {
+        let (_, pem) = x509_parser::pem::parse_x509_pem(self.cert_pem.as_bytes()).ok()?;
+        Some(pem.parse_x509().ok()?.validity().not_after.timestamp())
     }
 
     /// Signs a new leaf with a new key.
@@ -155,6 +183,22 @@ impl CertAuthority {
     }
 }
 
+/// How the names of authorities begin that are made here.
+fn own_name(name: &str) -> String {
+    format!("isopod-{name}@")
+}
+
+/// The subject's common name of an authority that is renewed soon.
+fn ends_soon(cert_pem: &str, now: OffsetDateTime) -> Result<Option<String>, ()> {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(cert_pem.as_bytes()).map_err(drop)?;
+    let cert = pem.parse_x509().map_err(drop)?;
+    if cert.validity().not_after.timestamp() - now.unix_timestamp() >= RENEW_CA_DAYS * 86_400 {
+        return Ok(None);
+    }
+    let common_name = cert.subject().iter_common_name().filter_map(|a| a.as_str().ok()).next();
+    Ok(Some(common_name.unwrap_or_default().to_owned()))
+}
+
 fn san_text(name: &x509_parser::extensions::GeneralName<'_>) -> Option<String> {
     use x509_parser::extensions::GeneralName;
     match name {
@@ -203,6 +247,41 @@ mod tests {
         std::fs::remove_file(a.path().join("ca.crt")).unwrap();
         let new = CertAuthority::load_or_create(a.path(), "ca").unwrap();
         assert_ne!(first.cert_pem, new.load_or_issue(a.path(), "serving", &leaf(&[])).unwrap().cert_pem);
+    }
+
+    #[test]
+    fn an_authority_is_renewed_with_its_key_and_name() {
+        crate::tls::install_provider();
+        let dir = tempfile::tempdir().unwrap();
+        let now = OffsetDateTime::now_utc();
+        let load = |days: i64| CertAuthority::load_or_create_at(dir.path(), "ca", now + Duration::days(days)).unwrap();
+        let old = load(0);
+        let mut of_client = leaf(&[]);
+        of_client.usage = Usage::Client;
+        let signed = old.issue(&of_client).unwrap();
+        assert_eq!(load(CA_DAYS - RENEW_CA_DAYS - 1).cert_pem, old.cert_pem, "not before its time");
+        let renewed = load(CA_DAYS - RENEW_CA_DAYS + 1);
+        assert_ne!(renewed.cert_pem, old.cert_pem);
+        assert_eq!(load(CA_DAYS).cert_pem, renewed.cert_pem, "written");
+        let days = Duration::days(CA_DAYS - RENEW_CA_DAYS + 1).whole_seconds();
+        assert_eq!(renewed.expires().unwrap() - old.expires().unwrap(), days);
+        // Each knows what the other has signed.
+        let der = |pem: &str| x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap().1.contents;
+        for (authority, leaf) in [(&renewed, &signed), (&old, &renewed.issue(&of_client).unwrap())] {
+            let verifier = crate::tls::client_verifier("ca", &authority.cert_pem).unwrap();
+            verifier.verify_client_cert(&der(&leaf.cert_pem).into(), &[], rustls::pki_types::UnixTime::now()).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_authority_of_somebody_else_is_left_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = OffsetDateTime::now_utc();
+        let other = CertAuthority::self_signed("corporate root".to_owned(), KeyPair::generate().unwrap(), now).unwrap();
+        std::fs::write(dir.path().join("ca.crt"), &other.cert_pem).unwrap();
+        std::fs::write(dir.path().join("ca.key"), other.issuer.key().serialize_pem()).unwrap();
+        let at = now + Duration::days(CA_DAYS - 1);
+        assert_eq!(CertAuthority::load_or_create_at(dir.path(), "ca", at).unwrap().cert_pem, other.cert_pem);
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! Invariants:
 //! - Every key is generated on the machine that uses it, is readable by its owner only, and is never logged.
 //! - A file appears whole or not at all: written beside its place, synced, renamed.
-//! - A leaf is renewed when fewer than 90 days are left, at start also when its names changed; CAs live ten years. Who shows one
+//! - A leaf is renewed when fewer than 90 days are left, at start also when its names changed; CAs live ten years, and are renewed with
+//!   their keys at a start within the last two. Who shows one
 //!   ([`Shown`]) takes the newest at each handshake.
 
 mod ca;

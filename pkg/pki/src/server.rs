@@ -124,6 +124,16 @@ impl ServerPki {
         Ok(renewed)
     }
 
+    /// The authorities whose time is over before `time` (seconds of the Unix epoch). A start renews them long before.
+    pub fn ending(&self, time: i64) -> Vec<&'static str> {
+        let all = [
+            ("server-ca", &self.server_ca),
+            ("client-ca", &self.client_ca),
+            ("request-header-ca", &self.request_header_ca),
+        ];
+        all.into_iter().filter(|(_, ca)| ca.expires().is_some_and(|at| at < time)).map(|(name, _)| name).collect()
+    }
+
     /// When the next of those that are shown is to be renewed, in seconds of the Unix epoch.
     pub fn next_renewal(&self) -> Option<i64> {
         let all = self.shown.lock().unwrap_or_else(PoisonError::into_inner);

@@ -20,10 +20,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 /// What [`IsopodRuntime::run_exec_sync`] keeps of each stream.
 const MAX_OUTPUT: usize = 16 << 10;
-/// After an exec's process ended, children of it may hold its output open: so long is it followed.
+/// After a probe's process ended, children of it may hold its output open: so long is it followed. A terminal, too, once
+/// nothing comes of it any more. The pipes of other execs are followed to their end, as containerd does.
 const DRAIN: Duration = Duration::from_secs(2);
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -104,8 +106,10 @@ impl IsopodRuntime {
         let far = [null.into(), out_write.into(), err_write.into()];
         let (mut running, _) = self.begin_exec(id, cmd, false, &far).await?;
         drop(far);
-        let out = tokio::spawn(keep(receiver(out_read.into()).map_err(failed())?));
-        let err = tokio::spawn(keep(receiver(err_read.into()).map_err(failed())?));
+        let over = CancellationToken::new();
+        let mut out = tokio::spawn(keep(receiver(out_read.into()).map_err(failed())?, over.clone()));
+        let mut err = tokio::spawn(keep(receiver(err_read.into()).map_err(failed())?, over.clone()));
+        let over = over.drop_guard();
         let exit = match timeout {
             None => running.exit().await?,
             Some(limit) => match tokio::time::timeout(limit, running.exit()).await {
@@ -113,23 +117,19 @@ impl IsopodRuntime {
                 Err(_) => {
                     running.kill().await;
                     let _ = tokio::time::timeout(DRAIN, running.exit()).await;
-                    out.abort();
-                    err.abort();
                     return Err(RuntimeError::ExecTimeout(limit));
                 }
             },
         };
-        let collect = |task: tokio::task::JoinHandle<Kept>| async move {
-            let abort = task.abort_handle();
-            match tokio::time::timeout(DRAIN, task).await {
-                Ok(Ok(kept)) => kept,
-                _ => {
-                    abort.abort();
-                    vec![]
-                }
+        let kept = tokio::time::timeout(DRAIN, async { tokio::join!(&mut out, &mut err) }).await;
+        let (stdout, stderr) = match kept {
+            Ok(both) => both,
+            Err(_) => {
+                drop(over);
+                tokio::join!(out, err)
             }
         };
-        let (stdout, stderr) = tokio::join!(collect(out), collect(err));
+        let (stdout, stderr) = (stdout.unwrap_or_default(), stderr.unwrap_or_default());
         Ok(ExecOutput { exit_code: exit.code, stdout, stderr })
     }
 
@@ -162,11 +162,9 @@ impl IsopodRuntime {
         let out = follow(out_read.into(), streams.stdout)?;
         let err = follow(err_read.into(), streams.stderr)?;
         let exit = running.exit().await;
-        for task in [out, err] {
-            let abort = task.abort_handle();
-            if tokio::time::timeout(DRAIN, task).await.is_err() {
-                abort.abort();
-            }
+        if exit.is_ok() {
+            // However long the client takes to read it: who hears of the end has heard everything.
+            let _ = tokio::join!(out, err);
         }
         if let Some(input) = input {
             input.abort();
@@ -191,14 +189,13 @@ impl IsopodRuntime {
             tasks.push(tokio::spawn(master.clone().feed(stdin)));
         }
         let to = streams.stdout.unwrap_or_else(|| Box::new(tokio::io::sink()));
-        let out = tokio::spawn(master.clone().follow(to));
+        let ended = CancellationToken::new();
+        let out = tokio::spawn(master.clone().follow(to, ended.clone()));
         // The master goes with its last holder: the process sees the terminal hang up.
         drop(master);
-        let abort = out.abort_handle();
         let exit = running.exit().await;
-        if tokio::time::timeout(DRAIN, out).await.is_err() {
-            abort.abort();
-        }
+        ended.cancel();
+        let _ = out.await;
         tasks.iter().for_each(tokio::task::JoinHandle::abort);
         Ok(exit?.code)
     }
@@ -273,13 +270,10 @@ fn receiver(fd: OwnedFd) -> io::Result<pipe::Receiver> {
 
 type Kept = Vec<u8>;
 
-/// Reads to the end, keeping the start.
-async fn keep(mut from: impl AsyncRead + Unpin) -> Kept {
+/// Reads to the end, or until it is over, keeping the start.
+async fn keep(mut from: impl AsyncRead + Unpin, over: CancellationToken) -> Kept {
     let (mut kept, mut buffer) = (Vec::new(), vec![0; 8 << 10]);
-    while let Ok(n) = from.read(&mut buffer).await {
-        if n == 0 {
-            break;
-        }
+    while let Some(Ok(n @ 1..)) = over.run_until_cancelled(from.read(&mut buffer)).await {
         kept.extend_from_slice(&buffer[..n.min(MAX_OUTPUT - kept.len())]);
     }
     kept
@@ -381,10 +375,18 @@ impl Terminal {
         }
     }
 
-    /// To the end, which a terminal tells as an error (EIO).
-    async fn follow(self: Arc<Self>, mut to: BoxWrite) {
+    /// To the end, which a terminal tells as an error (EIO), or until it is silent after its process has `ended`.
+    async fn follow(self: Arc<Self>, mut to: BoxWrite, ended: CancellationToken) {
         let mut buffer = vec![0; 16 << 10];
-        while let Ok(n) = self.read(&mut buffer).await {
+        let silence = || async {
+            ended.cancelled().await;
+            tokio::time::sleep(DRAIN).await;
+        };
+        loop {
+            let n = tokio::select! {
+                n = self.read(&mut buffer) => n.unwrap_or(0),
+                () = silence() => 0,
+            };
             if n == 0 || to.write_all(&buffer[..n]).await.is_err() || to.flush().await.is_err() {
                 break;
             }

@@ -15,3 +15,4 @@ pub mod structural;
 pub mod types;
 pub mod validate;
 pub mod walk;
+pub mod yaml;

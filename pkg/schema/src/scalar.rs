@@ -108,7 +108,7 @@ fn instant(n: [i64; 6], nanos: i64, offset: i64) -> Result<Timestamp, &'static s
 }
 
 /// `strconv.Quote`, near enough for error texts: printable characters stay.
-fn go_quote(s: &str) -> String {
+pub(crate) fn go_quote(s: &str) -> String {
     let mut out = String::from("\"");
     for c in s.chars() {
         match c {

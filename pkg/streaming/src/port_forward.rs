@@ -28,8 +28,10 @@ pub struct ForwardedPort {
     pub port: u16,
     pub from_client: BoxRead,
     pub to_client: BoxWrite,
-    /// Takes a text when the connection could not be made or broke.
+    /// Takes a text when the connection could not be made. client-go ends all of its connections when there is one.
     pub error: BoxWrite,
+    /// Cancelled when the client wants no more of this connection, or has gone.
+    pub given_up: CancellationToken,
 }
 
 /// The connections as the client asks for them.
@@ -114,6 +116,7 @@ where
             };
             let pair = ForwardedPort {
                 port,
+                given_up: data.was_reset(),
                 from_client: Box::new(data.reader),
                 to_client: Box::new(data.writer),
                 error: Box::new(error.writer),
@@ -177,7 +180,7 @@ where
         }
         let (from_client, to_client, error) = (Box::new(reader), Box::new(data), Box::new(error));
         // The queue has room for all of them.
-        let _ = tx.send(ForwardedPort { port, from_client, to_client, error }).await;
+        let _ = tx.send(ForwardedPort { port, from_client, to_client, error, given_up: closed.clone() }).await;
     }
     PortForward { ports, closed, _closer: None }
 }
@@ -238,6 +241,24 @@ mod tests {
             tokio::spawn(echo(over_spdy(b)));
             speak_spdy(a, request).await;
         }
+    }
+
+    #[tokio::test]
+    async fn a_reset_gives_one_connection_up() {
+        let (mut a, b) = tokio::io::duplex(4096);
+        let mut session = over_spdy(b);
+        let (mut encoder, mut wire) = (Encoder::default(), BytesMut::new());
+        for (error, data, request) in [(1, 3, "0"), (5, 7, "1")] {
+            encoder.encode(&Frame::SynStream { id: error, fin: true, headers: headers("error", request) }, &mut wire);
+            encoder.encode(&Frame::SynStream { id: data, fin: false, headers: headers("data", request) }, &mut wire);
+        }
+        encoder.encode(&Frame::Reset { id: 3, status: 5 }, &mut wire);
+        a.write_all(&wire).await.unwrap();
+        let (first, second) = (session.next().await.unwrap(), session.next().await.unwrap());
+        first.given_up.cancelled().await;
+        assert!(!second.given_up.is_cancelled() && !session.closed.is_cancelled());
+        drop(a);
+        second.given_up.cancelled().await;
     }
 
     #[tokio::test]

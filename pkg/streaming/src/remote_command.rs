@@ -85,6 +85,9 @@ pub struct RemoteCommand {
 pub struct Finish {
     error: BoxWrite,
     as_status: bool,
+    /// Our halves of the streams that only the client writes. They end after everything else: from the end of its stdin's
+    /// client-go takes it that nobody reads that any more, and sends no more of it, be it the first byte.
+    silent: Vec<spdy::SpdyWriter>,
     closer: Option<spdy::Closer>,
 }
 
@@ -97,6 +100,9 @@ impl Finish {
         }
         let _ = self.error.shutdown().await;
         drop(self.error);
+        for mut stream in self.silent {
+            let _ = stream.shutdown().await;
+        }
         if let Some(closer) = self.closer.take() {
             closer.close().await;
         }
@@ -166,7 +172,7 @@ where
         resize: options.tty.then_some(resize),
         tty: options.tty,
         closed: closed.clone(),
-        finish: Finish { error: writer(channel::ERROR), as_status, closer: None },
+        finish: Finish { error: writer(channel::ERROR), as_status, silent: Vec::new(), closer: None },
     };
     let to_stdin = Arc::new(Mutex::new(options.stdin.then_some(stdin_tx)));
     let on_message = move |message| {
@@ -247,26 +253,22 @@ where
             stream.refuse().await;
         }
     });
+    let mut silent = Vec::new();
+    let mut only_read = |stream: spdy::Stream| {
+        silent.push(stream.writer);
+        stream.reader
+    };
+    let stdin = stdin.map(|s| Box::new(only_read(s)) as BoxRead);
+    let resize = resize.map(|s| sizes(only_read(s)));
     Ok(RemoteCommand {
-        stdin: stdin.map(|s| {
-            close_quietly(s.writer);
-            Box::new(s.reader) as BoxRead
-        }),
+        stdin,
         stdout: stdout.map(|s| Box::new(s.writer) as BoxWrite),
         stderr: stderr.map(|s| Box::new(s.writer) as BoxWrite),
-        resize: resize.map(|s| {
-            close_quietly(s.writer);
-            sizes(s.reader)
-        }),
+        resize,
         tty: options.tty,
         closed,
-        finish: Finish { error: Box::new(error.writer), as_status: version >= 4, closer: Some(closer) },
+        finish: Finish { error: Box::new(error.writer), as_status: version >= 4, silent, closer: Some(closer) },
     })
-}
-
-/// Ends our half of a stream that only the client writes.
-fn close_quietly(writer: spdy::SpdyWriter) {
-    drop(writer);
 }
 
 /// Reads the JSON texts of a resize stream: one after another, nothing or white space between them.
@@ -350,45 +352,90 @@ mod tests {
         session.closed.cancelled().await;
     }
 
-    #[tokio::test]
-    async fn spdy_v4_opens_its_streams_and_reports_the_exit_code() {
-        let (mut a, b) = tokio::io::duplex(4096);
-        let serving = tokio::spawn(async move { run(over_spdy(b, "v4.channel.k8s.io", ALL).await.unwrap()).await });
-        let mut encoder = Encoder::default();
-        let mut wire = BytesMut::new();
-        for (id, kind) in [(1, "error"), (3, "stdin"), (5, "stdout"), (7, "stderr")] {
-            let headers = [("streamtype".to_owned(), kind.to_owned())].into();
-            encoder.encode(&Frame::SynStream { id, fin: false, headers }, &mut wire);
+    /// A client that opens the streams of [`ALL`], and what it has heard.
+    struct SpdyClient {
+        io: tokio::io::DuplexStream,
+        encoder: Encoder,
+        decoder: Decoder,
+        buf: BytesMut,
+        data: [Vec<u8>; 8],
+        ends: Vec<u32>,
+    }
+
+    impl SpdyClient {
+        async fn open(io: tokio::io::DuplexStream) -> Self {
+            let (encoder, decoder) = (Encoder::default(), Decoder::default());
+            let (buf, data, ends) = (BytesMut::new(), Default::default(), Vec::new());
+            let mut client = SpdyClient { io, encoder, decoder, buf, data, ends };
+            for (id, kind) in [(1, "error"), (3, "stdin"), (5, "stdout"), (7, "stderr")] {
+                let headers = [("streamtype".to_owned(), kind.to_owned())].into();
+                client.send(Frame::SynStream { id, fin: false, headers }).await;
+            }
+            client
         }
-        encoder.encode(&Frame::Data { id: 3, fin: true, data: "hello".into() }, &mut wire);
-        a.write_all(&wire).await.unwrap();
-        let (mut decoder, mut buf, mut out, mut status, mut ends) =
-            (Decoder::default(), BytesMut::new(), vec![], vec![], vec![]);
-        'all: loop {
-            assert!(a.read_buf(&mut buf).await.unwrap() > 0);
-            while let Some(frame) = decoder.decode(&mut buf).unwrap() {
+
+        async fn send(&mut self, frame: Frame) {
+            let mut wire = BytesMut::new();
+            self.encoder.encode(&frame, &mut wire);
+            self.io.write_all(&wire).await.unwrap();
+        }
+
+        /// Hears frames until `enough`, or the GOAWAY.
+        async fn hear(&mut self, enough: impl Fn(&Self) -> bool) {
+            while !enough(self) {
+                let frame = loop {
+                    match self.decoder.decode(&mut self.buf).unwrap() {
+                        Some(frame) => break frame,
+                        None => assert!(self.io.read_buf(&mut self.buf).await.unwrap() > 0),
+                    }
+                };
                 match frame {
                     Frame::Data { id, fin, data } => {
-                        if id == 5 {
-                            out.extend_from_slice(&data)
-                        } else {
-                            status.extend_from_slice(&data)
-                        }
-                        if fin {
-                            ends.push(id);
-                        }
+                        self.data[id as usize].extend_from_slice(&data);
+                        self.ends.extend(fin.then_some(id));
                     }
-                    Frame::GoAway { .. } => break 'all,
+                    Frame::GoAway { .. } => return,
                     _ => {}
                 }
             }
         }
-        drop(a);
+    }
+
+    #[tokio::test]
+    async fn spdy_v4_opens_its_streams_and_reports_the_exit_code() {
+        let (a, b) = tokio::io::duplex(4096);
+        let serving = tokio::spawn(async move { run(over_spdy(b, "v4.channel.k8s.io", ALL).await.unwrap()).await });
+        let mut client = SpdyClient::open(a).await;
+        client.send(Frame::Data { id: 3, fin: true, data: "hello".into() }).await;
+        client.hear(|_| false).await;
+        let SpdyClient { data, mut ends, io, .. } = client;
+        drop(io);
         serving.await.unwrap();
-        assert_eq!(out, b"HELLO");
-        assert!(String::from_utf8(status).unwrap().contains("NonZeroExitCode"));
+        assert_eq!(data[5], b"HELLO");
+        assert!(String::from_utf8_lossy(&data[1]).contains("NonZeroExitCode"));
+        // The status after all output, and nothing that could be taken for the end of stdin before.
+        assert_eq!(ends[2..], [1, 3]);
         ends.sort_unstable();
         assert_eq!(ends, [1, 3, 5, 7]);
+    }
+
+    /// client-go drops what it has not sent yet of its stdin when our half of that stream ends.
+    #[tokio::test]
+    async fn a_spdy_client_is_not_told_that_nobody_reads_its_stdin_before_the_command_has_ended() {
+        let (a, b) = tokio::io::duplex(4096);
+        let serving = tokio::spawn(async move {
+            let mut session = over_spdy(b, "v4.channel.k8s.io", ALL).await.unwrap();
+            session.stdout.as_mut().unwrap().write_all(b"started").await.unwrap();
+            run(session).await;
+        });
+        let mut client = SpdyClient::open(a).await;
+        client.hear(|c| c.data[5] == b"started").await;
+        let input = if client.ends.contains(&3) { Bytes::new() } else { Bytes::from_static(b"hello") };
+        client.send(Frame::Data { id: 3, fin: true, data: input }).await;
+        client.hear(|_| false).await;
+        assert_eq!(client.data[5], b"startedHELLO");
+        drop(client.io);
+        serving.await.unwrap();
     }
 
     #[test]

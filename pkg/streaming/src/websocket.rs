@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 /// The largest message that is taken from a client.
 const MAX_MESSAGE: usize = 4 << 20;
-/// How long the peer may take to answer our close.
-const CLOSE_WAIT: Duration = Duration::from_secs(10);
+/// How long the peer may take to answer our close: it may have much to read until then, and be slow.
+const CLOSE_WAIT: Duration = Duration::from_secs(60);
 
 pub(crate) async fn server<IO>(io: IO) -> WebSocketStream<IO>
 where

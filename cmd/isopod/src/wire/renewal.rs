@@ -12,6 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 /// The longest time without a look: a machine may sleep meanwhile, or its clock be set.
 const DAY: Duration = Duration::from_secs(86_400);
+/// So long before its end it is told that an authority ends. All that trusts it has its certificate, so that it is renewed at starts
+/// only, when twice as much is left: no server is told that has been started since.
+const ENDING: i64 = 365 * 86_400;
 /// When to try again what failed.
 const AGAIN: Duration = Duration::from_secs(600);
 
@@ -49,6 +52,9 @@ async fn run(pki: Arc<ServerPki>, kubeconfig: Arc<Held>, clock: Clock, stop: Can
 }
 
 fn renew(pki: &ServerPki, kubeconfig: &Held, now: i64) -> anyhow::Result<()> {
+    for authority in pki.ending(now + ENDING) {
+        tracing::warn!(authority, "the authority ends within a year: start Isopod again, which renews it");
+    }
     for own in pki.renew(now)? {
         tracing::info!(certificate = ?own, "renewed");
     }

@@ -5,7 +5,7 @@
 
 use super::documents::Documents;
 use crate::ApiServer;
-use crate::callout::roots;
+use crate::callout::{AGGREGATED, roots, watched};
 use crate::services::{self, Endpoint};
 use crate::subresources::any_certificate;
 use crate::tunnel::Io;
@@ -18,9 +18,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use isopod_api::UserInfo;
 use isopod_kinds::access::Access;
 use parking_lot::Mutex;
-use rustls::ClientConfig;
-use rustls::client::ResolvesClientCert;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
 use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::io;
@@ -250,15 +251,19 @@ async fn shake_hands(stream: Secured) -> Result<http1::SendRequest<Body>, Failur
 fn tls(spec: &Value, identity: Option<&Arc<dyn ResolvesClientCert>>) -> Result<Tls, String> {
     let bundle = base64::engine::general_purpose::STANDARD.decode(spec.text("caBundle"));
     let bundle = bundle.map_err(|e| format!("caBundle: {e}"))?;
-    let roots = if spec.flag("insecureSkipTLSVerify") { None } else { Some(Arc::new(roots(&bundle)?)) };
+    let roots = roots(&bundle)?;
+    let judge: Option<Arc<dyn ServerCertVerifier>> = if spec.flag("insecureSkipTLSVerify") {
+        Some(any_certificate::verifier(ClientConfig::builder().crypto_provider()))
+    } else if roots.is_empty() {
+        None
+    } else {
+        Some(WebPkiServerVerifier::builder(Arc::new(roots)).build().map_err(|e| format!("caBundle: {e}"))?)
+    };
     let config = |alpn: &[&str]| {
         let builder = ClientConfig::builder();
-        let builder = match &roots {
-            Some(roots) => builder.with_root_certificates(roots.clone()),
-            None => {
-                let verifier = any_certificate::verifier(builder.crypto_provider());
-                builder.dangerous().with_custom_certificate_verifier(verifier)
-            }
+        let builder = match &judge {
+            Some(judge) => builder.dangerous().with_custom_certificate_verifier(watched(judge.clone(), &AGGREGATED)),
+            None => builder.with_root_certificates(RootCertStore::empty()),
         };
         let mut config = match identity {
             Some(identity) => builder.with_client_cert_resolver(identity.clone()),

@@ -6,6 +6,7 @@ use super::cidr::Cidr;
 use crate::ApiServer;
 use crate::cache::store_status;
 use crate::encode::splice;
+use crate::metrics::Scope;
 use crate::pipeline::Intent;
 use bytes::Bytes;
 use isopod_api::{FieldError, Path, Status, time};
@@ -15,13 +16,14 @@ use rand::Rng;
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::time::Instant;
 
 /// So many random places are tried before the whole range is read.
 const PROBES: usize = 16;
 
 /// Where the objects of addresses lie, and where the keys that claim ports.
-pub(super) const ADDRESSES: &str = "/registry/ipaddresses/";
-pub(super) const PORTS: &str = "/registry/ranges/servicenodeports/";
+pub(crate) const ADDRESSES: &str = "/registry/ipaddresses/";
+pub(crate) const PORTS: &str = "/registry/ranges/servicenodeports/";
 /// The labels of addresses' objects, and who makes these.
 pub(super) const FAMILY_LABEL: &str = "ipaddress.kubernetes.io/ip-family";
 pub(super) const MANAGED_BY_LABEL: &str = "ipaddress.kubernetes.io/managed-by";
@@ -129,13 +131,24 @@ async fn assign_address(
         service["spec"]["clusterIPs"] = json!(["None"]);
         return Ok(());
     }
+    let began = Instant::now();
+    let count = |scope: Scope, found: bool| {
+        if !intent.dry_run {
+            server.metrics.allocations.address(&server.service_cidr.to_string(), scope, found, began.elapsed());
+        }
+    };
     let ip = if asked.is_empty() {
-        free_address(server).await?
+        free_address(server)
+            .await
+            .inspect(|_| count(Scope::Dynamic, true))
+            .inspect_err(|_| count(Scope::Dynamic, false))?
     } else {
         // What is not an address is validation's to say.
         let Ok(ip) = asked.parse::<IpAddr>() else { return Ok(()) };
         if !held.contains(&ip) {
-            check_address(server, intent, service, ip).await?;
+            let checked = check_address(server, intent, service, ip).await;
+            count(Scope::Static, checked.is_ok());
+            checked?;
         }
         ip
     };
@@ -172,6 +185,13 @@ async fn check_address(server: &ApiServer, intent: &Intent, service: &Value, ip:
         return refuse("provided IP is already allocated".into());
     }
     Ok(())
+}
+
+/// How many keys there are under a prefix.
+pub(crate) async fn allocated(server: &ApiServer, prefix: &str) -> Result<u64, Status> {
+    let mut request = RangeRequest::new(KeyRange::prefix(prefix.to_owned()));
+    request.count_only = true;
+    Ok(server.config.store.range(request).await.map_err(store_status)?.count)
 }
 
 async fn exists(server: &ApiServer, key: String) -> Result<bool, Status> {
@@ -309,14 +329,21 @@ async fn check_port(
     port: u16,
 ) -> Result<(), Status> {
     let range = &server.config.node_ports;
+    let count = |found: bool| {
+        if !intent.dry_run {
+            server.metrics.allocations.port(Scope::Static, found);
+        }
+    };
     let why = if !range.contains(&port) {
         let (from, to) = (range.start(), range.end());
         format!("provided port is not in the valid range. The range of valid ports is {from}-{to}")
     } else if exists(server, port_key(port)).await? {
         "provided port is already allocated".to_owned()
     } else {
+        count(true);
         return Ok(());
     };
+    count(false);
     let name = service["metadata"]["name"].as_str().unwrap_or_default();
     Err(Status::invalid(&intent.kind.gvk, name, &[FieldError::invalid(path, port, why)]))
 }
@@ -329,6 +356,12 @@ async fn free_port(server: &ApiServer, intent: &Intent, claimed: &HashSet<u16>) 
     if intent.dry_run {
         return Ok(claimed.iter().max().copied().unwrap_or(DRY_RUN_PORT).saturating_add(1));
     }
+    let found = choose_port(server, claimed).await;
+    server.metrics.allocations.port(Scope::Dynamic, found.is_ok());
+    found
+}
+
+async fn choose_port(server: &ApiServer, claimed: &HashSet<u16>) -> Result<u16, Status> {
     let range = server.config.node_ports.clone();
     for _ in 0..PROBES {
         let port = rand::rng().random_range(range.clone());

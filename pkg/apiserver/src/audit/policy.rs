@@ -48,7 +48,7 @@ const VERSION: &str = "audit.k8s.io/v1";
 impl Policy {
     /// Reads a policy. Fields that it should not have are told to the log; other faults are errors in upstream's words.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let value: Value = serde_yaml_ng::from_str(text).map_err(|e| format!("failed decoding: {e}"))?;
+        let value = isopod_schema::yaml::parse(text.as_bytes()).map_err(|e| format!("failed decoding: {e}"))?.value;
         let stated = |key: &str| value[key].as_str().unwrap_or_default();
         let (version, kind) = (stated("apiVersion"), stated("kind"));
         match (version, kind) {

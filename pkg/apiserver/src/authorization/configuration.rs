@@ -426,8 +426,8 @@ mod tests {
                 "authorizers[1].type: Duplicate value: \"RBAC\"".into(),
             ),
             (
-                "authorizers: [{type: RBAC, name: r}, {type: Node, name: n}]",
-                "[expected name rbac for authorizer RBAC instead of r, expected name node for authorizer Node instead of n]"
+                "authorizers: [{type: RBAC, name: r}, {type: Node, name: o}]",
+                "[expected name rbac for authorizer RBAC instead of r, expected name node for authorizer Node instead of o]"
                     .into(),
             ),
             (

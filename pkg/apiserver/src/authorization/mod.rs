@@ -149,7 +149,7 @@ impl AuthorizerChain {
     pub(crate) fn register(&self, registry: &mut Registry) {
         self.metrics.register(registry);
         if let Some(source) = &self.source {
-            source.reloads.register("authorization", registry);
+            crate::reload::register(&source.reloads, "authorization", registry);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Whom calls trust. As Go's clients do, and many webhooks' owners rely on, a certificate that stands in the bundle itself is
 //! trusted as a server's, even where it says that it is an authority's: `openssl req -x509` makes such.
 
+use super::watched::{WEBHOOKS, watched};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_name;
 use rustls::client::{WantsClientCert, WebPkiServerVerifier};
@@ -22,13 +23,15 @@ pub fn client(pem: &[u8]) -> Result<ClientConfig, String> {
 pub fn trusting(pem: &[u8]) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, String> {
     let builder = ClientConfig::builder();
     let roots = authorities(pem)?;
-    if pem.is_empty() {
+    // Nobody is trusted.
+    if roots.is_empty() {
         return Ok(builder.with_root_certificates(roots));
     }
-    let bundle = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
     let provider = builder.crypto_provider().clone();
     let by_chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
-    let verifier = Arc::new(Bundle { by_chain: by_chain.map_err(|e| e.to_string())?, bundle });
+    let by_chain = by_chain.map_err(|e| e.to_string())?;
+    let bundle = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
+    let verifier = watched(Arc::new(Bundle { by_chain, bundle }), &WEBHOOKS);
     Ok(builder.dangerous().with_custom_certificate_verifier(verifier))
 }
 

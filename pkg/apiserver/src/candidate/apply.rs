@@ -1,14 +1,14 @@
 //! Server-side apply: the candidate is the newest object with a configuration merged into it (KEP-555).
 
-use super::{Candidate, Creates, Made, yaml_keys};
+use super::{Candidate, Creates, Made};
 use crate::ApiServer;
 use crate::encode::decode::{self, FieldValidation, unfit};
-use crate::encode::yaml;
 use crate::ownership::{self, Served};
 use crate::pipeline::Intent;
 use async_trait::async_trait;
 use isopod_api::Status;
 use isopod_schema::managed::{Applied, ApplyError};
+use isopod_schema::yaml;
 use serde_json::{Value, json};
 
 /// A configuration, and whether it may take fields from others.
@@ -25,34 +25,30 @@ impl Configuration {
     }
 
     pub fn parse(body: &[u8], force: bool, validation: FieldValidation) -> Result<Self, Status> {
-        let config = yaml::parse(body).map_err(|e| {
-            let deep = e.starts_with(yaml::TOO_DEEP);
-            let doing = if deep { "decoding patch: error converting YAML to JSON" } else { "encoding patch" };
+        let document = yaml::parse(body).map_err(|e| {
+            // What looks like JSON is not read before it is applied.
+            let json = body.trim_ascii_start().starts_with(b"{");
+            let doing = if json { "decoding patch: error converting YAML to JSON" } else { "encoding patch" };
             Status::bad_request(format!("error {doing}: {e}"))
         })?;
-        let config = if config.is_null() { json!({}) } else { config };
+        let config = if document.value.is_null() { json!({}) } else { document.value };
         if !config.is_object() {
             let why = unfit(&config, "map[string]interface {}");
             let m = format!("error decoding patch: error unmarshaling JSON: while decoding JSON: {why}");
             return Err(Status::bad_request(m));
         }
-        // Keys that stand twice are seen by a parse that does not take the last one.
-        let twice = match validation {
-            FieldValidation::Ignore => None,
-            _ if yaml::is_deep(body) => None,
-            _ => serde_yaml_ng::from_slice::<serde_yaml_ng::Value>(body).err(),
+        let warnings = match validation {
+            FieldValidation::Ignore => Vec::new(),
+            FieldValidation::Warn => document.repeated,
+            FieldValidation::Strict => match yaml::strictly(&document.repeated) {
+                None => Vec::new(),
+                Some(why) => {
+                    let doing = "error strict decoding patch: error converting YAML to JSON";
+                    return Err(Status::bad_request(format!("{doing}: {why}")));
+                }
+            },
         };
-        let twice = twice.map(|e| {
-            let named = yaml_keys::repeated(&String::from_utf8_lossy(body)).join("\n  ");
-            let named = if named.is_empty() { e.to_string() } else { named };
-            format!("error converting YAML to JSON: yaml: unmarshal errors:\n  {named}")
-        });
-        match twice {
-            Some(why) if validation == FieldValidation::Strict => {
-                Err(Status::bad_request(format!("error strict decoding patch: {why}")))
-            }
-            other => Ok(Configuration { config, force, warnings: other.into_iter().collect() }),
-        }
+        Ok(Configuration { config, force, warnings })
     }
 
     /// The configuration must be of the type that the path serves.

@@ -4,7 +4,6 @@
 pub mod apply;
 pub mod patch;
 pub mod update;
-mod yaml_keys;
 
 use async_trait::async_trait;
 use isopod_api::Status;

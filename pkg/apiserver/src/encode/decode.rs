@@ -1,14 +1,13 @@
 //! Request bodies: read within a limit, decoded by content type against a schema, with upstream's errors.
 
 use crate::encode::negotiate::{self, Media};
-use crate::encode::yaml;
 use axum::body::Body;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use isopod_api::{GroupVersion, Gvk, Status};
 use isopod_schema::types::Object;
-use isopod_schema::{json, proto};
+use isopod_schema::{json, proto, yaml};
 use serde_json::Value;
 
 /// `MaxRequestBodyBytes`.
@@ -104,9 +103,13 @@ pub fn object(
     {
         return Ok(decoded);
     }
+    let mut repeated = Vec::new();
     let parsed = match media {
         Media::Json => json::texts(body, &["apiVersion", "kind"]).map_err(|e| format!("{NO_TYPE}{e}")),
-        _ => parse_text(media, body),
+        _ => yaml::parse(body).map_err(|e| e.to_string()).map(|document| {
+            repeated = document.repeated;
+            document.value
+        }),
     };
     let parsed = parsed.map_err(|e| unrecognized(gvk, &e, body))?;
     let (av, kind) = stated_type(&parsed, schema).map_err(|e| unrecognized(gvk, &e, body))?;
@@ -119,7 +122,7 @@ pub fn object(
             Media::Json => json::decode(body, schema),
             _ => json::decode_value(parsed, schema),
         };
-        finish(decoded, gvk, schema, validation)
+        finish(decoded, repeated, gvk, schema, validation)
     });
     decoded.map_err(|e| e.status(&av, &kind, gvk))
 }
@@ -129,7 +132,7 @@ fn at_once(body: &[u8], gvk: &Gvk, schema: &Object, validation: FieldValidation)
     let decoded = json::decode(body, schema).ok()?;
     let states = |key: &str, wanted: &str| decoded.value.get(key).and_then(Value::as_str) == Some(wanted);
     let clear = states("kind", &gvk.kind) && states("apiVersion", &gvk.api_version()) && decoded.strict.is_empty();
-    clear.then(|| finish(Ok(decoded), gvk, schema, validation).ok()).flatten()
+    clear.then(|| finish(Ok(decoded), Vec::new(), gvk, schema, validation).ok()).flatten()
 }
 
 /// Decodes a value that is parsed already, the result of an apply for example.
@@ -143,7 +146,7 @@ pub fn value(value: Value, gvk: &Gvk, schema: &Object, validation: FieldValidati
 pub fn parsed(value: Value, gvk: &Gvk, schema: &Object, validation: FieldValidation) -> Result<Decoded, Refusal> {
     let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
     check_type(text("apiVersion"), text("kind"), gvk, schema)?;
-    finish(json::decode_value(value, schema), gvk, schema, validation)
+    finish(json::decode_value(value, schema), Vec::new(), gvk, schema, validation)
 }
 
 /// A custom resource has to say what it is.
@@ -163,8 +166,10 @@ pub fn typed(mut value: Value, gvk: &Gvk) -> Value {
     value
 }
 
+/// `repeated`: the keys of a text of YAML that stood twice.
 fn finish(
     decoded: Result<json::Decoded, json::DecodeError>,
+    repeated: Vec<String>,
     gvk: &Gvk,
     schema: &Object,
     validation: FieldValidation,
@@ -178,8 +183,16 @@ fn finish(
     }
     let duplicates = decoded.duplicate.iter().map(|f| format!("duplicate field {f:?}"));
     let unknown = decoded.unknown.iter().map(|f| format!("unknown field {f:?}"));
-    let found: Vec<String> =
-        if schema.custom { duplicates.chain(unknown).collect() } else { unknown.chain(duplicates).collect() };
+    // An error is one for all of them, a warning one for each.
+    let mut found = match validation {
+        FieldValidation::Strict => yaml::strictly(&repeated).into_iter().collect(),
+        _ => repeated,
+    };
+    if schema.custom {
+        found.extend(duplicates.chain(unknown))
+    } else {
+        found.extend(unknown.chain(duplicates))
+    }
     match validation {
         FieldValidation::Strict if !found.is_empty() => {
             Err(Refusal::Undecodable(format!("strict decoding error: {}", found.join(", "))))
@@ -195,7 +208,7 @@ pub const NO_TYPE: &str = "couldn't get version/kind; json parse error: ";
 /// Parses text of either syntax.
 pub fn parse_text(media: Media, body: &[u8]) -> Result<Value, String> {
     match media {
-        Media::Yaml => yaml::parse(body),
+        Media::Yaml => yaml::parse(body).map(|document| document.value).map_err(|e| e.to_string()),
         _ => json::parse(body).map_err(|e| format!("{NO_TYPE}{e}")),
     }
 }

@@ -1,5 +1,6 @@
 //! `/metrics` and `/metrics/slis`, under upstream's names, with upstream's labels and buckets.
 
+mod allocations;
 mod attempts;
 mod body;
 mod checks;
@@ -8,14 +9,17 @@ mod requests;
 mod tokens;
 mod watches;
 
+pub use allocations::Scope;
 pub use attempts::Shown;
 pub use requests::{Asked, Ended};
 pub use watches::Events;
 
 use crate::admission::metrics::{self as admission, AdmissionMetrics};
+use crate::callout::{self, Faults};
 use crate::conversion::ConversionMetrics;
 use crate::exposition::{self, Page};
 use crate::{ApiServer, Config, nonresource};
+use allocations::AllocationMetrics;
 use attempts::AttemptMetrics;
 use checks::CheckMetrics;
 use isopod_kinds::cel::timing::{BOUNDS, COMPILATION, EVALUATION};
@@ -61,6 +65,7 @@ pub struct Metrics {
     pub attempts: AttemptMetrics,
     pub watches: WatchMetrics,
     pub tokens: TokenMetrics,
+    pub allocations: AllocationMetrics,
     pub checks: CheckMetrics,
     pub conversion: ConversionMetrics,
     pub admission: AdmissionMetrics,
@@ -105,6 +110,7 @@ impl Metrics {
             attempts: AttemptMetrics::register(&mut registry),
             watches: WatchMetrics::register(&mut registry),
             tokens: TokenMetrics::register(&mut registry),
+            allocations: AllocationMetrics::register(&mut registry),
             checks: CheckMetrics::default(),
             conversion: ConversionMetrics::register(&mut registry),
             admission: AdmissionMetrics::default(),
@@ -139,6 +145,9 @@ impl Metrics {
         crate::aggregation::metrics(server, &mut page);
         events_received(server, &mut page);
         size(server, &mut page).await;
+        allocations::write(server, &mut page).await;
+        certificates("apiserver_webhooks", "BETA", &callout::WEBHOOKS, &mut page);
+        certificates("apiserver_kube_aggregator", "ALPHA", &callout::AGGREGATED, &mut page);
         admission::write(server, &mut page);
         expressions(&mut page);
         if let Some(fairness) = &server.fairness {
@@ -163,6 +172,23 @@ fn events_received(server: &ApiServer, page: &mut Page) {
         let gvr = cache.kind.gvr();
         family.value(&[("group", &gvr.group), ("resource", &gvr.resource)], cache.received() as f64);
     }
+}
+
+/// What other servers' certificates are counted for.
+fn certificates(prefix: &str, stability: &str, faults: &Faults, page: &mut Page) {
+    let either = "(either/or, based on the runtime environment)";
+    let help = format!(
+        "[{stability}] Counts the number of requests to servers missing SAN extension in their serving certificate OR the number \
+         of connection failures due to the lack of x509 certificate SAN extension missing {either}"
+    );
+    let missing = faults.missing_san.load(Ordering::Relaxed) as f64;
+    page.family(&format!("{prefix}_x509_missing_san_total"), &help, "counter").value(&[], missing);
+    let help = format!(
+        "[{stability}] Counts the number of requests to servers with insecure SHA1 signatures in their serving certificate OR \
+         the number of connection failures due to the insecure SHA1 signatures {either}"
+    );
+    let insecure = faults.insecure_sha1.load(Ordering::Relaxed) as f64;
+    page.family(&format!("{prefix}_x509_insecure_sha1_total"), &help, "counter").value(&[], insecure);
 }
 
 /// How long the rules of custom resources take.

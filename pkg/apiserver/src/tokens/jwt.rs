@@ -6,10 +6,10 @@ use super::issuer::Issuer;
 use super::{Known, Remarks, TokenSource};
 use crate::ApiServer;
 use crate::config_file::{self, Shape};
-use crate::reload::Reloads;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use isopod_api::{FieldError, FieldErrors, Path};
+use isopod_base::reloads::Reloads;
 use isopod_kinds::access::Access;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
@@ -236,7 +236,7 @@ impl TokenSource for Jwt {
 
     fn register(&self, registry: &mut Registry) {
         if let Some(source) = &self.source {
-            source.reloads.register("authentication", registry);
+            crate::reload::register(&source.reloads, "authentication", registry);
         }
     }
 }

@@ -2,7 +2,8 @@
 //! (`apiserver/pkg/storage/value/encrypt/envelope/metrics`).
 
 use super::plugin::PluginError;
-use crate::metrics::{Direction, digest, now};
+use crate::metrics::Direction;
+use isopod_base::reloads::{digest, now};
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;

@@ -10,8 +10,10 @@ use isopod_runtime::{ContainerState, SandboxState, Streams, TerminalSize};
 use isopod_streaming::exit::Outcome;
 use isopod_streaming::{ForwardedPort, Options, RemoteCommand, port_forward as forward, remote_command};
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 type Params = Path<HashMap<String, String>>;
@@ -185,26 +187,83 @@ pub async fn port_forward(
 }
 
 async fn join(kubelet: Arc<Kubelet>, sandbox: &str, mut p: ForwardedPort) {
-    let failed = match kubelet.shared.runtime.port_forward(sandbox, p.port).await {
-        Ok(mut pod) => {
-            let (mut from_pod, mut to_pod) = pod.split();
-            let up = async {
-                let r = tokio::io::copy(&mut p.from_client, &mut to_pod).await;
-                let _ = to_pod.shutdown().await;
-                r.map(drop)
-            };
-            let down = async {
-                let r = tokio::io::copy(&mut from_pod, &mut p.to_client).await;
-                let _ = p.to_client.shutdown().await;
-                r.map(drop)
-            };
-            tokio::try_join!(up, down).err().map(|e| e.to_string())
+    match kubelet.shared.runtime.port_forward(sandbox, p.port).await {
+        Ok(pod) => {
+            let given_up = p.given_up.clone();
+            let _ = given_up.run_until_cancelled(carry(pod, &mut p)).await;
         }
-        Err(e) => Some(Chain(&e).to_string()),
-    };
-    if let Some(why) = failed {
-        let message = format!("error forwarding port {} to pod {sandbox}: {why}", p.port);
-        let _ = p.error.write_all(message.as_bytes()).await;
+        Err(e) => {
+            let message = format!("error forwarding port {} to pod {sandbox}, uid : {}", p.port, Chain(&e));
+            let _ = p.error.write_all(message.as_bytes()).await;
+        }
     }
     let _ = p.error.shutdown().await;
+}
+
+/// Carries one connection until both sides have ended it. How it ends is between the pod and who is behind the client: that a
+/// download was broken off is no failure of the forwarding.
+async fn carry(mut pod: TcpStream, p: &mut ForwardedPort) {
+    let (mut from_pod, mut to_pod) = pod.split();
+    let up = async {
+        // A pod that takes no more may have more to say.
+        let _ = tokio::io::copy(&mut p.from_client, &mut to_pod).await;
+        let _ = to_pod.shutdown().await;
+        Ok(())
+    };
+    let down = async {
+        let said = tokio::io::copy(&mut from_pod, &mut p.to_client).await;
+        let _ = p.to_client.shutdown().await;
+        said.map(drop)
+    };
+    let _: io::Result<((), ())> = tokio::try_join!(up, down);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt, DuplexStream};
+    use tokio::net::TcpListener;
+    use tokio_util::sync::CancellationToken;
+
+    /// A forwarded port, and the client's ends of its streams: what it sends and what it gets.
+    fn forwarded() -> (ForwardedPort, DuplexStream, DuplexStream) {
+        let ((to, from_client), (to_client, from)) = (tokio::io::duplex(64), tokio::io::duplex(64));
+        let error = Box::new(tokio::io::sink());
+        let (from_client, to_client) = (Box::new(from_client), Box::new(to_client));
+        (ForwardedPort { port: 80, from_client, to_client, error, given_up: CancellationToken::new() }, to, from)
+    }
+
+    async fn pod() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (ours, listener.accept().await.unwrap().0)
+    }
+
+    /// As a server that refuses a long upload: it answers and hangs up, while more comes.
+    #[tokio::test]
+    async fn a_pod_that_hangs_up_has_said_all_that_it_said() {
+        let (mut p, mut to, mut from) = forwarded();
+        let (ours, mut theirs) = pod().await;
+        theirs.write_all(&[7; 100_000]).await.unwrap();
+        drop(theirs);
+        let carrying = tokio::spawn(async move { carry(ours, &mut p).await });
+        // Until nobody takes it any more.
+        while let Ok(Ok(())) = tokio::time::timeout(Duration::from_millis(200), to.write_all(&[1; 64])).await {}
+        let mut said = Vec::new();
+        from.read_to_end(&mut said).await.unwrap();
+        assert_eq!(said.len(), 100_000);
+        drop(to);
+        carrying.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_download_that_is_broken_off_ends_at_the_pod_too() {
+        let (mut p, _to, from) = forwarded();
+        let (ours, mut theirs) = pod().await;
+        drop(from);
+        let carrying = tokio::spawn(async move { carry(ours, &mut p).await });
+        while theirs.write_all(&[7; 1000]).await.is_ok() {}
+        carrying.await.unwrap();
+    }
 }

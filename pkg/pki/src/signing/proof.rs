@@ -34,9 +34,10 @@ fn algorithm(
     let curve = || Some(key.algorithm.parameters.as_ref()?.as_oid().ok()?.to_id_string());
     Some(match signature.algorithm.to_id_string().as_str() {
         "1.2.840.113549.1.1.5" => &by::RSA_PKCS1_1024_8192_SHA1_FOR_LEGACY_USE_ONLY,
-        "1.2.840.113549.1.1.11" => &by::RSA_PKCS1_2048_8192_SHA256,
+        // Upstream takes keys from 1024 bits on. Who signs a certificate for one has been asked to.
+        "1.2.840.113549.1.1.11" => &by::RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY,
         "1.2.840.113549.1.1.12" => &by::RSA_PKCS1_2048_8192_SHA384,
-        "1.2.840.113549.1.1.13" => &by::RSA_PKCS1_2048_8192_SHA512,
+        "1.2.840.113549.1.1.13" => &by::RSA_PKCS1_1024_8192_SHA512_FOR_LEGACY_USE_ONLY,
         "1.2.840.113549.1.1.10" => of_salted_rsa(signature)?,
         "1.2.840.10045.4.3.2" => match curve()?.as_str() {
             P256 => &by::ECDSA_P256_SHA256_ASN1,

@@ -27,6 +27,13 @@ fn authority(dir: &Path) -> AuthorityFiles {
 }
 
 #[test]
+fn short_keys_are_proven_as_upstream_does() {
+    for csr in [include_str!("golden/short-sha256.csr"), include_str!("golden/short-sha512.csr")] {
+        CertificateRequest::from_pem(csr.as_bytes()).unwrap().prove().unwrap();
+    }
+}
+
+#[test]
 fn certificates_are_those_of_upstream() {
     let all: Vec<String> = usages::PURPOSES.iter().map(|(name, _)| (*name).to_owned()).collect();
     let bits = ["digital signature", "content commitment", "key encipherment", "data encipherment", "key agreement"];

@@ -119,6 +119,23 @@ async fn a_command_is_fed_and_heard() {
     assert_eq!(run.await.unwrap().unwrap(), 4);
 }
 
+/// What a child says that outlives the command belongs to its output, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_output_comes_before_the_exit_code() {
+    let node = Node::with_image().await;
+    let sandbox = node.run_sandbox("a").await;
+    let id = node.start(&sandbox, shell("c", "echo up; sleep 1000")).await;
+    let late = script("(sleep 3; echo late) & echo now; exit 4");
+    let (mut client, theirs) = streams(false);
+    let code = node.runtime.exec(&id, late.clone(), theirs).await.unwrap();
+    let mut out = String::new();
+    client.stdout.read_to_string(&mut out).await.unwrap();
+    assert_eq!((code, out.as_str()), (4, "now\nlate\n"));
+    // A probe does not wait so long, but has what was said.
+    let got = node.runtime.exec_sync(&id, late, None).await.unwrap();
+    assert_eq!((got.exit_code, got.stdout.as_slice()), (4, &b"now\n"[..]));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_has_a_terminal() {
     let node = Node::with_image().await;

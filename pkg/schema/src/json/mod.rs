@@ -21,6 +21,7 @@ pub use convert::unconvertible;
 pub(crate) use decode::decode_base64;
 pub use decode::{DecodeError, Decoded, decode, decode_value};
 pub use go::go_text;
+pub(crate) use scan::number;
 pub use strict::{doubled_fields, strange_operations};
 pub use write::{append, encode, indented};
 

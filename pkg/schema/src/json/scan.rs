@@ -375,7 +375,7 @@ impl<'a> Scanner<'a> {
 pub(super) const UNFIT: &str = "json: cannot unmarshal number ";
 
 /// A number as `sigs.k8s.io/json` reads it into an untyped place: an integer where the literal is one, else a double.
-pub(super) fn number(literal: &str) -> Result<Value, Syntax> {
+pub(crate) fn number(literal: &str) -> Result<Value, Syntax> {
     if let Ok(i) = literal.parse::<i64>() {
         return Ok(Value::from(i));
     }

@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 const DEFAULT_WINDOW: u32 = 64 * 1024;
 /// Streams that one client may have open.
 const MAX_STREAMS: usize = 2048;
-/// How long the peer may take to hang up after our GOAWAY.
-const CLOSE_WAIT: Duration = Duration::from_secs(5);
+/// How long the peer may take to hang up after our GOAWAY: it may have much to read until then, and be slow.
+const CLOSE_WAIT: Duration = Duration::from_secs(60);
 
 pub type SpdyWriter = ByteWriter<Frame>;
 
@@ -37,6 +37,11 @@ pub struct Stream {
 impl Stream {
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
+    }
+
+    /// Cancelled when the client has reset the stream, or has gone.
+    pub fn was_reset(&self) -> CancellationToken {
+        self.reset.clone()
     }
 
     /// Refuses the stream.

@@ -91,6 +91,7 @@ async fn look(server: &ApiServer, teller: &mut Teller) -> Option<(Vec<Watch>, Op
     match run(server, teller).await {
         Ok(next) => Some((watches, next)),
         Err(e) => {
+            server.metrics.allocations.look_failed();
             tracing::debug!(error = %e, "cannot look at what services hold: trying again");
             None
         }
@@ -113,6 +114,7 @@ async fn run(server: &ApiServer, teller: &mut Teller) -> Result<Option<Duration>
         let state = State::read(server).await?;
         let mut plan: Plan = addresses::plan(&state, server.config.clock.now());
         plan.join(ports::plan(&state));
+        count(server, &plan);
         found.extend(plan.findings.into_iter().map(|finding| (finding.key(), finding)));
         next = plan.next;
         if plan.mends.is_empty() {
@@ -137,6 +139,18 @@ async fn run(server: &ApiServer, teller: &mut Teller) -> Result<Option<Duration>
     }
     teller.tell(server, found).await;
     Ok(next)
+}
+
+/// What is wrong with node ports. Upstream counts nothing of addresses since these are objects.
+fn count(server: &ApiServer, plan: &Plan) {
+    let leaked = plan.mends.iter().filter(|m| matches!(m, Mend::Release { .. })).map(|_| "leak");
+    let found = plan.findings.iter().filter_map(|f| match f.reason {
+        "PortNotAllocated" => Some("repair"),
+        "PortAlreadyAllocated" => Some("duplicate"),
+        "PortOutOfRange" => Some("outOfRange"),
+        _ => None,
+    });
+    found.chain(leaked).for_each(|kind| server.metrics.allocations.port_fault(kind));
 }
 
 /// What does not hold any more is left to the next look.
