@@ -112,6 +112,11 @@ async fn yaml_in() {
         let message = bad.json["message"].as_str().unwrap();
         assert!(message.starts_with(begin) && message.ends_with(end), "{text:?}: {message}");
     }
+    let warned = post_yaml(&s, MAPS, "metadata: {name: w}\ndata:\n  a: b\n  a: c\ndat: {}\n").await;
+    let warnings: Vec<&str> = warned.headers.get_all("warning").iter().map(|w| w.to_str().unwrap()).collect();
+    assert_eq!(warned.code, 201, "{}", warned.text);
+    let told = ["299 - \"line 4: key \\\"a\\\" already set in map\"", "299 - \"unknown field \\\"dat\\\"\""];
+    assert_eq!(warnings, told);
     let request = Request::post(MAPS).header("content-type", "application/json").body(Body::from("{")).unwrap();
     let message = s.send(request).await.json["message"].as_str().unwrap().to_owned();
     assert!(message.starts_with(&no_type) && message.ends_with("({)"), "{message}");

@@ -126,9 +126,7 @@ async fn what_services_are_given_is_counted() {
     let (used, free) =
         ("kube_apiserver_clusterip_allocator_allocated_ips{", "kube_apiserver_clusterip_allocator_available_ips{");
     let before = s.get("/metrics").await.text;
-    let service = |name: &str, port: u16| {
-        json!({"metadata": {"name": name}, "spec": {"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]}})
-    };
+    let service = |name: &str, port: u16| json!({"metadata": {"name": name}, "spec": {"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]}});
     for (name, port, code) in [("a", 0, 201), ("b", 30_080, 201), ("c", 30_080, 422), ("d", 80, 422)] {
         assert_eq!(s.post(services, service(name, port)).await.code, code, "{name}");
     }

@@ -31,20 +31,24 @@ impl Configuration {
             let doing = if json { "decoding patch: error converting YAML to JSON" } else { "encoding patch" };
             Status::bad_request(format!("error {doing}: {e}"))
         })?;
-        let repeated = document.strictly().map(|why| format!("error converting YAML to JSON: {why}"));
         let config = if document.value.is_null() { json!({}) } else { document.value };
         if !config.is_object() {
             let why = unfit(&config, "map[string]interface {}");
             let m = format!("error decoding patch: error unmarshaling JSON: while decoding JSON: {why}");
             return Err(Status::bad_request(m));
         }
-        match (repeated, validation) {
-            (Some(why), FieldValidation::Strict) => {
-                Err(Status::bad_request(format!("error strict decoding patch: {why}")))
-            }
-            (Some(why), FieldValidation::Warn) => Ok(Configuration { config, force, warnings: vec![why] }),
-            _ => Ok(Configuration { config, force, warnings: Vec::new() }),
-        }
+        let warnings = match validation {
+            FieldValidation::Ignore => Vec::new(),
+            FieldValidation::Warn => document.repeated,
+            FieldValidation::Strict => match yaml::strictly(&document.repeated) {
+                None => Vec::new(),
+                Some(why) => {
+                    let doing = "error strict decoding patch: error converting YAML to JSON";
+                    return Err(Status::bad_request(format!("{doing}: {why}")));
+                }
+            },
+        };
+        Ok(Configuration { config, force, warnings })
     }
 
     /// The configuration must be of the type that the path serves.

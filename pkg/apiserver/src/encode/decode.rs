@@ -98,11 +98,11 @@ pub fn object(
         });
         return decoded.map_err(|e| e.status(av, kind, gvk));
     }
-    let mut repeated = None;
+    let mut repeated = Vec::new();
     let parsed = match media {
         Media::Json => json::texts(body, &["apiVersion", "kind"]).map_err(|e| format!("{NO_TYPE}{e}")),
         _ => yaml::parse(body).map_err(|e| e.to_string()).map(|document| {
-            repeated = document.strictly();
+            repeated = document.repeated;
             document.value
         }),
     };
@@ -133,7 +133,7 @@ pub fn value(value: Value, gvk: &Gvk, schema: &Object, validation: FieldValidati
 pub fn parsed(value: Value, gvk: &Gvk, schema: &Object, validation: FieldValidation) -> Result<Decoded, Refusal> {
     let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
     check_type(text("apiVersion"), text("kind"), gvk, schema)?;
-    finish(json::decode_value(value, schema), None, gvk, schema, validation)
+    finish(json::decode_value(value, schema), Vec::new(), gvk, schema, validation)
 }
 
 /// A custom resource has to say what it is.
@@ -153,10 +153,10 @@ pub fn typed(mut value: Value, gvk: &Gvk) -> Value {
     value
 }
 
-/// `repeated`: what a strict reader of YAML has said already.
+/// `repeated`: the keys of a text of YAML that stood twice.
 fn finish(
     decoded: Result<json::Decoded, json::DecodeError>,
-    repeated: Option<String>,
+    repeated: Vec<String>,
     gvk: &Gvk,
     schema: &Object,
     validation: FieldValidation,
@@ -170,7 +170,11 @@ fn finish(
     }
     let duplicates = decoded.duplicate.iter().map(|f| format!("duplicate field {f:?}"));
     let unknown = decoded.unknown.iter().map(|f| format!("unknown field {f:?}"));
-    let mut found: Vec<String> = repeated.into_iter().collect();
+    // An error is one for all of them, a warning one for each.
+    let mut found = match validation {
+        FieldValidation::Strict => yaml::strictly(&repeated).into_iter().collect(),
+        _ => repeated,
+    };
     if schema.custom {
         found.extend(duplicates.chain(unknown))
     } else {

@@ -22,11 +22,9 @@ pub struct Document {
     pub repeated: Vec<String>,
 }
 
-impl Document {
-    /// How a strict reader refuses the text.
-    pub fn strictly(&self) -> Option<String> {
-        (!self.repeated.is_empty()).then(|| format!("yaml: unmarshal errors:\n  {}", self.repeated.join("\n  ")))
-    }
+/// How a strict reader refuses a text with these keys that stand twice.
+pub fn strictly(repeated: &[String]) -> Option<String> {
+    (!repeated.is_empty()).then(|| format!("yaml: unmarshal errors:\n  {}", repeated.join("\n  ")))
 }
 
 /// Why a text cannot be read, in upstream's words.

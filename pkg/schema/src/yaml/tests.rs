@@ -1,3 +1,5 @@
+//! What upstream's library makes of the same texts, and the bounds of what is read.
+
 use super::*;
 use crate::json;
 use serde_json::json;
@@ -12,7 +14,7 @@ fn answers_are_upstreams() {
         let told = match parse(text.as_bytes()) {
             Ok(document) => {
                 let mut told = json!({"text": text, "json": document.value});
-                if let Some(strict) = document.strictly() {
+                if let Some(strict) = strictly(&document.repeated) {
                     told["strict"] = strict.into();
                 }
                 told
