@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
 use hyper::{Method, Request};
+use memchr::{memchr, memmem};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,7 +48,7 @@ async fn watch(
         while let Some(Ok(frame)) = answer.frame().await {
             let now = Instant::now();
             rest.extend_from_slice(frame.data_ref().map_or(&[][..], |d| d));
-            while let Some(end) = rest.iter().position(|b| *b == b'\n') {
+            while let Some(end) = memchr(b'\n', &rest) {
                 seen(&rest[..end], now);
                 rest.drain(..=end);
             }
@@ -73,7 +74,7 @@ pub async fn changes(args: Arc<Args>, target: Arc<Target>) -> anyhow::Result<Val
         }
         let tx = tx.clone();
         let seen = move |event: &[u8], at| {
-            let is_change = event.windows(9).any(|w| w == b"\"tick\":\"t");
+            let is_change = memmem::find(event, b"\"tick\":\"t").is_some();
             if is_change {
                 let _ = tx.send(at);
             }

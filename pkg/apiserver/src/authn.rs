@@ -9,11 +9,40 @@ use http::request::Parts;
 use isopod_api::{Status, UserInfo};
 use isopod_base::errors::Chain;
 use rustls::pki_types::CertificateDer;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-/// The verified client certificates of a TLS connection, leaf first.
+/// The verified client certificate of a TLS connection; none by default. Whom it names is read once, not for each request.
 #[derive(Clone, Debug, Default)]
-pub struct PeerCertificates(pub Vec<CertificateDer<'static>>);
+pub struct PeerCertificates(Arc<Peer>);
+
+#[derive(Debug, Default)]
+struct Peer {
+    leaf: Option<CertificateDer<'static>>,
+    named: OnceLock<Result<UserInfo, Refused>>,
+}
+
+impl PeerCertificates {
+    /// `chain`: leaf first.
+    pub fn new(chain: Vec<CertificateDer<'static>>) -> Self {
+        PeerCertificates(Arc::new(Peer { leaf: chain.into_iter().next(), named: OnceLock::new() }))
+    }
+
+    pub fn leaf(&self) -> Option<&CertificateDer<'static>> {
+        self.0.leaf.as_ref()
+    }
+
+    /// Whom the certificate names, if there is one.
+    fn user(&self) -> Option<Result<UserInfo, Refused>> {
+        let leaf = self.leaf()?;
+        let read = || match isopod_auth::certificate::identity(leaf) {
+            Ok(Some(user)) => Ok(authenticated(user)),
+            Ok(None) => Err(Refused("the client certificate has no common name".into())),
+            Err(e) => Err(Refused(Chain(&e).to_string())),
+        };
+        Some(self.0.named.get_or_init(read).clone())
+    }
+}
 
 /// Tells a user from credentials. `None`: these are not my credentials. It decides from memory and must not wait.
 pub trait Authenticator: Send + Sync {
@@ -21,7 +50,7 @@ pub trait Authenticator: Send + Sync {
 }
 
 /// Credentials were there and are no good. The client sees only `Unauthorized`; the reason goes to the log.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Refused(pub String);
 
@@ -35,12 +64,7 @@ pub(crate) struct NotAfter(pub i64);
 
 impl Authenticator for ClientCertificate {
     fn authenticate(&self, _request: &Parts, peer: &PeerCertificates) -> Option<Result<UserInfo, Refused>> {
-        let leaf = peer.0.first()?;
-        match isopod_auth::certificate::identity(leaf) {
-            Ok(Some(user)) => Some(Ok(user)),
-            Ok(None) => Some(Err(Refused("the client certificate has no common name".into()))),
-            Err(e) => Some(Err(Refused(Chain(&e).to_string()))),
-        }
+        peer.user()
     }
 }
 
@@ -81,25 +105,40 @@ impl ApiServer {
         if let Some(user) = request.extensions.get::<UserInfo>() {
             return Ok(user.clone());
         }
-        let peer = request.extensions.get::<PeerCertificates>().cloned().unwrap_or_default();
+        let mut peer = request.extensions.get::<PeerCertificates>().cloned().unwrap_or_default();
+        let mut refused = self.has_expired(request);
+        if refused {
+            tracing::debug!(path = request.uri.path(), "the client certificate has expired since its connection began");
+            peer = PeerCertificates::default();
+        }
         for authenticator in &self.config.authenticators {
             match authenticator.authenticate(request, &peer) {
                 None => {}
                 Some(Ok(user)) => return Ok(authenticated(user)),
-                Some(Err(refused)) => {
-                    tracing::debug!(path = request.uri.path(), reason = %refused, "unable to authenticate the request");
-                    return Err(Unknown::Refused);
+                Some(Err(why)) => {
+                    tracing::debug!(path = request.uri.path(), reason = %why, "unable to authenticate the request");
+                    refused = true;
                 }
             }
         }
         if let Some(token) = bearer_token(request) {
             return self.bearer(&token, remarks).await;
         }
+        // Bad credentials do not make anybody anonymous.
+        if refused {
+            return Err(Unknown::Refused);
+        }
         let paths = &self.config.anonymous_paths;
         let path = paths.is_empty() || paths.iter().any(|p| p == request.uri.path());
         // A front proxy that speaks for nobody is nobody itself.
-        let strange = request.extensions.get::<ProxyCertificates>().is_some() && peer.0.is_empty();
+        let strange = request.extensions.get::<ProxyCertificates>().is_some() && peer.leaf().is_none();
         if self.config.anonymous_auth && path && !strange { Ok(UserInfo::anonymous()) } else { Err(Unknown::Nobody) }
+    }
+
+    /// Whether the certificate was good when the connection began, and is not any more.
+    fn has_expired(&self, request: &Parts) -> bool {
+        let end = request.extensions.get::<NotAfter>();
+        end.is_some_and(|NotAfter(end)| self.config.clock.now().as_second() > *end)
     }
 
     async fn bearer(&self, token: &str, remarks: &Remarks<'_>) -> Result<UserInfo, Unknown> {

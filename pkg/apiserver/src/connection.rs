@@ -104,9 +104,9 @@ impl Caller {
         let chain = tls.peer_certificates().unwrap_or_default().iter().map(|c| c.clone().into_owned()).collect();
         let (peer, proxy) = match &server.config.front_proxy {
             Some(front_proxy) => front_proxy.tell_apart(chain),
-            None => (PeerCertificates(chain), None),
+            None => (PeerCertificates::new(chain), None),
         };
-        let not_after = peer.0.first().and_then(|leaf| isopod_auth::certificate::not_after(leaf)).map(NotAfter);
+        let not_after = peer.leaf().and_then(|leaf| isopod_auth::certificate::not_after(leaf)).map(NotAfter);
         Self { address, peer, proxy, not_after, line: Line::new(tls.alpn_protocol() == Some(b"h2")) }
     }
 

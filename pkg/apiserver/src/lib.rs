@@ -47,6 +47,7 @@ mod objects;
 mod openapi;
 mod options;
 mod ownership;
+mod parsed;
 mod pipeline;
 mod registry;
 mod reload;

@@ -144,7 +144,7 @@ impl ApiServer {
         resource: &str,
         namespace: &str,
         name: &str,
-    ) -> Result<Option<Value>, Status> {
+    ) -> Result<Option<Arc<Value>>, Status> {
         self.read_at(&Moment::default(), group, resource, namespace, name).await
     }
 
@@ -156,14 +156,24 @@ impl ApiServer {
         resource: &str,
         namespace: &str,
         name: &str,
-    ) -> Result<Option<Value>, Status> {
+    ) -> Result<Option<Arc<Value>>, Status> {
         let Some(kind) = self.registry.load().resource(group, resource).cloned() else { return Ok(None) };
         let entry = self.get_entry_at(moment, &kind, namespace, name).await?;
-        Ok(entry.map(|e| served(&kind, &e.body)))
+        Ok(entry.map(|e| self.parsed_value(&kind, &e)))
+    }
+
+    /// The entry's object in the version that `kind` serves, for looking at it.
+    fn parsed_value(&self, kind: &Kind, entry: &Entry) -> Arc<Value> {
+        // Definitions change what the same bytes are.
+        if kind.schema.custom {
+            return Arc::new(served(kind, &entry.body));
+        }
+        let key = format!("{}/{}{}", kind.gvk.version, prefix_of(kind), entry.key);
+        self.parsed.get(key, &entry.body, || served(kind, &entry.body))
     }
 
     /// All objects of a resource (in one namespace, or in all if it is empty), for the server's own use.
-    pub async fn read_all(&self, group: &str, resource: &str, namespace: &str) -> Result<Vec<Value>, Status> {
+    pub async fn read_all(&self, group: &str, resource: &str, namespace: &str) -> Result<Vec<Arc<Value>>, Status> {
         self.read_all_at(&Moment::default(), group, resource, namespace).await
     }
 
@@ -174,14 +184,14 @@ impl ApiServer {
         group: &str,
         resource: &str,
         namespace: &str,
-    ) -> Result<Vec<Value>, Status> {
+    ) -> Result<Vec<Arc<Value>>, Status> {
         let Some(kind) = self.registry.load().resource(group, resource).cloned() else { return Ok(Vec::new()) };
         let stored_kind = self.registry.load().stored(&kind);
         let cache = self.hub.cache_at(&stored_kind, moment).await?;
         let snapshot = cache.snapshot();
         let wanted = |e: &&Arc<Entry>| namespace.is_empty() || e.namespace() == namespace;
         let entries = self.views(&kind, snapshot.entries.values().filter(wanted).cloned().collect()).await?;
-        Ok(entries.iter().map(|e| served(&kind, &e.body)).collect())
+        Ok(entries.iter().map(|e| self.parsed_value(&kind, e)).collect())
     }
 
     /// The objects of a built-in resource in a namespace whose indexed label has this value.

@@ -12,6 +12,7 @@ use crate::candidate::{Candidate, Creates};
 use crate::encode::{splice, to_json};
 use crate::objects::{self, Change, Current};
 use crate::{chain, metadata, ownership};
+use foldhash::quality::RandomState;
 use isopod_api::{Status, UserInfo};
 use isopod_auth::Attributes;
 use isopod_kinds::{Ctx, Kind};
@@ -20,7 +21,8 @@ use isopod_store::Revision;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::Value;
-use std::sync::Arc;
+use std::hash::BuildHasher;
+use std::sync::{Arc, LazyLock};
 
 /// How often a write is tried again when others write the same object.
 const ATTEMPTS: usize = 32;
@@ -101,19 +103,22 @@ pub struct Done {
 
 /// Creates an object.
 pub async fn create(server: &ApiServer, intent: &Intent, body: &Value) -> Result<Done, Status> {
-    create_as(server, intent, body, false).await
+    create_as(server, intent, &|| body.clone(), false).await
 }
 
+/// Makes the object that is to be created, as its client sent it: for each attempt, and where there are errors.
+pub type Sent<'a> = dyn Fn() -> Value + Sync + 'a;
+
 /// Creates an object. `owned`: its `managedFields` say already who owns what.
-async fn create_as(server: &ApiServer, intent: &Intent, body: &Value, owned: bool) -> Result<Done, Status> {
-    if intent.kind.hooks.is_terminating() {
-        let why = "create not allowed while custom resource definition is terminating";
-        let name = body["metadata"]["name"].as_str().unwrap_or_default();
-        return Err(Status::forbidden(&intent.kind.gvr(), name, why));
-    }
+pub async fn create_as(server: &ApiServer, intent: &Intent, sent: &Sent<'_>, owned: bool) -> Result<Done, Status> {
     for attempt in 1.. {
         intent.moment.renew();
-        let mut new = body.clone();
+        let mut new = sent();
+        if intent.kind.hooks.is_terminating() {
+            let why = "create not allowed while custom resource definition is terminating";
+            let name = new["metadata"]["name"].as_str().unwrap_or_default();
+            return Err(Status::forbidden(&intent.kind.gvr(), name, why));
+        }
         metadata::on_create(intent, &mut new)?;
         apply_defaults(&intent.kind, &mut new);
         if !owned {
@@ -125,7 +130,7 @@ async fn create_as(server: &ApiServer, intent: &Intent, body: &Value, owned: boo
         prepare_create(intent, &mut new);
         let mut allocation = allocate::on_create(server, intent, &mut new).await?;
         json::canonicalize(&mut new, &intent.kind.schema);
-        validate_create(intent, &new, body)?;
+        validate_create(intent, &new, sent)?;
         admission::validate(server, intent, Operation::Create, Some(&new), None).await?;
         // What upstream reads back from its store is defaulted once more, with what the server has set since.
         apply_defaults(&intent.kind, &mut new);
@@ -242,7 +247,7 @@ async fn create_by_update(server: &ApiServer, intent: &Intent, candidate: &dyn C
     }
     chain::check(server, &may_create(intent)).await?;
     // Boxed: create and update would else make a future of unknown size.
-    Box::pin(create_as(server, intent, &made.object, made.owned)).await
+    Box::pin(create_as(server, intent, &|| made.object.clone(), made.owned)).await
 }
 
 /// What a create of the object would have to be allowed.
@@ -269,12 +274,18 @@ async fn admit(
     new: &mut Value,
     old: Option<&Value>,
 ) -> Result<(), Status> {
-    let before = new.clone();
+    let before = sum(new);
     admission::mutate(server, intent, operation, new, old).await?;
-    if *new != before {
+    if sum(new) != before {
         apply_defaults(&intent.kind, new);
     }
     Ok(())
+}
+
+/// Tells whether an object changes, cheaper than a copy of it.
+fn sum(object: &Value) -> u64 {
+    static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::default);
+    SEED.hash_one(object)
 }
 
 /// Defaults of the kind.
@@ -346,10 +357,10 @@ fn keep(new: &mut Value, old: &Value, key: &str) {
     };
 }
 
-fn validate_create(intent: &Intent, new: &Value, sent: &Value) -> Result<(), Status> {
+fn validate_create(intent: &Intent, new: &Value, sent: &Sent) -> Result<(), Status> {
     let kind = &intent.kind;
     let errors = isopod_kinds::metadata::with_own_rules(kind, new, || kind.hooks.validate_create(&intent.ctx(), new));
-    intent.invalid(new, errors, || sent.clone())?;
+    intent.invalid(new, errors, sent)?;
     intent.warn(kind.hooks.warnings(&intent.ctx(), new, None));
     Ok(())
 }

@@ -12,6 +12,7 @@ use crate::definitions::{self, Definitions};
 use crate::fairness::{self, Fairness, Gauges, InFlight};
 use crate::metrics::Metrics;
 use crate::objects::SharedLease;
+use crate::parsed::Parsed;
 use crate::pipeline::{self, Intent};
 use crate::registry::Registry;
 use crate::stages::{Stage, Stages};
@@ -69,6 +70,7 @@ pub struct ApiServer {
     pub(crate) service_cidr: Cidr,
     pub(crate) metrics: Metrics,
     pub(crate) lease: SharedLease,
+    pub(crate) parsed: Parsed,
     /// Writes that quotas are charged with.
     pub(crate) turns: Turns,
     pub(crate) tunnels: Arc<Tunnels>,
@@ -109,6 +111,7 @@ impl ApiServer {
             service_cidr,
             metrics: Metrics::new(&config),
             lease: SharedLease::default(),
+            parsed: Parsed::default(),
             turns: Turns::default(),
             tunnels: Arc::default(),
             founding: Mutex::new(std::mem::take(&mut config.bootstrap)),

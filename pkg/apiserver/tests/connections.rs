@@ -10,8 +10,10 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use isopod_apiserver::Config;
+use isopod_base::clock::Clock;
 use isopod_pki::{Identity, tls};
 use isopod_testkit::{Listening, TestServer};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -94,6 +96,19 @@ async fn who_is_nobody_has_a_connection_for_one_request() {
     let mut nobody = Connection::open(&listening, false).await;
     assert_eq!(nobody.get("/version").await, 401);
     assert!(nobody.ends().await);
+}
+
+#[tokio::test]
+async fn a_certificate_is_good_until_its_end_on_an_open_connection_too() {
+    let clock = Clock::fake(Timestamp::now());
+    let of_server = clock.clone();
+    let server = TestServer::start_with(|c| c.clock = of_server).await;
+    let listening = server.listen().await;
+    let mut admin = Connection::open(&listening, true).await;
+    assert_eq!(admin.get("/version").await, 200);
+    clock.advance(Duration::from_secs(20 * 365 * 86_400));
+    assert_eq!(admin.get("/version").await, 401);
+    assert!(admin.ends().await);
 }
 
 #[tokio::test]

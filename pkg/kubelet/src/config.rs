@@ -74,6 +74,8 @@ pub struct KubeletConfig {
     pub eviction_hard_memory: String,
     /// Part of the node's disk that is kept free, in percent.
     pub eviction_hard_nodefs_percent: u64,
+    /// How long the node's status tells of a pressure after it was seen last.
+    pub eviction_pressure_transition: Duration,
     pub lease_renew: Duration,
     pub status_update: Duration,
     pub cpu_cfs_quota: bool,
@@ -124,6 +126,7 @@ impl Default for KubeletConfig {
             kube_reserved: BTreeMap::new(),
             eviction_hard_memory: "100Mi".into(),
             eviction_hard_nodefs_percent: 10,
+            eviction_pressure_transition: Duration::from_secs(5 * 60),
             lease_renew: Duration::from_secs(10),
             status_update: Duration::from_secs(10),
             cpu_cfs_quota: true,

@@ -27,6 +27,7 @@ mod node_status;
 mod objects;
 mod plan;
 mod pod;
+mod pressure;
 mod probe;
 mod resize;
 mod resources;

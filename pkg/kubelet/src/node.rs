@@ -2,6 +2,7 @@
 
 use crate::machine;
 use crate::node_status::{self, Observed, Resources};
+use crate::pressure::{Left, Pressures};
 use crate::shared::Shared;
 use isopod_base::errors::Chain;
 use isopod_client::lease::Holder;
@@ -25,12 +26,13 @@ pub struct NodeKeeper {
     calls: Calls,
     /// The status that was last written, or read.
     last: Value,
+    pressures: Pressures,
 }
 
 impl NodeKeeper {
     pub fn new(shared: Arc<Shared>, resources: Resources) -> Self {
         let calls = Calls::new(shared.client.clone(), Node::resource());
-        NodeKeeper { shared, resources, calls, last: Value::Null }
+        NodeKeeper { shared, resources, calls, last: Value::Null, pressures: Pressures::default() }
     }
 
     /// Registers the node, trying until it succeeds; then keeps its status and its lease.
@@ -91,7 +93,7 @@ impl NodeKeeper {
         let _ = beats.await;
     }
 
-    async fn observe(&self) -> Value {
+    async fn observe(&mut self) -> Value {
         let shared = &self.shared;
         let mut not_ready = Vec::new();
         not_ready.extend(shared.cfg.services.borrow().clone());
@@ -108,13 +110,13 @@ impl NodeKeeper {
         }
         let disk = isopod_sys::mount::usage(&shared.cfg.root_dir)
             .map_or(100, |([capacity, available, _], _)| (available * 100).checked_div(capacity).unwrap_or(100));
+        let (now, left) = (shared.clock.now(), Left { memory: machine::available_memory(), disk_percent: disk });
         let observed = Observed {
             runtime_version: &shared.runtime.version(),
             images: &images,
             not_ready,
-            available_memory: machine::available_memory(),
-            disk_available_percent: disk,
-            now: shared.clock.now(),
+            pressure: self.pressures.see(&shared.cfg, left, now),
+            now,
             old: &self.last,
         };
         node_status::status(&shared.cfg, &shared.machine, &self.resources, &observed)

@@ -3,6 +3,7 @@
 use crate::config::{ConfigError, KubeletConfig};
 use crate::downward::Allocatable;
 use crate::machine::Machine;
+use crate::pressure::Pressure;
 use isopod_api::quantity::{Format, Quantity};
 use isopod_api::time;
 use isopod_runtime::ImageStatus;
@@ -124,8 +125,7 @@ pub struct Observed<'a> {
     pub images: &'a [ImageStatus],
     /// Why the node is not ready; empty: it is.
     pub not_ready: Vec<String>,
-    pub available_memory: u64,
-    pub disk_available_percent: u64,
+    pub pressure: Pressure,
     pub now: Timestamp,
     /// The conditions in the API.
     pub old: &'a Value,
@@ -140,7 +140,7 @@ pub fn status(cfg: &KubeletConfig, machine: &Machine, r: &Resources, o: &Observe
         "capacity": r.capacity,
         "allocatable": r.allocatable,
         "addresses": addresses,
-        "conditions": conditions(cfg, o),
+        "conditions": conditions(o),
         "daemonEndpoints": {"kubeletEndpoint": {"Port": cfg.listen.port()}},
         "nodeInfo": {
             "machineID": machine.machine_id,
@@ -168,10 +168,7 @@ fn images(list: &[ImageStatus]) -> Vec<Value> {
     sorted.iter().filter(|i| !i.repo_digests.is_empty() || !i.repo_tags.is_empty()).take(MAX_IMAGES).map(one).collect()
 }
 
-fn conditions(cfg: &KubeletConfig, o: &Observed<'_>) -> Vec<Value> {
-    let threshold = Quantity::parse(&cfg.eviction_hard_memory).map_or(0, |q| q.value());
-    let memory = (o.available_memory as i64) < threshold;
-    let disk = o.disk_available_percent < cfg.eviction_hard_nodefs_percent;
+fn conditions(o: &Observed<'_>) -> Vec<Value> {
     let (ready, reason, message) = if o.not_ready.is_empty() {
         (true, "KubeletReady", "kubelet is posting ready status".to_owned())
     } else {
@@ -185,7 +182,7 @@ fn conditions(cfg: &KubeletConfig, o: &Observed<'_>) -> Vec<Value> {
         (
             "MemoryPressure",
             pressure(
-                memory,
+                o.pressure.memory,
                 ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
                 ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
             ),
@@ -193,7 +190,7 @@ fn conditions(cfg: &KubeletConfig, o: &Observed<'_>) -> Vec<Value> {
         (
             "DiskPressure",
             pressure(
-                disk,
+                o.pressure.disk,
                 ("KubeletHasDiskPressure", "kubelet has disk pressure"),
                 ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
             ),
@@ -270,8 +267,7 @@ mod tests {
                 runtime_version: "isopod://1",
                 images: &[],
                 not_ready,
-                available_memory: 1 << 30,
-                disk_available_percent: 50,
+                pressure: Pressure::default(),
                 now: Timestamp::from_second(second).unwrap(),
                 old,
             };

@@ -3,8 +3,11 @@
 //! Invariant: built-in kinds (from `facts`) and custom resources (from their OpenAPI schema) are the same types, so that
 //! every algorithm of this crate works on both.
 
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
 use serde_json::Value;
-use std::sync::{Arc, OnceLock};
+use std::hash::BuildHasher;
+use std::sync::{Arc, LazyLock, OnceLock};
 
 /// The type of one value.
 #[derive(Clone, Debug)]
@@ -191,13 +194,16 @@ pub struct Object {
     pub openapi: Option<Arc<Value>>,
     /// The fields in the order of protobuf, made on first use. Leave it at its default.
     pub proto_layout: OnceLock<crate::proto::Layout>,
-    /// Places in `fields` in the order of names, of an object with many, made on first use: the fields are final then. Leave it
-    /// at its default.
-    pub by_name: OnceLock<Box<[u32]>>,
+    /// Of an object with many fields their places in `fields`, found by name, made on first use: the fields
+    /// are final then. Leave it at its default.
+    pub by_name: OnceLock<HashTable<u32>>,
 }
 
 /// With so many fields looking at one after another is as fast as a search.
 const FEW: usize = 8;
+
+/// Seeded: nobody can choose names that meet.
+static NAMES: LazyLock<RandomState> = LazyLock::new(RandomState::default);
 
 impl Object {
     pub fn field(&self, json_name: &str) -> Option<&Field> {
@@ -209,14 +215,16 @@ impl Object {
         if self.fields.len() <= FEW {
             return self.fields.iter().position(|f| f.name == json_name);
         }
-        let name = |at: &u32| self.fields[*at as usize].name.as_str();
-        let order = self.by_name.get_or_init(|| {
-            let mut order: Vec<u32> = (0..self.fields.len() as u32).collect();
-            order.sort_by_key(name);
-            order.into()
+        let hash = |name: &str| NAMES.hash_one(name);
+        let name = |place: &u32| self.fields[*place as usize].name.as_str();
+        let table = self.by_name.get_or_init(|| {
+            let mut table = HashTable::with_capacity(self.fields.len());
+            for place in 0..self.fields.len() as u32 {
+                table.insert_unique(hash(name(&place)), place, |place| hash(name(place)));
+            }
+            table
         });
-        let found = order.get(order.partition_point(|at| name(at) < json_name))?;
-        (name(found) == json_name).then_some(*found as usize)
+        table.find(hash(json_name), |place| name(place) == json_name).map(|place| *place as usize)
     }
 
     /// The name of the Go struct: the last part of the definition's name.

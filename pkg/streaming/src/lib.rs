@@ -12,6 +12,7 @@
 
 pub mod channel;
 pub mod exit;
+mod idle;
 pub mod messages;
 pub mod negotiate;
 pub mod pipe;

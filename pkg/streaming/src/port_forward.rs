@@ -3,6 +3,7 @@
 //! Three ways lead here: SPDY, SPDY inside a WebSocket, and WebSocket channels (two for each port that the query names).
 
 use crate::channel::Encoding;
+use crate::idle::Idle;
 use crate::negotiate::{self, Refusal, Transport};
 use crate::pipe::{ByteReader, ByteWriter};
 use crate::tunnel::Tunnel;
@@ -11,6 +12,7 @@ use axum::body::Body;
 use http::{Request, Response};
 use hyper_util::rt::TokioIo;
 use std::collections::HashMap;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
@@ -72,8 +74,9 @@ pub fn accept<B>(request: &mut Request<B>, ports: Vec<u16>) -> Result<(Response<
 }
 
 impl Pending {
-    pub async fn ready(self) -> Result<PortForward, hyper::Error> {
-        let io = TokioIo::new(self.upgrade.await?);
+    /// The session, once the client has read the response. It ends when nothing comes or goes for as long as `idle`.
+    pub async fn ready(self, idle: Duration) -> Result<PortForward, hyper::Error> {
+        let io = Idle::new(TokioIo::new(self.upgrade.await?), idle);
         Ok(match (self.transport, self.protocol) {
             (Transport::Spdy, _) => over_spdy(io),
             (Transport::WebSocket, TUNNELLED) => over_spdy(Tunnel::new(websocket::server(io).await)),

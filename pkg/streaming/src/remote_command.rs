@@ -2,6 +2,7 @@
 
 use crate::channel::{self, Encoding};
 use crate::exit::Outcome;
+use crate::idle::Idle;
 use crate::negotiate::{self, Refusal, Transport};
 use crate::pipe::{ByteReader, ByteWriter};
 use crate::spdy;
@@ -134,9 +135,10 @@ pub fn accept<B>(request: &mut Request<B>, options: Options) -> Result<(Response
 }
 
 impl Pending {
-    /// The session, once the client has read the response and opened its streams.
-    pub async fn ready(self) -> Result<RemoteCommand, SessionError> {
-        let io = TokioIo::new(self.upgrade.await?);
+    /// The session, once the client has read the response and opened its streams. It ends when nothing comes or goes for as
+    /// long as `idle`.
+    pub async fn ready(self, idle: Duration) -> Result<RemoteCommand, SessionError> {
+        let io = Idle::new(TokioIo::new(self.upgrade.await?), idle);
         match self.transport {
             Transport::WebSocket => Ok(over_websocket(io, self.protocol, self.options).await),
             Transport::Spdy => over_spdy(io, self.protocol, self.options).await,

@@ -59,7 +59,7 @@ impl Plugin for DefaultClass {
         }
         let (group, resource) = self.classes;
         let classes = request.read_all(group, resource, "").await?;
-        if let Some(name) = default(&classes, self.marks) {
+        if let Some(name) = default(classes.iter().map(|c| &**c), self.marks) {
             access::set(new, self.field, name);
         }
         Ok(())
@@ -67,11 +67,11 @@ impl Plugin for DefaultClass {
 }
 
 /// The newest class that is marked; of several, the first by name.
-fn default<'a>(classes: &'a [Value], marks: &[&str]) -> Option<&'a str> {
+fn default<'a>(classes: impl Iterator<Item = &'a Value>, marks: &[&str]) -> Option<&'a str> {
     let marked = |c: &&Value| marks.iter().any(|m| c.entry_text("metadata.annotations", m) == "true");
     let order =
         |a: &Value| (Reverse(a.text("metadata.creationTimestamp").to_owned()), a.text("metadata.name").to_owned());
-    classes.iter().filter(marked).min_by_key(|c| order(c)).map(|c| c.text("metadata.name"))
+    classes.filter(marked).min_by_key(|c| order(c)).map(|c| c.text("metadata.name"))
 }
 
 #[cfg(test)]
@@ -86,7 +86,7 @@ mod tests {
             json!({"metadata": {"name": name, "creationTimestamp": created, "annotations": {STORAGE_DEFAULT[0]: mark}}})
         };
         let classes = [class("a", 1, "true"), class("c", 2, "true"), class("b", 2, "true"), class("d", 3, "false")];
-        assert_eq!(default(&classes, STORAGE.marks), Some("b"));
-        assert_eq!(default(&classes, INGRESS.marks), None);
+        assert_eq!(default(classes.iter(), STORAGE.marks), Some("b"));
+        assert_eq!(default(classes.iter(), INGRESS.marks), None);
     }
 }

@@ -9,6 +9,7 @@ use isopod_kinds::access::Access;
 use isopod_kinds::quota::Amounts;
 use isopod_kinds::quota::pod::{Side, Total, total};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
 /// Above this, thousandths do not fit an i64: whole units are compared.
@@ -59,7 +60,7 @@ fn is_pod(request: &Request<'_>) -> bool {
 }
 
 /// The limit ranges that concern the request. What is being deleted is left alone.
-async fn ranges(request: &Request<'_>) -> Result<Vec<Value>, Status> {
+async fn ranges(request: &Request<'_>) -> Result<Vec<Arc<Value>>, Status> {
     if request.old.is_some_and(|o| o.has("metadata.deletionTimestamp")) {
         return Ok(Vec::new());
     }

@@ -179,7 +179,7 @@ impl Criteria {
         }
         let namespace = server.read("", "namespaces", "", &subject.namespace).await?;
         let missing = || Status::not_found(&Gvr::new("", "v1", "namespaces"), &subject.namespace);
-        Ok(self.namespaces.matches(&namespace.ok_or_else(missing)?))
+        Ok(self.namespaces.matches(&*namespace.ok_or_else(missing)?))
     }
 }
 

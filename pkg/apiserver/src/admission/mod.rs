@@ -36,6 +36,7 @@ use isopod_api::{Gvk, Status};
 use metrics::Timings;
 use rounds::Rounds;
 use serde_json::Value;
+use std::sync::Arc;
 use std::time::Instant;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,12 +128,12 @@ impl<'a> Request<'a> {
         resource: &str,
         namespace: &str,
         name: &str,
-    ) -> Result<Option<Value>, Status> {
+    ) -> Result<Option<Arc<Value>>, Status> {
         self.server.read_at(&self.intent.moment, group, resource, namespace, name).await
     }
 
     /// All objects of a resource (in one namespace, or in all if it is empty), as they were when admission began or later.
-    pub async fn read_all(&self, group: &str, resource: &str, namespace: &str) -> Result<Vec<Value>, Status> {
+    pub async fn read_all(&self, group: &str, resource: &str, namespace: &str) -> Result<Vec<Arc<Value>>, Status> {
         self.server.read_all_at(&self.intent.moment, group, resource, namespace).await
     }
 

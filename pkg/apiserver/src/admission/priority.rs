@@ -85,5 +85,5 @@ fn numbers(class: &Value) -> (String, i64, String) {
 async fn default_class(request: &Request<'_>) -> Result<(String, i64, String), Status> {
     let classes = request.read_all("scheduling.k8s.io", "priorityclasses", "").await?;
     let default = classes.iter().filter(|c| c["globalDefault"] == true).min_by_key(|c| c["value"].as_i64());
-    Ok(default.map(numbers).unwrap_or((String::new(), 0, "PreemptLowerPriority".into())))
+    Ok(default.map(|class| numbers(class)).unwrap_or((String::new(), 0, "PreemptLowerPriority".into())))
 }

@@ -4,6 +4,7 @@ use super::{Operation, Plugin, Request};
 use async_trait::async_trait;
 use isopod_api::{Status, quantity::Quantity};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 const MISMATCH: &str = "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead";
 
@@ -44,7 +45,7 @@ impl Plugin for RuntimeClass {
 }
 
 /// The class that a pod which is created names.
-async fn class_of(request: &Request<'_>, pod: &Value) -> Result<Option<Value>, Status> {
+async fn class_of(request: &Request<'_>, pod: &Value) -> Result<Option<Arc<Value>>, Status> {
     if request.operation != Operation::Create || !request.is("pods") {
         return Ok(None);
     }

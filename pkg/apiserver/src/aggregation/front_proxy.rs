@@ -64,7 +64,7 @@ impl FrontProxy {
         let signed = |by: &dyn ClientCertVerifier| by.verify_client_cert(leaf, others, UnixTime::now()).is_ok();
         let proxy = signed(&*self.proxies).then(|| ProxyCertificates(chain.clone()));
         let client = signed(&*self.clients);
-        (PeerCertificates(if client { chain } else { Vec::new() }), proxy)
+        (if client { PeerCertificates::new(chain) } else { PeerCertificates::default() }, proxy)
     }
 
     fn user(&self, headers: &HeaderMap) -> Option<UserInfo> {
@@ -162,8 +162,8 @@ mod tests {
         let made = made(&[]);
         let proxy = certificate(&made.proxies, "system:admin");
         let (peer, told) = made.front_proxy.tell_apart(proxy);
-        assert!(peer.0.is_empty() && told.is_some());
+        assert!(peer.leaf().is_none() && told.is_some());
         let (peer, told) = made.front_proxy.tell_apart(certificate(&made.clients, "system:admin"));
-        assert!(!peer.0.is_empty() && told.is_none());
+        assert!(peer.leaf().is_some() && told.is_none());
     }
 }

@@ -99,9 +99,26 @@ struct Content {
     /// The ring has every change after this revision.
     ring_after: Revision,
     watchers: Vec<Watcher>,
+    /// So many watchers that it is time to look for those that are gone.
+    sweep_at: usize,
     /// Before the content was read: the events that came meanwhile.
     aside: Option<Vec<(Revision, Vec<Event>)>>,
     expired: bool,
+}
+
+/// Among so many it costs nothing to look for those that are gone.
+const FEW_WATCHERS: usize = 16;
+
+impl Content {
+    /// Takes a watcher in. Those that are gone are looked for when their number may have doubled, as nothing else may happen that
+    /// shows them: to look each time would be as much work for each of many watchers as there are others.
+    fn join(&mut self, watcher: Watcher) {
+        if self.watchers.len() >= self.sweep_at {
+            self.watchers.retain(|w| !w.is_gone());
+            self.sweep_at = 2 * self.watchers.len().max(FEW_WATCHERS);
+        }
+        self.watchers.push(watcher);
+    }
 }
 
 /// See the module.
@@ -277,9 +294,8 @@ impl Cache {
             History::Store { until: content.revision }
         };
         if !content.expired {
-            content.watchers.retain(|w| !w.is_gone());
             // A watcher from the future sees nothing before it.
-            content.watchers.push(Watcher { filter, sender, after });
+            content.join(Watcher { filter, sender, after });
         }
         (receiver, history)
     }
@@ -290,8 +306,7 @@ impl Cache {
         let mut content = self.content.lock();
         let snapshot = Snapshot { revision: content.revision, entries: content.entries.clone() };
         if !content.expired {
-            content.watchers.retain(|w| !w.is_gone());
-            content.watchers.push(Watcher { filter, sender, after: snapshot.revision });
+            content.join(Watcher { filter, sender, after: snapshot.revision });
         }
         (receiver, snapshot)
     }

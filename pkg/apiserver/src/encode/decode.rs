@@ -98,6 +98,11 @@ pub fn object(
         });
         return decoded.map_err(|e| e.status(av, kind, gvk));
     }
+    if media == Media::Json
+        && let Some(decoded) = at_once(body, gvk, schema, validation)
+    {
+        return Ok(decoded);
+    }
     let mut repeated = Vec::new();
     let parsed = match media {
         Media::Json => json::texts(body, &["apiVersion", "kind"]).map_err(|e| format!("{NO_TYPE}{e}")),
@@ -120,6 +125,14 @@ pub fn object(
         finish(decoded, repeated, gvk, schema, validation)
     });
     decoded.map_err(|e| e.status(&av, &kind, gvk))
+}
+
+/// Decodes what is clearly a `gvk` in one pass; `None`: not so, or there is something to say about it.
+fn at_once(body: &[u8], gvk: &Gvk, schema: &Object, validation: FieldValidation) -> Option<Decoded> {
+    let decoded = json::decode(body, schema).ok()?;
+    let states = |key: &str, wanted: &str| decoded.value.get(key).and_then(Value::as_str) == Some(wanted);
+    let clear = states("kind", &gvk.kind) && states("apiVersion", &gvk.api_version()) && decoded.strict.is_empty();
+    clear.then(|| finish(Ok(decoded), Vec::new(), gvk, schema, validation).ok()).flatten()
 }
 
 /// Decodes a value that is parsed already, the result of an apply for example.

@@ -16,6 +16,7 @@ use isopod_api::selector::LabelSelector;
 use isopod_api::{Cause, Gvk, Status, time};
 use isopod_schema::facts;
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 /// So many evictions may be noted in a budget before its controller has seen them.
 const MAX_DISRUPTED: usize = 2000;
@@ -89,10 +90,10 @@ fn counts(pod: &Value, budget: &Value) -> bool {
 }
 
 /// The budget that covers the pod; two are an error.
-async fn budget(server: &ApiServer, intent: &Intent, pod: &Value) -> Result<Option<Value>, Status> {
+async fn budget(server: &ApiServer, intent: &Intent, pod: &Value) -> Result<Option<Arc<Value>>, Status> {
     let all = server.read_all("policy", "poddisruptionbudgets", &intent.namespace).await?;
-    let covers = |b: &Value| LabelSelector::from_object(b["spec"].get("selector")).is_ok_and(|s| s.matches(pod));
-    let mut covering: Vec<Value> = all.into_iter().filter(covers).collect();
+    let covers = |b: &Arc<Value>| LabelSelector::from_object(b["spec"].get("selector")).is_ok_and(|s| s.matches(pod));
+    let mut covering: Vec<Arc<Value>> = all.into_iter().filter(covers).collect();
     if covering.len() > 1 {
         let m = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
         return Err(Status::new(500, "InternalError", m));

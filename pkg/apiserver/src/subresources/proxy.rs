@@ -18,6 +18,7 @@ use isopod_api::Status;
 use serde_json::Value;
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Pages are for this server's origin; what the proxied server grants to others is not its to grant.
 const CORS: [header::HeaderName; 4] = [
@@ -147,7 +148,7 @@ fn client_host(call: &Call) -> String {
     named.unwrap_or_default().to_owned()
 }
 
-async fn read(server: &ApiServer, call: &Call, name: &str) -> Result<Value, Status> {
+async fn read(server: &ApiServer, call: &Call, name: &str) -> Result<Arc<Value>, Status> {
     let object = server.read("", &call.info.resource, &call.info.namespace, name).await?;
     object.ok_or_else(|| Status::not_found(&call.kind.gvr(), name))
 }

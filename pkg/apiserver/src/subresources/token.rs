@@ -41,8 +41,8 @@ pub async fn create(server: &ApiServer, call: &Call, body: Body) -> Result<Respo
     let request = Request {
         request: &wanted,
         service_account: &account,
-        bound: bound.as_ref(),
-        node: node.as_ref(),
+        bound: bound.as_deref(),
+        node: node.as_deref(),
         id: uuid::Uuid::new_v4().to_string(),
         now: call.now,
     };

@@ -24,7 +24,7 @@ pub async fn check(server: &ApiServer, verified: &Verified, token: &str, remarks
             _ => account = there,
         }
     }
-    let used = verified.check_legacy(secret.as_ref(), account.as_ref(), token);
+    let used = verified.check_legacy(secret.as_deref(), account.as_deref(), token);
     let secret = secret.unwrap_or_default();
     let text = |field: &str| secret["metadata"][field].as_str().unwrap_or_default();
     let say =

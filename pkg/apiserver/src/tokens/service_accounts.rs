@@ -26,7 +26,7 @@ impl TokenSource for ServiceAccounts {
             for reference in verified.references() {
                 let there = server.read("", reference.resource, &reference.namespace, &reference.name).await;
                 let there = there.map_err(|e| e.to_string())?;
-                verified.check_reference(&reference, there.as_ref(), now).map_err(|e| e.to_string())?;
+                verified.check_reference(&reference, there.as_deref(), now).map_err(|e| e.to_string())?;
             }
         }
         let warn_after = verified.claims.kubernetes.warn_after.filter(|_| !verified.legacy);

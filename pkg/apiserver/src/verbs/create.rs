@@ -8,6 +8,7 @@ use crate::pipeline;
 use axum::body::Body;
 use axum::response::Response;
 use isopod_api::Status;
+use parking_lot::Mutex;
 
 pub async fn create(server: &ApiServer, call: &Call, body: Body) -> Result<Response, Status> {
     let form = call.form()?;
@@ -15,10 +16,14 @@ pub async fn create(server: &ApiServer, call: &Call, body: Body) -> Result<Respo
     let bytes = decode::read(body).await?;
     server.metrics.requests.body(&call.kind, "create", bytes.len());
     let options = WriteOptions::parse("CreateOptions", &call.query)?;
-    let decoded = decode::object(&call.parts.headers, &bytes, &call.kind.gvk, &call.kind.schema, options.validation)?;
+    let read = || decode::object(&call.parts.headers, &bytes, &call.kind.gvk, &call.kind.schema, options.validation);
+    let decoded = read()?;
     call.trail.request_object(&call.kind, &decoded.value);
     let intent = call.intent(&options);
     intent.warn(decoded.warnings);
-    let done = pipeline::create(server, &intent, &decoded.value).await?;
+    // Few creates need it a second time: those read it again, the others save a copy.
+    let first = Mutex::new(Some(decoded.value));
+    let sent = || first.lock().take().unwrap_or_else(|| read().map(|again| again.value).unwrap_or_default());
+    let done = pipeline::create_as(server, &intent, &sent, false).await?;
     Ok(call.show(201, &done.entry, &form))
 }

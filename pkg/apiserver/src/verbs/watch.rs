@@ -40,7 +40,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 /// How often a quiet watcher learns the revision that it has reached.
 const BOOKMARKS: Duration = Duration::from_secs(60);
@@ -87,7 +87,8 @@ pub async fn watch(server: &Arc<ApiServer>, mut call: Call) -> Result<Response, 
     stream.beginning = beginning;
     // Who does not read does not see it end either.
     let deadline = Deadline(stream.end + server.config.request_timeout);
-    let stream = futures::stream::unfold(stream, |mut s| async move {
+    // In a box: it goes from hand to hand with every frame.
+    let stream = futures::stream::unfold(Box::new(stream), |mut s| async move {
         let frame = s.next().await?;
         Some((Ok::<_, Infallible>(frame), s))
     });
@@ -205,7 +206,8 @@ struct Stream {
     converts: bool,
     end: Instant,
     timer: Pin<Box<Sleep>>,
-    stop: CancellationToken,
+    /// The server stops.
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Events do not leave together.
     single: bool,
     ended: bool,
@@ -244,7 +246,7 @@ impl Stream {
             bookmark_due: None,
             end,
             timer,
-            stop: server.stop.clone(),
+            stop: Box::pin(server.stop.clone().cancelled_owned()),
             single: false,
             ended: false,
             beginning: None,
@@ -342,7 +344,7 @@ impl Stream {
                 Some((_, change)) => self.started.missed.push_back(change),
                 None => self.ended = true,
             },
-            () = self.stop.cancelled() => self.ended = true,
+            () = &mut self.stop => self.ended = true,
             () = &mut self.timer => {
                 let now = Instant::now();
                 self.ended = now >= self.end;

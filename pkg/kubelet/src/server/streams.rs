@@ -12,6 +12,7 @@ use isopod_streaming::{ForwardedPort, Options, RemoteCommand, port_forward as fo
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -67,7 +68,8 @@ pub async fn exec(
         return Err(Refused(StatusCode::BAD_REQUEST, "you must specify at least 1 command".into()));
     }
     let runtime = state.kubelet.shared.runtime.clone();
-    Ok(session(&mut request, stream_options(&pairs), move |streams| async move {
+    let idle = state.kubelet.shared.cfg.streaming_idle_timeout;
+    Ok(session(&mut request, stream_options(&pairs), idle, move |streams| async move {
         match runtime.exec(&id, command, streams).await {
             Ok(code) => Outcome::Exited(code),
             Err(e) => Outcome::Failed(format!("error executing command in container: {}", Chain(&e))),
@@ -83,7 +85,8 @@ pub async fn attach(
 ) -> Result<Response, Refused> {
     let id = running(&state.kubelet, &params).await?;
     let runtime = state.kubelet.shared.runtime.clone();
-    Ok(session(&mut request, stream_options(&pairs), move |streams| async move {
+    let idle = state.kubelet.shared.cfg.streaming_idle_timeout;
+    Ok(session(&mut request, stream_options(&pairs), idle, move |streams| async move {
         match runtime.attach(&id, streams).await {
             Ok(()) => Outcome::Exited(0),
             Err(e) => Outcome::Failed(format!("error attaching to container: {}", Chain(&e))),
@@ -92,7 +95,7 @@ pub async fn attach(
 }
 
 /// Answers the upgrade and runs `work` on the streams in a task of its own, which ends with the client.
-fn session<F, Fut>(request: &mut Request, options: Options, work: F) -> Response
+fn session<F, Fut>(request: &mut Request, options: Options, idle: Duration, work: F) -> Response
 where
     F: FnOnce(Streams) -> Fut + Send + 'static,
     Fut: Future<Output = Outcome> + Send + 'static,
@@ -102,7 +105,7 @@ where
         Err(r) => return refused(r),
     };
     tokio::spawn(async move {
-        let session = match pending.ready().await {
+        let session = match pending.ready(idle).await {
             Ok(s) => s,
             Err(e) => return tracing::debug!(error = %Chain(&e), "no streams came of an upgrade"),
         };
@@ -169,7 +172,7 @@ pub async fn port_forward(
         Err(r) => return Ok(refused(r)),
     };
     tokio::spawn(async move {
-        let mut session = match pending.ready().await {
+        let mut session = match pending.ready(kubelet.shared.cfg.streaming_idle_timeout).await {
             Ok(s) => s,
             Err(e) => return tracing::debug!(error = %e, "a port-forward was not upgraded"),
         };
@@ -221,7 +224,6 @@ async fn carry(mut pod: TcpStream, p: &mut ForwardedPort) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
     use tokio::io::{AsyncReadExt, DuplexStream};
     use tokio::net::TcpListener;
     use tokio_util::sync::CancellationToken;

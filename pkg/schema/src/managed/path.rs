@@ -2,6 +2,7 @@
 //!
 //! Invariant: elements have a total order, that of structured-merge-diff; numbers compare by value, so `1` and `1.0` are one.
 
+use serde::Serialize;
 use serde_json::{Number, Value};
 use std::cmp::Ordering;
 use std::fmt;
@@ -35,11 +36,19 @@ impl PathElement {
     /// The key in `FieldsV1`: `f:name`, `k:{"name":"x"}`, `v:"x"`, `i:0`.
     pub fn encode(&self) -> String {
         match self {
-            PathElement::Field(name) => format!("f:{name}"),
+            PathElement::Field(name) => ["f:", name].concat(),
             PathElement::Key(fields) => {
-                let fields: Vec<String> =
-                    fields.iter().map(|(k, v)| format!("{}:{}", go_json(&Value::from(&**k)), go_json(v))).collect();
-                format!("k:{{{}}}", fields.join(","))
+                let mut text = String::from("k:{");
+                for (i, (name, value)) in fields.iter().enumerate() {
+                    if i > 0 {
+                        text.push(',');
+                    }
+                    text.push_str(&go_json(&**name));
+                    text.push(':');
+                    text.push_str(&go_json(value));
+                }
+                text.push('}');
+                text
             }
             PathElement::Value(v) => format!("v:{}", go_json(v)),
             PathElement::Index(i) => format!("i:{i}"),
@@ -132,8 +141,8 @@ pub(super) fn text(path: &[PathElement]) -> String {
 }
 
 /// JSON as Go's encoder writes it, with `<`, `>` and `&` escaped. In JSON they stand in strings only.
-pub(super) fn go_json(value: &Value) -> String {
-    let text = value.to_string();
+pub(super) fn go_json(value: &(impl Serialize + ?Sized)) -> String {
+    let text = serde_json::to_string(value).expect("a JSON value always encodes");
     if !text.contains(['<', '>', '&', '\u{2028}', '\u{2029}']) {
         return text;
     }

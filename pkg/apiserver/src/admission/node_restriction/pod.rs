@@ -5,6 +5,7 @@ use crate::chain;
 use isopod_api::{Gvr, Status};
 use isopod_auth::Attributes;
 use serde_json::Value;
+use std::sync::Arc;
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
@@ -300,7 +301,7 @@ async fn allowed(asker: &Asker<'_>, verb: &str, resource: &str, account: &str) -
 }
 
 /// A core object that must exist.
-async fn read(asker: &Asker<'_>, resource: &str, namespace: &str, name: &str) -> Result<Value, Status> {
+async fn read(asker: &Asker<'_>, resource: &str, namespace: &str, name: &str) -> Result<Arc<Value>, Status> {
     let object = asker.request.read("", resource, namespace, name).await?;
     object.ok_or_else(|| Status::not_found(&Gvr::new("", "v1", resource), name))
 }

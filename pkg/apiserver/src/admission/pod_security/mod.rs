@@ -15,6 +15,7 @@ pub use metrics::PodSecurityMetrics;
 use policy::{Level, Policy, Standard};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// So many existing pods are looked at when a namespace's level changes.
 const MAX_PODS: usize = 3000;
@@ -74,9 +75,9 @@ async fn namespace(request: &Request<'_>, new: &Value) -> Result<(), Status> {
 }
 
 /// What is wrong with the pods that are there already. Of pods with one controller the first is looked at first.
-fn warnings_about(namespace: &str, pods: Vec<Value>, standard: Standard) -> Vec<String> {
+fn warnings_about(namespace: &str, pods: Vec<Arc<Value>>, standard: Standard) -> Vec<String> {
     let mut controllers = BTreeSet::new();
-    let (mut first, more): (Vec<Value>, Vec<Value>) = pods.into_iter().partition(|pod| {
+    let (mut first, more): (Vec<Arc<Value>>, Vec<Arc<Value>>) = pods.into_iter().partition(|pod| {
         let owner = pod.list("metadata.ownerReferences").iter().find(|o| o.flag("controller"));
         owner.is_none_or(|o| controllers.insert(o.text("uid").to_owned()))
     });
@@ -223,13 +224,13 @@ mod tests {
         };
         let standard =
             Policy::of(&json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "baseline"}}})).0;
-        let pods = vec![pod("b", Some("u")), pod("c", Some("u")), pod("a", None)];
+        let pods = [pod("b", Some("u")), pod("c", Some("u")), pod("a", None)].map(Arc::new).into();
         let want = [
             "existing pods in namespace \"n\" violate the new PodSecurity enforce level \"baseline:latest\"",
             "a (and 2 other pods): host namespaces",
         ];
         assert_eq!(warnings_about("n", pods, standard.enforce), want);
-        assert!(warnings_about("n", vec![json!({"spec": {}})], standard.enforce).is_empty());
+        assert!(warnings_about("n", vec![Arc::new(json!({"spec": {}}))], standard.enforce).is_empty());
     }
 
     #[test]

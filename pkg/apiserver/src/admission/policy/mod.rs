@@ -89,7 +89,7 @@ struct Turn<'a, R> {
     policy: &'a Policy<R>,
     binding: &'a Binding,
     view: View,
-    params: Option<Value>,
+    params: Option<Arc<Value>>,
 }
 
 /// Why a policy cannot be looked at.
@@ -142,18 +142,18 @@ async fn params(
     kind: Option<&(String, String)>,
     reference: &Value,
     namespace: &str,
-) -> Result<Vec<Option<Value>>, String> {
+) -> Result<Vec<Option<Arc<Value>>>, String> {
     let (Some((api_version, name)), false) = (kind, reference.is_null()) else { return Ok(vec![None]) };
     let unknown = || format!("failed to find resource referenced by paramKind: '{api_version}, Kind={name}'");
     let kind = server.registry.load().kind(api_version, name).cloned().ok_or_else(unknown)?;
     let namespace = place(&kind, reference, namespace)?;
     let told = |s: Status| s.message;
     let (group, resource) = (&kind.gvk.group, &kind.resource);
-    let found: Vec<Value> = match reference.text("name") {
+    let found: Vec<Arc<Value>> = match reference.text("name") {
         "" => {
             let selector = LabelSelector::from_object(reference.get("selector")).map_err(|e| e.to_string())?;
             let all = server.read_all(group, resource, &namespace).await.map_err(told)?;
-            all.into_iter().filter(|o| selector.matches(o)).collect()
+            all.into_iter().filter(|o| selector.matches(&**o)).collect()
         }
         name => server.read(group, resource, &namespace, name).await.map_err(told)?.into_iter().collect(),
     };
@@ -178,7 +178,7 @@ fn place(kind: &Kind, reference: &Value, of_request: &str) -> Result<String, Str
 }
 
 /// The namespace of the request, for expressions. A Namespace is in none.
-async fn namespace_object(subject: &Subject<'_>) -> Result<Option<Value>, Status> {
+async fn namespace_object(subject: &Subject<'_>) -> Result<Option<Arc<Value>>, Status> {
     if subject.namespace.is_empty() || subject.is_namespace() {
         return Ok(None);
     }
@@ -190,7 +190,7 @@ async fn namespace_object(subject: &Subject<'_>) -> Result<Option<Value>, Status
 impl<R> Turn<'_, R> {
     /// What the policy's expressions see.
     fn scope(&self, subject: &Subject<'_>, new: Option<&Value>, namespace: Option<&Value>) -> Scope {
-        let scope = Scope::new(subject, &self.view, new, self.params.as_ref());
+        let scope = Scope::new(subject, &self.view, new, self.params.as_deref());
         scope.with_namespace(namespace).with_definitions(&self.policy.variables)
     }
 }

@@ -90,7 +90,7 @@ impl Plugin for MutatingPolicies {
             }
             let before = new.clone();
             let begun = Instant::now();
-            let done = turn.mutate(&subject, new, namespace.as_ref()).await;
+            let done = turn.mutate(&subject, new, namespace.as_deref()).await;
             let names = [turn.policy.name.as_str(), turn.binding.name.as_str()];
             let failure = done.as_ref().err().map(String::as_str);
             request.server.metrics.admission.mutating_policy(names, failure, begun.elapsed());

@@ -113,7 +113,7 @@ impl Plugin for ValidatingPolicies {
                     continue;
                 }
             };
-            let find = || findings(&turn, &subject, new, namespace.as_ref(), &mut notes);
+            let find = || findings(&turn, &subject, new, namespace.as_deref(), &mut notes);
             for finding in request.answers.settled(find).await {
                 if let Some(status) = act(request, new, &turn, &finding, &mut notes) {
                     denied = denied.or(Some(status));
