@@ -83,9 +83,13 @@ pub fn require(probes: &[Probe], place: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What the directory of a probe is called, before the number of its process.
+const LAYERS: &str = ".isopod-probe-";
+
 /// Mounts layers as a container's root has them, and writes through them.
 fn overlay(place: &Path) -> anyhow::Result<&'static str> {
-    let dir = place.join(format!(".isopod-probe-{}", std::process::id()));
+    clear_of_the_dead(place);
+    let dir = place.join(format!("{LAYERS}{}", std::process::id()));
     let (lower, upper, work, merged) = (dir.join("lower"), dir.join("upper"), dir.join("work"), dir.join("merged"));
     let attempt = || -> anyhow::Result<()> {
         for d in [&lower, &upper, &work, &merged] {
@@ -104,6 +108,19 @@ fn overlay(place: &Path) -> anyhow::Result<&'static str> {
     done?;
     cleared.with_context(|| format!("cannot remove {}", dir.display()))?;
     Ok("mounts and takes writes")
+}
+
+/// Removes what processes have left that were killed while they tried it.
+fn clear_of_the_dead(place: &Path) {
+    for entry in fs::read_dir(place).into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.strip_prefix(LAYERS)?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            let cleared = mount::detach(&entry.path().join("merged")).and_then(|()| mount::remove_tree(&entry.path()));
+            if let Err(e) = cleared {
+                tracing::warn!(path = %entry.path().display(), error = %e, "cannot remove what a killed server has left");
+            }
+        }
+    }
 }
 
 /// A pod's interface at the node's bridge.
@@ -265,6 +282,24 @@ mod tests {
         }];
         let text = format!("{:#}", try_features(&broken).unwrap_err());
         assert!(text.contains("looking glasses") && text.contains("CONFIG_GLASS"), "{text}");
+    }
+
+    /// Needs root.
+    #[test]
+    fn what_a_killed_server_has_mounted_goes_with_the_next() {
+        let place = tempfile::tempdir().unwrap();
+        let mut killed = std::process::Command::new("true").spawn().unwrap();
+        killed.wait().unwrap();
+        let left = place.path().join(format!("{LAYERS}{}", killed.id()));
+        let [lower, upper, work, merged] = ["lower", "upper", "work", "merged"].map(|d| left.join(d));
+        for d in [&lower, &upper, &work, &merged] {
+            fs::create_dir_all(d).unwrap();
+        }
+        mount::overlay(&[lower.display().to_string()], &upper, &work, &merged).unwrap();
+        let alive = place.path().join(format!("{LAYERS}1"));
+        fs::create_dir(&alive).unwrap();
+        overlay(place.path()).unwrap();
+        assert!(!left.exists() && alive.exists());
     }
 
     /// Needs root. The probes leave nothing, and pass where the project's own tests run.
