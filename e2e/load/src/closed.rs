@@ -1,11 +1,13 @@
 //! Clients that each send their next request when the last one is answered.
 
 use crate::Args;
+use crate::cpu::Server;
 use crate::target::Target;
 use anyhow::bail;
 use bytes::Bytes;
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 use hyper::Method;
+use hyper::client::conn::http1::SendRequest;
 use hyper::header::ACCEPT_ENCODING;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -14,11 +16,16 @@ use std::time::{Duration, Instant};
 
 pub async fn run(args: Arc<Args>, target: Arc<Target>) -> anyhow::Result<Value> {
     let next = Arc::new(AtomicUsize::new(0));
-    let start = Instant::now();
-    let clients: Vec<_> = (0..args.clients)
-        .map(|_| {
+    let mut connected = Vec::new();
+    for _ in 0..args.clients {
+        connected.push(target.connect().await?);
+    }
+    let (start, before) = (Instant::now(), Server(&args.pids).cpu()?);
+    let clients: Vec<_> = connected
+        .into_iter()
+        .map(|sender| {
             let (args, target, next) = (Arc::clone(&args), Arc::clone(&target), Arc::clone(&next));
-            tokio::spawn(async move { client(&args, &target, &next).await })
+            tokio::spawn(async move { client(sender, &args, &target, &next).await })
         })
         .collect();
     let (mut took, mut read) = (Vec::new(), 0);
@@ -28,12 +35,18 @@ pub async fn run(args: Arc<Args>, target: Arc<Target>) -> anyhow::Result<Value> 
         read += r;
     }
     let seconds = start.elapsed().as_secs_f64();
+    let cpu = (Server(&args.pids).cpu()? - before).as_secs_f64();
     let per_second = took.len() as f64 / seconds;
-    Ok(crate::report(&args, took, json!({"seconds": seconds, "per_second": per_second, "bytes": read})))
+    let more = json!({"seconds": seconds, "per_second": per_second, "bytes": read, "server_cpu_seconds": cpu});
+    Ok(crate::report(&args, took, more))
 }
 
-async fn client(args: &Args, target: &Target, next: &AtomicUsize) -> anyhow::Result<(Vec<Duration>, usize)> {
-    let mut sender = target.connect().await?;
+async fn client(
+    mut sender: SendRequest<Full<Bytes>>,
+    args: &Args,
+    target: &Target,
+    next: &AtomicUsize,
+) -> anyhow::Result<(Vec<Duration>, usize)> {
     let (mut took, mut read) = (Vec::new(), 0);
     loop {
         let n = next.fetch_add(1, Ordering::Relaxed);

@@ -1,6 +1,7 @@
 //! What watchers see, and when: the time from a change to each of many watchers, and from a pod's creation to its start.
 
 use crate::Args;
+use crate::cpu::Server;
 use crate::target::Target;
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -82,6 +83,7 @@ pub async fn changes(args: Arc<Args>, target: Arc<Target>) -> anyhow::Result<Val
         watch(shared.clone(), target.request(Method::GET, &path, JSON, JSON, &Value::Null)?, seen).await?;
     }
     let mut took = Vec::with_capacity(args.watchers * args.count);
+    let before = Server(&args.pids).cpu()?;
     for tick in 0..args.count {
         let patch = json!({"data": {"tick": format!("t{tick}")}});
         let change =
@@ -94,8 +96,9 @@ pub async fn changes(args: Arc<Args>, target: Arc<Target>) -> anyhow::Result<Val
             took.push(at - start);
         }
     }
+    let cpu = (Server(&args.pids).cpu()? - before).as_secs_f64();
     send(&mut sender, target.request(Method::DELETE, &format!("{maps}/{name}"), JSON, JSON, &Value::Null)?).await?;
-    Ok(crate::report(&args, took, json!({"watchers": args.watchers})))
+    Ok(crate::report(&args, took, json!({"watchers": args.watchers, "server_cpu_seconds": cpu})))
 }
 
 /// Starts pods, one after the other: from the request that creates one until a watcher sees it running.

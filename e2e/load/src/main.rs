@@ -3,6 +3,7 @@
 //! servers can be compared.
 
 mod closed;
+mod cpu;
 mod events;
 mod target;
 
@@ -39,6 +40,9 @@ struct Args {
     /// Image of start-pods
     #[arg(long, default_value = "busybox")]
     image: String,
+    /// Processes of the server, here, whose processor time is told
+    #[arg(long, value_delimiter = ',')]
+    pids: Vec<u32>,
     /// create-configmaps, create-pods, create-services, get-configmaps, list-pods, list-configmaps, watch-changes, start-pods
     work: String,
 }
@@ -57,7 +61,8 @@ fn report(args: &Args, mut took: Vec<Duration>, more: Value) -> Value {
 
 fn main() -> anyhow::Result<()> {
     let args = Arc::new(Args::parse());
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // It has one core as a rule.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let measured = runtime.block_on(async {
         let target = Arc::new(target::Target::read(&args.kubeconfig)?);
         match args.work.as_str() {
