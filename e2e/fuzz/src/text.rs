@@ -41,9 +41,11 @@ pub fn quantity(data: &[u8]) {
         if !loses_its_suffix(q) {
             assert_eq!(again.cmp(q), Ordering::Equal, "{text:?} is shown as {shown:?}");
         }
-        assert_eq!(again.to_string(), shown, "of {text:?}");
         let canonical = scalar::quantity(&shown).unwrap_or_else(|e| panic!("{shown:?}: {e}"));
-        assert_eq!(canonical, shown);
+        if !loses_its_format(q, &shown) {
+            assert_eq!(again.to_string(), shown, "of {text:?}");
+            assert_eq!(canonical, shown);
+        }
         let _ = (q.value(), q.milli_value(), q.as_i64(), q.as_f64(), q.sign());
         let mut rounded = q.clone();
         rounded.round_up(0);
@@ -70,6 +72,11 @@ pub fn quantity(data: &[u8]) {
 /// Upstream knows no suffix above `E`, and writes none for the zeros of such an amount.
 fn loses_its_suffix(q: &Quantity) -> bool {
     q.format() != Format::DecimalExponent && q.as_f64().abs() > 9.9e20
+}
+
+/// As upstream's: a binary amount that is no whole number of Ki has no suffix, and is read as a decimal one then.
+fn loses_its_format(q: &Quantity, shown: &str) -> bool {
+    q.format() == Format::BinarySi && shown.ends_with(|c: char| c.is_ascii_digit())
 }
 
 /// Times and durations in canonical form are their own.
