@@ -60,10 +60,11 @@ impl CertAuthority {
         if let (Some(cert_pem), Some(key_pem)) = (files::read(&cert_path)?, files::read(&key_path)?) {
             let broken = |path: &PathBuf, what| PkiError::Broken { path: path.clone(), what };
             let key = KeyPair::from_pem(&key_pem).map_err(|_| broken(&key_path, "private key"))?;
-            let subject = ends_soon(&cert_pem, now).map_err(|()| broken(&cert_path, "CA certificate"))?;
-            match subject {
-                Some(subject) if subject.starts_with(&own_name(name)) => {
-                    let renewed = Self::self_signed(subject, key, now)?;
+            let ending = ends_soon(&cert_pem, now).map_err(|()| broken(&cert_path, "CA certificate"))?;
+            match ending {
+                Some((subject, begins)) if subject.starts_with(&own_name(name)) => {
+                    // It begins when the old one did: the clock may be ahead, and right again tomorrow.
+                    let renewed = Self::self_signed(subject, key, begins, now)?;
                     files::write_atomic(&cert_path, renewed.cert_pem.as_bytes(), 0o644)?;
                     tracing::info!(certificate = %cert_path.display(), "renewed the authority for ten years");
                     return Ok(renewed);
@@ -79,21 +80,27 @@ impl CertAuthority {
         }
         let key = KeyPair::generate().map_err(|source| PkiError::Sign { name: name.to_owned(), source })?;
         // The time tells the CAs of two clusters apart in a user's trust store.
-        let made = Self::self_signed(format!("{}{}", own_name(name), now.unix_timestamp_nanos() / 1000), key, now)?;
+        let common_name = format!("{}{}", own_name(name), now.unix_timestamp_nanos() / 1000);
+        let made = Self::self_signed(common_name, key, now - Duration::hours(1), now)?;
         // The key first: a certificate without its key would be taken for whole by nobody.
         files::write_atomic(&key_path, made.issuer.key().serialize_pem().as_bytes(), 0o600)?;
         files::write_atomic(&cert_path, made.cert_pem.as_bytes(), 0o644)?;
         Ok(made)
     }
 
-    fn self_signed(common_name: String, key: KeyPair, now: OffsetDateTime) -> Result<Self, PkiError> {
+    fn self_signed(
+        common_name: String,
+        key: KeyPair,
+        begins: OffsetDateTime,
+        now: OffsetDateTime,
+    ) -> Result<Self, PkiError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, common_name.clone());
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages =
             vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.not_before = now - Duration::hours(1);
+        params.not_before = begins;
         params.not_after = now + Duration::days(CA_DAYS);
         let signed = params.self_signed(&key).map_err(|source| PkiError::Sign { name: common_name, source })?;
         Ok(CertAuthority { cert_pem: signed.pem(), issuer: Issuer::new(params, key) })
@@ -160,13 +167,14 @@ impl CertAuthority {
         Ok(identity)
     }
 
-    /// Signed by this CA, more than 90 days left, the same subject and at least the wanted names.
+    /// Signed by this CA, begun, more than 90 days left, the same subject and at least the wanted names.
     fn still_fits(&self, cert_pem: &str, leaf: &Leaf<'_>, now: OffsetDateTime) -> bool {
         let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(cert_pem.as_bytes()) else { return false };
         let Ok(cert) = pem.parse_x509() else { return false };
         let Ok((_, ca_pem)) = x509_parser::pem::parse_x509_pem(self.cert_pem.as_bytes()) else { return false };
         let Ok(ca) = ca_pem.parse_x509() else { return false };
         if cert.validity().not_after.timestamp() - now.unix_timestamp() < RENEW_DAYS * 86_400
+            || cert.validity().not_before.timestamp() > now.unix_timestamp()
             || cert.issuer() != ca.subject()
         {
             return false;
@@ -188,15 +196,15 @@ fn own_name(name: &str) -> String {
     format!("isopod-{name}@")
 }
 
-/// The subject's common name of an authority that is renewed soon.
-fn ends_soon(cert_pem: &str, now: OffsetDateTime) -> Result<Option<String>, ()> {
+/// The subject's common name of an authority that is renewed soon, and when its time began.
+fn ends_soon(cert_pem: &str, now: OffsetDateTime) -> Result<Option<(String, OffsetDateTime)>, ()> {
     let (_, pem) = x509_parser::pem::parse_x509_pem(cert_pem.as_bytes()).map_err(drop)?;
     let cert = pem.parse_x509().map_err(drop)?;
     if cert.validity().not_after.timestamp() - now.unix_timestamp() >= RENEW_CA_DAYS * 86_400 {
         return Ok(None);
     }
     let common_name = cert.subject().iter_common_name().filter_map(|a| a.as_str().ok()).next();
-    Ok(Some(common_name.unwrap_or_default().to_owned()))
+    Ok(Some((common_name.unwrap_or_default().to_owned(), cert.validity().not_before.to_datetime())))
 }
 
 fn san_text(name: &x509_parser::extensions::GeneralName<'_>) -> Option<String> {
@@ -265,6 +273,16 @@ mod tests {
         assert_eq!(load(CA_DAYS).cert_pem, renewed.cert_pem, "written");
         let days = Duration::days(CA_DAYS - RENEW_CA_DAYS + 1).whole_seconds();
         assert_eq!(renewed.expires().unwrap() - old.expires().unwrap(), days);
+        // A start with a clock that is years ahead does no harm, for what it has made is good today, too.
+        let begins = |pem: &str| {
+            let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
+            pem.parse_x509().unwrap().validity().not_before.timestamp()
+        };
+        assert_eq!(begins(&renewed.cert_pem), begins(&old.cert_pem));
+        let issue =
+            |days| renewed.load_or_issue_at(dir.path(), "leaf", &of_client, now + Duration::days(days)).unwrap();
+        let ahead = issue(3000).cert_pem;
+        assert_ne!(issue(0).cert_pem, ahead);
         // Each knows what the other has signed.
         let der = |pem: &str| x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap().1.contents;
         for (authority, leaf) in [(&renewed, &signed), (&old, &renewed.issue(&of_client).unwrap())] {
@@ -277,7 +295,8 @@ mod tests {
     fn an_authority_of_somebody_else_is_left_as_it_is() {
         let dir = tempfile::tempdir().unwrap();
         let now = OffsetDateTime::now_utc();
-        let other = CertAuthority::self_signed("corporate root".to_owned(), KeyPair::generate().unwrap(), now).unwrap();
+        let other =
+            CertAuthority::self_signed("corporate root".to_owned(), KeyPair::generate().unwrap(), now, now).unwrap();
         std::fs::write(dir.path().join("ca.crt"), &other.cert_pem).unwrap();
         std::fs::write(dir.path().join("ca.key"), other.issuer.key().serialize_pem()).unwrap();
         let at = now + Duration::days(CA_DAYS - 1);
