@@ -67,12 +67,15 @@ while time.monotonic() < end:
     name = f"{tag}-{n}"
     container = {"name": "main", "image": sys.argv[5], "command": ["sleep", "10000"]}
     body = {"metadata": {"name": name, "labels": {"app": tag}}, "spec": {"terminationGracePeriodSeconds": 1, "containers": [container]}}
-    if ask("POST", "pods", body)[0] == 201:
+    code = ask("POST", "pods", body)[0]
+    if code == 201:
         there.append(name)
     while len(there) > 4:
         if ask("DELETE", f"pods/{there[0]}?gracePeriodSeconds={n % 2}")[0] in (200, 404):
             out.write(f"{there.pop(0)}\n")
-    time.sleep(0.3)
+    # A server that was not there has been waited for already.
+    if code:
+        time.sleep(0.3)
 """
 
 # Watches config maps by hand: resumes at the last revision seen, and writes down every event.
@@ -149,6 +152,8 @@ def test_fifty_kills_under_load(fresh):
             # Between 5 and 60 more writes are acknowledged before the next kill: any moment, but never an idle one.
             goal = len(writes()) + rng.randrange(5, 60)
             wait(f"load before kill {kill}", lambda: len(writes()) >= goal)  # noqa: B023
+            # The faster the writes, the sooner the kills: pods keep up with them.
+            wait(f"pods gone before kill {kill}", lambda: len(lines(f"{cluster.dir}/churn")) >= kill // 4)  # noqa: B023
             cluster.kill()
             if kill == KILLS // 2:
                 open(f"{cluster.dir}/go", "w").close()
@@ -167,7 +172,6 @@ def test_fifty_kills_under_load(fresh):
             # With an answer to its last question.
             c.terminate()
             assert c.wait(30) == 0, c.communicate()
-        assert len(lines(f"{cluster.dir}/churn")) > 10, "hardly a pod has come and gone"
         listed = {o["metadata"]["name"]: o for o in cluster.get("configmaps", ns=ns)["items"]}
         check_writes(writes(), listed)
         check_watcher(cluster, {name: int(o["metadata"]["resourceVersion"]) for name, o in listed.items()})
