@@ -158,6 +158,18 @@ fn null_in_array(value: &Value, inside: bool) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
+    /// What is read is the nearest double to what was written, by each reader: an update that does not touch a number keeps it.
+    #[test]
+    fn numbers_are_read_as_they_are(bits in any::<u64>(), digits in "[1-9][0-9]{0,40}", exponent in -330..330) {
+        for text in [format!("{:?}", f64::from_bits(bits)), format!("{digits}e{exponent}"), format!("0.{digits}e{exponent}")] {
+            let Some(want) = text.parse::<f64>().ok().filter(|f| f.is_finite()) else { continue };
+            prop_assert_eq!(json::read(text.as_bytes()).unwrap().as_f64(), Some(want), "{}", text);
+            prop_assert_eq!(json::parse(text.as_bytes()).unwrap().as_f64(), Some(want), "{}", text);
+            let again = json::encode(&json::parse(text.as_bytes()).unwrap());
+            prop_assert_eq!(json::read(&again).unwrap().as_f64(), Some(want), "{}", text);
+        }
+    }
+
     #[test]
     fn bytes_never_panic(object in kinds(), bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = json::decode(&bytes, &object);
