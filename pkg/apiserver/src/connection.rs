@@ -1,9 +1,11 @@
 //! One client's connection: TLS, HTTP/1 or 2 on it, and when it ends. Nobody keeps one without using it, however far it got.
 //! A client that does not take its answer in time loses it: its stream over HTTP/2 (`streams`), its connection over HTTP/1, which
 //! also ends when the head of a request does not come (`line`).
+//! What many streams of a connection have to send at one time leaves together (`gather`).
 //! With [`end_after`] a request is the last one that its connection begins: a GOAWAY is sent, those that run go on, and others come
 //! over a new connection.
 
+mod gather;
 mod line;
 mod streams;
 
@@ -14,6 +16,7 @@ use crate::{ApiServer, chain};
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
+use gather::gather;
 use http::Request;
 use http_body::{Frame, SizeHint};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -23,6 +26,7 @@ use isopod_base::errors::Chain;
 use line::Busy;
 pub(crate) use line::{Line, end_after};
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -161,9 +165,10 @@ pub(crate) async fn serve(
         }
     });
     let builder = builder();
+    let (stream, mut gathered) = gather(stream, line.many());
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let ended = tokio::select! {
-        ended = connection.as_mut() => Some(ended),
+        ended = poll_fn(|cx| gathered.poll(cx, line.shared(), connection.as_mut())) => Some(ended),
         () = line.late() => return,
         () = shutdown.cancelled() => None,
         () = line.hung_up() => None,
@@ -174,7 +179,7 @@ pub(crate) async fn serve(
         None => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
-                ended = connection => ended,
+                ended = poll_fn(|cx| gathered.poll(cx, false, connection.as_mut())) => ended,
                 () = line.late() => return,
                 () = line.idle(IDLE + FAREWELL) => return,
             }

@@ -48,6 +48,16 @@ impl Line {
         Line(Arc::new(Shared { usage, changed: Notify::new(), hang_up: CancellationToken::new() }))
     }
 
+    /// The client speaks HTTP/2, or wants to.
+    pub fn many(&self) -> bool {
+        self.0.usage.lock().many
+    }
+
+    /// More than one request runs.
+    pub fn shared(&self) -> bool {
+        self.0.usage.lock().running > 1
+    }
+
     /// The head of a request is there.
     pub fn busy(&self, version: Version) -> Busy {
         self.0.usage.lock().begin(version);
