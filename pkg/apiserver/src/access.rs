@@ -1,25 +1,26 @@
-//! What the RBAC and node authorizers know of the cluster, followed from the store.
+//! What the RBAC and node authorizers know of the cluster. They are told of every change by the hub of the caches, whose watch
+//! of the store is the only one: a write wakes nobody else.
 //!
 //! Invariants: the authorizers are filled before the first request is served; a change reaches them in the order of its
 //! commit; when the history is gone they are filled anew and swapped as a whole, so that nobody loses rights in between.
 
 use crate::authorization::AuthorizerChain;
-use crate::cache::prefix_of;
+use crate::cache::{Follower, Hub, prefix_of};
 use crate::registry::Registry;
 use isopod_auth::node::NodeAuthorizer;
 use isopod_auth::{Authorizer, Rbac};
 use isopod_base::errors::Chain;
-use isopod_store::{
-    Event, EventKind, KeyRange, RangeRequest, Revision, Store, StoreError, Watch, WatchMessage, WatchRequest,
-};
+use isopod_store::{Event, EventKind, KeyRange, RangeRequest, Revision, Store, StoreError};
 use parking_lot::Mutex;
 use serde_json::Value;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
 
 /// How long a decision waits for what the authorizers have yet to learn.
 const BEHIND: Duration = Duration::from_secs(10);
+/// When to try again to read a store that is away.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// Group, resource and kind of what the authorizers look at.
 const FOLLOWED: [(&str, &str, &str); 8] = [
@@ -39,7 +40,18 @@ pub struct Access {
     pub nodes: Arc<NodeAuthorizer>,
     /// Everything up to and with this revision is known.
     revision: watch::Sender<Revision>,
-    request_progress: Mutex<Option<Arc<dyn Fn() + Send + Sync>>>,
+    source: OnceLock<Source>,
+    /// While the authorizers are filled: the events that come meanwhile.
+    aside: Mutex<Option<Vec<(Revision, Vec<Event>)>>>,
+    /// Held while they are filled.
+    filling: tokio::sync::Mutex<()>,
+}
+
+/// Where it learns from.
+struct Source {
+    store: Arc<dyn Store>,
+    hub: Weak<Hub>,
+    followed: Followed,
 }
 
 impl Default for Access {
@@ -48,7 +60,9 @@ impl Default for Access {
             rbac: Arc::default(),
             nodes: Arc::default(),
             revision: watch::Sender::new(0),
-            request_progress: Mutex::new(None),
+            source: OnceLock::new(),
+            aside: Mutex::default(),
+            filling: Default::default(),
         }
     }
 }
@@ -66,15 +80,20 @@ impl Access {
         AuthorizerChain::of([("node", self.nodes.clone() as Arc<dyn Authorizer>), ("rbac", self.rbac.clone())])
     }
 
-    /// Fills the authorizers, then follows the store until it is closed.
-    pub(crate) async fn start(self: &Arc<Self>, store: Arc<dyn Store>, registry: &Registry) -> Result<(), StoreError> {
+    /// Fills the authorizers, then follows the hub.
+    pub(crate) async fn start(
+        self: &Arc<Self>,
+        store: Arc<dyn Store>,
+        hub: &Arc<Hub>,
+        registry: &Registry,
+    ) -> Result<(), StoreError> {
         let prefix = |(group, resource, kind): (&str, &str, &'static str)| {
             Some((kind, prefix_of(registry.resource(group, resource)?)))
         };
-        let followed: Followed = FOLLOWED.into_iter().filter_map(prefix).collect();
-        let watch = self.fill(&*store, &followed).await?;
-        tokio::spawn(follow(Arc::downgrade(self), store, followed, watch));
-        Ok(())
+        let followed = FOLLOWED.into_iter().filter_map(prefix).collect();
+        let source = self.source.get_or_init(|| Source { store, hub: Arc::downgrade(hub), followed });
+        hub.follow(self.clone());
+        self.fill(source).await
     }
 
     /// Waits until everything that is committed at `revision` is known, but not without end. True: there was something to wait
@@ -89,9 +108,8 @@ impl Access {
             return false;
         }
         while *known.borrow_and_update() < revision {
-            let ask = self.request_progress.lock().clone();
-            if let Some(ask) = ask {
-                ask();
+            if let Some(hub) = self.source.get().and_then(|source| source.hub.upgrade()) {
+                hub.ask();
             }
             // Asked again: a watch that was just replaced has not heard it.
             let _ = tokio::time::timeout(Duration::from_secs(1), known.changed()).await;
@@ -99,28 +117,31 @@ impl Access {
         true
     }
 
-    /// Reads everything and opens a watch on what follows.
-    async fn fill(&self, store: &dyn Store, followed: &Followed) -> Result<Watch, StoreError> {
-        loop {
-            let (mut oldest, mut objects) = (Revision::MAX, Vec::new());
-            for (kind, prefix) in followed {
-                let read = store.range(RangeRequest::new(KeyRange::prefix(prefix.clone()))).await?;
-                oldest = oldest.min(read.revision);
-                objects.extend(read.kvs.iter().filter_map(|kv| Some((*kind, parse(&kv.value)?))));
-            }
-            self.rbac.replace(&objects);
-            self.nodes.replace(&objects);
-            let everything = KeyRange { start: b"/".as_slice().into(), end: b"\0".as_slice().into() };
-            match store.watch(WatchRequest { range: everything, start: oldest.saturating_add(1) }).await {
-                // It was compacted just now: read again.
-                Err(StoreError::Compacted { .. }) => {}
-                Err(e) => return Err(e),
-                Ok(watch) => {
-                    *self.request_progress.lock() = Some(watch.request_progress.clone());
-                    self.revision.send_replace(oldest);
-                    return Ok(watch);
-                }
-            }
+    /// Reads everything, and takes in what came meanwhile.
+    async fn fill(&self, source: &Source) -> Result<(), StoreError> {
+        let _alone = self.filling.lock().await;
+        *self.aside.lock() = Some(Vec::new());
+        let (mut oldest, mut objects) = (Revision::MAX, Vec::new());
+        for (kind, prefix) in &source.followed {
+            let read = source.store.range(RangeRequest::new(KeyRange::prefix(prefix.clone()))).await?;
+            oldest = oldest.min(read.revision);
+            objects.extend(read.kvs.iter().filter_map(|kv| Some((*kind, parse(&kv.value)?))));
+        }
+        let mut aside = self.aside.lock();
+        self.rbac.replace(&objects);
+        self.nodes.replace(&objects);
+        self.revision.send_replace(oldest);
+        // Some of it was read already: the last event of an object is its newest state all the same.
+        for (revision, events) in aside.take().unwrap_or_default() {
+            self.know(&source.followed, revision, &events);
+        }
+        Ok(())
+    }
+
+    fn know(&self, followed: &Followed, revision: Revision, events: &[Event]) {
+        if revision > *self.revision.borrow() {
+            events.iter().for_each(|e| self.apply(followed, e));
+            self.revision.send_replace(revision);
         }
     }
 
@@ -159,46 +180,28 @@ fn same_needs(before: &[u8], after: &[u8]) -> bool {
     same(&["spec"]) && same(&["status", "resourceClaimStatuses"])
 }
 
-async fn follow(access: Weak<Access>, store: Arc<dyn Store>, followed: Followed, mut watch: Watch) {
-    loop {
-        let message = watch.receiver.recv().await;
-        let Some(access) = access.upgrade() else { return };
-        match message {
-            Some(Ok(WatchMessage::Events(revision, events))) => {
-                events.iter().for_each(|e| access.apply(&followed, e));
-                access.revision.send_replace(revision);
-            }
-            Some(Ok(WatchMessage::Progress(revision))) => {
-                access.revision.send_if_modified(|r| {
-                    let newer = revision > *r;
-                    *r = revision.max(*r);
-                    newer
-                });
-            }
-            Some(Err(StoreError::Closed)) => return,
-            ended => {
-                if let Some(Err(e)) = &ended {
-                    tracing::warn!(error = %Chain(e), "the authorizers lost track of the datastore; reading it again");
-                }
-                match refill(&access, &*store, &followed).await {
-                    Some(new) => watch = new,
-                    None => return,
-                }
-            }
+impl Follower for Access {
+    fn take_in(&self, revision: Revision, events: &[Event]) {
+        let Some(source) = self.source.get() else { return };
+        let mut aside = self.aside.lock();
+        match &mut *aside {
+            Some(aside) => aside.push((revision, events.to_vec())),
+            None => self.know(&source.followed, revision, events),
         }
     }
-}
 
-async fn refill(access: &Access, store: &dyn Store, followed: &Followed) -> Option<Watch> {
-    loop {
-        match access.fill(store, followed).await {
-            Ok(watch) => return Some(watch),
-            Err(StoreError::Closed) => return None,
-            Err(e) => {
-                tracing::error!(error = %Chain(&e), "the authorizers cannot read the datastore; trying again");
-                tokio::time::sleep(Duration::from_millis(500)).await;
+    fn begin_anew(self: Arc<Self>) {
+        tokio::spawn(async move {
+            while let Some(source) = self.source.get() {
+                match self.fill(source).await {
+                    Ok(()) | Err(StoreError::Closed) => return,
+                    Err(e) => {
+                        tracing::error!(error = %Chain(&e), "the authorizers cannot read the datastore; trying again");
+                        tokio::time::sleep(AGAIN).await;
+                    }
+                }
             }
-        }
+        });
     }
 }
 

@@ -97,7 +97,7 @@ impl ApiServer {
         let hub = Hub::start(config.store.clone()).await.map_err(StartError::Store)?;
         let registry = Registry::new(config.kinds.iter().cloned());
         if let Some(access) = &config.access {
-            access.start(config.store.clone(), &registry).await.map_err(StartError::Store)?;
+            access.start(config.store.clone(), &hub, &registry).await.map_err(StartError::Store)?;
         }
         let (reading, mutating) = (config.max_requests_in_flight, config.max_mutating_requests_in_flight);
         let server = Arc::new(ApiServer {

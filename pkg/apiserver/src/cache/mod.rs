@@ -1,5 +1,5 @@
-//! The watch cache. One watch over the whole store feeds the caches of those resources that somebody lists or watches; the
-//! others cost nothing.
+//! The watch cache. One watch over the whole store feeds the caches of those resources that somebody lists or watches, and the
+//! [followers](Follower); other resources cost nothing.
 //!
 //! Invariants:
 //! - A cache's content is the store's at [`Hub::revision`] or newer; the hub announces a revision only after every cache has
@@ -45,10 +45,19 @@ pub struct Hub {
     caches: RwLock<BTreeMap<String, Arc<Cache>>>,
     revision: watch::Sender<Revision>,
     request_progress: RwLock<Arc<dyn Fn() + Send + Sync>>,
+    followers: RwLock<Vec<Arc<dyn Follower>>>,
     /// Somebody has seen that the store is behind what was read from it.
     replaced: Arc<Notify>,
     /// When messages of protobuf were last asked for, while some may be kept.
     messages_wanted: Mutex<Option<Instant>>,
+}
+
+/// Sees what the caches see, before the revision is announced.
+pub trait Follower: Send + Sync {
+    /// The events of one transaction, or none: then all is known up to the revision.
+    fn take_in(&self, revision: Revision, events: &[Event]);
+    /// Something was missed, or the datastore is another one: what comes from now on follows what can be read now.
+    fn begin_anew(self: Arc<Self>);
 }
 
 /// When a write looks at the rest of the datastore: what was committed before its first read of a cache, each later one has, too,
@@ -134,11 +143,23 @@ impl Hub {
             caches: RwLock::default(),
             revision: watch::Sender::new(newest),
             request_progress: RwLock::new(watch.request_progress.clone()),
+            followers: RwLock::default(),
             replaced: Arc::default(),
             messages_wanted: Mutex::default(),
         });
         tokio::spawn(run(Arc::downgrade(&hub), hub.replaced.clone(), watch));
         Ok(hub)
+    }
+
+    /// Tells `follower` of all that comes from now on.
+    pub fn follow(&self, follower: Arc<dyn Follower>) {
+        self.followers.write().push(follower);
+    }
+
+    /// Asks the store for its revision: a gap in the sequence brings no event.
+    pub fn ask(&self) {
+        let ask = self.request_progress.read().clone();
+        ask();
     }
 
     /// Everything up to and with this revision is in the caches.
@@ -192,10 +213,8 @@ impl Hub {
             return;
         }
         tokio::task::yield_now().await;
-        // A gap in the sequence brings no event: ask.
         while *seen.borrow_and_update() < revision {
-            let ask = self.request_progress.read().clone();
-            ask();
+            self.ask();
             let changed = tokio::time::timeout(Duration::from_secs(1), seen.changed()).await;
             if matches!(changed, Ok(Err(_))) {
                 return;
@@ -289,6 +308,7 @@ impl Hub {
             rest = &rest[run..];
         }
         drop(caches);
+        self.followers.read().iter().for_each(|f| f.take_in(revision, events));
         self.revision.send_if_modified(|r| {
             revision > *r && {
                 *r = revision;
@@ -302,6 +322,7 @@ impl Hub {
         for (_, cache) in std::mem::take(&mut *self.caches.write()) {
             cache.expire();
         }
+        self.followers.read().iter().for_each(|f| f.clone().begin_anew());
     }
 }
 
