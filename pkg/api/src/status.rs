@@ -105,7 +105,9 @@ impl Status {
     }
     /// `why` is the authorizer's sentence: `User "x" cannot list resource "pods" in API group "" in the namespace "y"`.
     pub fn forbidden(gvr: &Gvr, name: &str, why: impl fmt::Display) -> Self {
-        let m = if name.is_empty() {
+        let m = if gvr.resource.is_empty() {
+            format!("forbidden: {why}")
+        } else if name.is_empty() {
             format!("{} is forbidden: {why}", gvr.qualified())
         } else {
             format!("{} {name:?} is forbidden: {why}", gvr.qualified())

@@ -4,6 +4,7 @@
 use crate::ApiServer;
 use crate::aggregation::front_proxy::ProxyCertificates;
 use crate::metrics::Shown;
+use crate::request::percent_decode;
 use crate::tokens::Remarks;
 use http::request::Parts;
 use isopod_api::{Status, UserInfo};
@@ -129,7 +130,7 @@ impl ApiServer {
             return Err(Unknown::Refused);
         }
         let paths = &self.config.anonymous_paths;
-        let path = paths.is_empty() || paths.iter().any(|p| p == request.uri.path());
+        let path = paths.is_empty() || paths.contains(&percent_decode(request.uri.path()));
         // A front proxy that speaks for nobody is nobody itself.
         let strange = request.extensions.get::<ProxyCertificates>().is_some() && peer.leaf().is_none();
         if self.config.anonymous_auth && path && !strange { Ok(UserInfo::anonymous()) } else { Err(Unknown::Nobody) }

@@ -18,6 +18,7 @@ use futures::FutureExt;
 use http::{HeaderValue, Request, StatusCode, Uri, header};
 use isopod_api::{Gvr, Status, UserInfo};
 use isopod_auth::{Attributes, Decision};
+use isopod_kinds::Kind;
 use parking_lot::Mutex;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
@@ -38,7 +39,15 @@ pub async fn serve(server: Arc<ApiServer>, mut request: Request<Body>) -> Respon
     }
     let id = audit_id(&request);
     let query = Query::parse(request.uri().query());
-    let info = Arc::new(RequestInfo::parse(request.method(), request.uri().path(), &query));
+    let Ok(info) = RequestInfo::parse(request.method(), request.uri().path(), &query).map(Arc::new) else {
+        let named = request.uri().path_and_query().map_or("", |p| p.as_str());
+        let why = format!("unable to determine kind and namespace from url, {named}");
+        let mut response = undecided(request.uri(), &format!("failed to create RequestInfo: {why}"));
+        // It comes before what forbids keeping an answer.
+        response.headers_mut().remove(header::CACHE_CONTROL);
+        decorate(&mut response, &id, &[]);
+        return response;
+    };
     let form = negotiate::form(request.headers(), &query, false).unwrap_or_default();
     let warnings: Arc<Mutex<Vec<String>>> = Arc::default();
     request.headers_mut().insert("audit-id", id.clone());
@@ -100,7 +109,7 @@ enum Refusal {
     /// Its sender may not ask for that.
     Forbidden(Status),
     /// Nobody could tell whether its sender may: a plain text.
-    Undecided(String),
+    Undecided(Uri, String),
     /// There is no seat for it.
     Limited(fairness::Rejection),
     /// It has had its time.
@@ -118,7 +127,7 @@ impl Refusal {
     fn status(self) -> Option<Status> {
         match self {
             Refusal::Unauthenticated(status) | Refusal::Forbidden(status) | Refusal::Failed(status) => Some(status),
-            Refusal::Undecided(_) => None,
+            Refusal::Undecided(..) => None,
             Refusal::Late => Some(deadline::passed()),
             Refusal::Limited(rejection) => Some(rejection.status()),
         }
@@ -129,12 +138,7 @@ impl Refusal {
             Refusal::Failed(status) | Refusal::Unauthenticated(status) => failure(status, form),
             Refusal::Late => failure(&deadline::passed(), form),
             Refusal::Limited(rejection) => rejection.response(),
-            Refusal::Undecided(text) => {
-                let mut response = nonresource::text("text/plain; charset=utf-8", format!("{text}\n"));
-                *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-                response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-                response
-            }
+            Refusal::Undecided(uri, why) => undecided(uri, why),
             // The words repeat what the sender wrote: no browser is to take them for something else.
             Refusal::Forbidden(status) => {
                 let mut response = failure(status, form);
@@ -265,6 +269,10 @@ async fn handle(
     if let Some(elsewhere) = aggregation::elsewhere(server, &info) {
         return Ok(elsewhere.serve(server, &info, parts, &user, body).await);
     }
+    // Who may ask does not depend on it, but upstream serves no such spelling.
+    if info.path.starts_with("//") || info.path.starts_with("/apis//") {
+        return Ok(nonresource::not_found());
+    }
     if !info.is_resource {
         return nonresource::serve(server, &info, &query, Request::from_parts(parts, body), user).await;
     }
@@ -277,18 +285,38 @@ async fn handle(
             _ => kind = find(),
         }
     }
-    let Some(kind) = kind else { return Err(no_such_path()) };
-    if !kind.namespaced && !info.namespace.is_empty() && info.resource != "namespaces" {
-        return Err(no_such_path());
-    }
-    let listed = kind.verbs.iter().any(|v| v == "list");
-    if kind.namespaced && info.namespace.is_empty() && !listed && !reviews::is_review(&kind) {
-        // What cannot be listed over all namespaces has no path without one.
-        return Err(no_such_path());
-    }
+    let Some(kind) = kind.filter(|k| leads_to(&info, k)) else { return unrouted(server, &info) };
     let now = server.config.clock.now();
     let call = Call { info, query, parts, user, kind, warnings, trail, now };
     verbs::dispatch(server, call, body).await
+}
+
+/// Whether the path is one of the kind's: with a namespace if it has one, and no longer than what it names.
+fn leads_to(info: &RequestInfo, kind: &Kind) -> bool {
+    let many = matches!(info.verb.as_str(), "list" | "watch");
+    if kind.schema.custom {
+        return if kind.namespaced { many || !info.namespace.is_empty() } else { info.namespace.is_empty() };
+    }
+    if !kind.namespaced {
+        return !info.scoped;
+    }
+    // Nothing but objects is watched below `watch/`.
+    if info.verb == "watch" && info.depth > 2 && !info.name.is_empty() {
+        return false;
+    }
+    // What cannot be listed over all namespaces has no path without one; nor has a single object.
+    let listed = kind.verbs.iter().any(|v| v == "list");
+    info.scoped || info.depth < 2 && (listed || reviews::is_review(kind))
+}
+
+/// A group that is compiled in answers as an API does; the others come and go with their definitions.
+fn unrouted(server: &ApiServer, info: &RequestInfo) -> Result<Response, Status> {
+    let registry = server.registry.load();
+    let of_group = |k: &&Arc<Kind>| k.gvk.group == info.group && !k.schema.custom;
+    match registry.all().iter().any(|k| of_group(&k)) {
+        true => Err(no_such_path()),
+        false => Ok(nonresource::not_found()),
+    }
 }
 
 pub fn no_such_path() -> Status {
@@ -307,13 +335,22 @@ async fn authorize(server: &ApiServer, attributes: &Attributes, uri: &Uri, trail
     if !allowed && !error.is_empty() {
         tracing::warn!(path = uri.path(), error, "unable to authorize the request");
         trail.annotate("authorization.k8s.io/reason", "internal error");
-        let path = uri.path_and_query().map_or("", |p| p.as_str());
-        return Err(Refusal::Undecided(unmarked(&format!("Internal Server Error: {path:?}: {error}"))));
+        return Err(Refusal::Undecided(uri.clone(), error));
     }
     let (Decision::Allow(reason) | Decision::Deny(reason) | Decision::NoOpinion(reason)) = decision;
     trail.annotate("authorization.k8s.io/decision", if allowed { "allow" } else { "forbid" });
     trail.annotate("authorization.k8s.io/reason", reason.as_str());
     if allowed { Ok(()) } else { Err(Refusal::Forbidden(refusal(attributes, &reason))) }
+}
+
+/// What Go's server says when something goes wrong before there is a handler.
+fn undecided(uri: &Uri, why: &str) -> Response {
+    let path = uri.path_and_query().map_or("", |p| p.as_str());
+    let text = unmarked(&format!("Internal Server Error: {path:?}: {why}"));
+    let mut response = nonresource::text("text/plain; charset=utf-8", format!("{text}\n"));
+    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 /// No browser is to take a text for a page.

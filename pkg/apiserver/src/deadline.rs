@@ -38,7 +38,7 @@ mod tests {
     fn check(uri: &str) -> Result<Option<Duration>, String> {
         let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
         let query = Query::parse(Some(query));
-        let info = RequestInfo::parse(&Method::GET, path, &query);
+        let info = RequestInfo::parse(&Method::GET, path, &query).unwrap();
         of(&info, &query, Duration::from_secs(60)).map_err(|e| e.message)
     }
 

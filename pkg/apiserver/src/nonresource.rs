@@ -19,12 +19,13 @@ pub async fn serve(
     request: Request<Body>,
     user: UserInfo,
 ) -> Result<Response, Status> {
-    let path = info.path.trim_end_matches('/');
+    let path = info.path.as_str();
     if path == tunnel::PATH {
         return tunnel::accept(server, request, &user);
     }
     let headers = request.headers();
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let path = routed(path);
     match path {
         "/version" => {
             document(reads, headers, "application/json")?;
@@ -50,11 +51,11 @@ pub async fn serve(
             Ok(public(text("application/json", keys.to_string())))
         }
         // Upstream writes this one as JSON whatever is asked for.
-        "" => {
+        "/" => {
             let paths = json!({"paths": discovery::paths(server)});
             Ok(response(200, &Form::default(), to_json(&paths)))
         }
-        _ if path.starts_with("/openapi/") => {
+        _ if matches!(path, "/openapi/v2" | "/openapi/v3") || path.starts_with("/openapi/v3/") => {
             definitions::fresh(server).await?;
             openapi::serve(server, path, query, headers).await
         }
@@ -72,6 +73,16 @@ pub async fn serve(
             None => Ok(not_found()),
         },
     }
+}
+
+/// What upstream's router serves is found with slashes at its end too, of which `/apis` takes one; nothing else is.
+fn routed(path: &str) -> &str {
+    let bare = path.trim_end_matches('/');
+    let documents = ["/version", "/openid/v1/jwks", "/.well-known/openid-configuration", "/api"];
+    let found = documents.contains(&bare)
+        || ["/api/", "/apis/"].iter().any(|below| bare.starts_with(below))
+        || (bare == "/apis" && path.len() <= bare.len() + 1);
+    if found { bare } else { path }
 }
 
 /// A document that is read only, and in one form.

@@ -25,6 +25,38 @@ fn path_of(kind: &Kind, namespace: &str, name: &str) -> String {
     if kind.namespaced { format!("{namespace}/{name}") } else { name.to_owned() }
 }
 
+/// What a client may look for: keys of segments that are no dots, and of names that a path can have
+/// (`registry/generic/registry/store.go`, `storage/etcd3/store.go`).
+pub fn check_key(kind: &Kind, namespace: &str, name: &str) -> Result<(), Status> {
+    if kind.namespaced && namespace.is_empty() {
+        return Err(Status::bad_request("Namespace parameter required."));
+    }
+    if let Some(why) = bad_segment(name) {
+        return Err(Status::bad_request(format!("Name parameter invalid: {name:?}: {why}")));
+    }
+    check_namespace(kind, namespace, &format!("/{name}"))
+}
+
+/// The failure of a storage whose keys cannot have such a namespace. `rest`: what of the key is behind it.
+pub fn check_namespace(kind: &Kind, namespace: &str, rest: &str) -> Result<(), Status> {
+    if !kind.namespaced || !matches!(namespace, "." | "..") {
+        return Ok(());
+    }
+    let key = format!("/{}/{namespace}{rest}", kind.storage.prefix);
+    Err(Status::new(500, "", format!("invalid key: {key:?}")))
+}
+
+/// Why a text cannot be a segment of a path.
+pub fn bad_segment(text: &str) -> Option<&'static str> {
+    match text {
+        "." => Some("may not be '.'"),
+        ".." => Some("may not be '..'"),
+        _ if text.contains('/') => Some("may not contain '/'"),
+        _ if text.contains('%') => Some("may not contain '%'"),
+        _ => None,
+    }
+}
+
 /// The newest committed state of one object.
 pub struct Current {
     pub revision: Revision,

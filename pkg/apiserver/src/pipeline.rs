@@ -171,6 +171,7 @@ pub async fn create_as(server: &ApiServer, intent: &Intent, sent: &Sent<'_>, own
 
 /// Changes an object that exists, or creates it where a PUT may.
 pub async fn update(server: &ApiServer, intent: &Intent, candidate: &dyn Candidate) -> Result<Done, Status> {
+    objects::check_key(&intent.kind, &intent.namespace, &intent.name)?;
     for _ in 0..ATTEMPTS {
         intent.moment.renew();
         let Some(current) = server.current(&intent.kind, &intent.namespace, &intent.name).await? else {
@@ -453,5 +454,6 @@ pub async fn entry_of(
 
 /// What a delete finds.
 pub async fn load(server: &ApiServer, intent: &Intent) -> Result<Current, Status> {
+    objects::check_key(&intent.kind, &intent.namespace, &intent.name)?;
     server.current(&intent.kind, &intent.namespace, &intent.name).await?.ok_or_else(|| intent.not_found())
 }

@@ -10,6 +10,7 @@ const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequestInfo {
     pub is_resource: bool,
+    /// Decoded, as all that follows from it: an escaped slash parts segments as any other does.
     pub path: String,
     /// `get list watch create update patch delete deletecollection`, or the lower-case method for other paths.
     pub verb: String,
@@ -19,6 +20,10 @@ pub struct RequestInfo {
     pub resource: String,
     pub subresource: String,
     pub name: String,
+    /// Whether `namespaces/<namespace>/` stands before the resource, even with an empty namespace.
+    pub scoped: bool,
+    /// How many segments there are from the resource on.
+    pub depth: usize,
     /// What stands behind the subresource (`proxy/<path>`).
     pub rest: String,
     /// What the selectors of a list, watch or deletecollection ask for.
@@ -26,27 +31,36 @@ pub struct RequestInfo {
     pub labels: Vec<Requirement>,
 }
 
+/// A path that says `watch` and not what.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NothingToWatch;
+
 impl RequestInfo {
-    pub fn parse(method: &Method, path: &str, query: &Query) -> Self {
-        let mut info =
-            RequestInfo { path: path.to_owned(), verb: method.as_str().to_ascii_lowercase(), ..Default::default() };
-        let decoded: Vec<String> = path.trim_matches('/').split('/').map(percent_decode).collect();
-        let mut parts: &[String] = &decoded;
-        if parts.len() < 3 || !(parts[0] == "api" || parts[0] == "apis") {
-            return info;
+    /// `path` is the request's, with its escapes, which are good ones.
+    pub fn parse(method: &Method, path: &str, query: &Query) -> Result<Self, NothingToWatch> {
+        let (path, verb) = (percent_decode(path), method.as_str().to_ascii_lowercase());
+        let mut info = RequestInfo { verb, ..Default::default() };
+        let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
+        let mut parts: &[&str] = &segments;
+        let before = match parts[0] {
+            "api" => 1,
+            "apis" => 2,
+            _ => parts.len(),
+        };
+        if parts.len() < before + 2 {
+            return Ok(RequestInfo { path, ..info });
         }
-        if parts[0] == "apis" {
-            if parts.len() < 4 {
-                return info;
-            }
-            info.group = parts[1].clone();
-            parts = &parts[1..];
+        if before == 2 {
+            info.group = parts[1].to_owned();
         }
         info.is_resource = true;
-        info.version = parts[1].clone();
-        parts = &parts[2..];
+        info.version = parts[before].to_owned();
+        parts = &parts[before + 1..];
         let by_prefix = parts[0] == "watch";
         if by_prefix {
+            if parts.len() < 2 {
+                return Err(NothingToWatch);
+            }
             parts = &parts[1..];
             info.verb = "watch".into();
         } else {
@@ -60,18 +74,19 @@ impl RequestInfo {
             }
             .to_owned();
         }
-        if parts.first().is_some_and(|p| p == "namespaces") && parts.len() > 1 {
-            info.namespace = parts[1].clone();
-            if parts.len() > 2 && !NAMESPACE_SUBRESOURCES.contains(&parts[2].as_str()) {
+        if parts[0] == "namespaces" && parts.len() > 1 {
+            info.namespace = parts[1].to_owned();
+            info.scoped = parts.len() > 2 && !NAMESPACE_SUBRESOURCES.contains(&parts[2]);
+            if info.scoped {
                 parts = &parts[2..];
             }
         }
-        info.resource = parts.first().cloned().unwrap_or_default();
-        info.name = parts.get(1).cloned().unwrap_or_default();
-        info.subresource = parts.get(2).cloned().unwrap_or_default();
+        let segment = |at: usize| parts.get(at).copied().unwrap_or_default().to_owned();
+        (info.resource, info.name, info.subresource) = (segment(0), segment(1), segment(2));
         info.rest = parts.get(3..).unwrap_or_default().join("/");
+        info.depth = parts.len();
         info.refine(query, by_prefix);
-        info
+        Ok(RequestInfo { path, ..info })
     }
 
     /// Without a name, a get is a list or a watch and a delete is of the collection.
@@ -160,6 +175,12 @@ impl Query {
     }
 }
 
+/// A path as Go's `net/url` writes it.
+pub fn escape_path(path: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.~$&+,/:;=@".contains(&b);
+    path.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
 /// Whether each percent sign has two digits behind it.
 pub fn is_well_escaped(text: &str) -> bool {
     let bytes = text.as_bytes();
@@ -206,7 +227,7 @@ mod tests {
     fn paths_are_read_as_upstream_reads_them() {
         let check = |method: Method, uri: &str, want: [&str; 7]| {
             let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
-            let i = RequestInfo::parse(&method, path, &Query::parse(Some(query)));
+            let i = RequestInfo::parse(&method, path, &Query::parse(Some(query))).unwrap();
             let got = [&i.verb, &i.group, &i.version, &i.namespace, &i.resource, &i.subresource, &i.name];
             assert_eq!(got.map(String::as_str), want, "{uri}");
         };
@@ -224,5 +245,32 @@ mod tests {
         check(Method::GET, "/api/v1/watch/pods", ["watch", "", "v1", "", "pods", "", ""]);
         check(Method::GET, "/apis/apps/v1", ["get", "", "", "", "", "", ""]);
         check(Method::POST, "/healthz", ["post", "", "", "", "", "", ""]);
+        check(Method::GET, "/api/v1/namespaces/a/pods/b%2Flog", ["get", "", "v1", "a", "pods", "log", "b"]);
+        check(Method::GET, "/api%2Fv1%2Fnamespaces/a%2fpods", ["list", "", "v1", "a", "pods", "", ""]);
+        check(Method::GET, "/api/v1/namespaces//pods/b", ["get", "", "v1", "", "pods", "", "b"]);
+        check(Method::GET, "/api/v1/namespaces/../pods/%2E", ["get", "", "v1", "..", "pods", "", "."]);
+        check(Method::GET, "/api/v1/namespaces/a/pods/b%252Fc", ["get", "", "v1", "a", "pods", "", "b%2Fc"]);
+    }
+
+    #[test]
+    fn a_watch_names_what_it_watches() {
+        for (path, good) in [("/api/v1/watch", false), ("/apis/apps/v1/watch//", false), ("/api/v1/watch/pods", true)] {
+            let read = RequestInfo::parse(&Method::GET, path, &Query::default());
+            assert_eq!(read.is_ok(), good, "{path}");
+        }
+    }
+
+    #[test]
+    fn where_a_path_leads_is_told_from_where_it_says_nothing() {
+        for (path, scoped, depth) in [
+            ("/api/v1/namespaces/a/pods", true, 1),
+            ("/api/v1/namespaces//pods/b/", true, 2),
+            ("/api/v1/pods/b/log", false, 3),
+            ("/api/v1/namespaces/a/status", false, 3),
+            ("/api/v1/namespaces/a", false, 2),
+        ] {
+            let i = RequestInfo::parse(&Method::GET, path, &Query::default()).unwrap();
+            assert_eq!((i.scoped, i.depth), (scoped, depth), "{path}");
+        }
     }
 }

@@ -70,7 +70,7 @@ pub fn answer(
     requested_hash: &str,
     accept: &str,
 ) -> Option<Answer> {
-    match path.trim_matches('/') {
+    match path.strip_prefix('/')? {
         "openapi/v2" => Some(swagger(kinds, elsewhere, accept)),
         "openapi/v3" => {
             let mut index = v3_index(kinds);

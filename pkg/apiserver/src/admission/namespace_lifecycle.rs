@@ -2,6 +2,7 @@
 //! cannot be deleted.
 
 use super::{Operation, Plugin, Request};
+use crate::objects;
 use async_trait::async_trait;
 use isopod_api::{Cause, Gvr, Status};
 use serde_json::Value;
@@ -23,6 +24,9 @@ impl Plugin for NamespaceLifecycle {
         let is_question = request.is("localsubjectaccessreviews.authorization.k8s.io");
         if !intent.kind.namespaced || request.operation != Operation::Create || is_question {
             return Ok(());
+        }
+        if let Some(why) = objects::bad_segment(&intent.namespace) {
+            return Err(Status::internal(format!("invalid resource name {:?}: [{why}]", intent.namespace)));
         }
         let namespaces = Gvr::new("", "v1", "namespaces");
         let found = request.read("", "namespaces", "", &intent.namespace).await?;

@@ -5,7 +5,7 @@ use super::remote::{Failure, HOP, Remote, identify};
 use crate::ApiServer;
 use crate::lasting::Lasting;
 use crate::nonresource::text;
-use crate::request::RequestInfo;
+use crate::request::{RequestInfo, escape_path, percent_decode};
 use crate::subresources::node::{is_upgrade, with_query};
 use axum::body::Body;
 use axum::response::Response;
@@ -93,7 +93,8 @@ fn prepare(
     {
         parts.headers.insert(header::HOST, host);
     }
-    let path = parts.uri.path().to_owned();
+    // What was decided on is what is sent: an escaped slash goes on as the slash that it was taken for.
+    let path = escape_path(&percent_decode(parts.uri.path()));
     parts.uri = with_query(&path, parts.uri.query()).parse::<Uri>().map_err(|e| e.to_string())?;
     if !upgrade {
         drop_hop(&mut parts.headers);

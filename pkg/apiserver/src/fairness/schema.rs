@@ -213,7 +213,7 @@ mod tests {
     }
 
     fn check(user: &str, groups: &[&str], method: Method, path: &str, want: (&str, &str)) {
-        let (user, info) = (UserInfo::new(user, groups), RequestInfo::parse(&method, path, &Query::default()));
+        let (user, info) = (UserInfo::new(user, groups), RequestInfo::parse(&method, path, &Query::default()).unwrap());
         let schemas = schemas();
         let found = schemas.iter().find(|s| s.matches(&info, &user)).expect("the last one takes everything");
         assert_eq!((found.name.as_str(), found.flow(&info, &user)), want, "{path}");

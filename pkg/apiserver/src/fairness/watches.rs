@@ -70,7 +70,7 @@ mod tests {
 
     fn info(method: Method, uri: &str) -> RequestInfo {
         let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
-        RequestInfo::parse(&method, path, &Query::parse(Some(query)))
+        RequestInfo::parse(&method, path, &Query::parse(Some(query))).unwrap()
     }
 
     #[test]

@@ -112,7 +112,7 @@ mod tests {
     fn seats(uri: &str, objects: i64, size: i64) -> u32 {
         let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
         let query = Query::parse(Some(query));
-        let info = RequestInfo::parse(&Method::GET, path, &query);
+        let info = RequestInfo::parse(&Method::GET, path, &query).unwrap();
         list(&info, &query, || Some(Stored { objects, bytes: objects * size }), 100)
     }
 

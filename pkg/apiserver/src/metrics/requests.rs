@@ -300,7 +300,7 @@ mod tests {
             let request = Request::builder().method(method).uri(uri).header("content-type", kind);
             let request = request.body(Body::empty()).unwrap();
             let query = Query::parse(request.uri().query());
-            let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
+            let info = RequestInfo::parse(request.method(), request.uri().path(), &query).unwrap();
             let (asked, scope) = (Asked::of(&request, &query, Instant::now()), scope(&info));
             assert_eq!((asked.verb(&info, scope), scope, asked.dry_run), want, "{method} {uri}");
         };

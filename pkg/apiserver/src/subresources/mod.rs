@@ -30,9 +30,21 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call, body: Body) -> Result
     })?;
     // `connect` stands for every method in upstream's discovery of streams: verbs there are get and create.
     let streams = matches!(served.name.as_str(), "exec" | "attach" | "portforward" | "proxy");
+    if served.name != "proxy" && call.info.depth > 3 && !call.kind.schema.custom {
+        return Err(Status::no_such_path());
+    }
     let head = call.parts.method == http::Method::HEAD;
-    if !streams && (head || !served.verbs.contains(&call.info.verb)) {
+    // What names no object is authorized as a question about many, and is none that there is.
+    let (verb, nameless) = match call.info.verb.as_str() {
+        "list" | "watch" => ("get", true),
+        "deletecollection" => ("delete", true),
+        verb => (verb, call.info.name.is_empty()),
+    };
+    if !streams && (head || !served.verbs.iter().any(|v| v == verb)) {
         return Err(verbs::not_allowed());
+    }
+    if nameless {
+        return Err(Status::bad_request("name must be provided"));
     }
     if !streams && served.name != "log" && !call.kind.schema.custom {
         negotiate::acceptable(&call.parts.headers, &OBJECTS)?;

@@ -4,6 +4,7 @@
 use super::any_certificate;
 use crate::ApiServer;
 use crate::lasting::Lasting;
+use crate::objects;
 use crate::tunnel::Io;
 use crate::verbs::Call;
 use crate::{chain, request::Query};
@@ -122,6 +123,7 @@ pub fn with_query(path: &str, query: Option<&str>) -> String {
 }
 
 async fn pod(server: &ApiServer, call: &Call) -> Result<Option<Target>, Status> {
+    objects::check_key(&call.kind, &call.info.namespace, &call.info.name)?;
     let pod = server.read("", "pods", &call.info.namespace, &call.info.name).await?;
     let pod = &pod.ok_or_else(|| Status::not_found(&call.kind.gvr(), &call.info.name))?;
     let (namespace, name, sub) = (&call.info.namespace, &call.info.name, call.info.subresource.as_str());

@@ -4,6 +4,8 @@
 use super::links::Links;
 use super::node::{self, Security, Target};
 use crate::ApiServer;
+use crate::objects;
+use crate::request::escape_path;
 use crate::services::{self, Endpoint};
 use crate::verbs::Call;
 use axum::body::Body;
@@ -79,15 +81,9 @@ pub fn clean_path(path: &str) -> String {
     format!("/{}", parts.join("/"))
 }
 
-/// A path as Go's `net/url` writes it.
-fn escape(path: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.~$&+,/:;=@".contains(&b);
-    path.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
-}
-
 /// The path that the proxied server is asked for. Empty: the request named none, not even its root.
 fn path_beyond(rest: &str, request_path: &str) -> String {
-    let cleaned = if rest.is_empty() { String::new() } else { escape(&clean_path(rest)) };
+    let cleaned = if rest.is_empty() { String::new() } else { escape_path(&clean_path(rest)) };
     if request_path.ends_with('/') && !cleaned.ends_with('/') { format!("{cleaned}/") } else { cleaned }
 }
 
@@ -100,7 +96,7 @@ pub async fn serve(server: &ApiServer, call: Call, body: Body) -> Result<Respons
     let resource = call.info.resource.trim_end_matches('s');
     let invalid = || Status::bad_request(format!("invalid {resource} request {:?}", call.info.name));
     let id = Id::parse(&call.info.name).ok_or_else(invalid)?;
-    let request_path = call.parts.uri.path();
+    let request_path = call.info.path.as_str();
     let path = path_beyond(&call.info.rest, request_path);
     let target = match resource {
         "pod" => pod(server, &call, &id, &path).await?,
@@ -110,9 +106,9 @@ pub async fn serve(server: &ApiServer, call: Call, body: Body) -> Result<Respons
     };
     let upgrade = node::is_upgrade(&call.parts.headers);
     if path.is_empty() && !upgrade && matches!(call.parts.method, Method::GET | Method::HEAD) {
-        return redirect(&node::with_query(&format!("{request_path}/"), call.parts.uri.query()));
+        return redirect(&node::with_query(&format!("{}/", escape_path(request_path)), call.parts.uri.query()));
     }
-    let prefix = prefix(request_path, if call.info.namespace.is_empty() { 5 } else { 7 }).to_owned();
+    let prefix = escape_path(prefix(request_path, if call.info.scoped { 7 } else { 5 }));
     let links = Links { prefix, host: target.address.clone(), client_host: client_host(&call) };
     let mut parts = call.parts;
     if let Ok(host) = HeaderValue::from_str(&links.client_host) {
@@ -149,6 +145,7 @@ fn client_host(call: &Call) -> String {
 }
 
 async fn read(server: &ApiServer, call: &Call, name: &str) -> Result<Arc<Value>, Status> {
+    objects::check_key(&call.kind, &call.info.namespace, name)?;
     let object = server.read("", &call.info.resource, &call.info.namespace, name).await?;
     object.ok_or_else(|| Status::not_found(&call.kind.gvr(), name))
 }

@@ -9,6 +9,7 @@ use crate::encode::decode::{self, FieldValidation};
 use crate::encode::negotiate::Shape;
 use crate::encode::{self, body, table};
 use crate::metadata;
+use crate::objects;
 use crate::options::WriteOptions;
 use crate::ownership::{self, Served};
 use crate::pipeline::{self, Intent};
@@ -52,6 +53,7 @@ pub async fn serve(server: &ApiServer, call: &Call, request: Body) -> Result<Res
         Ok(body::response(200, &form, encode::text(&table, &form)))
     };
     if call.info.verb == "get" {
+        objects::check_key(&call.kind, &call.info.namespace, &call.info.name)?;
         let entry = server.get_entry(&call.kind, &call.info.namespace, &call.info.name).await?;
         let entry = entry.ok_or_else(|| Status::not_found(&call.kind.gvr(), &call.info.name))?;
         let object = encode::served(&call.kind, &entry.body);

@@ -3,6 +3,7 @@
 use crate::ApiServer;
 use crate::admission::{self, Operation};
 use crate::encode::{self, body, decode};
+use crate::objects;
 use crate::options::WriteOptions;
 use crate::verbs::Call;
 use axum::body::Body;
@@ -28,6 +29,7 @@ pub async fn create(server: &ApiServer, call: &Call, body: Body) -> Result<Respo
     admission::about(server, &intent, Operation::Create, &gvk, &mut wanted, None).await?;
 
     let (namespace, name) = (&call.info.namespace, &call.info.name);
+    objects::check_key(&call.kind, namespace, name)?;
     let account = server.read("", "serviceaccounts", namespace, name).await?;
     let account = account.ok_or_else(|| Status::not_found(&call.kind.gvr(), name))?;
     let bound = match token::bound_reference(&wanted, namespace)? {

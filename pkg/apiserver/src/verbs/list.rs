@@ -10,6 +10,7 @@ use crate::cache::{store_status, too_large};
 use crate::conversion;
 use crate::encode::body::{self, List};
 use crate::encode::negotiate::Media;
+use crate::objects;
 use crate::options::{ListOptions, Match};
 use axum::response::Response;
 use isopod_api::Status;
@@ -28,6 +29,7 @@ pub async fn list(server: &ApiServer, call: &Call) -> Result<Response, Status> {
     if form.media == Media::Protobuf {
         server.hub.keep_messages();
     }
+    objects::check_namespace(&call.kind, &filter.namespace, "")?;
     let list = read(server, call, &filter, &options).await?;
     Ok(body::list(&call.kind, list, &form, call.now).await)
 }

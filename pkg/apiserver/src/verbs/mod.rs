@@ -154,8 +154,13 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call, body: Body) -> Result
     if head || !fits || !call.kind.verbs.iter().any(|v| v == verb) {
         return Err(not_allowed());
     }
-    if call.kind.namespaced && call.info.namespace.is_empty() && !matches!(verb, "list" | "watch") {
+    let everywhere = call.kind.namespaced && call.info.namespace.is_empty();
+    // A path may name an empty namespace, in which nothing can be.
+    if everywhere && !call.info.scoped && !matches!(verb, "list" | "watch") {
         return Err(not_allowed());
+    }
+    if everywhere && verb == "deletecollection" {
+        return Err(Status::bad_request("Namespace parameter required."));
     }
     let deprecation = call.kind.hooks.deprecation();
     if !deprecation.is_empty() {
