@@ -28,7 +28,7 @@ const VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha1"];
 
 /// Reads YAML or JSON.
 pub fn decode(text: &str, kind: &Kind) -> Result<Value, String> {
-    let value = yaml::parse(text.as_bytes()).map_err(|e| e.to_string())?.value;
+    let yaml::Document { value, repeated } = yaml::parse(text.as_bytes()).map_err(|e| e.to_string())?;
     let said = |key: &str| value[key].as_str().unwrap_or_default();
     let (version, name) = (said("apiVersion"), said("kind"));
     for (key, given) in [("Kind", name), ("apiVersion", version)] {
@@ -43,7 +43,7 @@ pub fn decode(text: &str, kind: &Kind) -> Result<Value, String> {
             kind.name, VERSIONS[0]
         ));
     }
-    let mut unknown = Vec::new();
+    let mut unknown: Vec<String> = yaml::strictly(&repeated).into_iter().collect();
     for (key, field) in value.as_object().into_iter().flatten().filter(|(k, _)| *k != "apiVersion" && *k != "kind") {
         check_field(field, key, key, kind.fields, &mut unknown)?;
     }
@@ -120,6 +120,10 @@ mod tests {
             (
                 "nome: x\nparts: [{}, {tme: 5m}]\n",
                 "strict decoding error: unknown field \"nome\", unknown field \"parts[1].tme\"",
+            ),
+            (
+                "name: a\nname: b\nnome: c\n",
+                "strict decoding error: yaml: unmarshal errors:\n  line 4: key \"name\" already set in map, unknown field \"nome\"",
             ),
             ("parts: [{time: 5}]\n", "parts[0].time: cannot unmarshal number into a field of type duration"),
             ("parts: [{time: 5x}]\n", "time: unknown unit \"x\" in duration \"5x\""),

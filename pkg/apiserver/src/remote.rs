@@ -12,11 +12,12 @@ use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilde
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use isopod_schema::yaml;
 use rustls::client::WantsClientCert;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ConfigBuilder};
-use serde_yaml_ng::Value;
+use serde_json::Value;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -126,9 +127,10 @@ impl Remote {
     pub fn from_kubeconfig(path: &Path) -> Result<Self, RemoteError> {
         let text = std::fs::read_to_string(path).map_err(|e| RemoteError::Read(path.to_owned(), e))?;
         let wrong = |why: String| RemoteError::Kubeconfig(path.to_owned(), why);
-        let config: Value = serde_yaml_ng::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+        // Fields that are not known, or stand there twice, are no error in a kubeconfig.
+        let config = yaml::parse(text.as_bytes()).map_err(|e| wrong(e.to_string()))?.value;
         let named = |list: &str, what: &str, name: &str| {
-            let all = config[list].as_sequence().into_iter().flatten();
+            let all = config[list].as_array().into_iter().flatten();
             let found = all.filter(|e| e["name"].as_str() == Some(name)).map(|e| e[what].clone()).next();
             found.ok_or_else(|| wrong(format!("it has no {what} {name:?}")))
         };

@@ -12,8 +12,12 @@ use std::time::Duration;
 /// Why a file is no EncryptionConfiguration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    #[error("it is no YAML")]
+    Yaml(#[from] isopod_schema::yaml::YamlError),
+    #[error("strict decoding error: {0}")]
+    Repeated(String),
     #[error("it is not an EncryptionConfiguration")]
-    Parse(#[from] serde_yaml_ng::Error),
+    Parse(#[from] serde_json::Error),
     #[error("its kind is {kind} of {api_version}, not EncryptionConfiguration of apiserver.config.k8s.io/v1")]
     Kind { api_version: String, kind: String },
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
@@ -116,9 +120,25 @@ fn duration(text: &str) -> Option<Duration> {
     parsed.try_into().ok()
 }
 
+/// A field that is null is one that is not there.
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            map.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, without_nulls(v))).collect()
+        }
+        Value::Array(items) => items.into_iter().map(without_nulls).collect(),
+        other => other,
+    }
+}
+
 /// Reads a configuration and checks all of it.
 pub fn parse(text: &str) -> Result<Vec<Resource>, ConfigError> {
-    let file: File = serde_yaml_ng::from_str(text)?;
+    let document = isopod_schema::yaml::parse(text.as_bytes())?;
+    // Of two values of one field only one would count, and nobody can say which was meant.
+    if let Some(why) = isopod_schema::yaml::strictly(&document.repeated) {
+        return Err(ConfigError::Repeated(why));
+    }
+    let file: File = serde_json::from_value(without_nulls(document.value))?;
     if file.kind != "EncryptionConfiguration" || file.api_version != "apiserver.config.k8s.io/v1" {
         return Err(ConfigError::Kind { api_version: file.api_version, kind: file.kind });
     }
@@ -353,6 +373,30 @@ mod tests {
         ] {
             assert_eq!(errors(&good), "", "{good}");
         }
+    }
+
+    #[test]
+    fn the_text_is_read_as_upstreams_yaml() {
+        let head = "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n- resources: [secrets]\n";
+        let read = |providers: &str| parse(&format!("{head}  providers: [{providers}]\n"));
+        // What is null is not there.
+        assert!(read("{identity: {}, kms: null}").is_ok());
+        // YAML 1.1: bools and an octal number are no names.
+        for name in ["yes", "on", "0777"] {
+            let key = |name: &str| format!("{{aescbc: {{keys: [{{name: {name}, secret: {KEY}}}]}}}}");
+            assert!(matches!(read(&key(name)), Err(ConfigError::Parse(_))), "{name}");
+            assert!(read(&key(&format!("'{name}'"))).is_ok(), "{name}");
+        }
+        let twice = parse(&format!("{head}  providers: [{{identity: {{}}}}]\nresources: []\n")).err().unwrap();
+        assert_eq!(
+            twice.to_string(),
+            "strict decoding error: yaml: unmarshal errors:\n  line 6: key \"resources\" already set in map"
+        );
+        assert!(matches!(read("{identity: {}, rot13: {}}"), Err(ConfigError::Parse(_))));
+        // JSON is YAML.
+        let json = r#"{"apiVersion":"apiserver.config.k8s.io/v1","kind":"EncryptionConfiguration","resources":[{"resources":["secrets"],"providers":[{"identity":{}}]}]}"#;
+        assert!(parse(json).is_ok());
+        assert!(matches!(parse("a: [").err(), Some(ConfigError::Yaml(_))));
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl Kept {
         }
         let mut object = match self.media.as_str() {
             JSON => isopod_schema::json::read(&bytes).ok()?,
-            YAML => serde_yaml_ng::from_slice(&bytes).ok()?,
+            YAML => isopod_schema::yaml::parse(&bytes).ok()?.value,
             _ => of_protobuf(&bytes)?,
         };
         if without_managed_fields {

@@ -48,7 +48,8 @@ const VERSION: &str = "audit.k8s.io/v1";
 impl Policy {
     /// Reads a policy. Fields that it should not have are told to the log; other faults are errors in upstream's words.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let value = isopod_schema::yaml::parse(text.as_bytes()).map_err(|e| format!("failed decoding: {e}"))?.value;
+        let document = isopod_schema::yaml::parse(text.as_bytes()).map_err(|e| format!("failed decoding: {e}"))?;
+        let value = document.value;
         let stated = |key: &str| value[key].as_str().unwrap_or_default();
         let (version, kind) = (stated("apiVersion"), stated("kind"));
         match (version, kind) {
@@ -65,6 +66,9 @@ impl Policy {
         }
         for field in unknown_fields(&value) {
             tracing::warn!(field, "the audit policy has a field that is not known; it is ignored");
+        }
+        for repeated in document.repeated {
+            tracing::warn!(repeated, "the audit policy has a field twice; the last one counts");
         }
         let errors = validate(&value);
         if !errors.is_empty() {

@@ -186,7 +186,7 @@ impl Trail {
     pub fn request_patch(&self, patch: &[u8]) {
         let Some(record) = self.record().filter(|_| self.level() >= Level::Request) else { return };
         let text = std::str::from_utf8(patch).unwrap_or_default();
-        let as_json = || serde_yaml_ng::from_str::<Value>(text).ok().and_then(|v| raw(&v.to_string()));
+        let as_json = || isopod_schema::yaml::parse(patch).ok().and_then(|read| raw(&read.value.to_string()));
         record.event.lock().request_object = raw(&compact(text)).or_else(as_json);
     }
 
