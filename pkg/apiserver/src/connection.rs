@@ -143,7 +143,7 @@ pub(crate) async fn serve(
 ) {
     let _ = stream.set_nodelay(true);
     let address = stream.peer_addr().ok().map(|a| PeerAddress(a.ip().to_canonical()));
-    let Some(stream) = shake_hands(&acceptor, stream).await else { return };
+    let Some(stream) = shake_hands(&server, &acceptor, stream).await else { return };
     let caller = Caller::of(&server, &stream, address);
     let line = caller.line.clone();
     let heard = line.clone();
@@ -190,8 +190,12 @@ pub(crate) async fn serve(
     }
 }
 
-async fn shake_hands(acceptor: &TlsAcceptor, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
-    match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+async fn shake_hands(server: &ApiServer, acceptor: &TlsAcceptor, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
+    let shaken = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await;
+    if !matches!(shaken, Ok(Ok(_))) {
+        server.metrics.handshakes.inc();
+    }
+    match shaken {
         Ok(Ok(stream)) => Some(stream),
         Ok(Err(e)) => {
             tracing::debug!(error = %Chain(&e), "TLS handshake");

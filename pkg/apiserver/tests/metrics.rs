@@ -163,3 +163,37 @@ async fn strangers_make_no_labels() {
     let refused = "authorization_attempts_total{result=\"no-opinion\"} 3\n";
     assert!(text.contains(refused), "{text}");
 }
+
+#[tokio::test]
+async fn caches_and_lists_are_counted() {
+    let s = TestServer::start().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    s.get(maps).await;
+    for name in ["a", "b", "c"] {
+        assert_eq!(s.post(maps, json!({"metadata": {"name": name}})).await.code, 201);
+    }
+    let value = |page: &str, name: &str, more: &str| -> f64 {
+        let start = format!("{name}{{group=\"\",resource=\"configmaps\"{more}}} ");
+        let line = page.lines().find(|l| l.starts_with(&start)).unwrap_or_else(|| panic!("{start} in {page}"));
+        line.rsplit_once(' ').unwrap().1.parse().unwrap()
+    };
+    let (cached, indexed) = (",storage=\"watchcache\"", ",storage=\"watchcache\",index=\"\"");
+    let before = s.get("/metrics").await.text;
+    s.get(&format!("{maps}?limit=1")).await;
+    s.get(&format!("{maps}?fieldSelector=metadata.name%3Da")).await;
+    let page = s.get("/metrics").await.text;
+    let more = |name: &str, labels: &str| value(&page, name, labels) - value(&before, name, labels);
+    assert_eq!(more("apiserver_storage_list_total", indexed), 2.0);
+    assert_eq!(more("apiserver_storage_list_returned_objects_total", cached), 2.0);
+    // The next one tells that there is more; a name is looked up.
+    assert_eq!(more("apiserver_storage_list_fetched_objects_total", indexed), 3.0);
+    let received = value(&page, "apiserver_watch_cache_events_received_total", "");
+    assert!(received >= 3.0);
+    assert_eq!(value(&page, "apiserver_watch_cache_events_dispatched_total", ""), received);
+    assert_eq!(value(&page, "apiserver_watch_cache_initializations_total", ""), 1.0);
+    assert_eq!(value(&page, "apiserver_watch_cache_initialization_duration_seconds_count", ""), 1.0);
+    let revision: f64 = s.get(maps).await.json["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+    assert!(value(&page, "apiserver_watch_cache_resource_version", "") <= revision);
+    assert!(value(&page, "apiserver_resource_size_estimate_bytes", "") > 0.0);
+    assert!(page.contains("\napiserver_tls_handshake_errors_total 0\n"));
+}

@@ -19,6 +19,7 @@ pub mod watcher;
 
 use crate::cache::message::PATIENCE;
 use crate::cache::resource::Cache;
+use crate::metrics::CacheMetrics;
 use isopod_api::Status;
 use isopod_base::errors::Chain;
 use isopod_kinds::Kind;
@@ -50,6 +51,7 @@ pub struct Hub {
     replaced: Arc<Notify>,
     /// When messages of protobuf were last asked for, while some may be kept.
     messages_wanted: Mutex<Option<Instant>>,
+    pub metrics: CacheMetrics,
 }
 
 /// Sees what the caches see, before the revision is announced.
@@ -146,6 +148,7 @@ impl Hub {
             followers: RwLock::default(),
             replaced: Arc::default(),
             messages_wanted: Mutex::default(),
+            metrics: CacheMetrics::default(),
         });
         tokio::spawn(run(Arc::downgrade(&hub), hub.replaced.clone(), watch));
         Ok(hub)
@@ -186,7 +189,11 @@ impl Hub {
     pub async fn fresh_cache(&self, kind: &Arc<Kind>) -> Result<(Arc<Cache>, Revision), Status> {
         loop {
             let cache = self.cache(kind).await?;
+            let (seen, began) = (self.revision(), Instant::now());
             let revision = self.fresh().await?;
+            if revision > seen {
+                self.metrics.waited(kind, began.elapsed());
+            }
             // One that was dropped meanwhile has not got the events that were waited for.
             if !cache.is_expired() {
                 return Ok((cache, revision));
@@ -264,7 +271,9 @@ impl Hub {
                 self.caches.write().entry(prefix).or_insert_with(new).clone()
             }
         };
-        cache.load().await.map_err(store_status)?;
+        if let Some(took) = cache.load().await.map_err(store_status)? {
+            self.metrics.initialized(kind, took);
+        }
         Ok(cache)
     }
 

@@ -14,10 +14,11 @@ use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 use tokio::sync::{OnceCell, mpsc};
 
 /// The ring holds at most so many changes and so many bytes; what is older is in the store's history.
-const RING_CHANGES: usize = 1024;
+pub const RING_CHANGES: usize = 1024;
 const RING_BYTES: usize = 4 << 20;
 /// A watcher that is further behind is ended; it starts again from where it was.
 const WATCHER_QUEUE: usize = 2048;
@@ -130,22 +131,41 @@ pub struct Cache {
     content: Mutex<Content>,
     /// How many events it got.
     received: AtomicU64,
+    /// How many of them it has told its watchers of.
+    dispatched: AtomicU64,
 }
 
 impl Cache {
     pub fn new(kind: Arc<Kind>, store: Arc<dyn Store>) -> Self {
         let content = Content { aside: Some(Vec::new()), ..Default::default() };
         let (prefix, content) = (prefix_of(&kind), Mutex::new(content));
-        Cache { prefix, kind, store, loaded: OnceCell::new(), content, received: AtomicU64::new(0) }
+        Cache {
+            prefix,
+            kind,
+            store,
+            loaded: OnceCell::new(),
+            content,
+            received: AtomicU64::new(0),
+            dispatched: AtomicU64::new(0),
+        }
     }
 
     pub fn is_loaded(&self) -> bool {
         self.loaded.initialized()
     }
 
-    /// Reads the resource at one revision, then takes in what came meanwhile. Once.
-    pub async fn load(&self) -> Result<(), StoreError> {
-        self.loaded.get_or_try_init(|| self.read()).await.map(|_| ())
+    /// Reads the resource at one revision, then takes in what came meanwhile. Once: who did it is told how long it took.
+    pub async fn load(&self) -> Result<Option<Duration>, StoreError> {
+        let mut took = None;
+        let slot = &mut took;
+        let read = || async move {
+            let began = Instant::now();
+            self.read().await?;
+            *slot = Some(began.elapsed());
+            Ok::<_, StoreError>(())
+        };
+        self.loaded.get_or_try_init(read).await?;
+        Ok(took)
     }
 
     async fn read(&self) -> Result<(), StoreError> {
@@ -206,6 +226,7 @@ impl Cache {
             content.ring_bytes += change.size();
             content.ring.push_back(change.clone());
             content.watchers.retain_mut(|w| w.offer(&self.kind, &change));
+            self.dispatched.fetch_add(1, Ordering::Relaxed);
         }
         content.revision = revision;
         while content.ring.len() > RING_CHANGES || content.ring_bytes > RING_BYTES {
@@ -280,6 +301,11 @@ impl Cache {
     /// How many events it got from the store.
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
+    }
+
+    /// How many of them were handed to those who watch.
+    pub fn dispatched(&self) -> u64 {
+        self.dispatched.load(Ordering::Relaxed)
     }
 
     /// Registers a watcher for everything after `after`. Returns what of that the ring has already; `Err(revision)` when the

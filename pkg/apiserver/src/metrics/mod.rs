@@ -3,6 +3,7 @@
 mod allocations;
 mod attempts;
 mod body;
+mod caches;
 mod checks;
 mod process;
 mod requests;
@@ -11,6 +12,7 @@ mod watches;
 
 pub use allocations::Scope;
 pub use attempts::Shown;
+pub use caches::{CacheMetrics, Storage};
 pub use requests::{Asked, Ended};
 pub use watches::Events;
 
@@ -65,6 +67,8 @@ pub struct Metrics {
     pub requests: RequestMetrics,
     pub attempts: AttemptMetrics,
     pub watches: WatchMetrics,
+    /// Handshakes of TLS that came to nothing.
+    pub handshakes: Counter,
     pub tokens: TokenMetrics,
     pub allocations: AllocationMetrics,
     pub pod_security: PodSecurityMetrics,
@@ -79,8 +83,9 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &Config, caches: &CacheMetrics) -> Self {
         let mut registry = Registry::default();
+        caches.register(&mut registry);
         let audit = config.audit.as_ref().map(|a| a.counters.clone()).unwrap_or_default();
         audit.register(&mut registry);
         config.authorizer.register(&mut registry);
@@ -96,6 +101,9 @@ impl Metrics {
         let waiting = Family::default();
         let help = "[ALPHA] Maximal number of queued requests in this apiserver per request kind in last second";
         registry.register("apiserver_current_inqueue_requests", help, Family::clone(&waiting));
+        let handshakes = Counter::default();
+        let help = "[ALPHA] Number of requests dropped with 'TLS handshake error from' error";
+        registry.register("apiserver_tls_handshake_errors", help, handshakes.clone());
         let objects = Family::default();
         let help = "[ALPHA] Number of stored objects at the time of last check split by kind";
         registry.register("apiserver_resource_objects", help, Family::clone(&objects));
@@ -111,6 +119,7 @@ impl Metrics {
             requests: RequestMetrics::register(&mut registry),
             attempts: AttemptMetrics::register(&mut registry),
             watches: WatchMetrics::register(&mut registry),
+            handshakes,
             tokens: TokenMetrics::register(&mut registry),
             allocations: AllocationMetrics::register(&mut registry),
             pod_security: PodSecurityMetrics::register(&mut registry),
@@ -146,7 +155,7 @@ impl Metrics {
         build_info(&mut page);
         process::write(&mut page);
         crate::aggregation::metrics(server, &mut page);
-        events_received(server, &mut page);
+        caches::write(server, &mut page);
         size(server, &mut page).await;
         allocations::write(server, &mut page).await;
         certificates("apiserver_webhooks", "BETA", &callout::WEBHOOKS, &mut page);
@@ -165,15 +174,6 @@ impl Metrics {
 fn show(family: &Family<InFlightLabels, Gauge>, running: &[AtomicI64; 2]) {
     for (kind, running) in ["readOnly", "mutating"].into_iter().zip(running) {
         family.get_or_create(&InFlightLabels { request_kind: kind }).set(running.load(Ordering::Relaxed));
-    }
-}
-
-fn events_received(server: &ApiServer, page: &mut Page) {
-    let help = "[BETA] Number of etcd events received split by kind.";
-    let mut family = page.family("apiserver_storage_events_received_total", help, "counter");
-    for cache in server.hub.caches() {
-        let gvr = cache.kind.gvr();
-        family.value(&[("group", &gvr.group), ("resource", &gvr.resource)], cache.received() as f64);
     }
 }
 

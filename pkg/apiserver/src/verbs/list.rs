@@ -10,6 +10,7 @@ use crate::cache::{store_status, too_large};
 use crate::conversion;
 use crate::encode::body::{self, List};
 use crate::encode::negotiate::Media;
+use crate::metrics::Storage;
 use crate::objects;
 use crate::options::{ListOptions, Match};
 use axum::response::Response;
@@ -17,6 +18,7 @@ use isopod_api::Status;
 use isopod_kinds::Kind;
 use isopod_store::{KeyRange, KeyValue, RangeRequest, Revision, StoreError};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const TOO_OLD: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.";
 /// How many keys one read of the history asks for at least.
@@ -164,10 +166,16 @@ impl Page<'_> {
         let (base, prefix) = (self.base(), self.filter.key_prefix(self.kind.stored));
         let from: Arc<str> = if start.is_empty() { prefix.as_str().into() } else { format!("{base}{start}").into() };
         let mut list = List { revision, ..Default::default() };
-        let mut rest = snapshot.entries.range(from..).take_while(|(k, _)| k.starts_with(prefix.as_str()));
+        let rest = snapshot.entries.range(from..).take_while(|(k, _)| k.starts_with(prefix.as_str()));
         let may_match = |(_, e): &(&Arc<str>, &Arc<Entry>)| self.kind.may_match(self.filter, e);
+        let fetched = AtomicUsize::new(0);
+        let mut rest = rest.inspect(|_| {
+            fetched.fetch_add(1, Ordering::Relaxed);
+        });
+        let read = || fetched.load(Ordering::Relaxed);
         if self.limit == 0 {
             list.entries = self.kind.select(self.server, self.filter, rest.map(|(_, e)| e)).await?;
+            self.count(Storage::Cache, read(), &list);
             return Ok(list);
         }
         // One more than is wanted tells that there is more.
@@ -176,14 +184,22 @@ impl Page<'_> {
             let lacking = wanted - list.entries.len();
             let some: Vec<Arc<Entry>> = rest.by_ref().filter(may_match).take(lacking).map(|(_, e)| e.clone()).collect();
             if some.is_empty() {
+                self.count(Storage::Cache, read(), &list);
                 return Ok(list);
             }
             list.entries.extend(self.kind.matching(self.server, self.filter, some).await?);
         }
         list.entries.truncate(self.limit);
+        // What is only counted is not read.
+        let read = read();
         let remaining = self.counts_remaining().then(|| rest.count() as u64 + 1);
         self.more(&mut list, &base, remaining);
+        self.count(Storage::Cache, read, &list);
         Ok(list)
+    }
+
+    fn count(&self, from: Storage, fetched: usize, list: &List) {
+        self.server.hub.metrics.listed(self.kind.stored, from, fetched, list.entries.len());
     }
 
     fn more(&self, list: &mut List, base: &str, remaining: Option<u64>) {
@@ -214,7 +230,7 @@ impl Page<'_> {
         if !start.is_empty() {
             range.start = format!("{}{base}{start}", self.cache.prefix()).into();
         }
-        let mut list = List { revision, ..Default::default() };
+        let (mut list, mut fetched) = (List { revision, ..Default::default() }, 0);
         loop {
             let mut request = RangeRequest::new(range.clone());
             request.revision = revision;
@@ -225,6 +241,7 @@ impl Page<'_> {
                 }
                 e => store_status(e),
             })?;
+            fetched += read.kvs.len();
             let entries = read.kvs.iter().filter_map(|kv| self.cache.entry(&kv.key, &kv.value, kv.mod_revision));
             let entries = entries.filter(|e| self.kind.may_match(self.filter, e)).collect();
             for entry in self.kind.matching(self.server, self.filter, entries).await? {
@@ -235,13 +252,17 @@ impl Page<'_> {
                     let before = read.kvs.iter().take_while(after).count() as u64;
                     let remaining = self.counts_remaining().then(|| read.count - before);
                     self.more(&mut list, &base, remaining);
+                    self.count(Storage::History, fetched, &list);
                     return Ok(list);
                 }
                 list.entries.push(entry);
             }
             match read.kvs.last() {
                 Some(last) if read.more => range.start = [&last.key[..], b"\0"].concat().into(),
-                _ => return Ok(list),
+                _ => {
+                    self.count(Storage::History, fetched, &list);
+                    return Ok(list);
+                }
             }
         }
     }
