@@ -48,7 +48,7 @@ def test_requests_answer_with_a_status(cluster):
         ("POST", maps + "?fieldValidation=Strict", '{"metadata":{"name":"x"},"dat":{}}', [JSON], 400, "BadRequest", 'strict decoding error: unknown field "dat"'),
         ("POST", maps, json.dumps({"metadata": {"name": "x"}, "data": {"a": "y" * 4_000_000}}), [JSON], 413, "RequestEntityTooLarge", "limit is 3145728"),
         ("GET", maps + "/nothing", None, [], 404, "NotFound", 'configmaps "nothing" not found'),
-        ("GET", "/apis/nothing/v1/things", None, [], 404, "NotFound", ""),
+        ("GET", "/apis/apps/v1/things", None, [], 404, "NotFound", "could not find the requested resource"),
         ("GET", maps + "?labelSelector=a%20b", None, [], 400, "BadRequest", "unable to parse requirement"),
         ("GET", maps + "?fieldSelector=spec.x%3D1", None, [], 400, "BadRequest", '"spec.x" is not a known field selector'),
         ("GET", maps + "?resourceVersion=abc", None, [], 400, "BadRequest", "" ),
