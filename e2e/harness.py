@@ -96,7 +96,11 @@ class Cluster:
         if agent:
             secure = {PRIVATE: self.private_ca}
             self.registry = registry or Registry([REGISTRY], fill=[f"{HERE}/images.py"], fill_args=[app], secure=secure)
-            self.registry.start(self.dir, self.net.inside)
+            try:
+                self.registry.start(self.dir, self.net.inside)
+            except BaseException:
+                self.close()
+                raise
 
     # -- life
 
