@@ -192,7 +192,8 @@ impl Follower for Access {
 
     fn begin_anew(self: Arc<Self>) {
         tokio::spawn(async move {
-            while let Some(source) = self.source.get() {
+            // A server that is gone needs no authorizers.
+            while let Some(source) = self.source.get().filter(|s| s.hub.strong_count() > 0) {
                 match self.fill(source).await {
                     Ok(()) | Err(StoreError::Closed) => return,
                     Err(e) => {
