@@ -3,7 +3,6 @@
 use crate::ApiServer;
 use crate::cache::entry::Entry;
 use crate::cache::{Moment, prefix_of, store_status, write_status};
-use crate::conversion;
 use crate::encode::served;
 use crate::pipeline::Intent;
 use bytes::Bytes;
@@ -114,9 +113,9 @@ impl ApiServer {
     ) -> Result<Arc<Entry>, Status> {
         let stored_kind = self.registry.load().stored(kind);
         let path = path_of(kind, namespace, name);
-        // What was converted for others is not converted again.
-        let cached = self.hub.running(&stored_kind).filter(|_| conversion::converts(kind));
-        if let Some(entry) = cached.and_then(|c| c.get(&path)).filter(|e| revision > 0 && e.revision() == revision) {
+        // What was read or converted for others is not read again; of a write, the cache has mostly heard already.
+        let cached = self.hub.running(&stored_kind).filter(|_| revision > 0).and_then(|c| c.get(&path));
+        if let Some(entry) = cached.filter(|e| e.revision() == revision) {
             return self.view(kind, &entry).await;
         }
         let entry = Entry::new(&stored_kind, &path, stored, revision).map_err(|e| Status::internal(Chain(&e)))?;
@@ -190,7 +189,9 @@ impl ApiServer {
         name: &str,
     ) -> Result<Option<Arc<Value>>, Status> {
         let Some(kind) = self.registry.load().resource(group, resource).cloned() else { return Ok(None) };
-        let entry = self.get_entry_at(moment, &kind, namespace, name).await?;
+        let stored_kind = self.registry.load().stored(&kind);
+        let cache = self.hub.cache_at(&stored_kind, moment).await?;
+        let entry = self.view_of(&kind, cache.get(&path_of(&kind, namespace, name))).await?;
         Ok(entry.map(|e| self.parsed_value(&kind, &e)))
     }
 

@@ -7,7 +7,8 @@ use std::sync::Arc;
 /// A set of served kinds, by path.
 #[derive(Clone, Default)]
 pub struct Registry {
-    by_path: HashMap<(String, String, String), Arc<Kind>>,
+    /// In the order of `ordered`. A resource is in few groups and versions: what asks is to look at nothing else, and to copy nothing.
+    by_resource: HashMap<String, Vec<Arc<Kind>>>,
     /// In discovery's order: group, then version by priority, then resource.
     ordered: Vec<Arc<Kind>>,
     /// Versions that are stored only.
@@ -21,18 +22,20 @@ impl Registry {
             let key = |k: &Kind| (k.gvk.group.clone(), std::cmp::Reverse(k.version_priority), k.gvk.version.clone());
             key(a).cmp(&key(b)).then_with(|| a.resource.cmp(&b.resource))
         });
-        let path = |k: &Arc<Kind>| (k.gvk.group.clone(), k.gvk.version.clone(), k.resource.clone());
-        let by_path = ordered.iter().map(|k| (path(k), k.clone())).collect();
-        Registry { by_path, ordered, unserved }
+        let mut by_resource: HashMap<String, Vec<Arc<Kind>>> = HashMap::new();
+        for kind in &ordered {
+            by_resource.entry(kind.resource.clone()).or_default().push(kind.clone());
+        }
+        Registry { by_resource, ordered, unserved }
     }
 
     pub fn get(&self, group: &str, version: &str, resource: &str) -> Option<&Arc<Kind>> {
-        self.by_path.get(&(group.to_owned(), version.to_owned(), resource.to_owned()))
+        self.by_resource.get(resource)?.iter().rfind(|k| k.gvk.group == group && k.gvk.version == version)
     }
 
     /// Any served version of a resource, the stored one if it is served.
     pub fn resource(&self, group: &str, resource: &str) -> Option<&Arc<Kind>> {
-        let mut all = self.ordered.iter().filter(|k| k.gvk.group == group && k.resource == resource);
+        let mut all = self.by_resource.get(resource)?.iter().filter(|k| k.gvk.group == group);
         let first = all.next()?;
         if first.gvk == first.storage.gvk {
             return Some(first);

@@ -46,6 +46,15 @@ impl Kind {
     pub fn gvr(&self) -> Gvr {
         Gvr::new(self.gvk.group.clone(), self.gvk.version.clone(), self.resource.clone())
     }
+
+    /// Whether it is the resource that is called so: `pods`, `deployments.apps`.
+    pub fn is(&self, qualified: &str) -> bool {
+        match qualified.strip_prefix(&*self.resource) {
+            Some("") => self.gvk.group.is_empty(),
+            Some(rest) => !self.gvk.group.is_empty() && rest.strip_prefix('.') == Some(&*self.gvk.group),
+            None => false,
+        }
+    }
 }
 
 impl Kind {
@@ -292,3 +301,19 @@ pub trait Hooks: Send + Sync {
 /// The hooks of kinds that need none.
 pub struct NoHooks;
 impl Hooks for NoHooks {}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    #[test]
+    fn a_resource_is_what_its_qualified_name_says() {
+        let all = crate::builtin();
+        for kind in &all {
+            let name = kind.gvr().qualified();
+            assert!(kind.is(&name), "{name}");
+            assert!(!kind.is(&format!("{name}.")) && !kind.is(&format!("{name}x")) && !kind.is(""), "{name}");
+            let same: Vec<String> = all.iter().filter(|k| k.is(&name)).map(|k| k.gvr().qualified()).collect();
+            assert!(same.iter().all(|n| *n == name), "{name}: {same:?}");
+        }
+    }
+}

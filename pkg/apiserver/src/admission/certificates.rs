@@ -45,7 +45,7 @@ async fn may(request: &Request<'_>, verb: &str, signer: &str) -> bool {
 }
 
 fn is_request(request: &Request<'_>, subresource: &str) -> bool {
-    request.intent.subresource == subresource && request.intent.kind.gvr().qualified() == REQUESTS
+    request.intent.subresource == subresource && request.intent.kind.is(REQUESTS)
 }
 
 #[async_trait]
@@ -87,7 +87,7 @@ impl Plugin for CertificateSigning {
 }
 
 fn is_status_of(request: &Request<'_>, qualified: &str) -> bool {
-    request.intent.subresource == "status" && request.intent.kind.gvr().qualified() == qualified
+    request.intent.subresource == "status" && request.intent.kind.is(qualified)
 }
 
 /// Upstream asks this where it validates, so that it is told as a fault of the object.

@@ -54,7 +54,7 @@ impl Plugin for LimitRanger {
 /// Pods are looked at when they are created or resized.
 fn is_pod(request: &Request<'_>) -> bool {
     let (operation, subresource) = (request.operation, request.intent.subresource.as_str());
-    request.intent.kind.gvr().qualified() == "pods"
+    request.intent.kind.is("pods")
         && ((operation == Operation::Create && subresource.is_empty())
             || (operation == Operation::Update && subresource == "resize"))
 }

@@ -139,7 +139,7 @@ impl<'a> Request<'a> {
 
     /// Whether this is about the resource itself (no subresource), `pods` or `deployments.apps`.
     pub fn is(&self, qualified: &str) -> bool {
-        self.intent.subresource.is_empty() && self.intent.kind.gvr().qualified() == qualified
+        self.intent.subresource.is_empty() && self.intent.kind.is(qualified)
     }
 
     /// 403 with a plugin's reason, as upstream's `admission.NewForbidden` words it.

@@ -255,7 +255,8 @@ impl<'a> Scanner<'a> {
                 Some(b'"') => {
                     let raw = &self.bytes[start..self.pos];
                     self.pos += 1;
-                    return Ok(String::from_utf8_lossy(raw));
+                    // The look that finds nothing to replace is several times faster without the one that would replace it.
+                    return Ok(std::str::from_utf8(raw).map_or_else(|_| String::from_utf8_lossy(raw), Cow::Borrowed));
                 }
                 Some(b'\\') => return self.escaped(start).map(Cow::Owned),
                 Some(c @ 0x00..0x20) => return Err(invalid(*c, "in string literal")),
