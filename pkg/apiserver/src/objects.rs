@@ -102,7 +102,7 @@ impl ApiServer {
         Ok(Some(Current { revision: kv.mod_revision, stored: kv.value, entry }))
     }
 
-    /// An entry from stored bytes, in the version of `kind`.
+    /// The entry of what the store has at a revision, in the version of `kind`.
     pub(crate) async fn entry(
         &self,
         kind: &Arc<Kind>,
@@ -111,14 +111,28 @@ impl ApiServer {
         stored: &[u8],
         revision: Revision,
     ) -> Result<Arc<Entry>, Status> {
-        let stored_kind = self.registry.load().stored(kind);
-        let path = path_of(kind, namespace, name);
         // What was read or converted for others is not read again; of a write, the cache has mostly heard already.
-        let cached = self.hub.running(&stored_kind).filter(|_| revision > 0).and_then(|c| c.get(&path));
-        if let Some(entry) = cached.filter(|e| e.revision() == revision) {
-            return self.view(kind, &entry).await;
+        // One that began before the kind changed has the older form.
+        let stored_kind = self.registry.load().stored(kind);
+        let cache = self.hub.running(&stored_kind).filter(|c| Arc::ptr_eq(&c.kind, &stored_kind));
+        let cached = cache.and_then(|c| c.get(&path_of(kind, namespace, name)));
+        match cached.filter(|e| e.revision() == revision) {
+            Some(entry) => self.view(kind, &entry).await,
+            None => self.unstored_entry(kind, namespace, name, stored, revision).await,
         }
-        let entry = Entry::new(&stored_kind, &path, stored, revision).map_err(|e| Status::internal(Chain(&e)))?;
+    }
+
+    /// An entry of bytes in the stored form that the store need not have, such as a dry run's, in the version of `kind`.
+    pub(crate) async fn unstored_entry(
+        &self,
+        kind: &Arc<Kind>,
+        namespace: &str,
+        name: &str,
+        bytes: &[u8],
+        revision: Revision,
+    ) -> Result<Arc<Entry>, Status> {
+        let (stored_kind, path) = (self.registry.load().stored(kind), path_of(kind, namespace, name));
+        let entry = Entry::new(&stored_kind, &path, bytes, revision).map_err(|e| Status::internal(Chain(&e)))?;
         self.view(kind, &Arc::new(entry)).await
     }
 
@@ -129,22 +143,11 @@ impl ApiServer {
         namespace: &str,
         name: &str,
     ) -> Result<Option<Arc<Entry>>, Status> {
-        self.get_entry_at(&Moment::default(), kind, namespace, name).await
-    }
-
-    /// Reads an object as it was at this moment or later, from the cache if one runs.
-    async fn get_entry_at(
-        &self,
-        moment: &Moment,
-        kind: &Arc<Kind>,
-        namespace: &str,
-        name: &str,
-    ) -> Result<Option<Arc<Entry>>, Status> {
         let stored_kind = self.registry.load().stored(kind);
         if self.hub.running(&stored_kind).is_none() {
             return Ok(self.current(kind, namespace, name).await?.map(|c| c.entry));
         }
-        let cache = self.hub.cache_at(&stored_kind, moment).await?;
+        let cache = self.hub.cache_at(&stored_kind, &Moment::default()).await?;
         self.view_of(kind, cache.get(&path_of(kind, namespace, name))).await
     }
 
@@ -168,7 +171,7 @@ impl ApiServer {
         }
     }
 
-    /// An object by resource, for the server's own use (admission, allocation).
+    /// An object by resource, for the server's own use.
     pub async fn read(
         &self,
         group: &str,
@@ -176,10 +179,12 @@ impl ApiServer {
         namespace: &str,
         name: &str,
     ) -> Result<Option<Arc<Value>>, Status> {
-        self.read_at(&Moment::default(), group, resource, namespace, name).await
+        let Some(kind) = self.registry.load().resource(group, resource).cloned() else { return Ok(None) };
+        let entry = self.get_entry(&kind, namespace, name).await?;
+        Ok(entry.map(|e| self.parsed_value(&kind, &e)))
     }
 
-    /// As [`Self::read`], as it was at this moment or later.
+    /// As [`Self::read`], as it was at this moment or later: of what every write asks for, always from a cache.
     pub(crate) async fn read_at(
         &self,
         moment: &Moment,

@@ -436,8 +436,8 @@ pub async fn entry_of(
     object: &Value,
     revision: Revision,
 ) -> Result<Arc<Entry>, Status> {
-    let stored = stored_bytes(server, intent, object).await?;
-    let entry = server.entry(&intent.kind, &intent.namespace, name, &stored, revision).await?;
+    let bytes = stored_bytes(server, intent, object).await?;
+    let entry = server.unstored_entry(&intent.kind, &intent.namespace, name, &bytes, revision).await?;
     if revision != 0 {
         return Ok(entry);
     }

@@ -253,3 +253,22 @@ async fn the_stored_version_changes_with_the_next_write() {
     s.get(&format!("{}/a", foos("v2"))).await;
     assert_eq!(webhook.taken().len(), 0, "it is stored as v2 now");
 }
+
+#[tokio::test]
+async fn a_dry_run_shows_what_would_be_stored() {
+    let webhook = WebhookServer::start(convert).await;
+    let s = server(&webhook, "/").await;
+    stays(&s, "/").await;
+    for version in ["v1", "v2"] {
+        // The cache runs from here on, and what it has is not what a dry run makes.
+        s.get(&foos(version)).await;
+        let path = format!("{}/a?dryRun=All", foos(version));
+        let spec = if version == "v1" { json!({"host": "new"}) } else { json!({"address": "new:1"}) };
+        let tried = s.patch(&path, MERGE, json!({"spec": spec})).await;
+        assert_eq!((tried.code, tried.text.contains("\"new")), (200, true), "{version}: {}", tried.text);
+        let gone = s.delete(&path).await;
+        assert_eq!(gone.code, 200, "{version}: {}", gone.text);
+        let kept = s.get(&format!("{}/a", foos("v1"))).await.json;
+        assert_eq!(kept["spec"]["host"], "h");
+    }
+}

@@ -307,7 +307,7 @@ impl Hooks for NoHooks {}
 mod tests {
     #[test]
     fn a_resource_is_what_its_qualified_name_says() {
-        let all = crate::builtin();
+        let all = crate::table::builtin();
         for kind in &all {
             let name = kind.gvr().qualified();
             assert!(kind.is(&name), "{name}");
