@@ -110,15 +110,24 @@ impl Leases {
     /// Moves keys between leases as committed events say.
     pub fn apply(&mut self, events: &[Event]) {
         for event in events {
-            let before = event.prev.as_ref().map_or(0, |p| p.lease);
-            if before == event.kv.lease {
-                continue;
+            let (key, now) = (&event.kv.key, event.kv.lease);
+            match &event.prev {
+                Some(before) if before.lease == now => continue,
+                Some(before) => {
+                    if let Some(lease) = self.all.get_mut(&before.lease) {
+                        lease.keys.remove(key);
+                    }
+                }
+                // Another server compacted what stood there before this one heard of the event: any lease may have held it.
+                None if event.kv.version != 1 => {
+                    for lease in self.all.values_mut() {
+                        lease.keys.remove(key);
+                    }
+                }
+                None => {}
             }
-            if let Some(lease) = self.all.get_mut(&before) {
-                lease.keys.remove(&event.kv.key);
-            }
-            if event.kv.lease != 0 {
-                self.attach(event.kv.lease, event.kv.key.clone());
+            if now != 0 {
+                self.attach(now, key.clone());
             }
         }
     }
@@ -138,4 +147,35 @@ impl Leases {
 
 fn after(now: Timestamp, seconds: i64) -> Timestamp {
     now.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{EventKind, KeyValue};
+
+    fn put(version: i64, lease: LeaseId) -> Event {
+        let (key, value) = (Bytes::from_static(b"a"), Bytes::new());
+        let kv = KeyValue { key, value, create_revision: 0, mod_revision: 0, version, lease };
+        Event { kind: EventKind::Put, kv, prev: None }
+    }
+
+    /// A lease that ends must not take along a key that it held once: its next owner wrote it without the lease.
+    #[test]
+    fn a_key_whose_former_state_was_compacted_leaves_its_lease() {
+        let gone = Event { kind: EventKind::Delete, ..put(0, 0) };
+        for (what, events) in
+            [("deleted", vec![gone, put(1, 0)]), ("written", vec![put(3, 0)]), ("moved", vec![put(3, 2)])]
+        {
+            let mut leases = Leases::default();
+            for id in [1, 2] {
+                leases.grant(id, 60, Timestamp::UNIX_EPOCH);
+            }
+            leases.apply(&[put(1, 1)]);
+            assert_eq!(leases.keys(1), ["a"], "{what}");
+            leases.apply(&events);
+            assert!(leases.keys(1).is_empty(), "{what}: {:?}", leases.keys(1));
+            assert_eq!(leases.keys(2).len(), usize::from(what == "moved"), "{what}");
+        }
+    }
 }
