@@ -111,8 +111,8 @@ impl ApiServer {
         stored: &[u8],
         revision: Revision,
     ) -> Result<Arc<Entry>, Status> {
-        // What was read or converted for others is not read again; of a write, the cache has mostly heard already.
-        // One that began before the kind changed has the older form.
+        // What was read or converted for others is not read again; of a write, the cache has mostly heard already. A cache that began
+        // before the kind changed has the older form.
         let stored_kind = self.registry.load().stored(kind);
         let cache = self.hub.running(&stored_kind).filter(|c| Arc::ptr_eq(&c.kind, &stored_kind));
         let cached = cache.and_then(|c| c.get(&path_of(kind, namespace, name)));

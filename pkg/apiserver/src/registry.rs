@@ -4,10 +4,10 @@ use isopod_kinds::Kind;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-/// A set of served kinds, by path.
+/// A set of served kinds.
 #[derive(Clone, Default)]
 pub struct Registry {
-    /// In the order of `ordered`. A resource is in few groups and versions: what asks is to look at nothing else, and to copy nothing.
+    /// In the order of `ordered`. A resource is in few groups and versions, so a look-up compares few kinds and copies no text.
     by_resource: HashMap<String, Vec<Arc<Kind>>>,
     /// In discovery's order: group, then version by priority, then resource.
     ordered: Vec<Arc<Kind>>,

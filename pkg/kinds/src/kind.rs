@@ -303,7 +303,6 @@ pub struct NoHooks;
 impl Hooks for NoHooks {}
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     #[test]
     fn a_resource_is_what_its_qualified_name_says() {
