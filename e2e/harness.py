@@ -26,6 +26,10 @@ class Failure(Exception):
     """A command failed, or a condition did not become true in time."""
 
 
+# The tests need little, and a developer's disk may be fuller than a node's should be.
+LITTLE_ROOM = ["--eviction-hard", "memory.available<100Mi"]
+
+
 def run(args, *, input=None, check=True, timeout=60, env=None, binary=False):
     """Runs a command to its end; the result has returncode, stdout, stderr."""
     done = subprocess.run(args, input=input, capture_output=True, text=not binary, timeout=timeout, env=env)
@@ -106,6 +110,8 @@ class Cluster:
 
     def command(self):
         extra = [] if self.agent else ["--disable-agent"]
+        if self.agent and "--eviction-hard" not in self.server_args:
+            extra = LITTLE_ROOM
         return [
             self.isopod, "server", "--data-dir", self.data, "--write-kubeconfig", self.kubeconfig,
             "--node-name", "box", "--cgroup-root", self.cgroup, "--private-registry", f"{self.dir}/registries.yaml",

@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 
-from harness import NODE_IP, deployment, pod, run, wait
+from harness import LITTLE_ROOM, NODE_IP, deployment, pod, run, wait
 
 
 # Names of the nftables tables, asked of the kernel: NFT_MSG_GETTABLE as a dump, attribute 1 of each answer.
@@ -189,6 +189,7 @@ def test_cleanup_with_the_default_paths(fresh):
         group = ["--cgroup-root", cluster.cgroup]
         log = open(f"{cluster.dir}/server.log", "ab")
         command = [cluster.isopod, "server", "--node-name", "box", "--private-registry", f"{cluster.dir}/registries.yaml", *group]
+        command += LITTLE_ROOM
         server = subprocess.Popen(inside(*command), stdout=log, stderr=log)
         wait("the node", lambda: "Node ready" in cluster.log_tail())
         kubectl = lambda *a: run(inside(f"{cluster.tools}/kubectl-1.37", "--kubeconfig", "/etc/isopod/isopod.yaml", *a), env=cluster.env())  # noqa: E731

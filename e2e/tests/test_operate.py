@@ -132,3 +132,21 @@ def test_a_bad_registries_file_is_named(cluster):
             f.write(text)
         said = refused(cluster, *flags)
         assert path in said and word in said and "--private-registry" in said and "check" not in said, said
+
+
+def test_a_node_with_too_little_disk_takes_no_pods(fresh):
+    flags = ["--eviction-hard", "nodefs.available<1000Pi"]
+    cluster = fresh(server_args=flags).start()
+    try:
+        cluster.kubectl("wait", "--for=condition=DiskPressure", "node/box", "--timeout=30s")
+        cluster.kubectl("run", "web", "--image", cluster.image("app:v1"))
+        cluster.kubectl("wait", "--for=jsonpath={.status.conditions[0].reason}=Unschedulable", "pod/web", "--timeout=30s")
+        said = cluster.get("pod", "web")["status"]["conditions"][0]["message"]
+        assert "untolerated taint" in said, said
+        taints = cluster.get("node", "box")["spec"]["taints"]
+        assert [(t["key"], t["effect"]) for t in taints] == [("node.kubernetes.io/disk-pressure", "NoSchedule")], taints
+        cluster.stop()
+        said = refused(cluster, "--data-dir", cluster.data, "--eviction-hard", "nodefs.free<10%")
+        assert "nodefs.free" in said and "nodefs.available" in said, said
+    finally:
+        cluster.close()

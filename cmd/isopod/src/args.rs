@@ -7,6 +7,7 @@ use crate::authz_flags::AuthorizationArgs;
 use crate::front_proxy::FrontProxyArgs;
 use crate::signing_flags::SigningArgs;
 use clap::{Args, Parser, Subcommand};
+use isopod_kubelet::Thresholds;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -200,6 +201,15 @@ pub struct ServerArgs {
     /// How many pods this node takes
     #[arg(long, default_value_t = 110, value_name = "N", help_heading = "Node")]
     pub max_pods: u32,
+    /// What must be left, or the node is under pressure and takes no more pods: bytes or percent of memory.available, nodefs.available and
+    /// imagefs.available
+    #[arg(
+        long,
+        default_value = "memory.available<100Mi,nodefs.available<10%",
+        value_name = "SIGNAL<AMOUNT,…",
+        help_heading = "Node"
+    )]
+    pub eviction_hard: Thresholds,
     /// Registries: mirrors, credentials, insecure ones
     #[arg(long, default_value = "/etc/isopod/registries.yaml", value_name = "FILE", help_heading = "Node")]
     pub private_registry: PathBuf,

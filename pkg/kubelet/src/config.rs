@@ -1,5 +1,6 @@
 //! What a kubelet is told: upstream's flags and `KubeletConfiguration` fields, with upstream's defaults.
 
+use crate::pressure::Thresholds;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -70,10 +71,8 @@ pub struct KubeletConfig {
     /// Kept back from pods: `cpu`, `memory`, `ephemeral-storage`.
     pub system_reserved: BTreeMap<String, String>,
     pub kube_reserved: BTreeMap<String, String>,
-    /// Free memory below which pods would be evicted; kept back from allocatable too.
-    pub eviction_hard_memory: String,
-    /// Part of the node's disk that is kept free, in percent.
-    pub eviction_hard_nodefs_percent: u64,
+    /// Below it the node says that it is under pressure and takes no more pods; kept back from allocatable too.
+    pub eviction_hard: Thresholds,
     /// How long the node's status tells of a pressure after it was seen last.
     pub eviction_pressure_transition: Duration,
     pub lease_renew: Duration,
@@ -124,8 +123,7 @@ impl Default for KubeletConfig {
             pod_pids_limit: None,
             system_reserved: BTreeMap::new(),
             kube_reserved: BTreeMap::new(),
-            eviction_hard_memory: "100Mi".into(),
-            eviction_hard_nodefs_percent: 10,
+            eviction_hard: Thresholds::default(),
             eviction_pressure_transition: Duration::from_secs(5 * 60),
             lease_renew: Duration::from_secs(10),
             status_update: Duration::from_secs(10),

@@ -46,3 +46,4 @@ mod tests;
 
 pub use config::KubeletConfig;
 pub use kubelet::{Kubelet, KubeletError};
+pub use pressure::Thresholds;

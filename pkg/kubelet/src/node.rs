@@ -108,14 +108,13 @@ impl NodeKeeper {
             not_ready
                 .push("container runtime network not ready: the node has no pod network yet (spec.podCIDR)".into());
         }
-        let disk = isopod_sys::mount::usage(&shared.cfg.root_dir)
-            .map_or(100, |([capacity, available, _], _)| (available * 100).checked_div(capacity).unwrap_or(100));
-        let (now, left) = (shared.clock.now(), Left { memory: machine::available_memory(), disk_percent: disk });
+        let disk = isopod_sys::mount::usage(&shared.cfg.root_dir).map_or(u64::MAX, |([_, available, _], _)| available);
+        let (now, left) = (shared.clock.now(), Left { memory: machine::available_memory(), disk });
         let observed = Observed {
             runtime_version: &shared.runtime.version(),
             images: &images,
             not_ready,
-            pressure: self.pressures.see(&shared.cfg, left, now),
+            pressure: self.pressures.see(&shared.cfg, &shared.machine, left, now),
             now,
             old: &self.last,
         };

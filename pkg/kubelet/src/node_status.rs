@@ -41,8 +41,8 @@ pub fn resources(cfg: &KubeletConfig, machine: &Machine) -> Result<Resources, Co
         }
         Ok(sum)
     };
-    let eviction = quantity("memory", &cfg.eviction_hard_memory)?.value();
-    let disk_kept = (machine.disk / 100 * cfg.eviction_hard_nodefs_percent) as i64;
+    let eviction = cfg.eviction_hard.memory.of(machine.memory) as i64;
+    let disk_kept = cfg.eviction_hard.disk(machine.disk) as i64;
     let huge: i64 = machine.hugepages.iter().map(|(_, b)| *b as i64).sum();
     let amounts = Allocatable {
         cpu_milli: (i64::from(machine.cpus) * 1000 - reserved("cpu", true)?).max(0),
@@ -254,7 +254,10 @@ mod tests {
         let r = resources(&cfg, &machine()).unwrap();
         assert_eq!((r.capacity["cpu"].as_str(), r.allocatable["cpu"].as_str()), ("2", "1750m"));
         assert_eq!(r.allocatable["memory"], format!("{}Ki", (3 << 20) - 100 * 1024));
-        let bad = KubeletConfig { eviction_hard_memory: "lots".into(), ..Default::default() };
+        let part = KubeletConfig { eviction_hard: "memory.available<25%".parse().unwrap(), ..Default::default() };
+        assert_eq!(resources(&part, &machine()).unwrap().allocatable["memory"], format!("{}Ki", 3 << 20));
+        let bad =
+            KubeletConfig { kube_reserved: [("memory".to_owned(), "lots".to_owned())].into(), ..Default::default() };
         assert!(resources(&bad, &machine()).is_err());
     }
 

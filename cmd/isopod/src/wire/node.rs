@@ -125,6 +125,7 @@ fn kubelet_config(settings: &Settings, listen: SocketAddr) -> anyhow::Result<Kub
         resolv_conf: args.resolv_conf.clone(),
         listen,
         max_pods: args.max_pods,
+        eviction_hard: args.eviction_hard,
         // Secure by default: a pod that names no profile gets the runtime's (KEP-2413).
         seccomp_default: true,
         ..Default::default()
