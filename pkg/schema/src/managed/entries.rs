@@ -81,7 +81,7 @@ impl Managers {
             }
             let set = Set::from_json(entry.get("fieldsV1").unwrap_or(&Value::Null));
             let set = set.map_err(|e| format!("error decoding set: {e}"))?;
-            let time = entry.get("time").and_then(Value::as_str).map(str::to_owned);
+            let time = entry.get("time").and_then(Value::as_str).filter(|t| !t.is_empty()).map(str::to_owned);
             let id = ManagerId::new(text("manager"), operation, api_version, text("subresource"));
             managers.insert(id, Owner { set, api_version: api_version.to_owned(), time });
         }
