@@ -72,15 +72,13 @@ impl Custom {
             errors.extend(replicas(obj, &scale.spec_replicas));
         }
         errors.extend(replicas(obj, &scale.status_replicas));
-        let selector = obj.at(plain(&scale.label_selector));
-        if !scale.label_selector.is_empty() && !selector.is_null() && !selector.is_string() {
-            let m = format!(
-                "{} accessor error: {} is of the type {}, expected string",
-                scale.label_selector,
-                jsonpath::printed(selector),
-                go_type(selector)
-            );
-            errors.push(FieldError::invalid(&Path::new(&scale.label_selector), "", m));
+        if !scale.label_selector.is_empty() {
+            let found = nested(obj, &scale.label_selector);
+            let wrong = found.and_then(|f| match f.filter(|f| !f.is_string()) {
+                Some(other) => Err(accessor_error(&scale.label_selector, other, "string")),
+                None => Ok(()),
+            });
+            errors.extend(wrong.err().map(|m| FieldError::invalid(&Path::new(&scale.label_selector), "", m)));
         }
         errors
     }
@@ -98,17 +96,40 @@ pub(super) fn go_type(value: &Value) -> &'static str {
     }
 }
 
+/// How upstream tells that something else is where a value of a type should be (`unstructured.NestedInt64`).
+fn accessor_error(path: &str, found: &Value, wanted: &str) -> String {
+    let (shown, ty) = (jsonpath::printed(found), go_type(found));
+    format!("{path} accessor error: {shown} is of the type {ty}, expected {wanted}")
+}
+
+/// What is at a path. Nothing is below what is not there or null; something else than an object is an error.
+fn nested<'a>(obj: &'a Value, path: &str) -> Result<Option<&'a Value>, String> {
+    let (mut found, mut at) = (obj, String::new());
+    for key in plain(path).split('.') {
+        at = format!("{at}.{key}");
+        found = match found {
+            Value::Null => return Ok(None),
+            Value::Object(map) => match map.get(key) {
+                Some(value) => value,
+                None => return Ok(None),
+            },
+            other => return Err(accessor_error(&at, other, "map[string]interface{}")),
+        };
+    }
+    Ok(Some(found))
+}
+
 /// The replicas at `path` are a count, where they are at all.
 fn replicas(obj: &Value, path: &str) -> Option<FieldError> {
     let at = Path::new(path);
-    let found = obj.at(plain(path));
-    if found.is_null() {
-        return None;
-    }
-    let Some(n) = found.as_i64() else {
-        let (shown, ty) = (jsonpath::printed(found), go_type(found));
-        let m = format!("{path} accessor error: {shown} is of the type {ty}, expected int64");
-        return Some(FieldError::invalid(&at, 0, m));
+    let count = match nested(obj, path) {
+        Ok(None) => return None,
+        Ok(Some(found)) => found.as_i64().ok_or_else(|| accessor_error(path, found, "int64")),
+        Err(m) => Err(m),
+    };
+    let n = match count {
+        Ok(n) => n,
+        Err(m) => return Some(FieldError::invalid(&at, 0, m)),
     };
     if n < 0 {
         return Some(FieldError::invalid(&at, n, "should be a non-negative integer"));
@@ -231,6 +252,18 @@ mod tests {
             (
                 json!({"n": "x"}),
                 Some(".spec.n: Invalid value: 0: .spec.n accessor error: x is of the type string, expected int64"),
+            ),
+            (
+                json!({"n": null}),
+                Some(".spec.n: Invalid value: 0: .spec.n accessor error: <nil> is of the type <nil>, expected int64"),
+            ),
+            (json!(null), None),
+            (
+                json!("x"),
+                Some(
+                    ".spec.n: Invalid value: 0: .spec.n accessor error: x is of the type string, expected \
+                     map[string]interface{}",
+                ),
             ),
         ] {
             let got = replicas(&json!({"spec": spec}), ".spec.n").map(|e| e.to_string());
