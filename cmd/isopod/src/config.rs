@@ -6,7 +6,8 @@
 use crate::args::Cli;
 use anyhow::{Context, bail};
 use clap::CommandFactory;
-use serde_yaml_ng::Value;
+use isopod_schema::yaml;
+use serde_json::Value;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -54,17 +55,16 @@ fn named_file(args: &[OsString]) -> (PathBuf, bool) {
 /// The file as `(key, --key=value)`.
 fn flags(text: &str, path: &Path) -> anyhow::Result<Vec<(String, OsString)>> {
     let file = path.display();
-    let value: Value = serde_yaml_ng::from_str(text).with_context(|| format!("{file} is not valid YAML"))?;
+    let value = yaml::parse_strictly(text).with_context(|| format!("{file} is not valid YAML"))?;
     let map = match value {
         Value::Null => return Ok(Vec::new()),
-        Value::Mapping(m) => m,
+        Value::Object(m) => m,
         _ => bail!("{file}: write `flag: value` lines"),
     };
     let command = Cli::command();
     let server = command.find_subcommand("server").context("the server subcommand exists")?;
     let mut out = Vec::new();
     for (key, value) in map {
-        let key = key.as_str().with_context(|| format!("{file}: a key is not text"))?.to_owned();
         let known = server.get_arguments().any(|a| a.get_long() == Some(key.as_str())) && key != "config";
         if !known {
             bail!(
@@ -72,7 +72,7 @@ fn flags(text: &str, path: &Path) -> anyhow::Result<Vec<(String, OsString)>> {
             );
         }
         let values = match value {
-            Value::Sequence(list) => list,
+            Value::Array(list) => list,
             one => vec![one],
         };
         for v in values {
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn keys_become_flags() {
         let text = "node-name: box\ntls-san: [a, b]\ndisable-agent: true\nlog-json: false\nhttps-listen-port: 7443\n";
-        let want = ["--node-name=box", "--tls-san=a", "--tls-san=b", "--disable-agent", "--https-listen-port=7443"];
+        let want = ["--disable-agent", "--https-listen-port=7443", "--node-name=box", "--tls-san=a", "--tls-san=b"];
         assert_eq!(list(text).unwrap(), want);
         assert_eq!(list("").unwrap(), Vec::<String>::new());
     }
@@ -124,6 +124,7 @@ mod tests {
         assert!(list("nodename: x").unwrap_err().contains("c.yaml: unknown key \"nodename\""));
         assert!(list("node-name: {a: 1}").unwrap_err().contains("node-name: write text"));
         assert!(list("a: [").unwrap_err().contains("c.yaml is not valid YAML"));
+        assert!(list("node-name: a\nnode-name: b").unwrap_err().contains("\"node-name\" already set"));
         assert!(list("[1]").unwrap_err().contains("flag: value"));
     }
 

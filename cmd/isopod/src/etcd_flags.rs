@@ -4,7 +4,8 @@
 //! A flag that means nothing here is taken and told with a line in the log. One whose promise would not be kept is refused.
 
 use anyhow::{Context, bail};
-use serde_yaml_ng::Value;
+use isopod_schema::yaml;
+use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 
@@ -267,26 +268,24 @@ impl Reader<'_> {
     fn file(&mut self, path: &str) -> anyhow::Result<()> {
         let text = std::fs::read_to_string(path).with_context(|| format!("--config-file: cannot read {path}"))?;
         let wrong = || format!("--config-file: {path}: write a YAML mapping of etcd's flags");
-        let map = match serde_yaml_ng::from_str(&text).with_context(wrong)? {
-            Value::Mapping(map) => map,
+        let map = match yaml::parse_strictly(&text).with_context(wrong)? {
+            Value::Object(map) => map,
             Value::Null => return Ok(()),
             _ => bail!(wrong()),
         };
         for (key, value) in map {
-            let key = key.as_str().with_context(wrong)?.to_owned();
             match (key.as_str(), value) {
-                ("client-transport-security", Value::Mapping(section)) => self.section("", section, path)?,
-                ("peer-transport-security", Value::Mapping(section)) => self.section("peer-", section, path)?,
+                ("client-transport-security", Value::Object(section)) => self.section("", section, path)?,
+                ("peer-transport-security", Value::Object(section)) => self.section("peer-", section, path)?,
                 (_, value) => self.entry(&key, &value, path)?,
             }
         }
         Ok(())
     }
 
-    fn section(&mut self, prefix: &str, section: serde_yaml_ng::Mapping, path: &str) -> anyhow::Result<()> {
+    fn section(&mut self, prefix: &str, section: Map<String, Value>, path: &str) -> anyhow::Result<()> {
         for (key, value) in section {
-            let key = key.as_str().unwrap_or_default();
-            let name = match (prefix, key) {
+            let name = match (prefix, key.as_str()) {
                 ("", "allowed-hostname") => "client-cert-allowed-hostname".to_owned(),
                 ("peer-", "allowed-cn" | "allowed-hostname") => format!("peer-cert-{key}"),
                 _ => format!("{prefix}{key}"),
@@ -316,7 +315,7 @@ impl Reader<'_> {
             _ => None,
         };
         let one = match value {
-            Value::Sequence(list) => list.iter().map(text).collect::<Option<Vec<_>>>().map(|l| l.join(",")),
+            Value::Array(list) => list.iter().map(text).collect::<Option<Vec<_>>>().map(|l| l.join(",")),
             other => text(other),
         };
         let one = one.with_context(|| format!("{said}: write a value or a list of values"))?;
@@ -398,8 +397,8 @@ mod tests {
         let (args, notes) = run(&line, &[("ETCD_NAME", "z")]).unwrap();
         assert_eq!(
             args,
-            "--log-json --name=a --watch-progress-notify-interval=5000ms --listen-client-urls=http://a:1,http://b:1 \
-             --client-cert-auth=true"
+            "--log-json --client-cert-auth=true --listen-client-urls=http://a:1,http://b:1 --name=a \
+             --watch-progress-notify-interval=5000ms"
         );
         assert_eq!(notes.len(), 2, "{notes:?}");
         assert!(run(&format!("{line} --name=b"), &[]).is_err());

@@ -2,6 +2,7 @@
 //! an error: a mistyped key must not turn verification or a mirror off in silence.
 
 use super::Reference;
+use isopod_schema::yaml;
 use regex::Regex;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -79,12 +80,21 @@ pub enum RegistriesError {
     Parse {
         path: PathBuf,
         #[source]
-        source: serde_yaml_ng::Error,
+        source: ParseError,
     },
     #[error("the rewrite {0:?} is not a regular expression")]
     Rewrite(String, #[source] regex::Error),
     #[error("the endpoint {0:?} is not an http or https URL")]
     Endpoint(String),
+}
+
+/// Why a text is no registries file.
+#[derive(Debug, thiserror::Error)]
+pub enum ParseError {
+    #[error(transparent)]
+    Yaml(#[from] yaml::YamlError),
+    #[error(transparent)]
+    Fields(#[from] serde_json::Error),
 }
 
 impl Registries {
@@ -98,8 +108,9 @@ impl Registries {
         Self::parse(&text).map_err(|source| RegistriesError::Parse { path: path.into(), source })
     }
 
-    pub fn parse(text: &str) -> Result<Self, serde_yaml_ng::Error> {
-        Ok(serde_yaml_ng::from_str::<Option<Self>>(text)?.unwrap_or_default())
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        let value = yaml::parse_strictly(text)?;
+        Ok(serde_json::from_value::<Option<Self>>(value)?.unwrap_or_default())
     }
 
     /// Where to ask for an image, in order; the last is the registry itself.

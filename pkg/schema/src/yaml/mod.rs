@@ -50,6 +50,12 @@ pub fn is_text(plain: &str) -> bool {
     scalar::is_text(plain)
 }
 
+/// As [`parse`], of a file: of two values of one key only one would count, and nobody can say which was meant.
+pub fn parse_strictly(text: &str) -> Result<Value, YamlError> {
+    let Document { value, repeated } = parse(text.as_bytes())?;
+    strictly(&repeated).map_or(Ok(value), |why| Err(YamlError::NoJson(why)))
+}
+
 /// Reads the first document of a text.
 pub fn parse(text: &[u8]) -> Result<Document, YamlError> {
     let limit = depth::limit();
