@@ -102,7 +102,7 @@ async fn store(
         also_if: allocation.compare,
         also: allocation.ops,
     };
-    let committed = intent.trail.timed(Layer::Storage, server.commit(change)).await?;
+    let committed = intent.trail.timed(Layer::Storage, server.commit(&intent.kind, change)).await?;
     let Some(revision) = committed else { return Ok(None) };
     let stored = value.as_ref().unwrap_or(&current.stored);
     let entry = server.entry(&intent.kind, &intent.namespace, &intent.name, stored, revision).await?;

@@ -95,8 +95,8 @@ impl ApiServer {
         namespace: &str,
         name: &str,
     ) -> Result<Option<Current>, Status> {
-        let key = key(kind, namespace, name);
-        let read = self.config.store.range(RangeRequest::new(KeyRange::key(key))).await.map_err(store_status)?;
+        let read = self.config.store.range(RangeRequest::new(KeyRange::key(key(kind, namespace, name))));
+        let read = self.hub.datastore.asked("get", kind, read).await.map_err(store_status)?;
         let Some(kv) = read.kvs.into_iter().next() else { return Ok(None) };
         let entry = self.entry(kind, namespace, name, &kv.value, kv.mod_revision).await?;
         Ok(Some(Current { revision: kv.mod_revision, stored: kv.value, entry }))
@@ -251,8 +251,13 @@ impl ApiServer {
         sealed.is_stale(&key(&intent.kind, &intent.namespace, &intent.name)).await.map_err(store_status)
     }
 
-    /// The one write. `Ok(None)`: a compare failed.
-    pub(crate) async fn commit(&self, change: Change) -> Result<Option<Revision>, Status> {
+    /// The one write of an object of this kind. `Ok(None)`: a compare failed.
+    pub(crate) async fn commit(&self, kind: &Kind, change: Change) -> Result<Option<Revision>, Status> {
+        let operation = match (&change.value, change.expected) {
+            (None, _) => "delete",
+            (Some(_), 0) => "create",
+            (Some(_), _) => "update",
+        };
         let mut compare = vec![Compare::mod_revision(change.key.clone(), change.expected)];
         compare.extend(change.also_if);
         let first = match change.value {
@@ -269,7 +274,8 @@ impl ApiServer {
         let mut success = vec![first];
         success.extend(change.also);
         let txn = Txn { compare, success, failure: Vec::new(), durability: change.durability };
-        let answer = self.config.store.txn(txn).await.map_err(write_status)?;
+        let answer =
+            self.hub.datastore.asked(operation, kind, self.config.store.txn(txn)).await.map_err(write_status)?;
         Ok(answer.succeeded.then_some(answer.revision))
     }
 

@@ -154,7 +154,7 @@ pub async fn create_as(server: &ApiServer, intent: &Intent, sent: &Sent<'_>, own
             also_if: allocation.compare,
             also: allocation.ops,
         };
-        if let Some(revision) = intent.trail.timed(Layer::Storage, server.commit(change)).await? {
+        if let Some(revision) = intent.trail.timed(Layer::Storage, server.commit(&intent.kind, change)).await? {
             let entry = server.entry(&intent.kind, &intent.namespace, &name, &stored, revision).await?;
             return Ok(Done { entry, created: true, removed: false });
         }
@@ -218,7 +218,7 @@ pub async fn update(server: &ApiServer, intent: &Intent, candidate: &dyn Candida
             also_if: allocation.compare,
             also: allocation.ops,
         };
-        if let Some(revision) = intent.trail.timed(Layer::Storage, server.commit(change)).await? {
+        if let Some(revision) = intent.trail.timed(Layer::Storage, server.commit(&intent.kind, change)).await? {
             let entry = server.entry(&intent.kind, &intent.namespace, &intent.name, &stored, revision).await?;
             return Ok(Done { entry, created: false, removed });
         }

@@ -99,7 +99,7 @@ impl ApiServer {
         if let Some(access) = &config.access {
             access.start(config.store.clone(), &hub, &registry).await.map_err(StartError::Store)?;
         }
-        let metrics = Metrics::new(&config, &hub.metrics);
+        let metrics = Metrics::new(&config, &hub);
         let (reading, mutating) = (config.max_requests_in_flight, config.max_mutating_requests_in_flight);
         let server = Arc::new(ApiServer {
             registry: ArcSwap::from_pointee(registry),

@@ -197,3 +197,34 @@ async fn caches_and_lists_are_counted() {
     assert!(value(&page, "apiserver_resource_size_estimate_bytes", "") > 0.0);
     assert!(page.contains("\napiserver_tls_handshake_errors_total 0\n"));
 }
+
+#[tokio::test]
+async fn what_the_datastore_is_asked_is_counted() {
+    let s = TestServer::start().await;
+    let policies = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies";
+    let one = format!("{policies}/a");
+    let policy = json!({"metadata": {"name": "a"}, "spec": {"podSelector": {}}});
+    let before = s.get("/metrics").await.text;
+    let made = s.post(policies, policy.clone()).await;
+    assert_eq!(made.code, 201);
+    assert_eq!(s.post(policies, policy.clone()).await.code, 409);
+    assert_eq!(s.get(&one).await.code, 200);
+    let mut changed = made.json;
+    changed["metadata"]["labels"] = json!({"a": "b"});
+    assert_eq!(s.put(&one, changed).await.code, 200);
+    assert_eq!(s.get(policies).await.code, 200);
+    assert_eq!(s.get(policies).await.code, 200);
+    assert_eq!(s.delete(&one).await.code, 200);
+    let page = s.get("/metrics").await.text;
+    for (operation, count) in [("create", 2), ("update", 1), ("delete", 1), ("list", 1)] {
+        let labels = format!("{{operation=\"{operation}\",group=\"networking.k8s.io\",resource=\"networkpolicies\"}}");
+        for name in ["etcd_requests_total", "etcd_request_duration_seconds_count"] {
+            assert!(!before.contains(&format!("{name}{labels}")));
+            assert!(page.contains(&format!("\n{name}{labels} {count}\n")), "{name} of {operation} in {page}");
+        }
+        assert!(!page.contains(&format!("etcd_request_errors_total{labels}")));
+    }
+    assert!(page.contains(
+        "\netcd_requests_total{operation=\"get\",group=\"networking.k8s.io\",resource=\"networkpolicies\"} "
+    ));
+}

@@ -19,7 +19,7 @@ pub mod watcher;
 
 use crate::cache::message::PATIENCE;
 use crate::cache::resource::Cache;
-use crate::metrics::CacheMetrics;
+use crate::metrics::{CacheMetrics, DatastoreMetrics};
 use isopod_api::Status;
 use isopod_base::errors::Chain;
 use isopod_kinds::Kind;
@@ -42,8 +42,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Feeds every cache from one watch.
 pub struct Hub {
     store: Arc<dyn Store>,
-    /// By key prefix: `/registry/pods/`.
-    caches: RwLock<BTreeMap<String, Arc<Cache>>>,
+    caches: RwLock<Caches>,
     revision: watch::Sender<Revision>,
     request_progress: RwLock<Arc<dyn Fn() + Send + Sync>>,
     followers: RwLock<Vec<Arc<dyn Follower>>>,
@@ -52,6 +51,15 @@ pub struct Hub {
     /// When messages of protobuf were last asked for, while some may be kept.
     messages_wanted: Mutex<Option<Instant>>,
     pub metrics: CacheMetrics,
+    pub datastore: DatastoreMetrics,
+}
+
+/// By key prefix: `/registry/pods/`.
+#[derive(Default)]
+struct Caches {
+    running: BTreeMap<String, Arc<Cache>>,
+    /// The kinds that a definition has given, as they are now. A request that began before a change still asks with the kind of that time.
+    defined: BTreeMap<String, Arc<Kind>>,
 }
 
 /// Sees what the caches see, before the revision is announced.
@@ -149,6 +157,7 @@ impl Hub {
             replaced: Arc::default(),
             messages_wanted: Mutex::default(),
             metrics: CacheMetrics::default(),
+            datastore: DatastoreMetrics::default(),
         });
         tokio::spawn(run(Arc::downgrade(&hub), hub.replaced.clone(), watch));
         Ok(hub)
@@ -244,31 +253,47 @@ impl Hub {
 
     /// The cache of a stored kind if it runs.
     pub fn running(&self, kind: &Kind) -> Option<Arc<Cache>> {
-        self.caches.read().get(&prefix_of(kind)).filter(|c| c.is_loaded()).cloned()
+        self.caches.read().running.get(&prefix_of(kind)).filter(|c| c.is_loaded()).cloned()
     }
 
-    /// Drops a cache whose kind has changed. Its watchers are told to start again.
-    pub fn forget(&self, prefix: &str) {
-        if let Some(cache) = self.caches.write().remove(prefix) {
-            cache.expire();
-        }
+    /// From now on a stored kind is this one: a cache of an older form is dropped, and none of it begins any more. Its watchers are told to
+    /// start again.
+    pub fn define(&self, kind: &Arc<Kind>) {
+        let mut caches = self.caches.write();
+        let prefix = prefix_of(kind);
+        let old = caches.running.remove(&prefix);
+        caches.defined.insert(prefix, kind.clone());
+        drop(caches);
+        old.iter().for_each(|c| c.expire());
+    }
+
+    /// A kind is gone. The watchers of its cache are told to start again.
+    pub fn forget(&self, kind: &Kind) {
+        let mut caches = self.caches.write();
+        let prefix = prefix_of(kind);
+        let old = caches.running.remove(&prefix);
+        caches.defined.remove(&prefix);
+        drop(caches);
+        old.iter().for_each(|c| c.expire());
     }
 
     /// The caches that run.
     pub fn caches(&self) -> Vec<Arc<Cache>> {
-        self.caches.read().values().filter(|c| c.is_loaded()).cloned().collect()
+        self.caches.read().running.values().filter(|c| c.is_loaded()).cloned().collect()
     }
 
     /// The cache of a stored kind, loaded now if nobody has asked for it before.
     pub async fn cache(&self, kind: &Arc<Kind>) -> Result<Arc<Cache>, Status> {
         let prefix = prefix_of(kind);
-        let known = self.caches.read().get(&prefix).cloned();
+        let known = self.caches.read().running.get(&prefix).cloned();
         // From its insertion on the cache is handed all events and keeps them aside until its content is there.
         let cache = match known {
             Some(cache) => cache,
             None => {
-                let new = || Arc::new(Cache::new(kind.clone(), self.store.clone()));
-                self.caches.write().entry(prefix).or_insert_with(new).clone()
+                let mut caches = self.caches.write();
+                let kind = caches.defined.get(&prefix).unwrap_or(kind).clone();
+                let new = || Arc::new(Cache::new(kind, self.store.clone(), self.datastore.clone()));
+                caches.running.entry(prefix).or_insert_with(new).clone()
             }
         };
         if let Some(took) = cache.load().await.map_err(store_status)? {
@@ -304,7 +329,7 @@ impl Hub {
         while let Some(first) = rest.first() {
             let found = std::str::from_utf8(&first.kv.key).ok().and_then(|key| {
                 let below = (Bound::Unbounded, Bound::Included(key));
-                let (prefix, cache) = caches.range::<str, _>(below).next_back()?;
+                let (prefix, cache) = caches.running.range::<str, _>(below).next_back()?;
                 key.starts_with(prefix.as_str()).then_some((prefix, cache))
             });
             let Some((prefix, cache)) = found else {
@@ -328,7 +353,7 @@ impl Hub {
 
     /// The history that the caches would need is gone: drop them all. Their watchers are told to start again.
     fn reset(&self) {
-        for (_, cache) in std::mem::take(&mut *self.caches.write()) {
+        for (_, cache) in std::mem::take(&mut self.caches.write().running) {
             cache.expire();
         }
         self.followers.read().iter().for_each(|f| f.clone().begin_anew());
@@ -411,6 +436,29 @@ mod tests {
     use super::*;
     use isopod_store::memory::MemoryStore;
     use isopod_store::{Op, Options, Txn};
+
+    #[tokio::test]
+    async fn a_cache_has_the_form_that_was_defined_last() {
+        let hub = Hub::start(Arc::new(MemoryStore::new(Options::default()))).await.unwrap();
+        let first = isopod_kinds::table::builtin().into_iter().find(|k| k.gvk.kind == "ConfigMap").unwrap();
+        let second = Arc::new((*first).clone());
+        let cached = |kind: &Arc<Kind>| {
+            let (hub, kind) = (hub.clone(), kind.clone());
+            async move { hub.cache(&kind).await.unwrap() }
+        };
+        let old = cached(&first).await;
+        hub.define(&second);
+        assert!(old.is_expired());
+        // By a request that began before.
+        let new = cached(&first).await;
+        assert!(Arc::ptr_eq(&new.kind, &second) && Arc::ptr_eq(&new, &cached(&second).await));
+        hub.forget(&second);
+        assert!(new.is_expired());
+        // Nor does one begin that outlives a definition made anew.
+        let late = cached(&first).await;
+        hub.define(&second);
+        assert!(late.is_expired() && Arc::ptr_eq(&cached(&first).await.kind, &second));
+    }
 
     #[tokio::test]
     async fn messages_go_when_nobody_wants_them() {

@@ -5,6 +5,7 @@ use crate::cache::entry::{Entry, Filter, Views};
 use crate::cache::index::LabelIndex;
 use crate::cache::prefix_of;
 use crate::cache::watcher::{Delivery, EventType, History, Watcher};
+use crate::metrics::DatastoreMetrics;
 use bytes::Bytes;
 use imbl::OrdMap;
 use isopod_base::errors::Chain;
@@ -126,6 +127,7 @@ impl Content {
 pub struct Cache {
     pub kind: Arc<Kind>,
     store: Arc<dyn Store>,
+    datastore: DatastoreMetrics,
     prefix: String,
     loaded: OnceCell<()>,
     content: Mutex<Content>,
@@ -136,13 +138,14 @@ pub struct Cache {
 }
 
 impl Cache {
-    pub fn new(kind: Arc<Kind>, store: Arc<dyn Store>) -> Self {
+    pub fn new(kind: Arc<Kind>, store: Arc<dyn Store>, datastore: DatastoreMetrics) -> Self {
         let content = Content { aside: Some(Vec::new()), ..Default::default() };
         let (prefix, content) = (prefix_of(&kind), Mutex::new(content));
         Cache {
             prefix,
             kind,
             store,
+            datastore,
             loaded: OnceCell::new(),
             content,
             received: AtomicU64::new(0),
@@ -170,7 +173,7 @@ impl Cache {
 
     async fn read(&self) -> Result<(), StoreError> {
         let range = KeyRange::prefix(self.prefix.clone());
-        let read = self.store.range(RangeRequest::new(range)).await?;
+        let read = self.datastore.asked("list", &self.kind, self.store.range(RangeRequest::new(range))).await?;
         let mut entries = Entries::new();
         for kv in &read.kvs {
             if let Some(entry) = self.entry(&kv.key, &kv.value, kv.mod_revision) {

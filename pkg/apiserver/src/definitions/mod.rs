@@ -9,9 +9,9 @@
 mod cleanup;
 
 use crate::ApiServer;
+use crate::cache::Moment;
 use crate::cache::entry::{Entry, Filter};
 use crate::cache::resource::Entries;
-use crate::cache::{Moment, prefix_of};
 use crate::candidate::update::Edit;
 use crate::encode::served;
 use crate::pipeline::{self, Intent};
@@ -91,11 +91,14 @@ fn take_in(server: &ApiServer, kind: &Kind, entries: &Entries) {
             continue;
         }
         changed = true;
-        // What was cached has the form of the older schema.
-        before.iter().flat_map(|b| b.kinds.first()).for_each(|k| server.hub.forget(&prefix_of(k)));
         now.kinds = if status::is_served(&now.object) { custom::kinds(&now.object) } else { Vec::new() };
+        // What was cached has the form of the older schema.
+        match now.kinds.iter().find(|k| k.gvk == k.storage.gvk) {
+            Some(stored) => server.hub.define(stored),
+            None => before.iter().flat_map(|b| b.kinds.first()).for_each(|k| server.hub.forget(k)),
+        }
     }
-    old.values().flat_map(|gone| gone.kinds.first()).for_each(|k| server.hub.forget(&prefix_of(k)));
+    old.values().flat_map(|gone| gone.kinds.first()).for_each(|k| server.hub.forget(k));
     if changed {
         let all: Vec<Arc<Kind>> = known.values().flat_map(|k| k.kinds.iter().cloned()).collect();
         server.conversions.retain(&all);

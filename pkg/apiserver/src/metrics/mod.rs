@@ -5,6 +5,7 @@ mod attempts;
 mod body;
 mod caches;
 mod checks;
+mod datastore;
 mod process;
 mod requests;
 mod tokens;
@@ -13,11 +14,13 @@ mod watches;
 pub use allocations::Scope;
 pub use attempts::Shown;
 pub use caches::{CacheMetrics, Storage};
+pub use datastore::DatastoreMetrics;
 pub use requests::{Asked, Ended};
 pub use watches::Events;
 
 use crate::admission::metrics::{self as admission, AdmissionMetrics};
 use crate::admission::pod_security::PodSecurityMetrics;
+use crate::cache::Hub;
 use crate::callout::{self, Faults};
 use crate::conversion::ConversionMetrics;
 use crate::exposition::{self, Page};
@@ -83,9 +86,10 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    pub fn new(config: &Config, caches: &CacheMetrics) -> Self {
+    pub fn new(config: &Config, hub: &Hub) -> Self {
         let mut registry = Registry::default();
-        caches.register(&mut registry);
+        hub.metrics.register(&mut registry);
+        hub.datastore.register(&mut registry);
         let audit = config.audit.as_ref().map(|a| a.counters.clone()).unwrap_or_default();
         audit.register(&mut registry);
         config.authorizer.register(&mut registry);

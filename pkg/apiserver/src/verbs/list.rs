@@ -235,7 +235,8 @@ impl Page<'_> {
             let mut request = RangeRequest::new(range.clone());
             request.revision = revision;
             request.limit = if self.limit == 0 { 0 } else { (self.limit + 1).max(BATCH) };
-            let read = self.server.config.store.range(request).await.map_err(|e| match e {
+            let read = self.server.config.store.range(request);
+            let read = self.server.hub.datastore.asked("list", &self.cache.kind, read).await.map_err(|e| match e {
                 StoreError::Compacted { .. } => {
                     Status::expired("The resourceVersion for the provided list is too old.")
                 }
