@@ -20,14 +20,12 @@ NODE_IP, CLIENT_IP = "192.0.2.2", "192.0.2.1"
 REGISTRY = "registry.test"
 # A registry with TLS and a password, for the tests that start one. It needs no name server.
 PRIVATE = "127.0.0.1:5443"
+# The tests need little, and a developer's disk may be fuller than a node's should be.
+LITTLE_ROOM = ["--eviction-hard", "memory.available<100Mi"]
 
 
 class Failure(Exception):
     """A command failed, or a condition did not become true in time."""
-
-
-# The tests need little, and a developer's disk may be fuller than a node's should be.
-LITTLE_ROOM = ["--eviction-hard", "memory.available<100Mi"]
 
 
 def run(args, *, input=None, check=True, timeout=60, env=None, binary=False):

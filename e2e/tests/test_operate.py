@@ -139,6 +139,7 @@ def test_a_node_with_too_little_disk_takes_no_pods(fresh):
     cluster = fresh(server_args=flags).start()
     try:
         cluster.kubectl("wait", "--for=condition=DiskPressure", "node/box", "--timeout=30s")
+        assert "disk pressure" in cluster.log_tail() and "--eviction-hard" in cluster.log_tail(), cluster.log_tail()
         cluster.kubectl("run", "web", "--image", cluster.image("app:v1"))
         cluster.kubectl("wait", "--for=jsonpath={.status.conditions[0].reason}=Unschedulable", "pod/web", "--timeout=30s")
         said = cluster.get("pod", "web")["status"]["conditions"][0]["message"]

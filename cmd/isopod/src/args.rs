@@ -203,12 +203,7 @@ pub struct ServerArgs {
     pub max_pods: u32,
     /// What must be left, or the node is under pressure and takes no more pods: bytes or percent of memory.available, nodefs.available and
     /// imagefs.available
-    #[arg(
-        long,
-        default_value = "memory.available<100Mi,nodefs.available<10%",
-        value_name = "SIGNAL<AMOUNT,…",
-        help_heading = "Node"
-    )]
+    #[arg(long, default_value = Thresholds::DEFAULT, value_name = "SIGNAL<AMOUNT,…", help_heading = "Node")]
     pub eviction_hard: Thresholds,
     /// Registries: mirrors, credentials, insecure ones
     #[arg(long, default_value = "/etc/isopod/registries.yaml", value_name = "FILE", help_heading = "Node")]

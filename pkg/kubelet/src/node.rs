@@ -2,7 +2,7 @@
 
 use crate::machine;
 use crate::node_status::{self, Observed, Resources};
-use crate::pressure::{Left, Pressures};
+use crate::pressure::{Left, Pressure, Pressures};
 use crate::shared::Shared;
 use isopod_base::errors::Chain;
 use isopod_client::lease::Holder;
@@ -27,12 +27,21 @@ pub struct NodeKeeper {
     /// The status that was last written, or read.
     last: Value,
     pressures: Pressures,
+    /// What the log has told of them.
+    told: Pressure,
 }
 
 impl NodeKeeper {
     pub fn new(shared: Arc<Shared>, resources: Resources) -> Self {
         let calls = Calls::new(shared.client.clone(), Node::resource());
-        NodeKeeper { shared, resources, calls, last: Value::Null, pressures: Pressures::default() }
+        NodeKeeper {
+            shared,
+            resources,
+            calls,
+            last: Value::Null,
+            pressures: Pressures::default(),
+            told: Pressure::default(),
+        }
     }
 
     /// Registers the node, trying until it succeeds; then keeps its status and its lease.
@@ -110,11 +119,13 @@ impl NodeKeeper {
         }
         let disk = isopod_sys::mount::usage(&shared.cfg.root_dir).map_or(u64::MAX, |([_, available, _], _)| available);
         let (now, left) = (shared.clock.now(), Left { memory: machine::available_memory(), disk });
+        let pressure = self.pressures.see(&shared.cfg, &shared.machine, left, now);
+        tell(&mut self.told, pressure, shared, left);
         let observed = Observed {
             runtime_version: &shared.runtime.version(),
             images: &images,
             not_ready,
-            pressure: self.pressures.see(&shared.cfg, &shared.machine, left, now),
+            pressure,
             now,
             old: &self.last,
         };
@@ -168,6 +179,25 @@ impl NodeKeeper {
         self.last = status;
         Ok(())
     }
+}
+
+/// Tells of a change of pressure in the log: whoever sees only the console learns there why no pod starts.
+fn tell(told: &mut Pressure, now: Pressure, shared: &Shared, left: Left) {
+    let (limits, machine) = (&shared.cfg.eviction_hard, &shared.machine);
+    for (what, before, after, free, wanted) in [
+        ("memory", told.memory, now.memory, left.memory, limits.memory.of(machine.memory)),
+        ("disk", told.disk, now.disk, left.disk, limits.disk(machine.disk)),
+    ] {
+        let (free, wanted) = (free >> 20, wanted >> 20);
+        match (before, after) {
+            (false, true) => tracing::warn!(
+                "{what} pressure: {free} MiB are left where --eviction-hard wants {wanted} MiB; the node takes no more pods"
+            ),
+            (true, false) => tracing::info!("{what} pressure is over: {free} MiB are left"),
+            _ => {}
+        }
+    }
+    *told = now;
 }
 
 /// Returns when pods can have a network and services work. One that ends has said its last word.

@@ -61,6 +61,9 @@ impl Default for Thresholds {
 }
 
 impl Thresholds {
+    /// `Default` as a text.
+    pub const DEFAULT: &str = "memory.available<100Mi,nodefs.available<10%";
+
     /// Bytes of a disk of that size.
     pub fn disk(&self, size: u64) -> u64 {
         self.nodefs.of(size).max(self.imagefs.of(size))
@@ -180,6 +183,7 @@ mod tests {
         assert_eq!(limits.memory.of(1000), 50);
         assert_eq!(limits.disk(100 << 30), 2 << 30);
         assert_eq!(limits.disk(1000 << 30), 15 << 30);
+        assert_eq!(Thresholds::DEFAULT.parse(), Ok(Thresholds::default()));
         let only: Thresholds = "nodefs.available<1Gi".parse().unwrap();
         assert_eq!((only.memory.of(1 << 30), only.disk(1 << 40)), (0, 1 << 30));
         for none in ["", "nodefs.available<0%", "nodefs.available<100%"] {

@@ -259,20 +259,21 @@ impl Hub {
     /// From now on a stored kind is this one: a cache of an older form is dropped, and none of it begins any more. Its watchers are told to
     /// start again.
     pub fn define(&self, kind: &Arc<Kind>) {
-        let mut caches = self.caches.write();
-        let prefix = prefix_of(kind);
-        let old = caches.running.remove(&prefix);
-        caches.defined.insert(prefix, kind.clone());
-        drop(caches);
-        old.iter().for_each(|c| c.expire());
+        self.redefine(prefix_of(kind), Some(kind.clone()));
     }
 
     /// A kind is gone. The watchers of its cache are told to start again.
     pub fn forget(&self, kind: &Kind) {
+        self.redefine(prefix_of(kind), None);
+    }
+
+    fn redefine(&self, prefix: String, kind: Option<Arc<Kind>>) {
         let mut caches = self.caches.write();
-        let prefix = prefix_of(kind);
         let old = caches.running.remove(&prefix);
-        caches.defined.remove(&prefix);
+        match kind {
+            Some(kind) => drop(caches.defined.insert(prefix, kind)),
+            None => drop(caches.defined.remove(&prefix)),
+        }
         drop(caches);
         old.iter().for_each(|c| c.expire());
     }
