@@ -108,6 +108,32 @@ mod tests {
     }
 
     #[test]
+    fn a_log_is_longer_than_what_is_written_to_it_and_a_crash_leaves_its_commits() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, log) = (dir.path().join("db"), dir.path().join("db-wal"));
+        let conn = open(&path, 100);
+        let mut lengths = Vec::new();
+        for id in 0..300 {
+            conn.execute("INSERT INTO t VALUES (?1, ?2)", (id, "a".repeat(200))).unwrap();
+            lengths.push(std::fs::metadata(&log).unwrap().len());
+        }
+        assert!(lengths.iter().all(|n| n % (256 << 10) == 0), "{lengths:?}");
+        lengths.dedup();
+        assert!((4..20).contains(&lengths.len()), "{lengths:?}");
+        // What a process that is killed leaves behind.
+        let crashed = tempfile::tempdir().unwrap();
+        for (from, to) in [(&path, "db"), (&log, "db-wal")] {
+            std::fs::copy(from, crashed.path().join(to)).unwrap();
+        }
+        let conn = open(&crashed.path().join("db"), 100);
+        assert_eq!(length(&conn).unwrap(), 300 * 200);
+        conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+        assert_eq!(std::fs::metadata(crashed.path().join("db-wal")).unwrap().len(), 0);
+        conn.execute("INSERT INTO t VALUES (1000, 'a')", []).unwrap();
+        assert_eq!(std::fs::metadata(crashed.path().join("db-wal")).unwrap().len(), 256 << 10);
+    }
+
+    #[test]
     fn a_page_that_was_changed_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");

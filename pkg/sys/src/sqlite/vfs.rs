@@ -7,6 +7,10 @@
 //! SQLite writes a frame's header and its page by two calls, a transaction of thirty frames by sixty. Frames are joined here and go
 //! on in one call at the end of their transaction, and before whatever else needs them: nobody reads them earlier but the
 //! connection that writes them. Invariant: the call that ends a transaction tells whether all its frames went on.
+//!
+//! A log that grows with each transaction makes each sync write where the file ends now, and which blocks it has: a block of the
+//! file system more, or a transaction of its journal. So the file is lengthened with zeros, many frames at a time. To SQLite
+//! these are what an earlier, longer round of the log leaves behind its end: frames with other salts.
 
 use super::frames::{FRAME, FRAME_HEADER, FrameHeader, LOG_HEADER};
 use super::{PAGE, RESERVED, is_whole, page_sum};
@@ -139,6 +143,8 @@ struct File {
     /// That frame ends a transaction.
     commits: Cell<bool>,
     joined: RefCell<Joined>,
+    /// Of a log: the file is known to be so long.
+    length: Cell<i64>,
 }
 
 /// Bytes of a log that are not with the VFS below yet, and where they belong.
@@ -150,6 +156,8 @@ struct Joined {
 
 /// At most so many bytes are joined: SQLite's own VFS takes less than 128 KiB at a time.
 const JOINED: usize = 31 * FRAME;
+/// A log's length is a multiple of so many bytes, about 64 frames.
+const LENGTHENED: i64 = 256 << 10;
 
 impl Joined {
     fn takes(&self, amount: usize, offset: i64) -> bool {
@@ -190,14 +198,38 @@ macro_rules! below {
 /// Hands on what was joined. Where that fails it is gone, and so is the transaction that is told of it.
 fn hand_on(file: *mut ffi::sqlite3_file) -> c_int {
     // SAFETY: an open file of ours, which one thread at a time uses.
-    let joined = unsafe { &(*file.cast::<File>()).joined };
-    let mut joined = joined.borrow_mut();
+    let this = unsafe { &*file.cast::<File>() };
+    let mut joined = this.joined.borrow_mut();
     if joined.bytes.is_empty() {
         return ffi::SQLITE_OK;
     }
+    let end = joined.at + joined.bytes.len() as i64;
     let code = below!(file, xWrite, joined.bytes.as_ptr().cast(), joined.bytes.len() as c_int, joined.at);
     joined.bytes.clear();
+    // Not with a header: what stood there before it may come back in a power cut until it is synced, and zeros would damage that.
+    if code == ffi::SQLITE_OK && end > this.length.get().max(LOG_HEADER as i64) {
+        this.length.set(lengthen(file, end));
+    }
     code
+}
+
+/// Lengthens a log that was written to up to `end`, and returns how long it is. What cannot be done, as on a full disk, is left: the
+/// log then grows with its frames.
+fn lengthen(file: *mut ffi::sqlite3_file, end: i64) -> i64 {
+    let mut length = end;
+    if below!(file, xFileSize, &raw mut length) != ffi::SQLITE_OK || length > end {
+        return length.max(end);
+    }
+    let zeros = [0u8; 16 << 10];
+    let wanted = (end / LENGTHENED + 1) * LENGTHENED;
+    while length < wanted {
+        let amount = (wanted - length).min(zeros.len() as i64);
+        if below!(file, xWrite, zeros.as_ptr().cast(), amount as c_int, length) != ffi::SQLITE_OK {
+            break;
+        }
+        length += amount;
+    }
+    length
 }
 
 /// Calls a method of the file below, which is to know what was joined.
@@ -213,7 +245,7 @@ macro_rules! after_joined {
 }
 
 after_joined! {
-    truncate, xTruncate(size: i64);
+    truncate_below, xTruncate(size: i64);
     sync, xSync(flags: c_int);
     file_size, xFileSize(size: *mut i64);
 }
@@ -237,6 +269,14 @@ pass! {
     shm_map, xShmMap(region: c_int, size: c_int, extend: c_int, at: *mut *mut c_void);
     shm_lock, xShmLock(offset: c_int, n: c_int, flags: c_int);
     shm_unmap, xShmUnmap(delete: c_int);
+}
+
+unsafe extern "C" fn truncate(file: *mut ffi::sqlite3_file, size: i64) -> c_int {
+    // SAFETY: an open file of ours.
+    unsafe {
+        (*file.cast::<File>()).length.set(0);
+        truncate_below(file, size)
+    }
 }
 
 unsafe extern "C" fn close(file: *mut ffi::sqlite3_file) -> c_int {
@@ -428,6 +468,7 @@ unsafe extern "C" fn open(
             written: Cell::new(-1),
             commits: Cell::new(false),
             joined: RefCell::default(),
+            length: Cell::new(0),
         });
         let code = open_below(below, name, inner(file), flags, out_flags);
         if !(*inner(file)).pMethods.is_null() {
