@@ -15,9 +15,9 @@ use super::writer::Request;
 use crate::{Result, StoreError};
 use rusqlite::{Connection, ffi};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::mpsc::Sender;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use tokio::sync::mpsc::WeakUnboundedSender;
 use tokio::sync::oneshot;
 
 /// A checkpoint begins when about so many pages were written: 4 MB.
@@ -34,7 +34,7 @@ pub(crate) struct Checkpoints {
     pub readers: Arc<Readers>,
     pub runtime: tokio::runtime::Handle,
     /// To the writer; it does not keep a dropped store alive.
-    pub writer: Weak<Sender<Request>>,
+    pub writer: WeakUnboundedSender<Request>,
     pub running: AtomicBool,
     /// One was asked for while another one ran, and may have come too late for it.
     pub again: AtomicBool,

@@ -48,7 +48,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64};
-use std::sync::mpsc::Sender;
+use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::sync::oneshot;
 use writer::{Reply, Request, Writer};
 
@@ -56,7 +56,7 @@ pub use content::{content, exists, seed};
 
 /// See the module. Share it in an `Arc`; when the last one is dropped it closes by itself, without telling when.
 pub struct SqliteStore {
-    requests: Arc<Sender<Request>>,
+    requests: UnboundedSender<Request>,
     readers: Arc<Readers>,
     snapshot: Arc<Snapshot>,
     points: Arc<Points>,
@@ -108,12 +108,11 @@ impl SqliteStore {
             recent: Arc::clone(&recovered.backend.index.points),
             options,
         });
-        let (sender, requests) = std::sync::mpsc::channel();
-        let sender = Arc::new(sender);
+        let (sender, requests) = mpsc::unbounded_channel();
         let checkpoints = Checkpoints {
             readers: Arc::clone(&readers),
             runtime: runtime.clone(),
-            writer: Arc::downgrade(&sender),
+            writer: sender.downgrade(),
             running: AtomicBool::new(false),
             again: AtomicBool::new(false),
             limit: AtomicI64::new(checkpoint::LIMIT_FRAMES),
@@ -127,7 +126,7 @@ impl SqliteStore {
             checkpoints: Arc::new(checkpoints),
             flush_due: false,
             compacting: Vec::new(),
-            sender: Arc::downgrade(&sender),
+            sender: sender.downgrade(),
         };
         std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run()).map_err(|e| {
             StoreError::Backend { context: "cannot start the store's writer thread".into(), source: Arc::new(e) }
@@ -143,7 +142,7 @@ impl SqliteStore {
 
     fn start_expiry(&self, runtime: &tokio::runtime::Handle) {
         let shared = Arc::downgrade(&self.shared);
-        let requests = Arc::downgrade(&self.requests);
+        let requests = self.requests.downgrade();
         runtime.spawn(async move {
             while let Some(expired) = Shared::next_expired(&shared).await {
                 let Some(requests) = requests.upgrade() else { return };
@@ -237,7 +236,7 @@ impl Store for SqliteStore {
     async fn export(&self) -> Result<Export> {
         self.shared.hub.check_open()?;
         let (began, header) = oneshot::channel();
-        let (sender, entries) = tokio::sync::mpsc::channel(2);
+        let (sender, entries) = mpsc::channel(2);
         let (snapshot, readers) = (Arc::clone(&self.snapshot), Arc::clone(&self.readers));
         tokio::spawn(async move {
             let failed = sender.clone();

@@ -9,8 +9,9 @@ use crate::machine::Machine;
 use crate::*;
 use bytes::Bytes;
 use rusqlite::config::DbConfig;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::mpsc::{UnboundedReceiver, WeakUnboundedSender};
 use tokio::sync::oneshot;
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
@@ -42,7 +43,8 @@ const FLUSH: usize = 512;
 
 pub(crate) struct Writer {
     pub machine: Machine<SqliteBackend>,
-    pub requests: Receiver<Request>,
+    /// Not the standard library's, which looks again and again before it sleeps.
+    pub requests: UnboundedReceiver<Request>,
     pub runtime: tokio::runtime::Handle,
     pub lock: DirectoryLock,
     pub checkpoints: Arc<Checkpoints>,
@@ -51,7 +53,7 @@ pub(crate) struct Writer {
     /// Who waits for the end of the running compaction.
     pub compacting: Vec<Reply<()>>,
     /// For delayed requests; it does not keep a dropped store alive.
-    pub sender: Weak<Sender<Request>>,
+    pub sender: WeakUnboundedSender<Request>,
 }
 
 impl Writer {
@@ -124,7 +126,7 @@ impl Writer {
                     let _ = reply.send(Ok(()));
                 }
                 if !self.machine.backend.gives_back {
-                    return self.requests.recv().ok();
+                    return self.requests.blocking_recv();
                 }
             }
             match self.requests.try_recv() {
