@@ -193,7 +193,8 @@ async fn in_time(
     mark: &OnceLock<Arc<fairness::Mark>>,
 ) -> Result<Response, Refusal> {
     let timeout = deadline::of(&info, &query, server.config.request_timeout)?;
-    let handled = authorized(server, request, info, query, warnings, trail, arrived, timeout, mark);
+    // Boxed: all that waits for it is copied on its way to hyper, and has room for it twice.
+    let handled = Box::pin(authorized(server, request, info, query, warnings, trail, arrived, timeout, mark));
     let Some(timeout) = timeout else { return handled.await };
     let until = (arrived + timeout).into();
     match tokio::time::timeout_at(until, handled).await {
@@ -250,7 +251,6 @@ async fn authorized(
         }
         passage => passage,
     };
-    let info = Arc::unwrap_or_clone(info);
     let mut response = handle(server, info, query, parts, attributes.user, body, warnings, trail).await?;
     held.go_with(&mut response);
     Ok(response)
@@ -258,7 +258,7 @@ async fn authorized(
 
 async fn handle(
     server: &Arc<ApiServer>,
-    info: RequestInfo,
+    info: Arc<RequestInfo>,
     query: Query,
     parts: http::request::Parts,
     user: UserInfo,
@@ -267,14 +267,14 @@ async fn handle(
     trail: Trail,
 ) -> Result<Response, Status> {
     if let Some(elsewhere) = aggregation::elsewhere(server, &info) {
-        return Ok(elsewhere.serve(server, &info, parts, &user, body).await);
+        return Ok(Box::pin(elsewhere.serve(server, &info, parts, &user, body)).await);
     }
     // Who may ask does not depend on it, but upstream serves no such spelling.
     if info.path.starts_with("//") || info.path.starts_with("/apis//") {
         return Ok(nonresource::not_found());
     }
     if !info.is_resource {
-        return nonresource::serve(server, &info, &query, Request::from_parts(parts, body), user).await;
+        return Box::pin(nonresource::serve(server, &info, &query, Request::from_parts(parts, body), user)).await;
     }
     let find = || server.registry.load().get(&info.group, &info.version, &info.resource).cloned();
     let mut kind = find();

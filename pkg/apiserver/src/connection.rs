@@ -156,7 +156,8 @@ pub(crate) async fn serve(
         let (server, line, busy) = (server.clone(), caller.line.clone(), caller.line.busy(request.version()));
         let request = caller.sign(request.map(Body::new));
         async move {
-            let answer = chain::serve(server, request).await;
+            // Boxed: the task of a watch's stream, which goes on when this is done, has room for it else.
+            let answer = Box::pin(chain::serve(server, request)).await;
             if let Some(Deadline(until)) = answer.extensions().get() {
                 line.answer_by(*until);
                 streams::answer_by(*until);

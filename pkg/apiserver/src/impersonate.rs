@@ -18,7 +18,7 @@ pub async fn apply(
     let Some(wanted) = wanted(headers)? else { return Ok(None) };
     let mut denied = None;
     for mode in Mode::ALL.into_iter().filter(|m| m.is_for(&wanted, &attributes.user)) {
-        match (Check { server, mode, attributes }).run(&wanted).await {
+        match Box::pin((Check { server, mode, attributes }).run(&wanted)).await {
             Ok(acts_as) => {
                 trail.impersonated(&acts_as, &mode.constraint());
                 return Ok(Some(acts_as));

@@ -22,6 +22,7 @@ use crate::request::{Query, RequestInfo};
 use crate::{component_status, reviews, subresources};
 use axum::body::Body;
 use axum::response::Response;
+use futures::future::BoxFuture;
 use http::request::Parts;
 use isopod_api::selector::{FieldSelector, LabelSelector};
 use isopod_api::{Status, UserInfo};
@@ -32,7 +33,7 @@ use std::sync::Arc;
 
 /// One authorized request for a resource that is served.
 pub struct Call {
-    pub info: RequestInfo,
+    pub info: Arc<RequestInfo>,
     pub query: Query,
     pub parts: Parts,
     pub user: UserInfo,
@@ -139,7 +140,7 @@ impl Call {
 /// Runs the verb.
 pub async fn dispatch(server: &Arc<ApiServer>, call: Call, body: Body) -> Result<Response, Status> {
     if !call.info.subresource.is_empty() {
-        return subresources::dispatch(server, call, body).await;
+        return Box::pin(subresources::dispatch(server, call, body)).await;
     }
     let verb = call.info.verb.as_str();
     let collection = call.info.name.is_empty() || matches!(verb, "list" | "watch");
@@ -172,22 +173,24 @@ pub async fn dispatch(server: &Arc<ApiServer>, call: Call, body: Body) -> Result
     if !call.kind.schema.custom {
         negotiate::acceptable(&call.parts.headers, representations)?;
     }
-    match verb {
-        "get" if component_status::is_asked_for(&call.kind) => component_status::get(server, &call).await,
-        "list" if component_status::is_asked_for(&call.kind) => component_status::list(server, &call).await,
-        "get" => get::get(server, &call).await,
-        "list" => list::list(server, &call).await,
-        "watch" => watch::watch(server, call).await,
-        "create" if reviews::is_review(&call.kind) => reviews::create(server, &call, body).await,
+    // Boxed: what waits for it is copied on its way to hyper, and has room for the largest of them.
+    let done: BoxFuture<'_, Result<Response, Status>> = match verb {
+        "get" if component_status::is_asked_for(&call.kind) => Box::pin(component_status::get(server, &call)),
+        "list" if component_status::is_asked_for(&call.kind) => Box::pin(component_status::list(server, &call)),
+        "get" => Box::pin(get::get(server, &call)),
+        "list" => Box::pin(list::list(server, &call)),
+        "watch" => Box::pin(watch::watch(server, call)),
+        "create" if reviews::is_review(&call.kind) => Box::pin(reviews::create(server, &call, body)),
         "create" if call.kind.gvk.kind == "Binding" && call.kind.gvk.group.is_empty() => {
-            subresources::binding::create(server, &call, body).await
+            Box::pin(subresources::binding::create(server, &call, body))
         }
-        "create" => create::create(server, &call, body).await,
-        "update" => update::update(server, &call, body).await,
-        "patch" => patch::patch(server, &call, body).await,
-        "delete" => delete::delete(server, &call, body).await,
-        _ => delete::delete_collection(server, &call, body).await,
-    }
+        "create" => Box::pin(create::create(server, &call, body)),
+        "update" => Box::pin(update::update(server, &call, body)),
+        "patch" => Box::pin(patch::patch(server, &call, body)),
+        "delete" => Box::pin(delete::delete(server, &call, body)),
+        _ => Box::pin(delete::delete_collection(server, &call, body)),
+    };
+    done.await
 }
 
 /// 405, as upstream's router says it.
