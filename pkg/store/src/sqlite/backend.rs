@@ -107,10 +107,15 @@ impl SqliteBackend {
         }
         self.check_open()?;
         if self.conn.is_autocommit() {
-            self.conn.execute_batch("BEGIN IMMEDIATE").map_err(failed("begin to write"))?;
+            self.run("BEGIN IMMEDIATE").map_err(failed("begin to write"))?;
             self.open.begun.set(true);
         }
         Ok(())
+    }
+
+    /// A statement of every batch: not parsed each time.
+    fn run(&self, statement: &str) -> rusqlite::Result<()> {
+        self.conn.prepare_cached(statement)?.execute([]).map(drop)
     }
 
     fn begin_write(&self) -> Result<()> {
@@ -151,7 +156,7 @@ impl SqliteBackend {
                 // A write, so that the log has another commit where the failed one may stand.
                 queries::set_meta(&self.conn, "settled", self.last_durable)?;
             }
-            let done = self.conn.execute_batch("COMMIT").map_err(|e| self.commit_failed(e));
+            let done = self.run("COMMIT").map_err(|e| self.commit_failed(e));
             self.note(done)?;
             self.index.committed();
             (self.committed, self.unsettled) = (true, false);
