@@ -10,7 +10,28 @@ const RFC3339_MICRO: &str = "2006-01-02T15:04:05.000000Z07:00";
 
 /// `metav1.Time`: whole seconds, UTC.
 pub fn time(text: &str) -> Result<String, String> {
+    if is_plain(text) {
+        return Ok(text.to_owned());
+    }
     rfc3339(text, RFC3339).map(isopod_api::time::format)
+}
+
+/// Is this a time as [`time`] writes it? Most are: the server wrote them. The last days of months are looked at closely.
+fn is_plain(text: &str) -> bool {
+    let &[y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2, b'T', h1, h2, b':', n1, n2, b':', s1, s2, b'Z'] = text.as_bytes()
+    else {
+        return false;
+    };
+    let within = |tens: u8, ones: u8, range: std::ops::Range<u8>| {
+        tens.is_ascii_digit() && ones.is_ascii_digit() && range.contains(&((tens - b'0') * 10 + ones - b'0'))
+    };
+    within(y1, y2, 0..100)
+        && within(y3, y4, 0..100)
+        && within(m1, m2, 1..13)
+        && within(d1, d2, 1..29)
+        && within(h1, h2, 0..24)
+        && within(n1, n2, 0..60)
+        && within(s1, s2, 0..60)
 }
 
 /// `metav1.MicroTime`: microseconds, UTC.
@@ -233,6 +254,18 @@ mod tests {
             ),
         ] {
             assert_eq!(time(text).unwrap_err(), want);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn plain_times_need_no_reading(text in "[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-6][0-9]:[0-6][0-9][Z+]") {
+            let read = rfc3339(&text, RFC3339).map(isopod_api::time::format);
+            if is_plain(&text) {
+                proptest::prop_assert_eq!(read.as_deref(), Ok(&*text));
+            }
+            let last_day = text[8..10].parse::<u8>().unwrap() > 28;
+            proptest::prop_assert_eq!(read.is_ok() && !last_day, is_plain(&text));
         }
     }
 
