@@ -5,7 +5,7 @@
 //! commit; when the history is gone they are filled anew and swapped as a whole, so that nobody loses rights in between.
 
 use crate::authorization::AuthorizerChain;
-use crate::cache::{Follower, Hub, prefix_of};
+use crate::cache::{Follower, Hub};
 use crate::registry::Registry;
 use isopod_auth::node::NodeAuthorizer;
 use isopod_auth::{Authorizer, Rbac};
@@ -88,7 +88,7 @@ impl Access {
         registry: &Registry,
     ) -> Result<(), StoreError> {
         let prefix = |(group, resource, kind): (&str, &str, &'static str)| {
-            Some((kind, prefix_of(registry.resource(group, resource)?)))
+            Some((kind, registry.resource(group, resource)?.storage.keys.clone()))
         };
         let followed = FOLLOWED.into_iter().filter_map(prefix).collect();
         let source = self.source.get_or_init(|| Source { store, hub: Arc::downgrade(hub), followed });

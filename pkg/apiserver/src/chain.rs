@@ -15,7 +15,7 @@ use crate::{
 use axum::body::Body;
 use axum::response::Response;
 use futures::FutureExt;
-use http::{HeaderValue, Request, StatusCode, Uri, header};
+use http::{HeaderName, HeaderValue, Request, StatusCode, Uri, header};
 use isopod_api::{Gvr, Status, UserInfo};
 use isopod_auth::{Attributes, Decision};
 use isopod_kinds::Kind;
@@ -23,6 +23,9 @@ use parking_lot::Mutex;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+
+/// Read once: a name in a text is looked at letter by letter each time.
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 
 /// What Go's server answers before any handler to a path that cannot be decoded.
 fn unreadable() -> Response {
@@ -50,7 +53,7 @@ pub async fn serve(server: Arc<ApiServer>, mut request: Request<Body>) -> Respon
     };
     let form = negotiate::form(request.headers(), &query, false).unwrap_or_default();
     let warnings: Arc<Mutex<Vec<String>>> = Arc::default();
-    request.headers_mut().insert("audit-id", id.clone());
+    request.headers_mut().insert(AUDIT_ID, id.clone());
     request.headers_mut().remove(header::EXPECT);
     let head = *request.method() == http::Method::HEAD;
     if deadline::goes_away(server.config.goaway_chance) {
@@ -150,7 +153,7 @@ impl Refusal {
 }
 
 fn audit_id(request: &Request<Body>) -> HeaderValue {
-    let given = request.headers().get("audit-id").filter(|v| !v.is_empty() && v.len() <= 64).cloned();
+    let given = request.headers().get(AUDIT_ID).filter(|v| !v.is_empty() && v.len() <= 64).cloned();
     given.unwrap_or_else(|| {
         let id = uuid::Uuid::new_v4().to_string();
         HeaderValue::from_str(&id).expect("a uuid is a valid header value")
@@ -159,7 +162,7 @@ fn audit_id(request: &Request<Body>) -> HeaderValue {
 
 fn decorate(response: &mut Response, id: &HeaderValue, warnings: &[String]) {
     let headers = response.headers_mut();
-    headers.insert("audit-id", id.clone());
+    headers.insert(AUDIT_ID, id.clone());
     for text in warnings {
         let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         let quoted = clean.replace('\\', "\\\\").replace('"', "\\\"");

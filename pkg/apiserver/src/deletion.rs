@@ -105,7 +105,7 @@ async fn store(
     let committed = intent.trail.timed(Layer::Storage, server.commit(&intent.kind, change)).await?;
     let Some(revision) = committed else { return Ok(None) };
     let stored = value.as_ref().unwrap_or(&current.stored);
-    let entry = server.entry(&intent.kind, &intent.namespace, &intent.name, stored, revision).await?;
+    let entry = server.entry(&intent.kind, &intent.namespace, &intent.name, stored, None, revision).await?;
     Ok(Some(Done { entry, created: false, removed }))
 }
 

@@ -172,7 +172,7 @@ async fn collect_once(server: &ApiServer) -> Result<(), Status> {
     let read = server.config.store.range(RangeRequest::new(KeyRange::prefix(begin.clone()))).await;
     for kv in read.map_err(store_status)?.kvs {
         let name = String::from_utf8_lossy(&kv.key[begin.len()..]).into_owned();
-        let entry = server.entry(&intent.kind, NAMESPACE, &name, &kv.value, kv.mod_revision).await?;
+        let entry = server.entry(&intent.kind, NAMESPACE, &name, &kv.value, None, kv.mod_revision).await?;
         let lease = served(&intent.kind, &entry.body);
         if lease["metadata"]["labels"][LABEL] != COMPONENT || !is_over(&lease, intent.now) {
             continue;

@@ -2,7 +2,7 @@
 
 use crate::ApiServer;
 use crate::cache::entry::Entry;
-use crate::cache::{Moment, prefix_of, store_status, write_status};
+use crate::cache::{Moment, store_status, write_status};
 use crate::encode::served;
 use crate::pipeline::Intent;
 use bytes::Bytes;
@@ -16,12 +16,13 @@ use std::sync::Arc;
 
 /// The key of an object: `/registry/pods/default/web`.
 pub fn key(kind: &Kind, namespace: &str, name: &str) -> String {
-    format!("{}{}", prefix_of(kind), path_of(kind, namespace, name))
+    let keys = &kind.storage.keys;
+    if kind.namespaced { [keys, namespace, "/", name].concat() } else { [keys, name].concat() }
 }
 
 /// The key of an object below that of its kind.
 fn path_of(kind: &Kind, namespace: &str, name: &str) -> String {
-    if kind.namespaced { format!("{namespace}/{name}") } else { name.to_owned() }
+    if kind.namespaced { [namespace, "/", name].concat() } else { name.to_owned() }
 }
 
 /// What a client may look for: keys of segments that are no dots, and of names that a path can have
@@ -98,17 +99,18 @@ impl ApiServer {
         let read = self.config.store.range(RangeRequest::new(KeyRange::key(key(kind, namespace, name))));
         let read = self.hub.datastore.asked("get", kind, read).await.map_err(store_status)?;
         let Some(kv) = read.kvs.into_iter().next() else { return Ok(None) };
-        let entry = self.entry(kind, namespace, name, &kv.value, kv.mod_revision).await?;
+        let entry = self.entry(kind, namespace, name, &kv.value, None, kv.mod_revision).await?;
         Ok(Some(Current { revision: kv.mod_revision, stored: kv.value, entry }))
     }
 
-    /// The entry of what the store has at a revision, in the version of `kind`.
+    /// The entry of what the store has at a revision, in the version of `kind`. `object`: what the bytes were made of, if that is at hand.
     pub(crate) async fn entry(
         &self,
         kind: &Arc<Kind>,
         namespace: &str,
         name: &str,
         stored: &[u8],
+        object: Option<&Value>,
         revision: Revision,
     ) -> Result<Arc<Entry>, Status> {
         // What was read or converted for others is not read again; of a write, the cache has mostly heard already. A cache that began
@@ -118,7 +120,7 @@ impl ApiServer {
         let cached = cache.and_then(|c| c.get(&path_of(kind, namespace, name)));
         match cached.filter(|e| e.revision() == revision) {
             Some(entry) => self.view(kind, &entry).await,
-            None => self.unstored_entry(kind, namespace, name, stored, revision).await,
+            None => self.unstored_entry(kind, namespace, name, stored, object, revision).await,
         }
     }
 
@@ -129,11 +131,16 @@ impl ApiServer {
         namespace: &str,
         name: &str,
         bytes: &[u8],
+        object: Option<&Value>,
         revision: Revision,
     ) -> Result<Arc<Entry>, Status> {
         let (stored_kind, path) = (self.registry.load().stored(kind), path_of(kind, namespace, name));
-        let entry = Entry::new(&stored_kind, &path, bytes, revision).map_err(|e| Status::internal(Chain(&e)))?;
-        self.view(kind, &Arc::new(entry)).await
+        // Of another version, or of a definition that may have changed meanwhile, the bytes alone tell.
+        let entry = match object.filter(|_| kind.gvk == stored_kind.gvk && !kind.schema.custom) {
+            Some(object) => Entry::of_object(&stored_kind, &path, bytes, object, revision),
+            None => Entry::new(&stored_kind, &path, bytes, revision),
+        };
+        self.view(kind, &Arc::new(entry.map_err(|e| Status::internal(Chain(&e)))?)).await
     }
 
     /// Reads an object freshly, from the cache if one runs.
@@ -206,7 +213,7 @@ impl ApiServer {
         if kind.schema.custom {
             return Arc::new(served(kind, &entry.body));
         }
-        let key = format!("{}/{}{}", kind.gvk.version, prefix_of(kind), entry.key);
+        let key = [&*kind.gvk.version, &*kind.storage.keys, &*entry.key].concat();
         self.parsed.get(key, &entry.body, || served(kind, &entry.body))
     }
 

@@ -155,7 +155,7 @@ pub async fn create_as(server: &ApiServer, intent: &Intent, sent: &Sent<'_>, own
             also: allocation.ops,
         };
         if let Some(revision) = intent.trail.timed(Layer::Storage, server.commit(&intent.kind, change)).await? {
-            let entry = server.entry(&intent.kind, &intent.namespace, &name, &stored, revision).await?;
+            let entry = server.entry(&intent.kind, &intent.namespace, &name, &stored, Some(&new), revision).await?;
             return Ok(Done { entry, created: true, removed: false });
         }
         let taken = server.current(&intent.kind, &intent.namespace, &name).await?.is_some();
@@ -219,7 +219,8 @@ pub async fn update(server: &ApiServer, intent: &Intent, candidate: &dyn Candida
             also: allocation.ops,
         };
         if let Some(revision) = intent.trail.timed(Layer::Storage, server.commit(&intent.kind, change)).await? {
-            let entry = server.entry(&intent.kind, &intent.namespace, &intent.name, &stored, revision).await?;
+            let entry =
+                server.entry(&intent.kind, &intent.namespace, &intent.name, &stored, Some(&new), revision).await?;
             return Ok(Done { entry, created: false, removed });
         }
     }
@@ -437,7 +438,7 @@ pub async fn entry_of(
     revision: Revision,
 ) -> Result<Arc<Entry>, Status> {
     let bytes = stored_bytes(server, intent, object).await?;
-    let entry = server.unstored_entry(&intent.kind, &intent.namespace, name, &bytes, revision).await?;
+    let entry = server.unstored_entry(&intent.kind, &intent.namespace, name, &bytes, Some(object), revision).await?;
     if revision != 0 {
         return Ok(entry);
     }

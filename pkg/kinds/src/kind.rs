@@ -31,7 +31,7 @@ pub struct Kind {
     pub subresources: Vec<Subresource>,
     /// The schema of the served version.
     pub schema: Arc<Object>,
-    /// Where it is stored: `/registry/<storage.prefix>/[<namespace>/]<name>`.
+    /// Where it is stored: `<storage.keys>[<namespace>/]<name>`.
     pub storage: Storage,
     pub hooks: Arc<dyn Hooks>,
     pub columns: Columns,
@@ -82,6 +82,8 @@ impl Kind {
 pub struct Storage {
     /// `pods`, `deployments`, `services/specs`, as upstream's etcd keys; custom resources: `<group>/<plural>`.
     pub prefix: String,
+    /// What the keys of its objects begin with, `/registry/<prefix>/`.
+    pub keys: String,
     /// The version that is stored; the others convert by [`Hooks::to_storage`] and [`Hooks::from_storage`].
     pub gvk: Gvk,
     /// Events, heartbeats: see the store's `Durability::Ephemeral`. Of leases only those whose keys, below the prefix, begin with
@@ -90,6 +92,14 @@ pub struct Storage {
     pub ephemeral_below: &'static [&'static str],
     /// Seconds until an object goes by itself (Events: 3600); 0: never.
     pub ttl_seconds: i64,
+}
+
+impl Storage {
+    /// Of objects that neither go by themselves nor with the server's memory.
+    pub fn new(prefix: String, gvk: Gvk) -> Self {
+        let keys = format!("/registry/{prefix}/");
+        Storage { prefix, keys, gvk, ephemeral: false, ephemeral_below: &[], ttl_seconds: 0 }
+    }
 }
 
 /// A subresource of a kind.

@@ -101,11 +101,10 @@ fn storage(gvk: &Gvk, resource: &str) -> Storage {
     let event = gvk.kind == "Event" && matches!(gvk.group.as_str(), "" | "events.k8s.io");
     let lease = gvk.group == "coordination.k8s.io" && gvk.kind == "Lease";
     Storage {
-        prefix,
-        gvk: stored,
         ephemeral: event,
         ephemeral_below: if lease { &HEARTBEATS } else { &[] },
         ttl_seconds: if event { EVENT_TTL_SECONDS } else { 0 },
+        ..Storage::new(prefix, stored)
     }
 }
 

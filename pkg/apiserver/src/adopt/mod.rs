@@ -8,7 +8,6 @@
 mod definition;
 
 use crate::allocate::service;
-use crate::cache::prefix_of;
 use crate::encode::{splice, type_of};
 use crate::pipeline;
 use bytes::Bytes;
@@ -57,7 +56,7 @@ impl Default for Adoption {
     fn default() -> Self {
         let kinds = table::builtin();
         let of_storage = kinds.iter().filter(|k| k.gvk == k.storage.gvk);
-        let stored = of_storage.map(|k| (prefix_of(k), k.clone())).collect();
+        let stored = of_storage.map(|k| (k.storage.keys.clone(), k.clone())).collect();
         Adoption { kinds, stored, keys: BTreeSet::new(), claims: BTreeMap::new() }
     }
 }

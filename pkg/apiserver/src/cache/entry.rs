@@ -85,6 +85,11 @@ impl Entry {
         }
     }
 
+    /// As [`Self::new`], of a kind whose objects are read as they are stored: the bytes were made of `object`.
+    pub fn of_object(kind: &Kind, key: &str, stored: &[u8], object: &Value, revision: i64) -> Result<Self, Unreadable> {
+        Self::of_bytes(kind, key, stored, Some(object), revision)
+    }
+
     /// As the object is now, whatever is stored.
     fn of_value(kind: &Kind, key: &str, object: &Value, revision: i64) -> Result<Self, Unreadable> {
         Self::of_bytes(kind, key, &splice::stored(object), Some(object), revision)

@@ -97,11 +97,6 @@ impl Moment {
     }
 }
 
-/// The prefix of a kind's keys, with its slash at the end.
-pub fn prefix_of(kind: &Kind) -> String {
-    format!("/registry/{}/", kind.storage.prefix)
-}
-
 /// A store's failure as the client sees it.
 pub fn store_status(e: StoreError) -> Status {
     match e {
@@ -253,26 +248,26 @@ impl Hub {
 
     /// The cache of a stored kind if it runs.
     pub fn running(&self, kind: &Kind) -> Option<Arc<Cache>> {
-        self.caches.read().running.get(&prefix_of(kind)).filter(|c| c.is_loaded()).cloned()
+        self.caches.read().running.get(&kind.storage.keys).filter(|c| c.is_loaded()).cloned()
     }
 
     /// From now on a stored kind is this one: a cache of an older form is dropped, and none of it begins any more. Its watchers are told to
     /// start again.
     pub fn define(&self, kind: &Arc<Kind>) {
-        self.redefine(prefix_of(kind), Some(kind.clone()));
+        self.redefine(&kind.storage.keys, Some(kind.clone()));
     }
 
     /// A kind is gone. The watchers of its cache are told to start again.
     pub fn forget(&self, kind: &Kind) {
-        self.redefine(prefix_of(kind), None);
+        self.redefine(&kind.storage.keys, None);
     }
 
-    fn redefine(&self, prefix: String, kind: Option<Arc<Kind>>) {
+    fn redefine(&self, prefix: &str, kind: Option<Arc<Kind>>) {
         let mut caches = self.caches.write();
-        let old = caches.running.remove(&prefix);
+        let old = caches.running.remove(prefix);
         match kind {
-            Some(kind) => drop(caches.defined.insert(prefix, kind)),
-            None => drop(caches.defined.remove(&prefix)),
+            Some(kind) => drop(caches.defined.insert(prefix.to_owned(), kind)),
+            None => drop(caches.defined.remove(prefix)),
         }
         drop(caches);
         old.iter().for_each(|c| c.expire());
@@ -285,16 +280,16 @@ impl Hub {
 
     /// The cache of a stored kind, loaded now if nobody has asked for it before.
     pub async fn cache(&self, kind: &Arc<Kind>) -> Result<Arc<Cache>, Status> {
-        let prefix = prefix_of(kind);
-        let known = self.caches.read().running.get(&prefix).cloned();
+        let prefix = &kind.storage.keys;
+        let known = self.caches.read().running.get(prefix).cloned();
         // From its insertion on the cache is handed all events and keeps them aside until its content is there.
         let cache = match known {
             Some(cache) => cache,
             None => {
                 let mut caches = self.caches.write();
-                let kind = caches.defined.get(&prefix).unwrap_or(kind).clone();
+                let kind = caches.defined.get(prefix).unwrap_or(kind).clone();
                 let new = || Arc::new(Cache::new(kind, self.store.clone(), self.datastore.clone()));
-                caches.running.entry(prefix).or_insert_with(new).clone()
+                caches.running.entry(prefix.clone()).or_insert_with(new).clone()
             }
         };
         if let Some(took) = cache.load().await.map_err(store_status)? {

@@ -3,7 +3,6 @@
 
 use crate::cache::entry::{Entry, Filter, Views};
 use crate::cache::index::LabelIndex;
-use crate::cache::prefix_of;
 use crate::cache::watcher::{Delivery, EventType, History, Watcher};
 use crate::metrics::DatastoreMetrics;
 use bytes::Bytes;
@@ -128,7 +127,6 @@ pub struct Cache {
     pub kind: Arc<Kind>,
     store: Arc<dyn Store>,
     datastore: DatastoreMetrics,
-    prefix: String,
     loaded: OnceCell<()>,
     content: Mutex<Content>,
     /// How many events it got.
@@ -140,9 +138,8 @@ pub struct Cache {
 impl Cache {
     pub fn new(kind: Arc<Kind>, store: Arc<dyn Store>, datastore: DatastoreMetrics) -> Self {
         let content = Content { aside: Some(Vec::new()), ..Default::default() };
-        let (prefix, content) = (prefix_of(&kind), Mutex::new(content));
+        let content = Mutex::new(content);
         Cache {
-            prefix,
             kind,
             store,
             datastore,
@@ -172,7 +169,7 @@ impl Cache {
     }
 
     async fn read(&self) -> Result<(), StoreError> {
-        let range = KeyRange::prefix(self.prefix.clone());
+        let range = KeyRange::prefix(self.kind.storage.keys.clone());
         let read = self.datastore.asked("list", &self.kind, self.store.range(RangeRequest::new(range))).await?;
         let mut entries = Entries::new();
         for kv in &read.kvs {
@@ -199,7 +196,7 @@ impl Cache {
 
     /// An entry from stored bytes; what cannot be read is left out and said in the log.
     pub fn entry(&self, key: &[u8], value: &[u8], revision: Revision) -> Option<Arc<Entry>> {
-        let key = std::str::from_utf8(key).ok()?.strip_prefix(&self.prefix)?;
+        let key = std::str::from_utf8(key).ok()?.strip_prefix(&*self.kind.storage.keys)?;
         match Entry::new(&self.kind, key, value, revision) {
             Ok(entry) => Some(Arc::new(entry)),
             Err(e) => {
@@ -246,7 +243,7 @@ impl Cache {
     }
 
     fn change(&self, content: &mut Content, event: &Event) -> Option<Change> {
-        let key = std::str::from_utf8(&event.kv.key).ok()?.strip_prefix(&self.prefix)?;
+        let key = std::str::from_utf8(&event.kv.key).ok()?.strip_prefix(&*self.kind.storage.keys)?;
         let revision = event.kv.mod_revision;
         let (old, new) = match event.kind {
             EventKind::Put => {
@@ -345,6 +342,6 @@ impl Cache {
     }
 
     pub fn prefix(&self) -> &str {
-        &self.prefix
+        &self.kind.storage.keys
     }
 }

@@ -36,7 +36,7 @@ use arc_swap::ArcSwap;
 use axum::body::Body;
 use axum::response::Response;
 use digest::{Digest, Flow, Maker};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use isopod_api::{Status, UserInfo};
 use level::{Detail, Seat};
 use parking_lot::Mutex;
@@ -108,6 +108,9 @@ pub struct Mark {
     level: HeaderValue,
 }
 
+const SCHEMA_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");
+const LEVEL_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid");
+
 impl Mark {
     fn new(schema: &str, level: &str) -> Self {
         let value = |uid: &str| HeaderValue::from_str(uid).unwrap_or_else(|_| HeaderValue::from_static(""));
@@ -117,8 +120,8 @@ impl Mark {
     /// The uids, not the names: those might tell a client what is thought of it.
     pub fn write(&self, response: &mut Response) {
         let headers = response.headers_mut();
-        headers.insert("x-kubernetes-pf-flowschema-uid", self.schema.clone());
-        headers.insert("x-kubernetes-pf-prioritylevel-uid", self.level.clone());
+        headers.insert(SCHEMA_UID, self.schema.clone());
+        headers.insert(LEVEL_UID, self.level.clone());
     }
 }
 

@@ -53,13 +53,7 @@ fn kind(definition: &Value, version: &Value, versions: &Arc<Versions>) -> Kind {
             .to_vec(),
         subresources: subresources(version),
         schema: versions.schema(name).cloned().unwrap_or_default(),
-        storage: Storage {
-            prefix: format!("{}/{plural}", versions.group),
-            gvk: gvk(&versions.stored),
-            ephemeral: false,
-            ephemeral_below: &[],
-            ttl_seconds: 0,
-        },
+        storage: Storage::new(format!("{}/{plural}", versions.group), gvk(&versions.stored)),
         selectable: selectable.map(|p| p.trim_start_matches('.').to_owned()).collect(),
         hooks: Arc::new(Custom {
             version: name.to_owned(),
