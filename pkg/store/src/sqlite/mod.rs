@@ -125,6 +125,7 @@ impl SqliteStore {
             lock,
             checkpoints: Arc::new(checkpoints),
             flush_due: false,
+            crowded: false,
             compacting: Vec::new(),
             sender: sender.downgrade(),
         };

@@ -50,6 +50,8 @@ pub(crate) struct Writer {
     pub checkpoints: Arc<Checkpoints>,
     /// A flush is on its way.
     pub flush_due: bool,
+    /// Several ask at a time.
+    pub crowded: bool,
     /// Who waits for the end of the running compaction.
     pub compacting: Vec<Reply<()>>,
     /// For delayed requests; it does not keep a dropped store alive.
@@ -168,8 +170,11 @@ impl Writer {
         let mut txns = vec![first];
         let mut replies = vec![reply];
         let mut left_over = None;
-        // Where all cores are busy, those that are about to ask come first: their requests go into this batch.
-        std::thread::yield_now();
+        // Where all cores are busy, those that are about to ask come first: their requests go into this batch. One that asks alone need
+        // not wait for others.
+        if self.crowded {
+            std::thread::yield_now();
+        }
         while txns.len() < BATCH {
             match self.requests.try_recv() {
                 Ok(Request::Txn(txn, reply)) => {
@@ -183,6 +188,7 @@ impl Writer {
                 Err(_) => break,
             }
         }
+        self.crowded = txns.len() > 1 || !self.requests.is_empty();
         for (answer, reply) in self.machine.run(&txns).into_iter().zip(replies) {
             // An asker that went away does not want its answer.
             let _ = reply.send(answer);
