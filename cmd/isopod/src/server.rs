@@ -38,7 +38,7 @@ pub async fn run(args: Box<ServerArgs>, flags: BTreeMap<String, String>) -> anyh
             return Err(e);
         }
     };
-    let cluster = wire::start(settings, pki, held, claimed).await?;
+    let cluster = Box::pin(wire::start(settings, pki, held, claimed)).await?;
     let ended = tokio::select! {
         r = work(&cluster, start) => r,
         _ = terminate.recv() => Ok(()),

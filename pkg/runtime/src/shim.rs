@@ -146,17 +146,19 @@ impl Connection {
     }
 
     async fn fill(&mut self) -> io::Result<usize> {
-        let mut buffer = [0; 16 << 10];
         loop {
             self.stream.readable().await?;
-            match self.stream.try_io(Interest::READABLE, || fdpass::receive(&self.stream, &mut buffer)) {
-                Ok((n, fds)) => {
-                    self.input.extend_from_slice(&buffer[..n]);
-                    self.fds.extend(fds);
-                    return Ok(n);
-                }
+            // On the stack, not with the task, of which there is one for each pod.
+            let receive = || {
+                let mut buffer = [0; 16 << 10];
+                let (n, fds) = fdpass::receive(&self.stream, &mut buffer)?;
+                self.input.extend_from_slice(&buffer[..n]);
+                self.fds.extend(fds);
+                Ok(n)
+            };
+            match self.stream.try_io(Interest::READABLE, receive) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(e) => return Err(e),
+                done => return done,
             }
         }
     }

@@ -36,8 +36,8 @@ async fn main() -> Result<()> {
     step("apply", writing::apply(&world)).await?;
     step("patches", writing::patches(&world)).await?;
     step("subresources", writing::subresources(&world)).await?;
-    step("operator", operator::operator(&world)).await?;
-    step("pods", pods::pods(&world)).await
+    step("operator", Box::pin(operator::operator(&world))).await?;
+    step("pods", Box::pin(pods::pods(&world))).await
 }
 
 async fn step(name: &str, work: impl Future<Output = Result<()>>) -> Result<()> {

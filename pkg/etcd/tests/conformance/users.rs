@@ -140,10 +140,10 @@ async fn certificates_name_users() {
     let service = Service::new(Arc::new(MemoryStore::default()), Config { auth, ..Config::default() }).await.unwrap();
     let stop = CancellationToken::new();
     let served = tokio::spawn(serve(service, vec![Listener::Tcp(listener, Some(Arc::new(config)))], stop.clone()));
-    check_certificates(&url, &pki).await;
+    Box::pin(check_certificates(&url, &pki)).await;
     stop.cancel();
     served.await.unwrap();
     if let Some(etcd) = referee::start_with_certificates(&pki, dir.path()).await {
-        check_certificates(&etcd.url, &pki).await;
+        Box::pin(check_certificates(&etcd.url, &pki)).await;
     }
 }
