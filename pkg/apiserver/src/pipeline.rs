@@ -124,8 +124,11 @@ pub async fn create_as(server: &ApiServer, intent: &Intent, sent: &Sent<'_>, own
         if !owned {
             ownership::record(server, intent, &mut new, None).await;
         }
-        admit(server, intent, Operation::Create, &mut new, None).await?;
-        json::canonicalize(&mut new, &intent.kind.schema);
+        let changed = admit(server, intent, Operation::Create, &mut new, None).await?;
+        // What its owners were recorded of is canonical.
+        if changed || owned {
+            json::canonicalize(&mut new, &intent.kind.schema);
+        }
         let generated = metadata::name(intent, &mut new)?;
         prepare_create(intent, &mut new);
         let mut allocation = allocate::on_create(server, intent, &mut new).await?;
@@ -187,8 +190,10 @@ pub async fn update(server: &ApiServer, intent: &Intent, candidate: &dyn Candida
         if !owned {
             ownership::record(server, intent, &mut new, Some(&old)).await;
         }
-        admit(server, intent, Operation::Update, &mut new, Some(&old)).await?;
-        json::canonicalize(&mut new, &intent.kind.schema);
+        let changed = admit(server, intent, Operation::Update, &mut new, Some(&old)).await?;
+        if changed || owned {
+            json::canonicalize(&mut new, &intent.kind.schema);
+        }
         prepare_update(intent, &mut new, &old);
         let mut allocation = allocate::on_update(server, intent, &mut new, &old).await?;
         json::canonicalize(&mut new, &intent.kind.schema);
@@ -268,20 +273,21 @@ fn may_create(intent: &Intent) -> Attributes {
     }
 }
 
-/// Lets the plugins change the object. What they add is defaulted, not what a client sent empty.
+/// Lets the plugins change the object, and tells whether they did. What they add is defaulted, not what a client sent empty.
 async fn admit(
     server: &ApiServer,
     intent: &Intent,
     operation: Operation,
     new: &mut Value,
     old: Option<&Value>,
-) -> Result<(), Status> {
+) -> Result<bool, Status> {
     let before = sum(new);
     admission::mutate(server, intent, operation, new, old).await?;
-    if sum(new) != before {
+    let changed = sum(new) != before;
+    if changed {
         apply_defaults(&intent.kind, new);
     }
-    Ok(())
+    Ok(changed)
 }
 
 /// Tells whether an object changes, cheaper than a copy of it.

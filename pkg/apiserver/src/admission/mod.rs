@@ -33,11 +33,12 @@ use crate::pipeline::Intent;
 use answers::Answers;
 use async_trait::async_trait;
 use isopod_api::{Gvk, Status};
+use isopod_kinds::Kind;
 use metrics::Timings;
 use rounds::Rounds;
 use serde_json::Value;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -80,6 +81,8 @@ impl Step {
 /// A plugin, and what it is asked about.
 pub struct Row {
     pub plugin: Box<dyn Plugin>,
+    /// The resources that it has anything to do with, `deployments.apps`; none: all of them.
+    pub about: &'static [&'static str],
     pub admits: &'static [Operation],
     pub validates: &'static [Operation],
     pub timings: Timings,
@@ -89,6 +92,15 @@ impl Row {
     fn handles(&self, step: Step, operation: Operation) -> bool {
         let operations = if step == Step::Admit { self.admits } else { self.validates };
         operations.contains(&operation)
+    }
+
+    fn concerns(&self, kind: &Kind) -> bool {
+        self.about.is_empty() || self.about.iter().any(|resource| kind.is(resource))
+    }
+
+    /// As if it had been asked and had nothing to say.
+    fn passed_over(&self, step: Step, operation: Operation) {
+        self.timings.observe(step, operation, false, Duration::ZERO);
     }
 
     /// `lap`: when the plugin was asked; it becomes when the next one is, so that the clock is read once a plugin.
@@ -258,6 +270,10 @@ async fn admit(request: &Request<'_>, new: &mut Value, who: Who) -> Result<(), S
 
 async fn admit_once(request: &Request<'_>, new: &mut Value, who: Who, lap: &mut Instant) -> Result<(), Status> {
     for row in asked(request, Step::Admit, who) {
+        if !row.concerns(&request.intent.kind) {
+            row.passed_over(Step::Admit, request.operation);
+            continue;
+        }
         let done = row.plugin.mutate(request, new).await;
         row.done(Step::Admit, request.operation, lap, done)?;
     }
@@ -268,6 +284,10 @@ async fn look(request: &Request<'_>, step: Step, new: Option<&Value>, who: Who) 
     let begun = Instant::now();
     let (mut lap, mut done) = (begun, Ok(()));
     for row in asked(request, step, who) {
+        if !row.concerns(&request.intent.kind) {
+            row.passed_over(step, request.operation);
+            continue;
+        }
         let answer = row.plugin.validate(request, new).await;
         done = row.done(step, request.operation, &mut lap, answer);
         if done.is_err() {

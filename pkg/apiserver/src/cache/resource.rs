@@ -340,8 +340,4 @@ impl Cache {
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
     }
-
-    pub fn prefix(&self) -> &str {
-        &self.kind.storage.keys
-    }
 }

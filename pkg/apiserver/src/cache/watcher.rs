@@ -81,7 +81,7 @@ impl Cache {
             StoreError::Compacted { requested, compacted } => too_old(requested - 1, compacted),
             e => store_status(e),
         };
-        let range = KeyRange::prefix(format!("{}{}", self.prefix(), filter.key_prefix(&self.kind)));
+        let range = KeyRange::prefix(format!("{}{}", self.kind.storage.keys, filter.key_prefix(&self.kind)));
         let mut watch = self.store().watch(WatchRequest { range, start: after + 1 }).await.map_err(expired)?;
         let (mut changes, mut size) = (Vec::new(), 0);
         (watch.request_progress)();

@@ -225,10 +225,10 @@ impl Page<'_> {
 
     async fn of_history(&self, revision: Revision, start: &str) -> Result<List, Status> {
         let (base, prefix) =
-            (self.base(), format!("{}{}", self.cache.prefix(), self.filter.key_prefix(self.kind.stored)));
+            (self.base(), format!("{}{}", self.cache.kind.storage.keys, self.filter.key_prefix(self.kind.stored)));
         let mut range = KeyRange::prefix(prefix.clone());
         if !start.is_empty() {
-            range.start = format!("{}{base}{start}", self.cache.prefix()).into();
+            range.start = format!("{}{base}{start}", self.cache.kind.storage.keys).into();
         }
         let (mut list, mut fetched) = (List { revision, ..Default::default() }, 0);
         loop {
@@ -248,7 +248,7 @@ impl Page<'_> {
             for entry in self.kind.matching(self.server, self.filter, entries).await? {
                 if self.limit > 0 && list.entries.len() == self.limit {
                     let after = |kv: &&KeyValue| {
-                        kv.key.strip_prefix(self.cache.prefix().as_bytes()) < Some(entry.key.as_bytes())
+                        kv.key.strip_prefix(self.cache.kind.storage.keys.as_bytes()) < Some(entry.key.as_bytes())
                     };
                     let before = read.kvs.iter().take_while(after).count() as u64;
                     let remaining = self.counts_remaining().then(|| read.count - before);
