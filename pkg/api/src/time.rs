@@ -2,16 +2,30 @@
 
 use jiff::Timestamp;
 use jiff::civil::Date;
+use jiff::tz::Offset;
 
 /// `metav1.Time` of now.
 pub fn now() -> String {
     format(Timestamp::now())
 }
 
-/// Formats as `metav1.Time`: whole seconds, cut off, UTC.
+/// Formats as `metav1.Time`: whole seconds, cut off, UTC. Every object that is written has some of these.
 pub fn format(t: Timestamp) -> String {
-    t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    let at = Offset::UTC.to_datetime(t);
+    let Ok(year @ 0..=9999) = u16::try_from(at.year()) else { return t.strftime(WHOLE).to_string() };
+    let (century, year) = ((year / 100) as u8, (year % 100) as u8);
+    let of_day = [(at.hour(), ":"), (at.minute(), ":"), (at.second(), "Z")].map(|(n, after)| (n as u8, after));
+    let days = [(century, ""), (year, "-"), (at.month() as u8, "-"), (at.day() as u8, "T")];
+    let mut text = String::with_capacity("2006-01-02T15:04:05Z".len());
+    for (n, after) in days.into_iter().chain(of_day) {
+        text.push(char::from(b'0' + n / 10));
+        text.push(char::from(b'0' + n % 10));
+        text.push_str(after);
+    }
+    text
 }
+
+const WHOLE: &str = "%Y-%m-%dT%H:%M:%SZ";
 
 /// Formats as `metav1.MicroTime`: six digits of a second, UTC.
 pub fn format_micro(t: Timestamp) -> String {
@@ -38,6 +52,22 @@ pub fn parse(s: &str) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whole_seconds() {
+        for text in
+            ["2026-02-03T23:59:59.9-01:00", "1969-12-31T23:59:59.5Z", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"]
+        {
+            let t = parse(text).unwrap();
+            assert_eq!(format(t), t.strftime(WHOLE).to_string());
+        }
+        let mut t = parse("1960-01-01T00:00:00Z").unwrap();
+        for _ in 0..10_000 {
+            assert_eq!(format(t), t.strftime(WHOLE).to_string());
+            t += jiff::SignedDuration::from_secs(345_678);
+        }
+        assert_eq!(format(Timestamp::MIN), Timestamp::MIN.strftime(WHOLE).to_string());
+    }
 
     #[test]
     fn days() {

@@ -31,6 +31,9 @@ pub async fn apply(
 
 /// What the headers ask for. `None`: nothing.
 fn wanted(headers: &HeaderMap) -> Result<Option<UserInfo>, Status> {
+    if !headers.keys().any(|name| name.as_str().starts_with("impersonate-")) {
+        return Ok(None);
+    }
     let all = |name: &str| {
         let values = headers.get_all(name).into_iter().filter_map(|v| v.to_str().ok());
         values.map(str::to_owned).collect::<Vec<_>>()

@@ -1,5 +1,6 @@
 //! The kinds that are served. Built-in and custom kinds are the same [`Kind`]; the set is swapped as a whole.
 
+use foldhash::fast::RandomState;
 use isopod_kinds::Kind;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -8,7 +9,8 @@ use std::sync::Arc;
 #[derive(Clone, Default)]
 pub struct Registry {
     /// In the order of `ordered`. A resource is in few groups and versions, so a look-up compares few kinds and copies no text.
-    by_resource: HashMap<String, Vec<Arc<Kind>>>,
+    /// Looked up many times for each request.
+    by_resource: HashMap<String, Vec<Arc<Kind>>, RandomState>,
     /// In discovery's order: group, then version by priority, then resource.
     ordered: Vec<Arc<Kind>>,
     /// Versions that are stored only.
@@ -22,7 +24,7 @@ impl Registry {
             let key = |k: &Kind| (k.gvk.group.clone(), std::cmp::Reverse(k.version_priority), k.gvk.version.clone());
             key(a).cmp(&key(b)).then_with(|| a.resource.cmp(&b.resource))
         });
-        let mut by_resource: HashMap<String, Vec<Arc<Kind>>> = HashMap::new();
+        let mut by_resource: HashMap<String, Vec<Arc<Kind>>, RandomState> = HashMap::default();
         for kind in &ordered {
             by_resource.entry(kind.resource.clone()).or_default().push(kind.clone());
         }
