@@ -312,6 +312,21 @@ async fn foreground_deletion_ends_with_the_owner_and_orphans_stay() {
         .await;
     assert_eq!(adopted[0].metadata.uid, sets[0].metadata.uid);
 
+    // One without its owner is deleted when the collector has seen it, and so all that happened to sets before: the adoption too.
+    let owner = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "gone", "uid": "5e1b8a0c-3d0f-4c0e-9b7a-0d6b1f6f2a11"});
+    let canary = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet",
+        "metadata": {"name": "canary", "namespace": "default", "ownerReferences": [owner], "finalizers": ["example.com/hold"]},
+        "spec": {"replicas": 0, "selector": {"matchLabels": {"app": "canary"}}, "template": {
+            "metadata": {"labels": {"app": "canary"}}, "spec": {"containers": [{"name": "c", "image": "c"}]}}}});
+    let calls = c.calls(ReplicaSet::resource());
+    calls.create::<Value>("default", &canary).await.unwrap();
+    c.until::<ReplicaSet>(ReplicaSet::resource(), "the canary goes", |all| {
+        all.iter().any(|s| s.metadata.name == "canary" && s.metadata.deletion_timestamp.is_some())
+    })
+    .await;
+    let release = json!({"metadata": {"finalizers": null}});
+    calls.patch::<Value>("default", "canary", None, Patch::Merge(release), &Preconditions::default()).await.unwrap();
+
     let foreground = Delete { propagation: Some(Propagation::Foreground), ..Delete::default() };
     deployments.delete("default", "web", &foreground).await.unwrap();
     c.until::<Deployment>(Deployment::resource(), "no deployment", |all| all.is_empty()).await;
