@@ -3,7 +3,12 @@
 //!
 //! Every commit is synced before the next one is written, so a frame that does not fit is damage, and not the torn end of the
 //! log, if frames of a later transaction stand behind it, or if the index beside the log says that it had been committed: the
-//! index is written after the sync. Only after a power cut, damage to the last commit looks as a torn one does.
+//! index is written after the sync. Only after a power cut, damage to the last commit looks as a torn one does, and so does
+//! damage to the frame that ends the one before.
+//!
+//! A header tells nothing by itself. Behind the end of the log lie frames of transactions that were given up, and of earlier
+//! rounds; a transaction that the power cut short went over some of their sectors, so that a header may say that a commit ends
+//! there in the words of one transaction, and have the checksum that the next frame of another one fits to.
 //!
 //! A power cut may also tear the header that begins a new round of the log, over the frames of the last one. These have all
 //! been copied into the database by then, and nothing is lost with them.
@@ -163,14 +168,15 @@ struct Run {
 }
 
 impl Run {
-    /// Through which frame all is known to be committed: a commit behind which another transaction begins. The commit's own
-    /// frame need not be whole for that, the next one fits to its header.
+    /// Through which frame all is known to be committed: a commit behind which another transaction begins.
     fn next(&mut self, proved: bool, commit: bool, through: usize) -> Option<usize> {
-        let known = self.commit.filter(|_| proved);
+        if !proved {
+            self.commit = None;
+            return None;
+        }
+        let known = self.commit;
         if commit {
             self.commit = Some(through);
-        } else if !proved {
-            self.commit = None;
         }
         known
     }

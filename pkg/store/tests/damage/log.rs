@@ -13,7 +13,7 @@ async fn three_commits() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).unwrap();
     for key in ["a", "b", "c"] {
-        let success = vec![Op::put(key, key.repeat(6000))];
+        let success = vec![Op::put(key, key.repeat(12_000))];
         store.txn(Txn { success, ..Default::default() }).await.unwrap();
     }
     let killed = killed(dir.path()).await;
@@ -26,11 +26,23 @@ fn cut_power(dir: &Path) {
     std::fs::remove_file(dir.join("state.db-shm")).unwrap();
 }
 
+/// As a power cut that comes when the kernel has written everything.
+fn start_the_machine_anew(dir: &Path) {
+    std::fs::write(dir.join("lock"), "1\nof an earlier boot\n").unwrap();
+}
+
 fn flip(dir: &Path, file: &str, at: usize) {
     let path = dir.join(file);
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[at] ^= 1;
     std::fs::write(path, bytes).unwrap();
+}
+
+/// The frames that end a transaction.
+fn commits(dir: &Path) -> Vec<usize> {
+    let log = std::fs::read(dir.join("state.db-wal")).unwrap();
+    let frames = log[32..].chunks(FRAME).enumerate();
+    frames.filter(|(_, f)| f[4..8] != [0; 4]).map(|(i, _)| i).collect()
 }
 
 /// The frames that hold most of a key's value, which is the key over and over.
@@ -53,12 +65,48 @@ async fn a_torn_end_is_no_damage() {
     store.close().await.unwrap();
 }
 
+/// A transaction of several frames was given up, as on a full disk. A shorter one began in its place, and of that the power cut let
+/// through the first sector, in which a header only begins: it says that a commit ends here, and has the other one's checksum.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_of_a_transaction_that_was_given_up_is_no_damage() {
+    let dir = three_commits().await;
+    cut_power(dir.path());
+    let commits = commits(dir.path());
+    let [.., before, last] = commits[..] else { panic!("{commits:?}") };
+    let begins = before + 1;
+    assert!(begins < last, "{commits:?}");
+    let path = dir.path().join("state.db-wal");
+    let mut log = std::fs::read(&path).unwrap();
+    log[32 + begins * FRAME..][..8].copy_from_slice(&[0, 0, 0, 1, 0, 0, 0, 20]);
+    std::fs::write(&path, log).unwrap();
+    assert_eq!(check(dir.path()).unwrap(), Vec::<String>::new());
+    let store = open(dir.path()).unwrap();
+    assert!(get(&store, "b").await.unwrap().is_some());
+    assert_eq!(get(&store, "c").await.unwrap(), None);
+    store.close().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn damage_before_another_commit_is_found_after_a_power_cut() {
     let dir = three_commits().await;
     cut_power(dir.path());
-    flip(dir.path(), "state.db-wal", 32 + frames_of(dir.path(), "b")[0] * FRAME + 500);
+    let frame = frames_of(dir.path(), "b")[0];
+    assert!(!commits(dir.path()).contains(&frame));
+    flip(dir.path(), "state.db-wal", 32 + frame * FRAME + 500);
     refused_and_repaired(dir.path(), "b").await;
+}
+
+/// Where the index came to the disk, it tells what was committed, and no frame is doubtful.
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_to_the_end_of_a_commit_is_found_after_a_power_cut_by_the_index() {
+    for key in ["b", "c"] {
+        let dir = three_commits().await;
+        start_the_machine_anew(dir.path());
+        let frame = *frames_of(dir.path(), key).last().unwrap();
+        assert!(commits(dir.path()).contains(&frame));
+        flip(dir.path(), "state.db-wal", 32 + frame * FRAME + 500);
+        refused_and_repaired(dir.path(), key).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
