@@ -220,6 +220,9 @@ impl Life {
                 self.machine.disk.set_faults(faults);
             }
             self.step(&store, run * STEPS + step).await?;
+            if step % 20 == 19 {
+                self.look_ahead(step).await.map_err(|e| format!("after a power cut at step {step}: {e}"))?;
+            }
         }
         match self.rng.random_range(0..3) {
             // A clean end, or one that fails.
@@ -239,6 +242,14 @@ impl Life {
         wait_until_free(self.machine.dir.path());
         self.machine.disk.set_faults(Faults::default());
         Ok(())
+    }
+
+    /// Whatever a power cut leaves at this moment can be used.
+    async fn look_ahead(&self, step: u64) -> Result<(), String> {
+        let machine = self.machine.ahead(self.seed << 8 | step);
+        let store = machine.open(&self.options).map_err(|e| format!("does not open: {}", Chain(&e)))?;
+        self.ledger.clone().verify(&store).await?;
+        store.close().await.map_err(|e| format!("does not close: {}", Chain(&e)))
     }
 
     async fn step(&mut self, store: &SqliteStore, n: u64) -> Result<(), String> {

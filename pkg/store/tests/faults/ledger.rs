@@ -16,7 +16,7 @@ pub type Changes = Vec<(String, Option<Bytes>)>;
 /// What a key is: its value, its revision and version.
 type State = BTreeMap<String, (Bytes, Revision, i64)>;
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Ledger {
     /// Durable changes by revision: acknowledged, or seen since.
     writes: BTreeMap<Revision, Changes>,

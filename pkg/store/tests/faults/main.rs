@@ -44,6 +44,13 @@ impl Machine {
         self.disk.cut_power(next.dir.path()).unwrap();
         next
     }
+
+    /// What it would be after a power cut now.
+    pub fn ahead(&self, seed: u64) -> Self {
+        let next = Machine::new(seed);
+        self.disk.look_ahead(next.dir.path()).unwrap();
+        next
+    }
 }
 
 /// Each disk has its own.

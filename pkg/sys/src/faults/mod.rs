@@ -169,13 +169,12 @@ impl Disk {
     pub fn cut_power(&self, into: &Path) -> io::Result<()> {
         let mut state = self.state();
         state.power = false;
-        let survival = Survival::choose(&mut state.random);
-        let names = state.surviving_names(survival);
-        for (name, id) in names {
-            let data = state.surviving_content(id, survival);
-            std::fs::write(into.join(name), data)?;
-        }
-        Ok(())
+        state.write_survivors(into)
+    }
+
+    /// Writes to `into` what the drive would hold if the power went now.
+    pub fn look_ahead(&self, into: &Path) -> io::Result<()> {
+        self.state().write_survivors(into)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -335,6 +334,15 @@ impl State {
         self.counts.others += 1;
         self.names.remove(name);
         self.unsynced_names.push(NameChange::Delete(name.to_owned()));
+    }
+
+    fn write_survivors(&mut self, into: &Path) -> io::Result<()> {
+        let survival = Survival::choose(&mut self.random);
+        for (name, id) in self.surviving_names(survival) {
+            let data = self.surviving_content(id, survival);
+            std::fs::write(into.join(name), data)?;
+        }
+        Ok(())
     }
 
     fn surviving_names(&mut self, survival: Survival) -> BTreeMap<String, FileId> {
