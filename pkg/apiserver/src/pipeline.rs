@@ -281,9 +281,9 @@ async fn admit(
     new: &mut Value,
     old: Option<&Value>,
 ) -> Result<bool, Status> {
-    let before = sum(new);
+    let before = (!admission::changes(server, intent, operation)).then(|| sum(new));
     admission::mutate(server, intent, operation, new, old).await?;
-    let changed = sum(new) != before;
+    let changed = before.is_none_or(|before| sum(new) != before);
     if changed {
         apply_defaults(&intent.kind, new);
     }

@@ -175,6 +175,18 @@ impl Field {
     }
 }
 
+impl Node {
+    /// Whether there may be struct values in a value of the type.
+    fn holds_structs(&self) -> bool {
+        match self {
+            Node::Object(_) | Node::SchemaOrBool(_) | Node::SchemaOrArray(_) | Node::SchemaOrStringArray(_) => true,
+            Node::List(list) => list.item.holds_structs(),
+            Node::Map(map) => map.value.holds_structs(),
+            _ => false,
+        }
+    }
+}
+
 /// A struct: fields in the order of the Go source.
 #[derive(Debug, Default)]
 pub struct Object {
@@ -197,7 +209,14 @@ pub struct Object {
     /// Of an object with many fields their places in `fields`, found by name, made on first use: the fields
     /// are final then. Leave it at its default.
     pub by_name: OnceLock<HashTable<u32>>,
+    /// The places in `fields` of those that may hold structs, made on first use. Leave it at its default.
+    pub structs: OnceLock<Box<[u32]>>,
+    /// What fills in the defaults that the schema does not say, looked up by name on first use. Leave it at its default.
+    pub overlay: OnceLock<Option<Overlay>>,
 }
+
+/// Changes a struct's value.
+pub type Overlay = fn(&mut Value);
 
 /// With so many fields looking at one after another is as fast as a search.
 const FEW: usize = 8;
@@ -208,6 +227,15 @@ static NAMES: LazyLock<RandomState> = LazyLock::new(RandomState::default);
 impl Object {
     pub fn field(&self, json_name: &str) -> Option<&Field> {
         self.fields.get(self.position(json_name)?)
+    }
+
+    /// The fields that may hold structs. The fields are final from the first call on.
+    pub fn with_structs(&self) -> impl Iterator<Item = &Field> {
+        let structs = self.structs.get_or_init(|| {
+            let places = (0..).zip(&self.fields).filter(|(_, f)| f.node.holds_structs());
+            places.map(|(place, _)| place).collect()
+        });
+        structs.iter().map(|place| &self.fields[*place as usize])
     }
 
     /// Where the field stands in `fields`.

@@ -10,21 +10,11 @@ use serde_json::{Map, Value};
 pub fn objects_mut(value: &mut Value, object: &Object, visit: &mut dyn FnMut(&Object, &mut Map<String, Value>)) {
     let Value::Object(map) = value else { return };
     visit(object, map);
-    for field in object.fields.iter().filter(|f| holds_structs(&f.node)) {
+    for field in object.with_structs() {
         match map.get_mut(&field.name) {
             Some(child) if !child.is_null() => node_mut(child, &field.node, visit),
             _ => absent(map, object, field, visit),
         }
-    }
-}
-
-/// Whether there may be struct values in a value of the type.
-fn holds_structs(node: &Node) -> bool {
-    match node {
-        Node::Object(_) | Node::SchemaOrBool(_) | Node::SchemaOrArray(_) | Node::SchemaOrStringArray(_) => true,
-        Node::List(list) => holds_structs(&list.item),
-        Node::Map(map) => holds_structs(&map.value),
-        _ => false,
     }
 }
 
@@ -71,7 +61,7 @@ pub fn objects(
 ) {
     let Value::Object(map) = value else { return };
     visit(object, map, path);
-    for field in object.fields.iter().filter(|f| holds_structs(&f.node)) {
+    for field in object.with_structs() {
         if let Some(child) = map.get(&field.name) {
             node(child, &field.node, &path.child(&field.name), visit);
         }

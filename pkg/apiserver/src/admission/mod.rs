@@ -204,6 +204,14 @@ enum Who {
     Configured,
 }
 
+/// Whether an object of the kind is as good as sure to be changed: what is created of a kind that a plugin is there for. To find out
+/// whether it was costs as much as to take it for changed.
+pub fn changes(server: &ApiServer, intent: &Intent, operation: Operation) -> bool {
+    let is_for = |row: &Row| !row.about.is_empty() && row.concerns(&intent.kind);
+    operation == Operation::Create
+        && server.admission.iter().any(|row| row.handles(Step::Admit, operation) && is_for(row))
+}
+
 /// Runs the mutating plugins; a second time if webhooks changed what the others have seen.
 pub async fn mutate(
     server: &ApiServer,

@@ -10,14 +10,14 @@ mod extensions;
 mod pod;
 
 use crate::access::{Access, set_default};
-use isopod_schema::types::Object;
+use isopod_schema::types::{Object, Overlay};
 use isopod_schema::walk;
 use serde_json::{Map, Value, json};
 
 /// Fills in the defaults of every struct inside `value`.
 pub fn apply(value: &mut Value, object: &Object) {
     walk::objects_mut(value, object, &mut |def, map| {
-        if let Some(f) = overlay(&def.name) {
+        if let Some(f) = def.overlay.get_or_init(|| overlay(&def.name)) {
             // The functions work on values; moving the map out and in costs nothing.
             let mut v = Value::Object(std::mem::take(map));
             f(&mut v);
@@ -28,8 +28,6 @@ pub fn apply(value: &mut Value, object: &Object) {
         }
     });
 }
-
-type Overlay = fn(&mut Value);
 
 /// The overlay of a definition: `io.k8s.api.core.v1.Container`.
 fn overlay(name: &str) -> Option<Overlay> {

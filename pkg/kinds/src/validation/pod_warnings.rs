@@ -255,9 +255,12 @@ fn hidden_env(c: &Value, p: &Path) -> Vec<String> {
     let mut all = Vec::new();
     for (i, e) in c.list("env").iter().enumerate() {
         let name = e.text("name");
+        if seen.insert(name) {
+            continue;
+        }
         let own = format!("$({name})");
         let builds_on = !e.has("valueFrom") && e.text("value") != own && e.text("value").contains(&own);
-        if !seen.insert(name) && !builds_on {
+        if !builds_on {
             let at = p.child("env").index(i);
             all.push(format!("{at}: hides previous definition of {name:?}, which may be dropped when using apply"));
         }
@@ -359,15 +362,15 @@ fn overlaps(spec: &Value) -> Vec<String> {
     let mut all = Vec::new();
     for v in spec.list("volumes") {
         let name = v.text("name");
-        let plain = [
-            ("configMap", format!("ConfigMap {:?}", v.text("configMap.name"))),
-            ("secret", format!("Secret {:?}", v.text("secret.secretName"))),
-            ("downwardAPI", "DownwardAPI".to_owned()),
+        let named = |kind: &str, at: &str| format!("{kind} {:?}", v.text(at));
+        let plain: [(&str, &dyn Fn() -> String); 3] = [
+            ("configMap", &|| named("ConfigMap", "configMap.name")),
+            ("secret", &|| named("Secret", "secret.secretName")),
+            ("downwardAPI", &|| "DownwardAPI".to_owned()),
         ];
         for (field, what) in plain {
-            all.extend(
-                collisions(items(v.at(field), "")).map(|c| format!("volume {name:?} ({what}): overlapping paths: {c}")),
-            );
+            let told = |c| format!("volume {name:?} ({}): overlapping paths: {c}", what());
+            all.extend(collisions(items(v.at(field), "")).map(told));
         }
         let mut files = Vec::new();
         for s in v.list("projected.sources") {
@@ -409,7 +412,9 @@ fn projected_files(s: &Value) -> Vec<File> {
 }
 
 fn collisions(files: Vec<File>) -> impl Iterator<Item = String> {
-    let under = |a: &File, b: &File| format!("{}/", a.path).starts_with(&format!("{}/", b.path));
+    let under = |a: &File, b: &File| {
+        a.path.strip_prefix(&b.path).is_some_and(|below| below.is_empty() || below.starts_with('/'))
+    };
     let mut all = Vec::new();
     for (i, f) in files.iter().enumerate().filter(|(_, f)| !f.path.is_empty()) {
         for other in files[..i].iter().filter(|o| !o.path.is_empty()) {

@@ -62,7 +62,8 @@ struct Decoder<'s> {
     path: String,
     /// Path for type errors: names only, with those of inlined structs.
     go_path: String,
-    struct_name: &'s str,
+    /// The struct that the field is one of.
+    inside: Option<&'s Object>,
     /// The first type error.
     saved: Option<String>,
     /// An error from a type that decodes itself: Go stops there, so it hides `saved`.
@@ -106,13 +107,11 @@ impl<'s> Decoder<'s> {
     }
 
     fn type_text(&self, what: &str, go_type: &str) -> String {
-        if self.struct_name.is_empty() && self.go_path.is_empty() {
+        let name = self.inside.map_or("", Object::go_name);
+        if name.is_empty() && self.go_path.is_empty() {
             return format!("json: cannot unmarshal {what} into Go value of type {go_type}");
         }
-        format!(
-            "json: cannot unmarshal {what} into Go struct field {}.{} of type {go_type}",
-            self.struct_name, self.go_path
-        )
+        format!("json: cannot unmarshal {what} into Go struct field {name}.{} of type {go_type}", self.go_path)
     }
 
     /// Consumes a value of a wrong type: reports it, or keeps it in a custom resource.
@@ -140,7 +139,7 @@ impl<'s> Decoder<'s> {
     fn object(&mut self, s: &mut Scanner, object: &'s Object) -> Result<Value, Syntax> {
         let mut map = Map::new();
         let mut met = vec![false; object.fields.len()];
-        let (outer_struct, outer_lenient) = (self.struct_name, self.lenient);
+        let (outer, outer_lenient) = (self.inside, self.lenient);
         let (path, go_path) = (self.path.len(), self.go_path.len());
         self.lenient = object.custom;
         s.object::<Syntax>(&mut |s, key| {
@@ -160,7 +159,7 @@ impl<'s> Decoder<'s> {
                     }
                     self.path.truncate(path);
                     self.go_path.truncate(go_path);
-                    self.struct_name = outer_struct;
+                    self.inside = outer;
                 }
                 None if object.preserve_unknown => {
                     if map.contains_key(key.as_ref()) {
@@ -188,7 +187,7 @@ impl<'s> Decoder<'s> {
             push(&mut self.go_path, &field.embedded);
         }
         push(&mut self.go_path, &field.name);
-        self.struct_name = object.go_name();
+        self.inside = Some(object);
     }
 
     /// `named`: the name of the Go type where it has one of its own.
